@@ -1,0 +1,70 @@
+"""How every command speaks: one line and an exit code. Imports nothing heavy, so that --help is instant.
+
+Exit codes: 0 success, 1 a failure at work, 2 bad input, 75 stopped from outside (run the same command again).
+A traceback is shown only with --verbosity=1 or higher.
+"""
+
+from collections.abc import Callable, Iterable
+import difflib
+import errno
+import os
+import sys
+import traceback
+
+from absl import app, flags
+
+EXIT_FAILURE, EXIT_INPUT, EXIT_AGAIN = 1, 2, 75
+
+
+class InputError(ValueError):
+    """Something that the user wrote cannot be right. The text names the field, the value and what was expected."""
+
+
+def nearest(name: str, known: Iterable[str], noun: str = "name") -> str:
+    """A hint for a name that is not among `known`: the closest one, or all of them when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known {noun}s: {', '.join(known) or 'none'}"
+
+
+def explain(error: BaseException) -> str:
+    """One line for an exception, without Python's decoration."""
+    if isinstance(error, KeyError) and error.args:
+        return " ".join(str(error.args[0]).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'the disk'}: no space left; free some and run the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename or 'a path'}: cannot be written ({os.strerror(error.errno).lower()})"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        print(f"error: {' '.join(str(error.args[0] if error.args else error).split())}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+
+
+def run(main: Callable[[list[str]], int | None], required: Iterable[str] = ()) -> None:
+    """Parse absl flags and call `main` with the positional arguments; turn exceptions into one line and an exit code."""
+
+    def guarded(argv: list[str]) -> int:
+        try:
+            for name in required:
+                if flags.FLAGS[name].value is None:
+                    raise InputError(f"--{name} is missing; --help shows what it expects")
+            return main(argv[1:]) or 0
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            return EXIT_AGAIN
+        except Exception as error:  # the one place where everything is caught: the edge of the program
+            if flags.FLAGS.verbosity >= 1:
+                traceback.print_exc()
+            print(f"error: {explain(error)}", file=sys.stderr)
+            return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
+
+    app.run(guarded, flags_parser=_parse)

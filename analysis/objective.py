@@ -1,0 +1,59 @@
+"""What a fit minimises: a sum over rows of a loss of residuals, its slope and its curvature.
+
+Residuals are ln(predicted) - ln(observed) (`log`) or predicted - observed (`raw`). The objective is SUMMED over rows,
+so that Huber's delta means what it means in Hoffmann et al. 2022; a mean would change nothing but the printed value.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments.cli import InputError, nearest
+
+LOSSES = ("huber", "least_squares", "lad")
+RESIDUALS = ("log", "raw")
+LAD_STAGES = tuple(10.0**-power for power in range(3, 11))  # |r| as the limit of Huber losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Which loss of which residuals. `huber_delta` is in the units of the residual."""
+
+    loss: str = "huber"
+    residual: str = "log"
+    huber_delta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(f"--loss: {self.loss!r} is not a loss; {nearest(self.loss, LOSSES, 'loss')}")
+        if self.residual not in RESIDUALS:
+            raise InputError(f"--residual: {self.residual!r} is not log or raw; {nearest(self.residual, RESIDUALS)}")
+        if not (np.isfinite(self.huber_delta) and self.huber_delta > 0):
+            raise InputError(f"--huber_delta: {self.huber_delta} is not a positive number")
+
+    def value(self, r: np.ndarray) -> np.ndarray:
+        """Loss of each residual. Huber: r^2/2 up to delta, then delta (|r| - delta/2). LAD: |r|."""
+        if self.loss == "lad":
+            return np.abs(r)
+        if self.loss == "least_squares":
+            return 0.5 * r**2
+        return smooth(r, self.huber_delta)
+
+    def stages(self) -> tuple[float, ...]:
+        """Huber deltas to minimise one after the other; the last is the objective itself, or its limit."""
+        if self.loss == "lad":
+            return LAD_STAGES
+        return (self.huber_delta,) if self.loss == "huber" else (np.inf,)
+
+
+def smooth(r: np.ndarray, delta: float) -> np.ndarray:
+    """Huber's loss; r^2/2 for an infinite delta."""
+    if np.isinf(delta):
+        return 0.5 * r**2
+    size = np.minimum(np.abs(r), delta)
+    return size * (np.abs(r) - 0.5 * size)
+
+
+def slope(r: np.ndarray, delta: float) -> np.ndarray:
+    """d smooth / dr."""
+    return r if np.isinf(delta) else np.clip(r, -delta, delta)

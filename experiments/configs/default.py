@@ -1,0 +1,51 @@
+"""Every option at its default, locked: a misspelt override is refused.
+
+    python -m experiments.train --config=experiments/configs/default.py:dense --config.model.width=128 --workdir=runs/a
+
+The argument after the colon is the family. Options and their meaning: the dataclasses in experiments/schema.py,
+experiments/data.py and models/FAMILY.py.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from experiments import schema
+import models
+
+
+def _fields(cls: type) -> ConfigDict:
+    """A ConfigDict of a dataclass's defaults; an unset (None) field keeps its type, so that overrides are parsed."""
+    hints, out = typing.get_type_hints(cls), ConfigDict()
+    for field in dataclasses.fields(cls):
+        hint, value = hints[field.name], field.default
+        if dataclasses.is_dataclass(hint):
+            out[field.name] = _fields(hint)
+        elif value is None and isinstance(hint, types.UnionType):
+            kind = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+            out[field.name] = config_dict.placeholder(kind)
+        elif value is not dataclasses.MISSING:
+            out[field.name] = value
+    return out
+
+
+def get_config(family: str | None = None) -> Any:
+    """The defaults of a family (dense when none is named) as a locked ConfigDict."""
+    family = family or "dense"
+    config = ConfigDict({"family": family})
+    config.model = _fields(models.load(family).Config)
+    for name, cls in schema.SECTIONS.items():
+        config[name] = _fields(cls)
+    hints = typing.get_type_hints(schema.Run)
+    for field in dataclasses.fields(schema.Run):
+        if field.name not in ("family", "model", *schema.SECTIONS):
+            config[field.name] = (
+                config_dict.placeholder(typing.get_args(hints[field.name])[0])
+                if field.default is None
+                else field.default
+            )
+    config.execution = _fields(schema.Execution)
+    return config.lock()

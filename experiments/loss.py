@@ -1,0 +1,43 @@
+"""Next-token cross-entropy in nats, auxiliary terms, bits per byte."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from experiments.schema import Loss
+
+
+def cross_entropy(
+    logits_BLV: Float[Array, "B L V"], targets_BL: Integer[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Float[Array, "B L"]]:
+    """Nats of each target token, and logsumexp of its logits; in float32."""
+    logits_BLV = logits_BLV.astype(jnp.float32)
+    log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    picked_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    return log_z_BL - picked_BL, log_z_BL
+
+
+def objective(
+    logits_BLV: Float[Array, "B L V"], targets_BL: Integer[Array, "B L"], aux: dict[str, Array], loss: Loss
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """What training minimises, and its parts. Every auxiliary term needs a coefficient of its name in `Loss`.
+
+    z-loss: coefficient times mean logsumexp^2 (PaLM, Chowdhery et al. 2022).
+    """
+    nats_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL)
+    terms = {"z_loss": jnp.mean(log_z_BL**2)} | aux
+    nats = jnp.mean(nats_BL)
+    total = nats + sum(getattr(loss, name) * value for name, value in terms.items())
+    return total, {"loss": nats} | terms
+
+
+def bits_per_byte(loss_nats: float, tokens: int, text_bytes: int) -> float:
+    """Mean nats per token as bits per byte of the same held-out text.
+
+    Raises ValueError if `text_bytes` is not positive.
+    """
+    if text_bytes <= 0:
+        raise ValueError(f"text_bytes={text_bytes} must be positive")
+    return loss_nats * tokens / (math.log(2) * text_bytes)

@@ -1,0 +1,67 @@
+"""The learning rate as a function of tokens, and the optax chain.
+
+Both take a `Run` whose runtime options may be traced numbers: one compiled program serves every learning rate,
+schedule length and decay. (optax's own schedules branch on their arguments in Python, so they cannot.)
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import optax
+
+from experiments.schema import Run
+
+
+def _cooldown(shape: str, u: Float[Array, ""], final: Any) -> Float[Array, ""]:
+    """Factor of a cooldown after a share `u` of it: 1 at u=0, `final` at u=1 (Hagele et al. 2024)."""
+    if shape == "exponential":
+        return jnp.asarray(final) ** u
+    fall = {
+        "sqrt": 1 - jnp.sqrt(u),
+        "linear": 1 - u,
+        "cosine": 0.5 * (1 + jnp.cos(math.pi * u)),
+        "square": 1 - u * u,
+        "mirror_cosine": 2 * (1 - u) - 0.5 * (1 + jnp.cos(math.pi * u)),
+    }[shape]
+    return final + (1 - final) * fall
+
+
+def schedule(run: Run, tokens: Float[Array, ""]) -> Float[Array, ""]:
+    """Learning rate after `tokens` training tokens, as a factor of opt.lr.
+
+    Warm-up is linear from schedule.warmup_start; cosine then falls to schedule.final at the run's end; wsd holds 1
+    and cools down over the last schedule.decay_tokens (MiniCPM, Hu et al. 2024; 1-sqrt: Hagele et al. 2024).
+    """
+    s, total = run.schedule, run.tokens
+    tokens = jnp.asarray(tokens, jnp.float32)
+    if s.name == "cosine":
+        u = (tokens - s.warmup_tokens) / jnp.maximum(total - s.warmup_tokens, 1)
+        body = _cooldown("cosine", jnp.clip(u, 0, 1), s.final)
+    elif s.name == "wsd":
+        u = (tokens - (total - s.decay_tokens)) / jnp.maximum(s.decay_tokens, 1)
+        body = jnp.where(u < 0, 1.0, _cooldown(s.decay_shape, jnp.clip(u, 0, 1), s.final))
+    else:
+        body = jnp.ones_like(tokens)
+    warmup = s.warmup_start + (1 - s.warmup_start) * tokens / jnp.maximum(s.warmup_tokens, 1)
+    return jnp.where(tokens < s.warmup_tokens, warmup, body)
+
+
+def decay_mask(axes: Any) -> Any:
+    """Weight decay touches what has two or more axes besides the stack of layers: no norm, no bias."""
+    return jax.tree.map(lambda names: sum(n != "layers" for n in names) >= 2, axes, is_leaf=lambda n: type(n) is tuple)
+
+
+def transform(run: Run, axes: Any) -> optax.GradientTransformation:
+    """Clipping, Adam moments and decoupled weight decay. The learning rate is applied by the train step.
+
+    `axes` is the tree of logical axis names of the parameters.
+    """
+    opt = run.opt
+    return optax.chain(
+        optax.clip_by_global_norm(opt.clip_norm) if opt.clip_norm is not None else optax.identity(),
+        optax.scale_by_adam(b1=opt.beta1, b2=opt.beta2, eps=opt.eps),
+        optax.add_decayed_weights(opt.weight_decay, decay_mask(axes)),
+    )

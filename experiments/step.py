@@ -1,0 +1,101 @@
+"""TrainState, train_step, eval_step of one trial: pure functions, no files, no logging.
+
+All take a `Run` whose runtime options may be traced numbers. A population (experiments/population.py) maps them over
+trials and devices.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+import optax
+
+from experiments import loss as losses, optimizer
+from experiments.schema import Run
+import models
+from models import partition
+from models.contract import Output
+
+
+class TrainState(NamedTuple):
+    """One trial: parameters by path, optimizer state, steps done."""
+
+    params: dict[str, Float[Array, "..."]]
+    opt: Any
+    step: Integer[Array, ""]
+
+
+@functools.cache
+def _abstract(family: str, cfg: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
+    model = nnx.eval_shape(lambda: models.load(family).Model(cfg, nnx.Rngs(params=0)))
+    graphdef, state = nnx.split(model)
+    return graphdef, {"/".join(map(str, path)): axes for path, axes in partition.logical_axes(state).items()}
+
+
+def param_axes(run: Run) -> dict[str, tuple[str, ...]]:
+    """Logical axis names of every parameter by path ("blocks/attention/query/kernel")."""
+    return _abstract(run.family, run.model)[1]
+
+
+def init_params(run: Run, values: Run | None = None) -> dict[str, Float[Array, "..."]]:
+    """Initial parameters. `values` is `run` with traced runtime options (seed, initialisation scale)."""
+    values = values or run
+    model = models.load(run.family).Model(values.model, nnx.Rngs(params=jax.random.key(values.seed)))
+    return {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(nnx.state(model))}
+
+
+def init_state(run: Run, values: Run) -> TrainState:
+    """The state before the first step."""
+    params = init_params(run, values)
+    return TrainState(params, optimizer.transform(values, param_axes(run)).init(params), jnp.zeros((), jnp.int32))
+
+
+def state_axes(run: Run) -> TrainState:
+    """Logical axes of every leaf of a TrainState; those of the optimizer follow from their parameter's."""
+    axes = param_axes(run)
+    shapes = jax.eval_shape(lambda: init_state(run, run))
+    opt = optax.tree_map_params(
+        lambda params: optimizer.transform(run, axes).init(params),
+        lambda _, names: names,
+        shapes.opt,
+        axes,
+        transform_non_params=lambda _: (),
+        is_leaf=lambda node: type(node) is tuple and all(isinstance(n, str) for n in node),
+    )
+    return TrainState(axes, opt, ())
+
+
+def apply(run: Run, params: dict[str, Array], tokens_BL: Integer[Array, "B L"]) -> Output:
+    """Run the model on its parameters."""
+    graphdef, axes = _abstract(run.family, run.model)
+    state = nnx.from_flat_state([(tuple(path.split("/")), nnx.Param(params[path])) for path in axes])
+    return nnx.merge(graphdef, state)(tokens_BL)
+
+
+def train_step(
+    run: Run, values: Run, state: TrainState, tokens_BT: Integer[Array, "B T"]
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms."""
+    inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
+
+    def objective(params: dict[str, Array]) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        output = apply(run, params, inputs_BL)
+        return losses.objective(output.logits_BLV, targets_BL, output.aux, values.loss)
+
+    (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt = optimizer.transform(values, param_axes(run)).update(grads, state.opt, state.params)
+    seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
+    lr = values.opt.lr * optimizer.schedule(values, seen - run.batch_tokens)
+    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+    metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
+    return TrainState(params, opt, state.step + 1), metrics
+
+
+def eval_step(run: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"]) -> Float[Array, "B"]:
+    """Summed nats of each sequence."""
+    output = apply(run, params, tokens_BT[:, :-1].astype(jnp.int32))
+    nats_BL, _ = losses.cross_entropy(output.logits_BLV, tokens_BT[:, 1:].astype(jnp.int32))
+    return nats_BL.sum(axis=-1)

@@ -1,0 +1,158 @@
+"""Pieces that families share: parameters, norms, positions, causal attention, feed-forward, the layer stack.
+
+Norm statistics, softmax and positions are computed in float32 whatever the compute type. Weight matrices are applied
+to flattened tokens (rows N = B L): two-dimensional matmuls use all cores of a CPU, batched ones only one.
+Letters of the axes: models/contract.py.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.partition import constrain
+
+REMAT = ("none", "full", "dots")
+
+
+def param(rngs: nnx.Rngs, axes: dict[str, int], std: Any = None, fill: float = 0.0) -> nnx.Param:
+    """A float32 parameter: its logical axes with their sizes, normal with `std` or constant `fill`.
+
+    Nothing else decides its shape, its sharding (models/partition.py) or its initial value.
+    """
+    shape = tuple(axes.values())
+    if std is None:
+        value = jnp.full(shape, fill, jnp.float32)
+    else:
+        value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(value, axes=tuple(axes))
+
+
+class Linear(nnx.Module):
+    """y = x W (+ b) over the last axis, as one two-dimensional matmul."""
+
+    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], std: Any, bias: bool = False):
+        self.kernel = param(rngs, axes, std)
+        out = list(axes)[-1]
+        self.bias = param(rngs, {out: axes[out]}) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        kernel = self.kernel[...].astype(x.dtype)
+        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """RMSNorm (kind "rms": x / sqrt(mean x^2 + eps) * w) or LayerNorm (kind "layer": with mean and, if asked, bias)."""
+
+    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], kind: str, eps: float, bias: bool = False):
+        self.kind, self.eps = kind, eps
+        self.scale = param(rngs, axes, fill=1.0)
+        self.bias = param(rngs, axes) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps) * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+def rotary(x_BLHK: Float[Array, "B L H K"], theta: float) -> Float[Array, "B L H K"]:
+    """Rotary positions in the rotate-half layout: dimension i turns with i + K/2 by t theta^(-2i/K) (Su et al. 2021)."""
+    length, size = x_BLHK.shape[1], x_BLHK.shape[3]
+    frequency = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    cos, sin = jnp.cos(angle_LK)[:, None, :], jnp.sin(angle_LK)[:, None, :]
+    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BLHK.dtype)
+
+
+def attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BMGK: Float[Array, "B M G K"],
+    v_BMGK: Float[Array, "B M G K"],
+    scale: float,
+    block: int | None = None,
+) -> Float[Array, "B L H K"]:
+    """Causal softmax attention; query head h reads key-value head h // (H/G).
+
+    Queries go in blocks of `block` positions, each against the keys up to its own end, so that of the masked upper
+    triangle only a margin is ever computed. None picks a quarter of the sequence, at least 64.
+    """
+    batch, length, heads, size = q_BLHK.shape
+    groups = k_BMGK.shape[2]
+    block = block or max(64, -(-length // 4))
+    q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
+    k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
+    parts = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        q = q_BGRLK[:, :, :, start:stop].reshape(batch, groups, -1, size)
+        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, :stop], preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop)
+        visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
+        weights = weights.reshape(batch, groups, -1, stop)
+        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, :stop])
+        parts.append(out.reshape(batch, groups, heads // groups, stop - start, size))
+    o_BGRLK = jnp.concatenate(parts, axis=3)
+    return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swiglu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class Mlp(nnx.Module):
+    """Feed-forward: act(x Wg) * (x Wu) Wd when gated ("swiglu"), else act(x Wu) Wd."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, ff: int, kind: str, bias: bool, std: Any, out_std: Any):
+        self.act = kind
+        self.gate = Linear(rngs, {"embed": width, "ff": ff}, std, bias) if kind == "swiglu" else None
+        self.up = Linear(rngs, {"embed": width, "ff": ff}, std, bias)
+        self.down = Linear(rngs, {"ff": ff, "embed": width}, out_std, bias)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        act, h_BLF = ACTIVATIONS[self.act], self.up(x_BLD)
+        h_BLF = act(self.gate(x_BLD)) * h_BLF if self.gate is not None else act(h_BLF)
+        return self.down(constrain(h_BLF, "batch", "position", "ff"))
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) -> nnx.Module:
+    """`count` independently initialised copies of one module as a single module with a leading layer axis."""
+    keys = jax.random.split(rngs.params(), count)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))
+    return nnx.merge(graphdef, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys))
+
+
+def apply_stack(module: nnx.Module, x: Array, *, unroll: bool | None, remat: str) -> Array:
+    """Feed `x` through the layers of a `stack`, by scan or unrolled: the same numbers.
+
+    `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
+    `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "full" everything.
+    """
+    graphdef, layers = nnx.split(module)
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    unroll = jax.default_backend() == "cpu" and depth <= 16 if unroll is None else unroll
+
+    def body(x: Array, layer: Any) -> tuple[Array, None]:
+        return nnx.merge(graphdef, layer)(x), None
+
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        body = jax.checkpoint(body, policy=policy, prevent_cse=unroll)
+    return jax.lax.scan(body, x, layers, unroll=depth if unroll else 1)[0]
+
+
+def round_up(value: float, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `value`."""
+    return multiple * math.ceil(value / multiple)

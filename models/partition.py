@@ -1,0 +1,119 @@
+"""The mesh, and the one table from logical axis names to mesh axes.
+
+Everything that knows about devices is here: parameters only carry the names of their axes.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from experiments.cli import InputError
+
+AXES = ("trial", "data", "fsdp", "expert", "tensor")
+
+# Logical axis -> mesh axes that split it. Names of parameters first, then of activations. None: never split.
+RULES: dict[str, tuple[str, ...] | None] = {
+    "trial": ("trial",),
+    "layers": None,
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "ff": ("tensor",),
+    "head_size": None,
+    "positions": None,
+    "norm": None,
+    "batch": ("data", "fsdp"),
+    "position": None,
+    "width": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """How many devices stand along each axis. `trial` None: as many as are left over (see `fill`)."""
+
+    trial: int | None = None
+    data: int | None = None
+    fsdp: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+
+def fill(shape: MeshShape, devices: int, trials: int, batch: int, backend: str) -> tuple[int, ...]:
+    """Sizes of all five axes for `devices` devices: what the config leaves open goes to trials first, then to data.
+
+    On a CPU a population uses one device per trial; a single run splits its batch. Raises InputError when the sizes
+    cannot be met.
+    """
+    fixed = shape.fsdp * shape.expert * shape.tensor
+    wanted = fixed * (shape.trial or 1) * (shape.data or 1)
+    if wanted > devices or devices % fixed:
+        raise InputError(f"execution.mesh asks for {wanted} devices in multiples of {fixed}; there are {devices}")
+    free = devices // fixed
+    trial = shape.trial or math.gcd(free // (shape.data or 1), free) if trials > 1 else shape.trial or 1
+    trial = min(trial, free) if shape.trial else max(d for d in range(1, trial + 1) if d <= trials)
+    data = shape.data
+    if data is None:
+        rest = free // trial if backend != "cpu" or trials == 1 else 1
+        data = max(d for d in range(1, rest + 1) if batch % (d * shape.fsdp) == 0) if batch % shape.fsdp == 0 else 1
+    if batch % (data * shape.fsdp):
+        raise InputError(
+            f"batch of {batch} sequences does not divide over execution.mesh.data={data} x fsdp={shape.fsdp}; "
+            "expected batch_tokens / seq_len to be a multiple"
+        )
+    return (trial, data, shape.fsdp, shape.expert, shape.tensor)
+
+
+def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the five named axes over the first devices, all of automatic type."""
+    devices = list(devices if devices is not None else jax.devices())[: math.prod(sizes)]
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, manual: bool) -> PartitionSpec:
+    entries = []
+    for axis, size in zip(axes, sizes, strict=True):
+        if axis not in RULES:
+            raise KeyError(f"logical axis {axis!r} has no rule in models/partition.py; known: {', '.join(RULES)}")
+        names = tuple(n for n in RULES[axis] or () if mesh.shape[n] > 1 and not (manual and n == "trial"))
+        split = math.prod(mesh.shape[n] for n in names)
+        if size % split:
+            raise InputError(f"axis {axis!r} of size {size} cannot be split over mesh {'x'.join(names)}={split}")
+        entries.append(names[0] if len(names) == 1 else names or None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """State how an activation is laid out; does nothing outside `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape[n] for n in AXES if n != "trial") == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, _spec(axes, x.shape, mesh, manual=True))
+
+
+def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Logical axes of every parameter by path; a stacked one has the extra leading axis `layers`."""
+    out = {}
+    for path, variable in nnx.to_flat_state(state):
+        axes = variable.get_metadata()["axes"]
+        out[path] = ("layers",) * (len(variable.get_value().shape) - len(axes)) + tuple(axes)
+    return out
+
+
+def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+    """NamedShardings of a trial-stacked tree: `axes` holds a tuple of logical names per leaf of `shapes`.
+
+    Leaves of `shapes` have the trial axis in front, which `axes` does not name.
+    """
+
+    def one(names: tuple[str, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, _spec(("trial", *names), np.shape(leaf), mesh, manual=False))
+
+    return jax.tree.map(one, axes, shapes, is_leaf=lambda node: isinstance(node, tuple) and not hasattr(node, "_fields"))

@@ -41,33 +41,33 @@ class Data:
     def check(self) -> None:
         """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
         if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
-            raise InputError(f"data.corpus = {self.corpus!r}: expected one or more names or paths")
+            raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
         if len(set(self.corpus)) < len(self.corpus):
-            raise InputError(f"data.corpus = {self.corpus!r}: a corpus is named twice; use data.weights to have more of it")
+            raise InputError(f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it")
         for name in self.corpus:
             _check_corpus(name)
         if self.weights and len(self.weights) != len(self.corpus):
-            raise InputError(f"data.weights = {self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
+            raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
         if not all(isinstance(w, int | float) and 0 < w < math.inf for w in self.weights):
-            raise InputError(f"data.weights = {self.weights!r}: expected positive numbers")
+            raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
         _check_tokenizer(self.tokenizer)
         if not self.text_field:
-            raise InputError("data.text_field = '': expected the name of a field, such as 'text'")
+            raise InputError("data.text_field='': expected the name of a field, such as 'text'")
         if not 0 < self.holdout < 1:
-            raise InputError(f"data.holdout = {self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
+            raise InputError(f"data.holdout={self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
         if self.unique_tokens is not None and self.unique_tokens < 1:
-            raise InputError(f"data.unique_tokens = {self.unique_tokens!r}: expected a positive number of tokens, or none")
+            raise InputError(f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none")
 
 
 def _check_corpus(name: str) -> None:
     if name.startswith("embedded") and not re.fullmatch(r"embedded(:[1-9]\d{0,3})?", name):
-        raise InputError(f"data.corpus = {name!r}: expected 'embedded', or 'embedded:MB' such as 'embedded:8'")
+        raise InputError(f"data.corpus={name!r}: expected 'embedded', or 'embedded:MB' such as 'embedded:8'")
     if name.startswith("tfds:") and not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
-        raise InputError(f"data.corpus = {name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'")
+        raise InputError(f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'")
     suffix = os.path.splitext(name)[1]
     if re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name) and "embedded" not in name:
         if not name.startswith("tfds:"):
-            raise InputError(f"data.corpus = {name!r}: expected a file that ends in {', '.join(SUFFIXES)}, a folder or a glob")
+            raise InputError(f"data.corpus={name!r}: expected a file that ends in {', '.join(SUFFIXES)}, a folder or a glob")
 
 
 def _check_tokenizer(spec: str) -> None:
@@ -75,9 +75,9 @@ def _check_tokenizer(spec: str) -> None:
         return
     size = re.fullmatch(r"bpe:(\d+)", spec)
     if size is None:
-        raise InputError(f"data.tokenizer = {spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file")
+        raise InputError(f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file")
     if not 257 <= int(size[1]) <= 1 << 20:
-        raise InputError(f"data.tokenizer = {spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")
+        raise InputError(f"data.tokenizer={spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")
 
 
 class _Mixture:
@@ -87,9 +87,9 @@ class _Mixture:
         if len(manifests) != len(data.corpus):
             raise ValueError(f"{len(manifests)} manifests for {len(data.corpus)} corpora")
         if seq_len < 1:
-            raise InputError(f"seq_len = {seq_len!r}: expected a positive number of tokens")
+            raise InputError(f"seq_len={seq_len!r}: expected a positive number of tokens")
         if len({(m.tokenizer_sha256, m.vocab_size) for m in manifests}) > 1:
-            raise InputError(f"data.corpus = {data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again")
+            raise InputError(f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again")
         self.whole = [max(m.train.tokens - 1, 0) // seq_len for m in manifests]
         self.weights = _integers(data.weights or [m.train.tokens for m in manifests])
         self.rows = list(self.whole)
@@ -98,7 +98,7 @@ class _Mixture:
             self.rows = [data.unique_tokens * w // total // seq_len for w in self.weights]
             if any(some > there for some, there in zip(self.rows, self.whole, strict=True)):
                 raise InputError(
-                    f"data.unique_tokens = {data.unique_tokens}: more than the corpus holds in this mixture"
+                    f"data.unique_tokens={data.unique_tokens}: more than the corpus holds in this mixture"
                     f" ({', '.join(f'{m.source} {m.train.tokens}' for m in manifests)} tokens)"
                 )
 
@@ -107,7 +107,7 @@ def _integers(weights: Sequence[float]) -> list[int]:
     """The weights as integers in the same proportion, exact for decimal fractions."""
     shares = [Fraction(w).limit_denominator(10**6) for w in weights]
     if not all(shares):
-        raise InputError(f"data.weights = {tuple(weights)!r}: expected numbers of at least 1e-6")
+        raise InputError(f"data.weights={tuple(weights)!r}: expected numbers of at least 1e-6")
     scale = math.lcm(*(share.denominator for share in shares))
     whole = [int(share * scale) for share in shares]
     return [w // math.gcd(*whole) for w in whole]
@@ -134,7 +134,7 @@ def check_enough(manifests: Sequence[Manifest], data: Data, tokens: int, seq_len
     there = tokens_available(manifests, data, seq_len)
     if tokens > there:
         raise InputError(
-            f"tokens = {tokens}: the corpus ({', '.join(data.corpus)}) has {there} for sequences of {seq_len}; take fewer or add"
+            f"tokens={tokens}: the corpus ({', '.join(data.corpus)}) has {there} for sequences of {seq_len}; take fewer or add"
             f" text, or say that it may repeat: data.unique_tokens={there}"
         )
 
@@ -152,9 +152,9 @@ class Batches:
         import grain  # half of what it imports is jax; who trains has that already
 
         if batch < 1:
-            raise InputError(f"batch = {batch!r}: expected a positive number of sequences")
+            raise InputError(f"batch={batch!r}: expected a positive number of sequences")
         if seed < 0:
-            raise InputError(f"seed = {seed!r}: expected zero or more")
+            raise InputError(f"seed={seed!r}: expected zero or more")
         check_enough(manifests, data, 0, seq_len)
         mixture = _Mixture(manifests, data, seq_len)
         self.batch, self.seq_len = batch, seq_len
@@ -240,7 +240,7 @@ class Holdout:
         for manifest, view in zip(manifests, self._tokens, strict=True):
             if len(view) == 0:
                 raise InputError(
-                    f"data.holdout = {data.holdout}: {manifest.source!r} has {manifest.holdout.tokens} held-out tokens, less than"
+                    f"data.holdout={data.holdout}: {manifest.source!r} has {manifest.holdout.tokens} held-out tokens, less than"
                     f" one sequence of {seq_len + 1}; hold out more"
                 )
         self._bytes = [

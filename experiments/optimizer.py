@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 import optax
 
 from experiments.schema import Run
+from models.partition import is_axes
 
 
 def _cooldown(shape: str, u: Float[Array, ""], final: Any) -> Float[Array, ""]:
@@ -51,7 +52,7 @@ def schedule(run: Run, tokens: Float[Array, ""]) -> Float[Array, ""]:
 
 def decay_mask(axes: Any) -> Any:
     """Weight decay touches what has two or more axes besides the stack of layers: no norm, no bias."""
-    return jax.tree.map(lambda names: sum(n != "layers" for n in names) >= 2, axes, is_leaf=lambda n: type(n) is tuple)
+    return jax.tree.map(lambda names: sum(n != "layers" for n in names) >= 2, axes, is_leaf=is_axes)
 
 
 def transform(run: Run, axes: Any) -> optax.GradientTransformation:

@@ -63,7 +63,7 @@ def state_axes(run: Run) -> TrainState:
         shapes.opt,
         axes,
         transform_non_params=lambda _: (),
-        is_leaf=lambda node: type(node) is tuple and all(isinstance(n, str) for n in node),
+        is_leaf=partition.is_axes,
     )
     return TrainState(axes, opt, ())
 

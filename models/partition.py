@@ -37,7 +37,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """How many devices stand along each axis. `trial` None: as many as are left over (see `fill`)."""
+    """How many devices stand along each axis. None: as many as are left over (see `fill`)."""
 
     trial: int | None = None
     data: int | None = None
@@ -54,19 +54,18 @@ def fill(shape: MeshShape, devices: int, trials: int, batch: int, backend: str) 
     """
     fixed = shape.fsdp * shape.expert * shape.tensor
     wanted = fixed * (shape.trial or 1) * (shape.data or 1)
-    if wanted > devices or devices % fixed:
-        raise InputError(f"execution.mesh asks for {wanted} devices in multiples of {fixed}; there are {devices}")
+    if wanted > devices:
+        raise InputError(f"execution.mesh asks for {wanted} devices; there are {devices}")
     free = devices // fixed
-    trial = shape.trial or math.gcd(free // (shape.data or 1), free) if trials > 1 else shape.trial or 1
-    trial = min(trial, free) if shape.trial else max(d for d in range(1, trial + 1) if d <= trials)
+    trial = shape.trial or min(trials, free // (shape.data or 1))
     data = shape.data
     if data is None:
-        rest = free // trial if backend != "cpu" or trials == 1 else 1
-        data = max(d for d in range(1, rest + 1) if batch % (d * shape.fsdp) == 0) if batch % shape.fsdp == 0 else 1
+        most = free // trial if trials == 1 or backend != "cpu" else 1
+        data = max((d for d in range(1, most + 1) if batch % (d * shape.fsdp) == 0), default=1)
     if batch % (data * shape.fsdp):
         raise InputError(
-            f"batch of {batch} sequences does not divide over execution.mesh.data={data} x fsdp={shape.fsdp}; "
-            "expected batch_tokens / seq_len to be a multiple"
+            f"batch_tokens / seq_len = {batch} sequences do not divide over execution.mesh.data={data} x "
+            f"execution.mesh.fsdp={shape.fsdp}; expected a multiple of {data * shape.fsdp}"
         )
     return (trial, data, shape.fsdp, shape.expert, shape.tensor)
 
@@ -107,6 +106,11 @@ def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
     return out
 
 
+def is_axes(node: Any) -> bool:
+    """Whether a node of a tree is the tuple of logical axis names of one leaf."""
+    return type(node) is tuple and all(isinstance(name, str) for name in node)
+
+
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
     """NamedShardings of a trial-stacked tree: `axes` holds a tuple of logical names per leaf of `shapes`.
 
@@ -116,4 +120,4 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
     def one(names: tuple[str, ...], leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, _spec(("trial", *names), np.shape(leaf), mesh, manual=False))
 
-    return jax.tree.map(one, axes, shapes, is_leaf=lambda node: isinstance(node, tuple) and not hasattr(node, "_fields"))
+    return jax.tree.map(one, axes, shapes, is_leaf=is_axes)

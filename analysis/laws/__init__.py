@@ -2,9 +2,10 @@
 
 from analysis.laws.base import Law
 from analysis.laws.chinchilla import Chinchilla
+from analysis.laws.isoflop import Envelope, IsoFlop
 from experiments.cli import InputError, nearest
 
-LAWS: dict[str, type[Law]] = {law.NAME: law for law in (Chinchilla,)}
+LAWS: dict[str, type[Law]] = {law.NAME: law for law in (Chinchilla, IsoFlop, Envelope)}
 
 
 def load(name: str) -> type[Law]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 Array = np.ndarray
+FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6 N D: multiply and add, forward and twice that backward (Kaplan et al. 2020)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Law:
     def coefficients(self) -> dict[str, float]:
         return {name: float(getattr(self, name)) for name in self.names()}
 
-    def loss(self, at: Mapping[str, Any]) -> Any:
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Predicted loss, nats per token, at one of the INPUTS."""
         raise NotImplementedError
 
-    def optimum(self, C: Any) -> tuple[Any, Any]:
-        """Compute-optimal (parameters, tokens) for C training FLOPs."""
+    def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
+        """Compute-optimal (parameters, tokens) for C training FLOPs, with C = flops_per_param_token * N * D."""
         raise NotImplementedError
 
     def optimum_exponents(self) -> dict[str, Any]:

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import SumLaw, Term
-
-FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6 N D: multiply and add, forward and twice that backward (Kaplan et al. 2020)
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, SumLaw, Term
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Laws of the compute-optimal allocation alone: IsoFLOP minima (approach 2) and the envelope (approach 1)."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation(Law):
+    """N*(C) = k_N C^a, D*(C) = k_D C^b, and the loss there, L*(C) = E + K C^-gamma.
+
+    C in training FLOPs, N in parameters, D in tokens, L in nats per token. a and b are fitted separately, so that
+    a + b = 1 is a check (C proportional to N D) and not an assumption.
+    """
+
+    a: Any
+    b: Any
+    k_N: Any
+    k_D: Any
+    E: Any
+    K: Any
+    gamma: Any
+
+    FORMULA: ClassVar[str] = "N* = k_N C^a, D* = k_D C^b, L* = E + K/C^gamma"
+    INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("C",),)
+
+    def predict(self, C: Any) -> Any:
+        """Least loss in nats per token at C training FLOPs."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.E + self.K * np.asarray(C, dtype=np.float64) ** -self.gamma
+
+    def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
+        """(N, D) at C. The two are fitted, so the cost of a parameter and token is not used."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.exp(np.log(self.k_N) + self.a * np.log(C)), np.exp(np.log(self.k_D) + self.b * np.log(C))
+
+    def optimum_exponents(self) -> dict[str, Any]:
+        return {"exponent_N": self.a, "exponent_D": self.b}
+
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        return self.predict(at["C"])
+
+
+@dataclasses.dataclass(frozen=True)
+class IsoFlop(Allocation):
+    """Approach 2: the minimum of each IsoFLOP curve, then least squares of ln N* and ln D* on ln C.
+
+    Source: Hoffmann et al. 2022, section 3.2; Akima and noise as in Porian et al. 2024. Parabolas are biased when
+    sizes lie far from the minimum, even without noise: compare --interpolation=cubic and akima.
+    """
+
+    NAME: ClassVar[str] = "isoflop"
+    SOURCE: ClassVar[str] = "Hoffmann et al. 2022 (arXiv 2203.15556), approach 2; Porian et al. 2024 (arXiv 2406.19146)"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "group")
+
+    @classmethod
+    def estimate(cls, columns: Any, spec: Any) -> Any:
+        from analysis import isoflop  # the procedure knows the law; the law must not need the procedure to load
+
+        return isoflop.fit_isoflop(columns, cls, spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class Envelope(Allocation):
+    """Approach 1: the runs on the lower convex hull of ln loss over ln C, then least squares of ln N and ln D on ln C.
+
+    Source: Hoffmann et al. 2022, section 3.1, by the hull of Gemstones (McLeish et al. 2025): a far point is added and
+    only hull points of decreasing loss count.
+    """
+
+    NAME: ClassVar[str] = "envelope"
+    SOURCE: ClassVar[str] = "Hoffmann et al. 2022 (arXiv 2203.15556), approach 1; hull as in Gemstones (arXiv 2502.06857)"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "run")
+
+    @classmethod
+    def estimate(cls, columns: Any, spec: Any) -> Any:
+        from analysis import envelope
+
+        return envelope.fit_envelope(columns, cls, spec)

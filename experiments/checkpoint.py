@@ -1,0 +1,97 @@
+"""Save and restore the state of one trial with Orbax: asynchronous, atomic, with a checksum per leaf.
+
+Orbax restores a flipped byte silently and casts a changed type silently, so shapes, types and checksums are kept
+beside the arrays and compared. A damaged step is reported and the one before it used.
+"""
+
+from collections.abc import Callable
+import logging
+from typing import Any
+import zlib
+
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.cli import InputError
+from experiments.step import TrainState
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at INFO and its fallbacks at WARNING
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _seal(array: Any) -> dict[str, Any]:
+    array = np.ascontiguousarray(np.asarray(array))
+    return {"crc32": zlib.crc32(array.tobytes()), "shape": list(array.shape), "dtype": str(array.dtype)}
+
+
+class Checkpoints:
+    """The checkpoints of one run: `directory`/<step>."""
+
+    def __init__(self, directory: epath.Path, keep: int, fingerprint: str):
+        self.directory, self.fingerprint = directory, fingerprint
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def save(self, state: TrainState, step: int, notes: dict[str, Any]) -> None:
+        """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it."""
+        if step in self._manager.all_steps():
+            return
+        flat = _flat(state)
+        sealed = {name: _seal(leaf) for name, leaf in flat.items()}
+        meta = {"fingerprint": self.fingerprint, "leaves": sealed, "notes": notes}
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave(meta))
+        )
+
+    def wait(self) -> None:
+        """Return when all saves are committed. Raises what made one fail."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def restore(self, like: TrainState, report: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest sound state and its notes, or None when there is none. `like` gives shapes and types.
+
+        Raises InputError when the checkpoint belongs to another run.
+        """
+        self._manager.reload()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._restore(like, step)
+            except InputError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                text = " ".join(str(error).split())[:200]
+                report(f"checkpoint {self.directory}/{step} is damaged ({type(error).__name__}: {text}); trying an older one")
+                self._manager.delete(step)
+        return None
+
+    def _restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        flat = _flat(like)
+        abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if meta["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{self.directory} holds a checkpoint of run {meta['fingerprint']}; this run is {self.fingerprint}"
+            )
+        for name, leaf in flat.items():
+            sealed = meta["leaves"].get(name)
+            if sealed is None or sealed["shape"] != list(leaf.shape) or sealed["dtype"] != str(leaf.dtype):
+                raise ValueError(f"{name} is {sealed}; expected shape {list(leaf.shape)} and dtype {leaf.dtype}")
+        cpu = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for name, a in abstract.items()}
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        for name, leaf in state.items():
+            if _seal(leaf) != meta["leaves"][name]:
+                raise ValueError(f"checksum of {name} differs")
+        treedef = jax.tree_util.tree_structure(like)
+        return jax.tree_util.tree_unflatten(treedef, [state[name] for name in flat]), meta["notes"]
+
+    def close(self) -> None:
+        """Wait and let go of the directory."""
+        self.wait()
+        self._manager.close()

@@ -1,0 +1,44 @@
+"""Held-out loss with its standard error, token count and bits per byte."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+from experiments.data import Holdout
+from experiments.loss import bits_per_byte
+from experiments.manifest import Manifest
+from experiments.schema import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Mean nats per held-out token. The standard error takes sequences, not tokens, as independent."""
+
+    loss_nats: float
+    loss_nats_sem: float
+    bits_per_byte: float
+    eval_tokens: int
+
+
+class Sequences:
+    """The held-out sequences of one run, in whole batches [S, B, seq_len + 1]; rows beyond the last are padding."""
+
+    def __init__(self, run: Run, manifests: Sequence[Manifest]):
+        holdout = Holdout(manifests, run.data, run.seq_len)
+        self.rows = min(len(holdout), max(1, run.evaluation.tokens // run.seq_len))
+        tokens, sizes = holdout[: self.rows]
+        self.bytes, self.seq_len = int(sizes.sum()), run.seq_len
+        self.batches = -(-self.rows // run.batch)
+        padded = np.zeros((self.batches * run.batch, run.seq_len + 1), tokens.dtype)
+        padded[: self.rows] = tokens
+        self.tokens = padded.reshape(self.batches, run.batch, run.seq_len + 1)
+
+    def result(self, nats_SB: np.ndarray) -> Result:
+        """From the summed nats of each sequence, in the order of `tokens`."""
+        nats = nats_SB.astype(np.float64).reshape(-1)[: self.rows]
+        tokens = self.rows * self.seq_len
+        loss = float(nats.sum() / tokens)
+        error = float(np.std(nats / self.seq_len, ddof=1) / math.sqrt(self.rows)) if self.rows > 1 else math.nan
+        return Result(loss, error, bits_per_byte(loss, tokens, self.bytes), tokens)

@@ -1,0 +1,208 @@
+"""Runs of one signature as one program: a trial axis in front of the train state.
+
+The trial axis is split over the mesh's `trial` devices without communication. On each device the trials go one after
+the other (packing "map": a device does exactly what a solo run would; best on a CPU) or all at once ("vmap": fills an
+accelerator with small models). How many steps each trial takes in one dispatch is an input of the program, so that
+runs of different lengths, finished runs and runs resumed at different steps share it. A single run is a population
+of one on the same path.
+"""
+
+from collections.abc import Sequence
+import functools
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+import numpy as np
+
+from experiments import step as steps
+from experiments.record import ledger
+from experiments.schema import Execution, Run, runtime_values, with_runtime
+from models import partition
+
+# FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
+_DISPATCH_FLOPS = {"cpu": 5e9, "gpu": 2e13, "tpu": 2e13}
+
+
+def assign(remaining: Sequence[int], devices: int) -> list[list[int]]:
+    """Trials of each device: longest first onto the least loaded, so that all devices finish together."""
+    out: list[list[int]] = [[] for _ in range(devices)]
+    load = [0] * devices
+    for trial in sorted(range(len(remaining)), key=lambda t: -remaining[t]):
+        device = min(range(devices), key=lambda d: (load[d], len(out[d])))
+        out[device].append(trial)
+        load[device] += remaining[trial]
+    return out
+
+
+def _index(tree: Any, i: Any) -> Any:
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+class Program:
+    """The compiled functions of one signature for `slots` trials (a multiple of the mesh's trial axis).
+
+    Trees that go in and out have a leading slot axis. `run` is any run of the signature: its runtime options are not
+    looked at.
+    """
+
+    def __init__(self, run: Run, slots: int, execution: Execution, devices: Sequence[jax.Device] | None = None):
+        devices = list(devices or jax.devices())
+        self.run, backend = run, devices[0].platform
+        sizes = partition.fill(execution.mesh, len(devices), slots, run.batch, backend)
+        self.mesh = partition.make_mesh(sizes, devices)
+        self.groups = sizes[0]
+        self.slots = -(-slots // self.groups) * self.groups
+        self.packing = execution.packing
+        if self.packing == "auto":
+            self.packing = "map" if backend == "cpu" else "vmap"
+        flops = ledger(run)["flops_per_token"] * run.batch_tokens
+        self.steps_per_dispatch = execution.steps_per_dispatch or int(
+            np.clip(_DISPATCH_FLOPS.get(backend, 2e13) / flops, 1, 64)
+        )
+        self._spec = P("trial")
+        self._rows = ("data", "fsdp")
+        shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
+        self.state_shapes = shapes
+        self.state_sharding = partition.shardings(steps.state_axes(run), shapes, self.mesh)
+        self.tokens_sharding = NamedSharding(self.mesh, P("trial", None, self._rows))
+        self.slot_sharding = NamedSharding(self.mesh, self._spec)
+        self.compile_seconds = 0.0
+
+    # --- the functions of one device's slots
+
+    def _abstract_values(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.stack_values([self.run] * self.slots))
+
+    def stack_values(self, runs: Sequence[Run]) -> dict[str, Array]:
+        """Runtime options of the run in each slot."""
+        rows = [runtime_values(run) for run in runs]
+        return {
+            path: jnp.asarray([row[path] for row in rows], jnp.uint32 if path == "seed" else jnp.float32)
+            for path in rows[0]
+        }
+
+    def _map_init(self, values: dict[str, Array]) -> steps.TrainState:
+        return jax.lax.map(lambda v: steps.init_state(self.run, with_runtime(self.run, v)), values)
+
+    def _each(self, one: Any, *trees: Any) -> Any:
+        """Map over the slots of one device."""
+        count = jax.tree.leaves(trees)[0].shape[0]
+        if count == 1:
+            return jax.tree.map(lambda x: x[None], one(*_index(trees, 0)))
+        if self.packing == "vmap":
+            return jax.vmap(one)(*trees)
+        return jax.lax.map(lambda args: one(*args), trees)
+
+    def _train_slot(self, state: Any, values: dict, tokens_SBT: Array, count: Array) -> tuple[Any, dict[str, Array]]:
+        traced = with_runtime(self.run, values)
+        shapes = jax.eval_shape(lambda s, t: steps.train_step(self.run, traced, s, t)[1], state, tokens_SBT[0])
+        log = {name: jnp.zeros(tokens_SBT.shape[0], jnp.float32) for name in shapes}
+
+        def body(i: Array, carry: tuple[Any, dict[str, Array]]) -> tuple[Any, dict[str, Array]]:
+            state, log = carry
+            state, metrics = steps.train_step(self.run, traced, state, tokens_SBT[i])
+            return state, {name: log[name].at[i].set(metrics[name]) for name in log}
+
+        return jax.lax.fori_loop(0, count, body, (state, log))
+
+    def _eval_slot(self, params: Any, tokens_SBT: Array, count: Array) -> Float[Array, "S B"]:
+        def body(i: Array, nats_SB: Array) -> Array:
+            return nats_SB.at[i].set(steps.eval_step(self.run, params, tokens_SBT[i]))
+
+        return jax.lax.fori_loop(0, count, body, jnp.zeros(tokens_SBT.shape[:2], jnp.float32))
+
+    def _over_trials(self, one: Any) -> Any:
+        mapped = functools.partial(self._each, one)
+        return jax.shard_map(
+            mapped, mesh=self.mesh, in_specs=self._spec, out_specs=self._spec, axis_names={"trial"}, check_vma=False
+        )
+
+    # --- the compiled functions
+
+    @functools.cached_property
+    def _init(self) -> Any:
+        one = self._over_trials(lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
+        return jax.jit(one, out_shardings=self.state_sharding)
+
+    @functools.cached_property
+    def _train(self) -> Any:
+        return jax.jit(
+            self._over_trials(self._train_slot),
+            in_shardings=(self.state_sharding, self.slot_sharding, self.tokens_sharding, self.slot_sharding),
+            out_shardings=(self.state_sharding, self.slot_sharding),
+            donate_argnums=0,
+        )
+
+    @functools.cached_property
+    def _evaluate(self) -> Any:
+        return jax.jit(
+            self._over_trials(self._eval_slot),
+            in_shardings=(self.state_sharding.params, self.tokens_sharding, self.slot_sharding),
+            out_shardings=self.slot_sharding,
+        )
+
+    def compile(self, dtype: Any = np.uint16) -> "Program":
+        """Compile the train function ahead of its first use; sets `compile_seconds` and `memory_bytes` (peak)."""
+        tokens = self.token_shape()
+        shapes = (self.state_shapes, self._abstract_values(), jax.ShapeDtypeStruct(tokens, dtype))
+        start = time.monotonic()
+        with jax.set_mesh(self.mesh):
+            self.compiled = self._train.lower(*shapes, jax.ShapeDtypeStruct((self.slots,), np.int32)).compile()
+        self.compile_seconds = time.monotonic() - start
+        memory = self.compiled.memory_analysis()
+        self.memory_bytes = int(memory.peak_memory_in_bytes) if memory is not None else None
+        return self
+
+    def token_shape(self, steps: int | None = None) -> tuple[int, int, int, int]:
+        """Shape of the tokens of one dispatch: slots, steps, sequences, seq_len + 1."""
+        return (self.slots, steps or self.steps_per_dispatch, self.run.batch, self.run.seq_len + 1)
+
+    def init(self, runs: Sequence[Run]) -> steps.TrainState:
+        """The initial state of the runs in all slots."""
+        with jax.set_mesh(self.mesh):
+            return self._init(jax.device_put(self.stack_values(runs), self.slot_sharding))
+
+    def train(
+        self,
+        state: steps.TrainState,
+        values: dict[str, Float[Array, "K"]],
+        tokens: Integer[np.ndarray, "K S B T"],
+        counts: Integer[np.ndarray, "K"],
+    ) -> tuple[steps.TrainState, dict[str, Float[Array, "K S"]]]:
+        """`counts[k]` optimizer steps of slot k. `state` is used up. Metrics are valid for the steps that were taken."""
+        with jax.set_mesh(self.mesh):
+            return self._train(
+                state, values, jax.device_put(tokens, self.tokens_sharding), jax.device_put(counts, self.slot_sharding)
+            )
+
+    def evaluate(
+        self, params: Any, tokens: Integer[np.ndarray, "K S B T"], counts: Integer[np.ndarray, "K"]
+    ) -> Float[np.ndarray, "K S B"]:
+        """Summed nats of each sequence, for the first `counts[k]` batches of slot k."""
+        with jax.set_mesh(self.mesh):
+            return np.asarray(
+                self._evaluate(
+                    params,
+                    jax.device_put(tokens, self.tokens_sharding),
+                    jax.device_put(counts, self.slot_sharding),
+                )
+            )
+
+    def counts(self, remaining: Sequence[int]) -> np.ndarray:
+        """Steps of each slot in the next dispatch, `remaining[k]` being the most that slot k may take.
+
+        Packed by map, a device works on its first unfinished slot until it is done (its state stays in cache, and
+        results come one by one); packed by vmap, all slots go on together.
+        """
+        capacity, per_device = self.steps_per_dispatch, self.slots // self.groups
+        out = np.minimum(np.asarray(remaining, np.int32), capacity)
+        if self.packing == "map":
+            for first in range(0, self.slots, per_device):
+                group = out[first : first + per_device]
+                before = np.concatenate([[0], np.cumsum(group)[:-1]])
+                out[first : first + per_device] = np.clip(capacity - before, 0, group)
+        return out

@@ -1,0 +1,325 @@
+"""The training loop of a population, and the command for one run.
+
+    python -m experiments.train --config=experiments/configs/smoke.py --workdir=runs/smoke
+
+The same command again resumes from the newest checkpoint, or says that the run is complete. Steps, losses and
+parameters do not depend on where a run was interrupted.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+import numpy as np
+
+from experiments import cli, files, prepare, record as records, schema
+from experiments.cli import EXIT_AGAIN, InputError
+from experiments.schema import Execution, Run
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Stopped(Exception):
+    """The process was asked to stop; everything is saved."""
+
+
+@dataclasses.dataclass
+class Trial:
+    """One run of a population while it is under way."""
+
+    run: Run
+    fingerprint: str
+    directory: epath.Path
+    manifests: tuple[Any, ...]
+    execution: Execution
+    step: int = 0
+    seconds: float = 0.0
+    saved: int = -1
+    status: str = "running"
+
+    def __post_init__(self) -> None:
+        from experiments.checkpoint import Checkpoints
+        from experiments.data import Batches
+        from experiments.evaluate import Sequences
+
+        run = self.run
+        self.batches = Batches(self.manifests, run.data, run.seq_len, run.batch, run.seed)
+        self.held_out = Sequences(run, self.manifests)
+        self.metrics = records.Metrics(self.directory, self.execution.tensorboard)
+        self.checkpoints = Checkpoints(
+            self.directory / "checkpoints", self.execution.keep_checkpoints, self.fingerprint
+        )
+
+    @property
+    def left(self) -> int:
+        """Steps still to be taken."""
+        return self.run.steps - self.step if self.status == "running" else 0
+
+    def _every(self, tokens: int | None) -> int:
+        return max(1, round(tokens / self.run.batch_tokens)) if tokens else self.run.steps
+
+    def until_event(self) -> int:
+        """Steps to the next evaluation, checkpoint or end."""
+        marks = [self.run.steps]
+        for tokens in (self.execution.eval_every_tokens, self.execution.checkpoint_every_tokens):
+            every = self._every(tokens)
+            marks.append((self.step // every + 1) * every)
+        return max(0, min(marks) - self.step) if self.status == "running" else 0
+
+    def due(self, tokens: int | None) -> bool:
+        """Whether something that happens every so many tokens, and at the end, happens now."""
+        return self.step == self.run.steps or bool(tokens and self.step and self.step % self._every(tokens) == 0)
+
+    def log(self, first: int, metrics: dict[str, np.ndarray], speed: float) -> None:
+        """Write the rows of steps first+1, first+2, …; note a loss that is not finite."""
+        for i, loss in enumerate(metrics["loss"]):
+            step = first + i + 1
+            finite = math.isfinite(loss)
+            if step % self.execution.log_every_steps == 0 or step in (1, self.run.steps) or not finite:
+                row = {"step": step, "tokens": step * self.run.batch_tokens}
+                row |= {name: float(values[i]) for name, values in metrics.items()}
+                self.metrics.append(row | {"tokens_per_second": round(speed, 1), "seconds": round(self.seconds, 3)})
+            if not finite:
+                self.status, self.step = "diverged", step
+                return
+
+
+def workdir_of(directory: epath.Path, run: Run, fingerprint: str, manifests: tuple[str, ...]) -> None:
+    """Claim a directory for a run. Raises InputError when it holds another one."""
+    path = directory / "run.json"
+    if path.exists():
+        try:
+            held = json.loads(path.read_text())
+            other = held["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to use the folder") from error
+        if other != fingerprint:
+            mine, theirs = schema.to_dict(run), held["run"]
+            differs = [k for k in _flat(mine) if _flat(mine)[k] != _flat(theirs).get(k)] or ["the data"]
+            raise InputError(
+                f"--workdir={directory} holds run {other}; this config is run {fingerprint} (they differ in "
+                f"{', '.join(differs[:4])}): choose another folder"
+            )
+        return
+    value = {"schema": records.SCHEMA, "fingerprint": fingerprint, "run": schema.to_dict(run)}
+    files.write_json(path, value | {"manifests": list(manifests), "parent": run.parent})
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out = {}
+    for key, value in tree.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+class Population:
+    """Trains trials of one signature to their ends. `report` gets one event at a time (see sweeps/executors)."""
+
+    def __init__(self, trials: Sequence[Trial], execution: Execution, report: Report):
+        import jax
+
+        from experiments import population
+
+        self._jax, self.execution, self.report = jax, execution, report
+        first = trials[0].run
+        program = population.Program(first, len(trials), execution)
+        slots = population.assign([t.run.steps for t in trials], program.groups)
+        width = max(map(len, slots))
+        if width * program.groups > program.slots:
+            program = population.Program(first, width * program.groups, execution)
+        self.program, self.stop = program, False
+        self.slots: list[Trial | None] = [None] * program.slots
+        for device, members in enumerate(slots):
+            for i, member in enumerate(members):
+                self.slots[device * (program.slots // program.groups) + i] = trials[member]
+        self.trials = list(trials)
+        runs = [t.run if t else first for t in self.slots]
+        self.values = jax.device_put(program.stack_values(runs), program.slot_sharding)
+        self.state = self._start(runs)
+        self._last_save = time.monotonic()
+
+    def _start(self, runs: Sequence[Run]) -> Any:
+        """Initial states, with those of the trials that have a checkpoint in their place."""
+        jax = self._jax
+        state = self.program.init(runs)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
+        restored = {}
+        for slot, trial in enumerate(self.slots):
+            found = trial and trial.checkpoints.restore(like, lambda text: print(text, file=sys.stderr))
+            if trial and found:
+                restored[slot] = found[0]
+                trial.step = trial.saved = int(found[0].step)
+                trial.seconds = found[1]["seconds"]
+            if trial:
+                trial.metrics.cut(trial.step)
+        if restored:
+            host = jax.tree.map(lambda x: np.array(x), state)
+            for slot, one in restored.items():
+                jax.tree.map(lambda whole, part, slot=slot: whole.__setitem__(slot, part), host, one)
+            state = jax.device_put(host, self.program.state_sharding)
+        return state
+
+    def _tokens(self, counts: np.ndarray) -> np.ndarray:
+        trials = [t for t in self.slots if t]
+        dtype = np.result_type(*(t.batches.dtype for t in trials))
+        tokens = np.zeros(self.program.token_shape(), dtype)
+        for slot, trial in enumerate(self.slots):
+            if trial and counts[slot]:
+                low, batch = trial.step * trial.run.batch, trial.run.batch
+                rows = trial.batches.records(low, low + int(counts[slot]) * batch)
+                tokens[slot, : counts[slot]] = rows.reshape(-1, batch, trial.run.seq_len + 1)
+        return tokens
+
+    def run(self) -> None:
+        """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
+        total = sum(t.run.steps for t in self.trials)
+        done = sum(t.step for t in self.trials)
+        fingerprints = [t.fingerprint for t in self.trials]
+        self.report({"event": "start", "runs": fingerprints, "steps": total, "done": done})
+        self._settle()
+        while any(t.left for t in self.trials):
+            self._dispatch()
+            self._settle()
+            if self.stop:
+                self._save([t for t in self.trials if t.status == "running"])
+                for trial in self.trials:
+                    trial.checkpoints.close()
+                raise Stopped
+
+    def _dispatch(self) -> None:
+        """One call of the program: some steps of each slot, then their metrics."""
+        counts = self.program.counts([t.until_event() if t else 0 for t in self.slots])
+        tokens = self._tokens(counts)
+        start = time.monotonic()
+        self.state, metrics = self.program.train(self.state, self.values, tokens, counts)
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        seconds = time.monotonic() - start
+        steps, latest = int(counts.sum()), math.nan
+        for slot, trial in enumerate(self.slots):
+            if trial and (count := int(counts[slot])):
+                first, trial.step = trial.step, trial.step + count
+                trial.seconds += seconds * count / steps
+                mine = {name: values[slot, :count] for name, values in metrics.items()}
+                trial.log(first, mine, count * trial.run.batch_tokens / seconds)
+                latest = float(mine["loss"][-1])
+        speed = steps * self.trials[0].run.batch_tokens / seconds
+        done = sum(t.run.steps if t.status != "running" else t.step for t in self.trials)
+        self.report({"event": "progress", "done": done, "loss": latest, "tokens_per_second": round(speed)})
+
+    def _settle(self) -> None:
+        """Evaluate, save and record what is due."""
+        execution = self.execution
+        active = [t for t in self.trials if t.status == "running"]
+        evaluated = self._evaluate([t for t in active if t.due(execution.eval_every_tokens)])
+        late = execution.checkpoint_every_seconds
+        late = late is not None and time.monotonic() - self._last_save > late
+        self._save([t for t in active if t.status == "running" and (late or t.due(execution.checkpoint_every_tokens))])
+        for trial in self.trials:
+            if trial.status == "diverged":
+                self._finish(trial, f"loss is not finite at step {trial.step}", {})
+            elif trial.status == "running" and trial.step == trial.run.steps:
+                trial.checkpoints.wait()
+                trial.status = "complete"
+                self._finish(trial, None, dataclasses.asdict(evaluated[trial.fingerprint]))
+
+    def _evaluate(self, due: Sequence[Trial]) -> dict[str, Any]:
+        """Held-out results by fingerprint; written to the metrics too."""
+        if not due:
+            return {}
+        start = time.monotonic()
+        held_out = [t.held_out if t in due else None for t in self.slots]
+        shape = self.program.token_shape(max(h.batches for h in held_out if h))
+        tokens = np.zeros(shape, np.result_type(*(h.tokens.dtype for h in held_out if h)))
+        for slot, sequences in enumerate(held_out):
+            if sequences:
+                tokens[slot, : sequences.batches] = sequences.tokens
+        counts = np.array([h.batches if h else 0 for h in held_out], np.int32)
+        nats = self.program.evaluate(self.state.params, tokens, counts)
+        seconds, out = time.monotonic() - start, {}
+        for slot, trial in enumerate(self.slots):
+            if trial and (sequences := held_out[slot]):
+                result = sequences.result(nats[slot, : sequences.batches])
+                trial.seconds += seconds / len(due)
+                if not math.isfinite(result.loss_nats):
+                    trial.status = "diverged"
+                    continue
+                row = {"step": trial.step, "tokens": trial.step * trial.run.batch_tokens}
+                row |= {"eval_loss": result.loss_nats, "eval_loss_sem": result.loss_nats_sem}
+                trial.metrics.append(row | {"eval_bits_per_byte": result.bits_per_byte})
+                out[trial.fingerprint] = result
+        return out
+
+    def _save(self, due: Sequence[Trial]) -> None:
+        for slot, trial in enumerate(self.slots):
+            if trial in due and trial.saved != trial.step:
+                state = self._jax.tree.map(lambda x, slot=slot: x[slot], self.state)
+                trial.checkpoints.save(state, trial.step, {"seconds": trial.seconds})
+                trial.saved = trial.step
+        if due:
+            self._last_save = time.monotonic()
+
+    def _finish(self, trial: Trial, reason: str | None, results: dict[str, Any]) -> None:
+        trial.metrics.close()
+        trial.checkpoints.close()
+        status, program = trial.status, self.program
+        mesh = "x".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "1"
+        results |= {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
+        results |= {"packing": program.packing, "packing_trials": len(self.trials), "packing_mesh": mesh}
+        manifests = tuple(m.fingerprint for m in trial.manifests)
+        record = records.make(trial.run, trial.fingerprint, manifests, status, reason, results)
+        records.write(trial.directory, record)
+        trial.status = status + " and recorded"
+        event = {"event": "record", "fingerprint": trial.fingerprint, "status": status}
+        self.report(event | {"loss_nats": results.get("loss_nats")})
+
+
+def set_up_devices(execution: Execution) -> None:
+    """Simulated CPU devices (one per core this process may use) and the compilation cache. Before any jax computation."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not jax._src.xla_bridge.backends_are_initialized():
+        jax.config.update("jax_num_cpu_devices", execution.cpu_devices or cores)
+    if execution.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(execution.compile_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution, report: Report) -> None:
+    """Train runs of one signature, each in its own directory; those that are recorded already are left alone.
+
+    Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved).
+    """
+    trials = []
+    for run, directory in zip(runs, directories, strict=True):
+        manifests = prepare.prepare(run.data, epath.Path(execution.data_root))
+        from experiments.data import check_enough
+
+        check_enough(manifests, run.data, run.steps * run.batch_tokens, run.seq_len)
+        if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:
+            raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
+        names = tuple(m.fingerprint for m in manifests)
+        fingerprint = schema.fingerprint(run, names)
+        workdir_of(directory, run, fingerprint, names)
+        if (directory / "record.json").exists() and records.read(directory / "record.json")["status"] != "failed":
+            continue
+        trials.append((run, fingerprint, directory, manifests))
+    if not trials:
+        return
+    set_up_devices(execution)
+    population = Population([Trial(*trial, execution) for trial in trials], execution, report)
+
+    def stop(*_: Any) -> None:
+        population.stop = True
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    population.run()

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 
-from absl import app, flags
+from absl import app, flags, logging
 
 EXIT_FAILURE, EXIT_INPUT, EXIT_AGAIN = 1, 2, 75
 
@@ -41,18 +41,25 @@ def explain(error: BaseException) -> str:
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
-        print(f"error: {' '.join(str(error.args[0] if error.args else error).split())}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
+def run(
+    main: Callable[[list[str]], int | None],
+    required: Iterable[str] = (),
+    check: Callable[[list[str]], list[str]] | None = None,
+) -> None:
+    """Parse absl flags and call `main` with the positional arguments; turn exceptions into one line and an exit code.
 
+    `check` may look at the raw arguments first and return others in their place.
+    """
 
-def run(main: Callable[[list[str]], int | None], required: Iterable[str] = ()) -> None:
-    """Parse absl flags and call `main` with the positional arguments; turn exceptions into one line and an exit code."""
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(check(argv) if check else argv)
+        except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+            print(f"error: {' '.join(str(error.args[0] if error.args else error).split())}", file=sys.stderr)
+            sys.exit(EXIT_INPUT)
 
     def guarded(argv: list[str]) -> int:
+        logging.set_verbosity(flags.FLAGS.verbosity)  # libraries report at INFO what nobody asked for
         try:
             for name in required:
                 if flags.FLAGS[name].value is None:
@@ -67,4 +74,4 @@ def run(main: Callable[[list[str]], int | None], required: Iterable[str] = ()) -
             print(f"error: {explain(error)}", file=sys.stderr)
             return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=parse)

@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from experiments import cli, files, prepare, record as records, schema
+from experiments import cli, config_file, files, prepare, record as records, schema
 from experiments.cli import EXIT_AGAIN, InputError
 from experiments.schema import Execution, Run
 
@@ -286,8 +286,10 @@ def set_up_devices(execution: Execution) -> None:
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not jax._src.xla_bridge.backends_are_initialized():
+    try:
         jax.config.update("jax_num_cpu_devices", execution.cpu_devices or cores)
+    except RuntimeError:  # devices are in use already: the caller has chosen
+        pass
     if execution.compile_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(execution.compile_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -323,3 +325,84 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     population.run()
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    print(json.dumps({k: _null(v) for k, v in event.items()}), flush=True)
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _train_population(path: str, workdir: str) -> int:
+    """Worker of a study: the runs of a population file, events as JSON lines on stdout (sweeps/executors)."""
+    try:
+        value = json.loads(epath.Path(path).read_text())
+        frozen = [schema.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--population={path} is not a readable population ({type(error).__name__}: {error})") from error
+    directories = [epath.Path(workdir) / "runs" / name for name in value["fingerprints"]]
+    train([run for run, _ in frozen], directories, frozen[0][1], _print_event)
+    return 0
+
+
+class _Bar:
+    """Progress of one run on the terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("steps")]
+        columns += [TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[speed]:,.0f} tokens/s")]
+        self.bar = Progress(*columns, TimeRemainingColumn())
+        self.task: Any = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            self.bar.start()
+            self.task = self.bar.add_task("", total=event["steps"], completed=event["done"], loss=math.nan, speed=0)
+        elif event["event"] == "progress":
+            speed = event["tokens_per_second"]
+            self.bar.update(self.task, completed=event["done"], loss=event["loss"], speed=speed)
+
+
+def _train_one(workdir: str) -> int:
+    run, execution = config_file.frozen()
+    directory, bar = epath.Path(workdir), _Bar()
+    known = (directory / "record.json").exists()
+    try:
+        train([run], [directory], execution, bar)
+    finally:
+        bar.bar.stop()
+    record = records.read(directory / "record.json")
+    columns = record["columns"]
+    if record["status"] == "diverged":
+        print(f"diverged: {record['reason']}; the record is {directory}/record.json")
+        return 0
+    print(
+        f"{'already complete' if known else 'complete'}: held-out loss {columns['loss_nats']:.4f} "
+        f"+- {columns['loss_nats_sem']:.4f} nats/token ({columns['bits_per_byte']:.4f} bits/byte) after "
+        f"{columns['tokens']:,} tokens, {columns['params_total']:,} parameters, {columns['flops_total']:.3g} FLOPs, "
+        f"{columns['wall_seconds']:.1f} s; the record is {directory}/record.json"
+    )
+    return 0
+
+
+def main(_: list[str]) -> int:
+    """The command line."""
+    given = flags.FLAGS
+    if (given.config is None) == (given.population is None):
+        raise InputError("expected --config=FILE.py, for one run (see --help)")
+    try:
+        return _train_population(given.population, given.workdir) if given.population else _train_one(given.workdir)
+    except Stopped:
+        print("stopped; everything is saved, the same command goes on", file=sys.stderr)
+        return EXIT_AGAIN
+
+
+if __name__ == "__main__":
+    config_file.define()
+    flags.DEFINE_string("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
+    flags.DEFINE_string("population", None, "used by sweeps.launch: a population file whose runs train as one program")
+    cli.run(main, ["workdir"], config_file.check_arguments)

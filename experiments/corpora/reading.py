@@ -6,6 +6,7 @@ Whatever cannot be read raises InputError with the file and the line or row.
 from collections.abc import Iterator
 import json
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -21,16 +22,17 @@ def find(name: str) -> list[tuple[str, epath.Path]]:
     """The files that an entry of data.corpus names, with their names relative to what is common, sorted. Raises InputError."""
     path = epath.Path(name).expanduser()
     if re.search(r"[*?\[]", name):
-        parts = path.parts
-        fixed = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
-        base = epath.Path(*parts[:fixed]) if fixed else epath.Path(".")
-        files = [p for p in base.glob(os.path.join(*parts[fixed:])) if p.suffix in SUFFIXES and not p.is_dir()]
+        at = next(i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part))
+        base, pattern = epath.Path(*path.parts[:at]), os.path.join(*path.parts[at:])
+        local = "://" not in name  # an object store is not searched recursively
+        files = [epath.Path(p) for p in (pathlib.Path(base) if local else base).glob(pattern)]
     elif path.is_dir():
-        base, files = path, [p for p in path.rglob("*") if p.suffix in SUFFIXES and not p.is_dir()]
+        base, files = path, [epath.Path(folder) / file for folder, _, names in path.walk() for file in names]
     else:
         base, files = path.parent, [path] if path.exists() else []
+    files = [p for p in files if p.suffix in SUFFIXES and not p.is_dir()]
     if files:
-        return sorted((os.path.relpath(p, base) if "://" not in name else os.fspath(p), p) for p in files)
+        return sorted((os.fspath(p).removeprefix(os.fspath(base)).lstrip("/"), p) for p in files)
     if base.is_dir() and base != path:
         hint = nearest(path.name, [p.name for p in base.iterdir() if p.suffix in SUFFIXES or p.is_dir()], "file")
         raise InputError(f"data.corpus={name!r}: no such text; {hint} (in {os.fspath(base)!r})")

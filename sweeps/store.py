@@ -1,0 +1,165 @@
+"""The workdir of a study: what was asked for, content-addressed runs with their records, and their states.
+
+    study.json                      points of the study that was launched here last
+    runs/<fingerprint>/             run.json, metrics.jsonl, checkpoints/, record.json (experiments/train.py), claim.json
+    populations/<id>.json, .log     what a worker was given, and what it said
+
+A run's state is read from these files each time; nothing is kept in memory, so that any number of launchers, status
+and collect commands may look at once.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+from etils import epath
+
+from experiments import files, record, schema
+from experiments.cli import InputError
+from experiments.schema import Execution, Run
+from sweeps.claims import Claims
+from sweeps.study import Study
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A run with its identity. `manifests` are the fingerprints of its corpora."""
+
+    fingerprint: str
+    name: str
+    run: Run
+    execution: Execution
+    manifests: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a run stands: status (DESIGN.md), the reason if there is one to give, its record if it has one."""
+
+    status: str
+    reason: str | None = None
+    record: dict[str, Any] | None = None
+    damaged: bool = False  # there is a record, but it cannot be read
+
+
+def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
+    """The runs of a study, one per point (so a run may come twice). `manifests`: see study.manifests."""
+    nodes = []
+    for cell in study.cells:
+        names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])
+        nodes.append(Node(schema.fingerprint(cell.run, names), cell.name, cell.run, cell.execution, names))
+    return nodes
+
+
+def distinct(nodes: Iterable[Node]) -> list[Node]:
+    """One node per fingerprint, the first of each."""
+    return list({node.fingerprint: node for node in reversed(list(nodes))}.values())[::-1]
+
+
+class Store:
+    """Reads and writes a workdir. Paths may be local or gs://."""
+
+    def __init__(self, workdir: epath.PathLike):
+        self.root = epath.Path(workdir)
+        self.claims = Claims(self.root)
+
+    def run_dir(self, fingerprint: str) -> epath.Path:
+        """The folder of a run."""
+        return self.root / "runs" / fingerprint
+
+    def population_path(self, name: str) -> epath.Path:
+        """What the worker of a population is given."""
+        return self.root / "populations" / f"{name}.json"
+
+    def log_path(self, name: str) -> epath.Path:
+        """What the worker of a population says."""
+        return self.root / "populations" / f"{name}.log"
+
+    # --- the study
+
+    def write_study(self, study: Study, nodes: Sequence[Node]) -> None:
+        """Write study.json. `nodes` belong to the study's cells, in order."""
+        points = [
+            {
+                "name": cell.name,
+                "fingerprint": node.fingerprint,
+                "tags": cell.tags,
+                "run": schema.to_dict(node.run),
+                "manifests": list(node.manifests),
+            }
+            for cell, node in zip(study.cells, nodes, strict=True)
+        ]
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        value = {"schema": SCHEMA, "name": study.name, "study": study.spec, "doc": study.doc, "launched": now}
+        files.write_json(self.root / "study.json", value | {"points": points})
+
+    def read_study(self) -> dict[str, Any]:
+        """What study.json holds. Raises InputError when it is missing, damaged or of the future."""
+        path = self.root / "study.json"
+        if not path.exists():
+            raise InputError(f"--workdir={self.root} holds no study.json; expected the --workdir of a `sweeps.launch`")
+        try:
+            value = json.loads(path.read_text())
+            version, points = value["schema"], value["points"]
+            for point in points:
+                point["name"], point["fingerprint"], point["tags"], point["run"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it") from error
+        if not isinstance(version, int) or version > SCHEMA:
+            raise InputError(f"{path} has schema {version}; this program knows up to {SCHEMA}: update it")
+        return value
+
+    # --- runs
+
+    def state(self, fingerprint: str) -> State:
+        """Where a run stands, from what lies in the workdir now."""
+        path = self.run_dir(fingerprint) / "record.json"
+        damaged = None
+        if path.exists():
+            try:
+                found = record.read(path)
+                if found["fingerprint"] != fingerprint:
+                    raise InputError(f"{path} is the record of another run, {found['fingerprint']}")
+                return State(found["status"], found["reason"], found)
+            except InputError as error:
+                damaged = str(error)
+        claim = self.claims.read(fingerprint)
+        if claim and claim.alive:
+            return State("running", f"in population {claim.population} of {claim}")
+        if damaged:
+            return State("lost", damaged, damaged=True)
+        if claim:
+            return State("lost", f"its launcher, {claim}, ended without a record; launch again to go on")
+        step = self.newest_step(fingerprint)
+        if step is not None:
+            return State("waiting", f"stopped; launch again to go on from step {step}")
+        return State("waiting", "not started")
+
+    def newest_step(self, fingerprint: str) -> int | None:
+        """Step of the newest checkpoint of a run, without looking inside."""
+        folder = self.run_dir(fingerprint) / "checkpoints"
+        steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+        return max(steps, default=None)
+
+    def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:
+        """Whether a run has a record that need not be made again."""
+        state = self.state(fingerprint)
+        return state.record is not None and not (retry_failed and state.status == "failed")
+
+    def set_aside(self, fingerprint: str) -> None:
+        """Move a record that is damaged or to be made again out of the way, where it can be looked at."""
+        path = self.run_dir(fingerprint) / "record.json"
+        if path.exists():
+            path.replace(path.parent / "record.replaced.json")
+
+    def write_failed(self, node: Node, reason: str) -> None:
+        """A record for a run that could not be trained, so that the grid says why it has no loss."""
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # the record names the backend; a launcher leaves accelerators alone
+        made = record.make(node.run, node.fingerprint, node.manifests, "failed", reason)
+        record.write(self.run_dir(node.fingerprint), made)

@@ -1,0 +1,19 @@
+"""Does the best peak learning rate move with width? 12 runs, tokens fixed.
+
+    python -m sweeps.launch --study=sweeps/studies/lr_by_width.py --workdir=runs/lr_by_width
+
+About 9e14 FLOPs, most of them at width 512: minutes on an accelerator, hours on a laptop (`sweeps.plan` measures it).
+"""
+
+from sweeps.axes import Grid, over, product
+
+
+def lr_by_width(family: str) -> Grid:
+    """Does the best peak learning rate move with width? 12 runs, tokens fixed."""
+    widths, rates = over("model.width", 128, 256, 512), over("opt.lr", 1e-3, 2e-3, 4e-3, 8e-3)
+    return product(over("family", family), widths, rates)
+
+
+def get_study(family: str = "dense") -> Grid:
+    """The study; the argument after the colon is the family."""
+    return lr_by_width(family)

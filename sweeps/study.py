@@ -1,0 +1,164 @@
+"""A study file -> frozen, checked points. All of them are checked before anything is prepared or launched.
+
+A study is a Python file with `get_study(arg) -> Grid` (sweeps/axes.py); its docstring says what question it answers.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Any
+import warnings
+
+from etils import epath
+
+from experiments import record, schema
+from experiments.cli import InputError
+from experiments.schema import Execution, Run
+from sweeps.axes import Grid, Point, nest
+
+RESERVED = ("fingerprint", "name", "status", "reason")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A point of the grid, frozen."""
+
+    name: str
+    run: Run
+    execution: Execution
+    tags: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study as it was asked for. `notes` are remarks about rounding that its reader should see."""
+
+    name: str
+    spec: str
+    doc: str
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+
+
+def _where(error: BaseException, path: str) -> str:
+    """File and line of an exception inside the study file."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}, line {lines[-1]}" if lines else path
+
+
+def _call(path: str, arg: str | None) -> tuple[Any, str]:
+    """What get_study returns, and the study's docstring."""
+    if not os.path.isfile(path):
+        raise InputError(f"--study={path}: no such file; expected a Python file with get_study(arg)")
+    name = "study_" + os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, os.path.abspath(path))
+    if spec is None or spec.loader is None:
+        raise InputError(f"--study={path}: expected a Python file, with a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of a study look their module up
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_study", None)):
+            raise InputError("has no function get_study(arg)")
+        grid = module.get_study() if arg is None else module.get_study(arg)
+    except Exception as error:  # a study is the user's code: whatever it raises is reported with its place
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if isinstance(error, SyntaxError):
+            text = f"{error.msg} (line {error.lineno})"
+        raise InputError(f"--study={_where(error, os.path.abspath(path))}: {kind}{text}") from error
+    doc = (module.__doc__ or module.get_study.__doc__ or "").strip()
+    return grid, doc
+
+
+def split(spec: str) -> tuple[str, str | None]:
+    """FILE.py[:ARG] as file and argument."""
+    file, colon, arg = spec.partition(".py:")
+    return (file + ".py", arg) if colon else (spec, None)
+
+
+def load(spec: str, data_root: str | None = None) -> Study:
+    """The study of a file, frozen. Raises InputError naming the file, and the point for what a point has wrong.
+
+    `data_root` replaces that of every point's execution.
+    """
+    path, arg = split(spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        grid, doc = _call(path, arg)
+    if not isinstance(grid, tuple | list) or not all(isinstance(point, Point) for point in grid):
+        raise InputError(f"--study={path}: get_study returned {type(grid).__name__}; expected a Grid (see sweeps/axes.py)")
+    if not grid:
+        raise InputError(f"--study={path}: the grid is empty; expected at least one point")
+    notes = {str(w.message): None for w in caught if issubclass(w.category, UserWarning)}
+    cells = freeze(tuple(grid), f"--study={spec}", data_root)
+    for cell in cells:
+        taken = cell.run.steps * cell.run.batch_tokens
+        if abs(taken / cell.run.tokens - 1) > 0.1:
+            notes[f"{cell.name}: tokens={cell.run.tokens} become {taken} in whole steps"] = None
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return Study(stem if arg is None else f"{stem}:{arg}", spec, doc, cells, tuple(notes))
+
+
+def freeze(grid: Grid, where: str = "study", data_root: str | None = None) -> tuple[Cell, ...]:
+    """Every point as a validated run. Raises InputError that names the point, for the first that cannot be."""
+    names = _names(grid)
+    cells = []
+    for number, (point, name) in enumerate(zip(grid, names, strict=True), start=1):
+        try:
+            run, execution = schema.freeze(nest(point.values))
+        except InputError as error:
+            raise InputError(f"{where}: point {number} of {len(grid)} ({name}): {error}") from error
+        _check_tags(point, run, f"{where}: point {number} of {len(grid)}")
+        if data_root is not None:
+            execution = dataclasses.replace(execution, data_root=data_root)
+        cells.append(Cell(name, run, execution, dict(point.tags)))
+    return tuple(cells)
+
+
+def _check_tags(point: Point, run: Run, where: str) -> None:
+    taken = {*RESERVED, *record.columns(run), *record.ledger(run)}
+    for name, value in point.tags.items():
+        if name in taken or not name.isidentifier():
+            raise InputError(f"{where}: tag {name!r} is not a name or is a column of every grid; choose another")
+        if not isinstance(value, str | int | float | bool):
+            raise InputError(f"{where}: tag {name}={value!r} must be text, a number or a truth value")
+
+
+def _names(grid: Sequence[Point]) -> list[str]:
+    """A label per point: its group and the keys in which it differs from others; one that is not unique gets a number."""
+    values: dict[str, set[str]] = {}
+    for point in grid:
+        for key, value in point.values.items():
+            values.setdefault(key, set()).add(repr(value))
+    everywhere = {key for key in values if all(key in point.values for point in grid)}
+    vary = {key for key, seen in values.items() if len(seen) > 1 or key not in everywhere}
+    names, seen = [], {}
+    for point in grid:
+        own = {key: value for key, value in point.values.items() if key in vary}
+        name = " ".join(filter(None, [str(point.tags.get("group", "")), str(Point(own))])) or "run"
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
+
+
+def manifests(study: Study, progress: Any = None) -> dict[Any, tuple[Any, ...]]:
+    """Prepare what is missing of every corpus in the study: manifests by (data, data_root).
+
+    Raises InputError, naming the point, when a corpus has too few tokens for a run.
+    """
+    from experiments import data, prepare
+
+    out: dict[Any, tuple[Any, ...]] = {}
+    for cell in study.cells:
+        key = (cell.run.data, cell.execution.data_root)
+        if key not in out:
+            out[key] = prepare.prepare(cell.run.data, epath.Path(cell.execution.data_root), progress)
+        try:
+            data.check_enough(out[key], cell.run.data, cell.run.steps * cell.run.batch_tokens, cell.run.seq_len)
+        except InputError as error:
+            raise InputError(f"{study.name}, {cell.name}: {error}") from error
+    return out

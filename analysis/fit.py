@@ -6,16 +6,22 @@ A sum of monomials is fitted from an exhaustive grid of exponents, all starts to
 procedure of their own bring it. A fit that does not end at a stationary point raises FitError.
 """
 
-from collections.abc import Sequence
-import shlex
-import sys
+import dataclasses
+from typing import Any
 
+from absl import flags
 import numpy as np
+from rich.markup import escape
 
-from analysis import bootstrap, certificate, solver
-from analysis.laws.base import Law, SumLaw
+from analysis import bootstrap, certificate, options, solver
+from analysis.laws import LAWS
+from analysis.laws import load as load_law
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law, SumLaw
+from analysis.output import check_writable, command, number, span, write
 from analysis.result import Certificate, FitError, FitResult, FitSpec, Interval, to_json
-from analysis.table import Columns, Dropped, load, select
+from analysis.table import Columns, select
+from analysis.table import load as load_grid
+from experiments import cli
 from experiments.cli import InputError
 
 STATIONARY = {"huber": 1e-6, "least_squares": 1e-6, "lad": 1e-3}  # LAD's slope jumps at each row; its limit is coarser
@@ -29,10 +35,14 @@ def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResul
     """
     estimate = getattr(law, "estimate", None)
     if estimate is not None:
-        return estimate(columns, spec)
-    if not issubclass(law, SumLaw):
+        result = estimate(columns, spec)
+    elif issubclass(law, SumLaw):
+        result = fit_sum(columns, law, spec)
+    else:
         raise TypeError(f"{law.__name__} is neither a SumLaw nor has an estimate of its own")
-    return fit_sum(columns, law, spec)
+    factor, note = flops_factor(result.columns)
+    columns = dataclasses.replace(result.columns, notes=(*result.columns.notes, *filter(None, [note])))
+    return dataclasses.replace(result, columns=columns, details={**result.details, "flops_per_param_token": factor})
 
 
 def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
@@ -51,7 +61,7 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     ends = solver.minimise(problem, solver.start_points(problem, weight, spec.starts), weight, deltas)
     values = (weight * spec.objective.value(problem.residuals(ends))).sum(axis=1)
     best = int(np.argmin(values))
-    theta, value = ends[best], float(values[best])
+    theta, value = drop_vanished(problem, ends[best], weight, spec, deltas)
     agreeing = float(np.mean(values <= value * (1 + AGREE) + 1e-20 * weight.sum()))
     gradient = stationarity(problem, theta, weight, deltas[-1])
     if not gradient <= STATIONARY[spec.objective.loss]:
@@ -59,8 +69,8 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
             f"{law.NAME}: the best of {len(ends)} starts is not at a stationary point (scaled gradient {gradient:.1e}); "
             "no coefficients are reported"
         )
-    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"))
-    replicates = solver.minimise(problem, np.repeat(theta[None], spec.bootstrap, axis=0), counts * weight, deltas)
+    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"), fewest=len(names))
+    replicates = solver.minimise(problem, np.repeat(theta[None], len(counts), axis=0), counts * weight, deltas)
     draws = problem.coefficients(replicates)[:, order]
     fitted = law(*(float(problem.coefficients(theta[None])[0, at]) for at in order))
     residual = solver.Problem(problem.slopes, problem.centre, problem.target).residuals(theta[None])[0]
@@ -75,13 +85,36 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     )
 
 
+def drop_vanished(
+    problem: solver.Problem, theta: np.ndarray, weight: np.ndarray, spec: FitSpec, deltas: tuple[float, ...]
+) -> tuple[np.ndarray, float]:
+    """Set terms that tend to zero to zero, where that is no worse: parameters and objective.
+
+    A prefactor of zero lies at minus infinity of its logarithm; steps towards it get lost in rounding before the end.
+    """
+
+    def objective(point: np.ndarray) -> float:
+        return float((weight * spec.objective.value(problem.residuals(point[None])[0])).sum())
+
+    value = objective(theta)
+    logs = problem.log_terms(theta[None])[:, 0]
+    share = np.exp(logs - logs.max(axis=0)).max(axis=1)
+    for k in np.flatnonzero((share < 1e-5) & (theta[: problem.terms] > problem.bounds()[0][: problem.terms])):
+        without = theta.copy()
+        without[k] = problem.bounds()[0][k]
+        without = solver.minimise(problem, without[None], weight, deltas)[0]
+        if objective(without) <= value * (1 + 1e-9) + 1e-21 * weight.sum():
+            theta, value = without, objective(without)
+    return theta, value
+
+
 def stationarity(problem: solver.Problem, theta: np.ndarray, weight: np.ndarray, delta: float) -> float:
     """Scaled gradient at `theta`; 0 where every residual is zero to rounding."""
     rows = (1, len(weight))
     local = solver.expand(
         problem, theta[None], np.broadcast_to(weight, rows), np.broadcast_to(problem.target, rows), delta
     )
-    if np.max(np.abs(problem.residuals(theta[None]))) < 1e-11 * (np.exp(problem.target.max()) if problem.raw else 1.0):
+    if np.max(np.abs(problem.residuals(theta[None]))) < 1e-10 * (np.exp(problem.target.max()) if problem.raw else 1.0):
         return 0.0
     return float(solver.cancellation(local, solver.free_parameters(theta[None], local.gradient, problem.bounds()))[0])
 
@@ -116,3 +149,86 @@ def certify(
         worst_log_residual=float(residual[worst]),
         warnings=certificate.warnings(columns, len(theta), agreeing, residual),
     )
+
+
+def flops_factor(columns: Columns) -> tuple[float, str]:
+    """C/(N D), the geometric mean over the rows, and a note when it is not nearly one number; 6 without all three roles."""
+    if not all(role in columns for role in ("N", "D", "C")):
+        return FLOPS_PER_PARAM_TOKEN, ""
+    logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])
+    factor = float(np.exp(logs.mean()))
+    if abs(factor / FLOPS_PER_PARAM_TOKEN - 1) < 1e-9:
+        factor = FLOPS_PER_PARAM_TOKEN
+    low, high = np.exp(logs.min()), np.exp(logs.max())
+    varies = high > 1.02 * low
+    note = f"C = {factor:.3g} N D on average, {low:.3g} to {high:.3g} over the rows; optima at given C use the average"
+    return factor, note if varies else ""
+
+
+def show(result: FitResult, console: Any) -> None:
+    """Print a fit for people."""
+    from rich.table import Table
+
+    law, certificate_ = result.law, result.certificate
+    intervals = result.intervals()
+    table = Table(title=f"{law.NAME}: {law.FORMULA}", title_justify="left")
+    for heading, side in (("coefficient", "left"), ("value", "right"), (f"{result.spec.level:.0%} interval", "right")):
+        table.add_column(heading, justify=side)
+    exponents = {name: float(value) for name, value in law.optimum_exponents().items()}
+    for name, value in (law.coefficients() | exponents).items():
+        lost = " (not identified)" if name in certificate_.not_identified else ""
+        table.add_row(name + lost, number(value, 6), span(intervals.get(name)))
+    console.print(table)
+    console.print(
+        f"{len(result.columns)} rows used, {len(result.columns.dropped)} dropped; objective {result.objective:.8g}; "
+        f"{certificate_.agreeing_starts:.0%} of the starts agree; scaled gradient {certificate_.gradient:.0e}"
+    )
+    chosen = ", ".join(f"{role} = {source}" for role, source in result.columns.sources.items())
+    console.print(f"columns: {chosen}", highlight=False)
+    for name, why in certificate_.not_identified.items():
+        console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
+    for text in (*certificate_.warnings, *result.columns.notes):
+        console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def list_laws(console: Any) -> None:
+    """Print every law with its formula, columns and source."""
+    from rich.table import Table
+
+    table = Table("law", "formula", "columns", "source")
+    for name, law in LAWS.items():
+        optional = f" [{', '.join(law.OPTIONAL)}]" if law.OPTIONAL else ""
+        table.add_row(name, law.FORMULA, escape(", ".join(law.ROLES) + optional), law.SOURCE)
+    console.print(table)
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    from rich.console import Console
+
+    console = Console()
+    values = flags.FLAGS
+    if values.laws:
+        list_laws(console)
+        return
+    if len(argv) != 1:
+        raise InputError(f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file")
+    if values.out is None:
+        raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
+    spec, law = options.spec(values.interpolation), load_law(values.law)
+    check_writable(values.out, "--out")
+    grid = load_grid(argv[0])
+    columns = select(grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where)
+    result = fit(columns, law, spec)
+    write(values.out, to_json(result, grid.sha256, command("analysis.fit")), "--out")
+    show(result, console)
+    console.print(f"written: {values.out}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    options.define()
+    flags.DEFINE_string("law", "chinchilla", "The law to fit; --laws lists them.")
+    flags.DEFINE_string("interpolation", "quadratic", "Curve through an IsoFLOP budget: quadratic, cubic, akima.")
+    flags.DEFINE_string("out", None, "The JSON file to write.")
+    flags.DEFINE_bool("laws", False, "List the laws with formula, columns and source.")
+    cli.run(main)

@@ -59,7 +59,8 @@ def run(
             sys.exit(EXIT_INPUT)
 
     def guarded(argv: list[str]) -> int:
-        logging.set_verbosity(flags.FLAGS.verbosity)  # libraries report at INFO what nobody asked for
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # absl's app shows INFO: what libraries report and nobody asked for
         try:
             for name in required:
                 if flags.FLAGS[name].value is None:

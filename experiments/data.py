@@ -43,7 +43,9 @@ class Data:
         if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
             raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
         if len(set(self.corpus)) < len(self.corpus):
-            raise InputError(f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it")
+            raise InputError(
+                f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it"
+            )
         for name in self.corpus:
             _check_corpus(name)
         if self.weights and len(self.weights) != len(self.corpus):
@@ -56,18 +58,25 @@ class Data:
         if not 0 < self.holdout < 1:
             raise InputError(f"data.holdout={self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
         if self.unique_tokens is not None and self.unique_tokens < 1:
-            raise InputError(f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none")
+            raise InputError(
+                f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none"
+            )
 
 
 def _check_corpus(name: str) -> None:
-    if name.startswith("embedded") and not re.fullmatch(r"embedded(:[1-9]\d{0,3})?", name):
-        raise InputError(f"data.corpus={name!r}: expected 'embedded', or 'embedded:MB' such as 'embedded:8'")
-    if name.startswith("tfds:") and not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
-        raise InputError(f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'")
     suffix = os.path.splitext(name)[1]
-    if re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name) and "embedded" not in name:
-        if not name.startswith("tfds:"):
-            raise InputError(f"data.corpus={name!r}: expected a file that ends in {', '.join(SUFFIXES)}, a folder or a glob")
+    if re.match(r"embedded\b", name):
+        if not re.fullmatch(r"embedded(:[1-9]\d{0,3})?", name):
+            raise InputError(f"data.corpus={name!r}: expected 'embedded', or 'embedded:MB' such as 'embedded:8'")
+    elif name.startswith("tfds:"):
+        if not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
+            raise InputError(
+                f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'"
+            )
+    elif re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name):
+        raise InputError(
+            f"data.corpus={name!r}: expected a file ending in {', '.join(SUFFIXES)}, a folder or a glob of them"
+        )
 
 
 def _check_tokenizer(spec: str) -> None:
@@ -75,7 +84,9 @@ def _check_tokenizer(spec: str) -> None:
         return
     size = re.fullmatch(r"bpe:(\d+)", spec)
     if size is None:
-        raise InputError(f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file")
+        raise InputError(
+            f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file"
+        )
     if not 257 <= int(size[1]) <= 1 << 20:
         raise InputError(f"data.tokenizer={spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")
 
@@ -89,7 +100,9 @@ class _Mixture:
         if seq_len < 1:
             raise InputError(f"seq_len={seq_len!r}: expected a positive number of tokens")
         if len({(m.tokenizer_sha256, m.vocab_size) for m in manifests}) > 1:
-            raise InputError(f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again")
+            raise InputError(
+                f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again"
+            )
         self.whole = [max(m.train.tokens - 1, 0) // seq_len for m in manifests]
         self.weights = _integers(data.weights or [m.train.tokens for m in manifests])
         self.rows = list(self.whole)
@@ -128,7 +141,9 @@ def check_enough(manifests: Sequence[Manifest], data: Data, tokens: int, seq_len
     for manifest, rows in zip(manifests, mixture.rows, strict=True):
         if rows == 0:
             few = min(manifest.train.tokens, data.unique_tokens or manifest.train.tokens)
-            raise InputError(f"data.corpus {manifest.source!r}: {few} tokens are less than one sequence of {seq_len + 1}")
+            raise InputError(
+                f"data.corpus {manifest.source!r}: {few} tokens are less than one sequence of {seq_len + 1}"
+            )
     if data.unique_tokens is not None:
         return
     there = tokens_available(manifests, data, seq_len)
@@ -162,7 +177,9 @@ class Batches:
         self._weights = mixture.weights if data.weights and len(manifests) > 1 else None
         self._ends = np.cumsum(mixture.rows)
         sizes = mixture.rows if self._weights else [self.rows]
-        seeds = np.random.SeedSequence([seed]).generate_state(len(sizes))  # hashed: grain adds the epoch to the seed it is given
+        seeds = np.random.SeedSequence([seed]).generate_state(
+            len(sizes)
+        )  # hashed: grain adds the epoch to the seed it is given
         self._orders = [
             grain.MapDataset.range(size).shuffle(int(key)).repeat() for size, key in zip(sizes, seeds, strict=True)
         ]
@@ -197,7 +214,9 @@ class Batches:
             corpus = np.searchsorted(self._ends, at, side="right")
             return corpus, at - np.concatenate([[0], self._ends])[corpus]
         corpus, nth = _interleave(start, stop, self._weights)
-        row = np.fromiter((self._orders[c][n] for c, n in zip(corpus.tolist(), nth.tolist(), strict=True)), np.int64, stop - start)
+        row = np.fromiter(
+            (self._orders[c][n] for c, n in zip(corpus.tolist(), nth.tolist(), strict=True)), np.int64, stop - start
+        )
         return corpus, row
 
 
@@ -222,7 +241,9 @@ def _interleave(start: int, stop: int, weights: Sequence[int]) -> tuple[np.ndarr
 def _records(stream: np.ndarray, seq_len: int) -> np.ndarray:
     """All records of a stream as a view [rows, seq_len + 1]: neighbours share one token, the last target of one is input of the next."""
     rows, step = max(len(stream) - 1, 0) // seq_len, stream.dtype.itemsize
-    return np.lib.stride_tricks.as_strided(np.asarray(stream), (rows, seq_len + 1), (seq_len * step, step), writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        np.asarray(stream), (rows, seq_len + 1), (seq_len * step, step), writeable=False
+    )
 
 
 class Holdout:
@@ -244,7 +265,8 @@ class Holdout:
                     f" one sequence of {seq_len + 1}; hold out more"
                 )
         self._bytes = [
-            _records(m.open("holdout_bytes.npy"), seq_len) if "holdout_bytes.npy" in m.files else None for m in manifests
+            _records(m.open("holdout_bytes.npy"), seq_len) if "holdout_bytes.npy" in m.files else None
+            for m in manifests
         ]
         self.seq_len = seq_len
         sizes = [len(view) for view in self._tokens]

@@ -123,7 +123,9 @@ def load(directory: epath.PathLike) -> Manifest:
     directory = epath.Path(directory)
     path = directory / "manifest.json"
     if not path.exists():
-        raise InputError(f"{directory}: no prepared corpus here (manifest.json is missing); run `python -m experiments.prepare`")
+        raise InputError(
+            f"{directory}: no prepared corpus here (manifest.json is missing); run `python -m experiments.prepare`"
+        )
     try:
         stored = json.loads(path.read_text())
         if stored["schema"] != SCHEMA:

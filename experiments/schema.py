@@ -42,7 +42,7 @@ class Schedule:
 
     name: str = "cosine"  # cosine | wsd | constant
     warmup_tokens: int = option(0, runtime=True)
-    warmup_start: float = option(0.0, runtime=True)  # factor at the first step
+    warmup_start: float = option(0.01, runtime=True)  # factor at the first step
     decay_tokens: int = option(0, runtime=True)  # wsd: length of the cooldown, which ends with the run
     decay_shape: str = "sqrt"  # wsd: sqrt | linear | cosine | square | mirror_cosine | exponential
     final: float = option(0.1, runtime=True)  # factor at the end

@@ -20,18 +20,31 @@ from experiments.data import Data
 from experiments.manifest import digest
 
 SEPARATOR = "<|doc|>"
-ENDS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # a tokenizer's own token between documents
+ENDS = (
+    SEPARATOR,
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "[SEP]",
+)  # a tokenizer's own token between documents
 
 
 class Tokenizer(Protocol):
     """What `prepare` needs of a tokenizer. `content` is its file, None for bytes."""
 
-    kind: str
-    vocab_size: int
-    separator: int
-    sha256: str
-    content: bytes | None
-    suffix: str
+    @property
+    def kind(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def separator(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def content(self) -> bytes | None: ...
+    @property
+    def suffix(self) -> str: ...
 
     def encode(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each text: ids [tokens], and how many bytes of its UTF-8 form each stands for [tokens]; these sum to its length."""
@@ -58,7 +71,9 @@ class Bytes:
         return [(some, np.ones(len(some), np.uint8)) for some in ids]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return _with_separators(ids, self.separator, lambda part: part.astype(np.uint8).tobytes().decode(errors="replace"))
+        return _with_separators(
+            ids, self.separator, lambda part: part.astype(np.uint8).tobytes().decode(errors="replace")
+        )
 
 
 def _with_separators(ids: Sequence[int] | np.ndarray, separator: int, decode: Any) -> str:
@@ -94,17 +109,22 @@ class Json:
         self._lengths = _byte_level_lengths(ids) if _is_byte_level(spec) else None
 
     def encode(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self._lengths is not None:
+            many = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+            ids = [np.array(encoded.ids, np.int64) for encoded in many]
+            sizes = [self._lengths[some] for some in ids]
+            if all(int(size.sum()) == len(text.encode()) for size, text in zip(sizes, texts, strict=True)):
+                return list(zip(ids, sizes, strict=True))
         out = []
         for text, encoded in zip(texts, self._core.encode_batch(list(texts), add_special_tokens=False), strict=True):
-            ids = np.array(encoded.ids, np.int64)
-            sizes = self._lengths[ids] if self._lengths is not None else None
-            if sizes is None or int(sizes.sum()) != len(text.encode()):
-                sizes = _lengths_from_offsets(text, np.array(encoded.offsets, np.int64).reshape(-1, 2)[:, 1])
-            out.append((ids, sizes))
+            ends = np.array([end for _, end in encoded.offsets], np.int64)
+            out.append((np.array(encoded.ids, np.int64), _lengths_from_offsets(text, ends)))
         return out
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return _with_separators(ids, self.separator, lambda part: self._core.decode(part.tolist(), skip_special_tokens=False))
+        return _with_separators(
+            ids, self.separator, lambda part: self._core.decode(part.tolist(), skip_special_tokens=False)
+        )
 
 
 def _is_byte_level(spec: dict[str, Any]) -> bool:
@@ -191,7 +211,9 @@ def _read(path: str) -> bytes:
     if not file.exists() or file.is_dir():
         folder = file.parent
         there = [p.name for p in folder.iterdir() if p.suffix == file.suffix] if folder.exists() else []
-        raise InputError(f"data.tokenizer={path!r}: no such file; {nearest(file.name, there, 'file')} in {os.fspath(folder)!r}")
+        raise InputError(
+            f"data.tokenizer={path!r}: no such file; {nearest(file.name, there, 'file')} in {os.fspath(folder)!r}"
+        )
     return file.read_bytes()
 
 
@@ -228,5 +250,7 @@ def train_bpe(texts: Iterable[str], size: int, name: str = "") -> Json:
     )
     core.train_from_iterator(texts, trainer)
     if core.get_vocab_size() != size:
-        raise InputError(f"data.tokenizer={name or f'bpe:{size}'!r}: the corpus yields only {core.get_vocab_size()} tokens; ask for fewer")
+        raise InputError(
+            f"data.tokenizer={name or f'bpe:{size}'!r}: the corpus yields only {core.get_vocab_size()} tokens; ask for fewer"
+        )
     return Json(core.to_str().encode(), name or f"bpe:{size}", kind="bpe")

@@ -5,16 +5,14 @@ A study is a Python file with `get_study(arg) -> Grid` (sweeps/axes.py); its doc
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.util
 import os
-import sys
 import traceback
 from typing import Any
 import warnings
 
 from etils import epath
 
-from experiments import record, schema
+from experiments import config_file, record, schema
 from experiments.cli import InputError
 from experiments.schema import Execution, Run
 from sweeps.axes import Grid, Point, nest
@@ -51,27 +49,14 @@ def _where(error: BaseException, path: str) -> str:
 
 def _call(path: str, arg: str | None) -> tuple[Any, str]:
     """What get_study returns, and the study's docstring."""
-    if not os.path.isfile(path):
-        raise InputError(f"--study={path}: no such file; expected a Python file with get_study(arg)")
-    name = "study_" + os.path.splitext(os.path.basename(path))[0]
-    spec = importlib.util.spec_from_file_location(name, os.path.abspath(path))
-    if spec is None or spec.loader is None:
-        raise InputError(f"--study={path}: expected a Python file, with a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of a study look their module up
+    get_study = config_file.load_module(path, "get_study", "--study")
     try:
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, "get_study", None)):
-            raise InputError("has no function get_study(arg)")
-        grid = module.get_study() if arg is None else module.get_study(arg)
+        grid = get_study() if arg is None else get_study(arg)
     except Exception as error:  # a study is the user's code: whatever it raises is reported with its place
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if isinstance(error, SyntaxError):
-            text = f"{error.msg} (line {error.lineno})"
-        raise InputError(f"--study={_where(error, os.path.abspath(path))}: {kind}{text}") from error
-    doc = (module.__doc__ or module.get_study.__doc__ or "").strip()
-    return grid, doc
+        raise InputError(f"--study={_where(error, path)}: {kind}{text}") from error
+    return grid, (get_study.__globals__.get("__doc__") or get_study.__doc__ or "").strip()
 
 
 def split(spec: str) -> tuple[str, str | None]:
@@ -145,7 +130,7 @@ def _names(grid: Sequence[Point]) -> list[str]:
     return names
 
 
-def manifests(study: Study, progress: Any = None) -> dict[Any, tuple[Any, ...]]:
+def manifests(study: Study, progress: bool = True) -> dict[Any, tuple[Any, ...]]:
     """Prepare what is missing of every corpus in the study: manifests by (data, data_root).
 
     Raises InputError, naming the point, when a corpus has too few tokens for a run.

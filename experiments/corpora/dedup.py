@@ -46,5 +46,7 @@ class Seen:
                 return False
         mine = [h for h in hashes if h not in self._owner]
         self._owner.update(dict.fromkeys(mine, len(self._owned)))
-        self._owned.append(max(len(mine), 8))  # of a document with few shingles of its own, a few in common prove nothing
+        self._owned.append(
+            max(len(mine), 8)
+        )  # of a document with few shingles of its own, a few in common prove nothing
         return True

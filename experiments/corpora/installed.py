@@ -1,7 +1,7 @@
 """TFDS builder of the embedded corpus (`selection` says which files). Needs no network and no TensorFlow."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -12,7 +12,7 @@ class InstalledPython(tfds.core.GeneratorBasedBuilder):
     """Python source of installed packages, one document a file, in an order that TFDS makes from their checksums."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
     def __init__(self, *, megabytes: int = selection.MEGABYTES, **options: Any):
         self._megabytes = megabytes

@@ -1,7 +1,7 @@
 """TFDS builder of local text files (`reading` says what a document is)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from etils import epath
 import tensorflow_datasets as tfds
@@ -13,7 +13,7 @@ class LocalText(tfds.core.GeneratorBasedBuilder):
     """Texts of .txt, .jsonl and .parquet files, in an order that TFDS makes from (file number, document number)."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
     def __init__(self, *, files: Sequence[epath.Path] = (), text_field: str = "text", **options: Any):
         self._files, self._field = files, text_field

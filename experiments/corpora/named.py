@@ -34,9 +34,13 @@ def find(name: str) -> epath.Path | None:
     versions = [child for child in children if (child / "dataset_info.json").exists()]
     if versions:
         return max(versions, key=lambda child: [int(part) if part.isdigit() else -1 for part in child.name.split(".")])
-    configs = sorted(child.name for child in children if any((v / "dataset_info.json").exists() for v in child.iterdir()))
+    configs = sorted(
+        child.name for child in children if any((v / "dataset_info.json").exists() for v in child.iterdir())
+    )
     if len(configs) > 1:
-        raise InputError(f"data.corpus='tfds:{name}': expected a configuration, as in 'tfds:{name}/{configs[0]}'; there are {configs}")
+        raise InputError(
+            f"data.corpus='tfds:{name}': expected a configuration, as in 'tfds:{name}/{configs[0]}'; there are {configs}"
+        )
     return find(f"{name}/{configs[0]}") if configs else None
 
 
@@ -65,10 +69,12 @@ def download(name: str) -> epath.Path:
 
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
-        raise InputError(f"data.corpus='tfds:{name}': TFDS has no such dataset; {nearest(name.split('/')[0], known, 'dataset')}")
+        raise InputError(
+            f"data.corpus='tfds:{name}': TFDS has no such dataset; {nearest(name.split('/')[0], known, 'dataset')}"
+        )
     if not reachable():
         raise absent(name)
-    import tensorflow_datasets.text  # noqa: F401  c4, wiki40b and wikipedia register themselves only here
+    import tensorflow_datasets.text  # c4, wiki40b and wikipedia register themselves only here
 
     tfds.builder(name, data_dir=data_dir(), file_format="array_record").download_and_prepare()
     found = find(name)

@@ -9,6 +9,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from experiments import files
@@ -38,16 +39,23 @@ def describe(name: str, text_field: str) -> Origin:
     try:
         if kind == "embedded":
             packages = selection.packages()
-            return Origin(name, options, digest(["1.0.0", packages]), {"packages": packages})
+            return Origin(name, options, digest([selection.VERSION, packages]), {"packages": packages})
         if kind == "local":
             found = [(relative, path.stat()) for relative, path in reading.find(name)]
             listed = [(relative, stat.length, _time(stat.mtime)) for relative, stat in found]
-            return Origin(name, options, digest(["1.0.0", listed]), {"files": [relative for relative, _ in found]})
+            return Origin(
+                name, options, digest([reading.VERSION, listed]), {"files": [relative for relative, _ in found]}
+            )
         folder = named.find(name.removeprefix("tfds:"))
         if folder is None:
             return Origin(name, options, None, {}, named.absent(name.removeprefix("tfds:")))
         info = named.info(folder)
-        return Origin(name, options, digest(info), {"dataset": info["name"], "version": info["version"], "folder": os.fspath(folder)})
+        return Origin(
+            name,
+            options,
+            digest(info),
+            {"dataset": info["name"], "version": info["version"], "folder": os.fspath(folder)},
+        )
     except InputError as problem:
         return Origin(name, options, None, {}, problem)
 
@@ -76,7 +84,9 @@ class Documents:
         with quiet():
             builder = tfds.builder_from_directory(os.fspath(folder))
             if field not in builder.info.features:
-                raise InputError(f"data.text_field={field!r}: {folder} has none; {nearest(field, list(builder.info.features), 'field')}")
+                raise InputError(
+                    f"data.text_field={field!r}: {folder} has none; {nearest(field, list(builder.info.features), 'field')}"
+                )
             split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
             self._source = builder.as_data_source(split=split)
         self._field, self._folder = field, folder
@@ -91,13 +101,17 @@ class Documents:
             yield [row[self._field] for row in rows]
 
 
-def open_documents(origin: Origin, folder: epath.Path, field: str, say: Callable[[str], None]) -> tuple[Documents, dict[str, Any]]:
+def open_documents(
+    origin: Origin, folder: epath.Path, field: str, say: Callable[[str], None]
+) -> tuple[Documents, dict[str, Any]]:
     """The documents of an origin and what there is to tell of them. Local and embedded ones are first written to `folder` by TFDS.
 
     The caller holds the lock of `folder`. What an interrupted writer left there is removed.
     """
     if origin.name.startswith("tfds:"):
-        return Documents(epath.Path(origin.details["folder"]), field), {k: v for k, v in origin.details.items() if k != "folder"}
+        return Documents(epath.Path(origin.details["folder"]), field), {
+            k: v for k, v in origin.details.items() if k != "folder"
+        }
     listing = folder / "listing.json"
     if not listing.exists():
         if folder.exists():
@@ -109,7 +123,9 @@ def open_documents(origin: Origin, folder: epath.Path, field: str, say: Callable
     for name, entry in stored["files"].items():
         check_size(folder / name, entry)
         if sha256(folder / name) != entry["sha256"]:
-            raise InputError(f"{folder / name}: its content is not what was written; delete {folder} and run the same command again")
+            raise InputError(
+                f"{folder / name}: its content is not what was written; delete {folder} and run the same command again"
+            )
     (dataset,) = {(folder / name).parent for name in stored["files"]}
     return Documents(dataset, "text"), {**origin.details, "dropped": stored["dropped"]}
 
@@ -142,5 +158,11 @@ def quiet() -> Iterator[None]:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    level = logging.get_verbosity()
+    if level == logging.INFO:  # the default; --verbosity=1 shows all
+        logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -15,7 +15,10 @@ from etils import epath
 from experiments.cli import InputError, nearest
 from experiments.data import SUFFIXES
 
-PIECE = 65_536  # characters; a longer text file is cut before that, at a blank line if there is one, else at a line's end
+VERSION = 1  # raise when the same files would give other documents
+PIECE = (
+    65_536  # characters; a longer text file is cut before that, at a blank line if there is one, else at a line's end
+)
 
 
 def find(name: str) -> list[tuple[str, epath.Path]]:
@@ -80,7 +83,9 @@ def _checked(value: Any, field: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: data.text_field={field!r} holds half of a surrogate pair, which is no text") from error
+        raise InputError(
+            f"{where}: data.text_field={field!r} holds half of a surrogate pair, which is no text"
+        ) from error
     return value
 
 
@@ -109,7 +114,9 @@ def _parquet(path: epath.Path, field: str) -> Iterator[str]:
         try:
             table = parquet.ParquetFile(file)
             if field not in table.schema_arrow.names:
-                raise InputError(f"{path}: no column data.text_field={field!r}; {nearest(field, table.schema_arrow.names, 'column')}")
+                raise InputError(
+                    f"{path}: no column data.text_field={field!r}; {nearest(field, table.schema_arrow.names, 'column')}"
+                )
             row = 0
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 for value in batch.column(0).to_pylist():

@@ -1,0 +1,60 @@
+"""Where commands write: checked before the work, atomic after it. And how they speak of what was fitted."""
+
+import os
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from etils import epath
+
+from experiments import files
+from experiments.cli import InputError
+
+BINARY = (".png",)
+
+
+def check_writable(path: str, flag: str) -> None:
+    """Raise InputError when a file could not be written at `path`; creates nothing."""
+    if "://" in path:
+        return  # an object store says so when it is written to
+    target = pathlib.Path(path)
+    if not path or target.is_dir():
+        raise InputError(f"{flag}: {path!r} is not the path of a file")
+    folder = target.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{flag}: {path} cannot be written ({folder} is not a folder)")
+    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"{flag}: {path} cannot be written (no permission in {folder})")
+
+
+def write(path: epath.PathLike, content: Any, flag: str) -> None:
+    """Write JSON (a dict), text or bytes atomically; InputError when the path cannot be written."""
+    try:
+        if isinstance(content, dict):
+            files.write_json(path, content)
+        else:
+            files.write_bytes(path, content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise InputError(f"{flag}: {path} cannot be written ({error.strerror or error})") from error
+
+
+def command(module: str) -> str:
+    """The command line that is running, ready to be pasted into a shell."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number as people write it: 1.82, 2.10e+09."""
+    if value is None or value != value:
+        return "-"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
+    return f"{value:.{max(digits - 1, 1)}e}"
+
+
+def span(interval: Any, digits: int = 4) -> str:
+    """`low to high` of an interval, a dash when there is none."""
+    return "-" if interval is None else f"{number(interval.low, digits)} to {number(interval.high, digits)}"

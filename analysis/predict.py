@@ -1,0 +1,185 @@
+"""Predict from a fit.
+
+    python -m analysis.predict fit.json --at="N=1e9,D=2e10"       the loss of a run
+    python -m analysis.predict fit.json --at="C=1e21"             the compute-optimal N and D, and the loss there
+
+The interval is that of the law: where its value lies, by the bootstrap in fit.json. One more run also carries noise;
+`interval_new_run` adds the scatter of the rows around the law.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+from typing import Any
+
+from absl import flags
+from etils import epath
+import numpy as np
+
+from analysis import laws
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+from analysis.output import check_writable, number, span, write
+from analysis.result import SCHEMA, Interval, unpack
+from experiments import cli
+from experiments.cli import InputError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What predict needs of a fit.json."""
+
+    law: Law
+    draws: np.ndarray
+    level: float
+    flops_per_param_token: float
+    scatter: float  # standard deviation of ln loss around the law
+    ranges: Mapping[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A loss with its intervals and, for a compute budget, the optimal allocation with its intervals."""
+
+    at: dict[str, float]
+    loss: float
+    interval: Interval | None
+    new_run: Interval | None
+    optimum: dict[str, float]
+    optimum_intervals: dict[str, Interval | None]
+    extrapolation: float | None  # largest ratio of an input to the largest value in the grid
+
+
+def read(path: str) -> Fitted:
+    """Load a fit.json. Raises InputError when it is missing, damaged or of another schema."""
+    try:
+        data = json.loads(epath.Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"FIT: {path} does not exist; expected the JSON file that analysis.fit wrote") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"FIT: {path} is not a readable JSON file ({str(error).splitlines()[0]})") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"FIT: {path} has schema {schema!r}; expected a fit.json of schema {SCHEMA}")
+    try:
+        law = laws.load(data["law"])
+        fitted = law(*(float(data["coefficients"][name]) for name in law.names()))
+        return Fitted(
+            law=fitted,
+            draws=unpack(data["draws"]),
+            level=float(data["options"]["level"]),
+            flops_per_param_token=float(data["details"].get("flops_per_param_token", FLOPS_PER_PARAM_TOKEN)),
+            scatter=float(data["certificate"]["rms_log_residual"]),
+            ranges=data["ranges"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"FIT: {path} is damaged ({type(error).__name__}: {error}); fit again") from None
+
+
+def parse_at(text: str, law: Law) -> dict[str, float]:
+    """`N=1e9,D=2e10` as numbers; InputError with what the law takes when it cannot use them."""
+    known = sorted({name for names in law.INPUTS for name in names})
+    at: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in known:
+            raise InputError(f"--at: {name!r} is not an input of {law.NAME}; {nearest(name, known, 'input')}")
+        if name in at:
+            raise InputError(f"--at: {name} is given twice")
+        try:
+            at[name] = float(value)
+        except ValueError:
+            raise InputError(f"--at: {name}={value!r} is not a number") from None
+        if not (math.isfinite(at[name]) and at[name] > 0):
+            raise InputError(f"--at: {name}={value} is not a positive finite number")
+    if not any(set(at) == set(names) for names in law.INPUTS):
+        choices = " or ".join(",".join(f"{name}=.." for name in names) for names in law.INPUTS)
+        raise InputError(f"--at: {text!r} is not what {law.NAME} takes; expected {choices}")
+    return at
+
+
+def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
+    """Loss at `at` (N and D, or C, ...) in nats per token with intervals; the optimum too when only C is given."""
+    law, factor = fitted.law, fitted.flops_per_param_token
+    many = type(law).stack(fitted.draws) if len(fitted.draws) else None
+    loss = float(law.loss(at, factor))
+    draws = np.asarray(many.loss(at, factor)) if many is not None else np.empty(0)
+    noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
+    optimum: dict[str, float] = {}
+    intervals: dict[str, Interval | None] = {}
+    if set(at) == {"C"}:
+        N, D = law.optimum(at["C"], factor)
+        optimum = {"N": float(N), "D": float(D), "tokens_per_param": float(D / N)}
+        if many is not None:
+            N, D = many.optimum(at["C"], factor)
+            stacked = {"N": N, "D": D, "tokens_per_param": D / N}
+            intervals = {name: Interval.of(value, fitted.level) for name, value in stacked.items()}
+    reach = [at[name] / fitted.ranges[name][1] for name in at if name in fitted.ranges]
+    return Prediction(
+        at=dict(at),
+        loss=loss,
+        interval=Interval.of(draws, fitted.level),
+        new_run=Interval.of(draws * np.exp(noise), fitted.level),
+        optimum=optimum,
+        optimum_intervals=intervals,
+        extrapolation=max(reach) if reach else None,
+    )
+
+
+def to_json(prediction: Prediction) -> dict[str, Any]:
+    """predict's JSON as DESIGN names it; numbers that are not finite become null."""
+
+    def plain(interval: Interval | None) -> dict[str, float] | None:
+        return None if interval is None else {"level": interval.level, "low": interval.low, "high": interval.high}
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: clean(part) for name, part in value.items()}
+        return value if not isinstance(value, float) or math.isfinite(value) else None
+
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "at": prediction.at,
+        "prediction": prediction.loss,
+        "interval": plain(prediction.interval),
+        "interval_new_run": plain(prediction.new_run),
+        "extrapolation": prediction.extrapolation,
+    }
+    if prediction.optimum:
+        data["optimum"] = prediction.optimum
+        data["optimum_intervals"] = {name: plain(value) for name, value in prediction.optimum_intervals.items()}
+    return clean(data)
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    from rich.console import Console
+
+    values = flags.FLAGS
+    if len(argv) != 1:
+        raise InputError(f"FIT: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one fit.json")
+    if values.json is not None:
+        check_writable(values.json, "--json")
+    fitted = read(argv[0])
+    prediction = predict(fitted, parse_at(values.at, fitted.law))
+    if values.json is not None:
+        write(values.json, to_json(prediction), "--json")
+    console = Console(highlight=False)
+    where = ", ".join(f"{name} = {value:g}" for name, value in prediction.at.items())
+    console.print(f"{where}: loss [bold]{number(prediction.loss, 5)}[/] nats per token")
+    if prediction.interval is not None:
+        console.print(f"{fitted.level:.0%} interval of the law {span(prediction.interval, 5)}")
+        console.print(f"{fitted.level:.0%} interval of one run {span(prediction.new_run, 5)}")
+    for name, value in prediction.optimum.items():
+        interval = prediction.optimum_intervals.get(name)
+        console.print(f"optimal {name} = [bold]{number(value)}[/]" + (f" ({span(interval)})" if interval else ""))
+    if prediction.extrapolation is not None and prediction.extrapolation > 10:
+        console.print(f"[yellow]note[/]: {prediction.extrapolation:.3g} times beyond the largest run of the grid")
+    if values.json is not None:
+        console.print(f"written: {values.json}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
+    flags.DEFINE_string("json", None, "A JSON file to write.")
+    cli.run(main, required=["at"])

@@ -1,0 +1,83 @@
+"""Eight simulated CPU devices, annotation checks, tiny configs of every family, and a tiny corpus."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes in annotations are checked as jax traces; the suffix of a name cannot stay wrong past a function boundary.
+install_import_hook(["models", "experiments.step", "experiments.loss", "experiments.optimizer"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+GRIDS = REPOSITORY.parent / "shared" / "grids"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+# One tiny config a family: `model` options by name. A new family adds its line here.
+TINY = {
+    "dense": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2},
+}
+# Option sets that the family tests cover besides the defaults.
+VARIANTS = {
+    "dense": {
+        "llama": {},
+        "gpt2": {"norm": "layer", "bias": True, "activation": "gelu", "position": "learned", "tied": True},
+        "qwen3": {"qk_norm": True, "tied": True, "head_size": 16},
+        "fan_in": {"init": "fan_in", "kv_heads": 1, "ff": 40},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with a small text of words that follow each other by rules, so that there is something to learn."""
+    folder, draw = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    words = ["".join(draw.choice(list("etaoinshr"), draw.integers(2, 8))) for _ in range(200)]
+    follow = draw.integers(0, 200, (200, 4))
+    for number in range(40):
+        at, out = int(draw.integers(200)), []
+        for _ in range(1_500):
+            at = int(follow[at, draw.integers(4)])
+            out.append(words[at])
+        (folder / f"{number}.txt").write_text(" ".join(out))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where tests keep prepared corpora."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def tiny(corpus: pathlib.Path, data_root: pathlib.Path):  # noqa: ANN201
+    """A maker of tiny configs: tiny(family="dense", **{"opt.lr": 1e-2}) -> locked ConfigDict."""
+    from experiments.configs import default
+
+    def make(family: str = "dense", **options):  # noqa: ANN003, ANN202
+        config = default.get_config(family)
+        values = {f"model.{name}": value for name, value in TINY[family].items()}
+        values |= {"data.corpus": (str(corpus),), "execution.data_root": str(data_root)}
+        values |= {"seq_len": 32, "batch_tokens": 256, "tokens": 256 * 50, "evaluation.tokens": 2_048, "opt.lr": 1e-2}
+        values |= {"execution.tensorboard": False, "execution.mesh.data": 1, "execution.compile_cache": None}
+        for key, value in (values | options).items():
+            section, _, name = key.rpartition(".")
+            with config.ignore_type():
+                (config[section] if section else config)[name] = value
+        return config
+
+    return make
+
+
+def run_command(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` from the repository as a user would, on one simulated device."""
+    env = os.environ | {"XLA_FLAGS": ""} | environment
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout)

@@ -1,0 +1,156 @@
+"""The contract of models/contract.py, on every family and its variants, found by name."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import loss as losses, record, schema, step
+import models
+from models import contract, partition
+from tests.conftest import TINY, VARIANTS
+
+CASES = [(family, name) for family in models.families() for name in VARIANTS.get(family, {"default": {}})]
+VOCAB, LENGTH = 61, 24
+
+
+def make(family: str, variant: str = "", **options):
+    module = models.load(family)
+    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": False} | options
+    cfg = module.Config(**values).resolve(VOCAB, LENGTH)
+    cfg.check(LENGTH)
+    run = schema.Run(family, cfg, seq_len=LENGTH, batch_tokens=4 * LENGTH, tokens=400 * LENGTH)
+    return run, step.init_params(run)
+
+
+def tokens(rows: int = 2, length: int = LENGTH, seed: int = 0):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB, (rows, length)))
+
+
+def test_every_family_has_a_tiny_config():
+    assert set(models.families()) == set(TINY)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_counts_equal_the_arrays(family, variant):
+    run, params = make(family, variant)
+    account = models.load(family).account(run.model, LENGTH)
+    assert sum(account.params.values()) == sum(p.size for p in params.values())
+    assert record.ledger(run)["params_total"] == sum(p.size for p in params.values())
+    assert all(account.active[group] <= count for group, count in account.params.items())
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_flops_agree_with_the_compiler(family, variant):
+    """Within 5% on an unrolled model large enough that element-wise work is small; no loop hides work."""
+    length = 64
+    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": True, "width": 256, "ff": 768}
+    cfg = models.load(family).Config(**values).resolve(512, length)
+    run = schema.Run(family, cfg, seq_len=length, batch_tokens=4 * length)
+    shapes = jax.eval_shape(lambda: step.init_params(run))
+    compiled = jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV).lower(shapes, jnp.zeros((4, length), int)).compile()
+    account = models.load(family).account(cfg, length)
+    ours = (sum(account.matmul.values()) + sum(account.attention.values())) * 4 * length
+    assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_causal(family, variant):
+    """No logit depends on a later token: its gradient with respect to later embeddings is exactly zero."""
+    run, params = make(family, variant)
+    x = tokens()
+    base = step.apply(run, params, x).logits_BLV
+    for position in (1, LENGTH // 2, LENGTH - 1):
+        changed = step.apply(run, params, x.at[:, position].set((x[:, position] + 7) % VOCAB)).logits_BLV
+        np.testing.assert_array_equal(base[:, :position], changed[:, :position])
+        assert not np.allclose(base[:, position:], changed[:, position:])
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_batch_rows_are_independent(family, variant):
+    run, params = make(family, variant)
+    x = tokens(4)
+    order = jnp.array([2, 0, 3, 1])
+    whole = step.apply(run, params, x).logits_BLV
+    np.testing.assert_allclose(step.apply(run, params, x[order]).logits_BLV, whole[order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_loss_at_initialisation_is_near_log_vocab(family, variant):
+    run, params = make(family, variant)
+    x = tokens(8, LENGTH + 1)
+    nats, _ = losses.cross_entropy(step.apply(run, params, x[:, :-1]).logits_BLV, x[:, 1:])
+    assert float(nats.mean()) == pytest.approx(math.log(VOCAB), abs=0.1)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_every_parameter_has_logical_axes_with_rules(family, variant):
+    run, params = make(family, variant)
+    axes = step.param_axes(run)
+    assert axes.keys() == params.keys()
+    for path, names in axes.items():
+        assert len(names) == params[path].ndim, path
+        assert all(name in partition.RULES for name in names), path
+    state = step.state_axes(run)
+    flat = jax.tree.leaves(state, is_leaf=partition.is_axes)
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: step.init_state(run, run)))
+    assert [len(names) for names in flat] == [leaf.ndim for leaf in shapes]
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+@pytest.mark.parametrize("options", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
+def test_memory_and_speed_options_change_no_number(family, variant, options):
+    run, params = make(family, variant)
+    other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
+    x = tokens(2, LENGTH + 1)
+
+    def objective(run, params):
+        return losses.cross_entropy(step.apply(run, params, x[:, :-1]).logits_BLV, x[:, 1:])[0].mean()
+
+    (loss, grads), (other_loss, other_grads) = (
+        jax.value_and_grad(objective, argnums=1)(r, params) for r in (run, other)
+    )
+    np.testing.assert_allclose(loss, other_loss, rtol=1e-6)
+    for path, grad in grads.items():
+        np.testing.assert_allclose(grad, other_grads[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_bfloat16_stays_finite(family):
+    run, _ = make(family, dtype="bfloat16")
+    run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, lr=1e-2))
+    state = step.init_state(run, run)
+    update = jax.jit(lambda s, x: step.train_step(run, run, s, x))
+    first = last = None
+    for i in range(200):
+        state, metrics = update(state, tokens(4, LENGTH + 1, seed=i % 3))
+        first, last = first or float(metrics["loss"]), float(metrics["loss"])
+    assert math.isfinite(last) and last < first
+    assert all(p.dtype == jnp.float32 for p in state.params.values())
+
+
+def test_ledger_of_the_worked_example():
+    """SPECS 0.2: V50304 d768 L12 H12 dh64 Hkv4 m2048 T1024, SwiGLU, untied."""
+    cfg = models.load("dense").Config(width=768, depth=12, heads=12, kv_heads=4, ff=2048).resolve(50_304, 1_024)
+    row = contract.ledger(models.load("dense").account(cfg, 1_024), 1)
+    assert row["params_total"] == 152_783_616
+    assert row["flops_matmul"] == 684_785_664
+    assert row["flops_total"] - row["flops_matmul"] == 113_246_208
+    assert row["flops_causal"] - row["flops_matmul"] == 56_678_400
+    norms = (2 * 12 + 1) * 768
+    assert row["flops_kaplan"] == 452_984_832 + 6 * norms, "Kaplan's N here counts the norms"
+    assert row["params_head"] == 38_633_472
+
+
+def test_gpt2_count_is_the_closed_form():
+    cfg = models.load("dense").Config(**{"width": 64, "depth": 3, "heads": 4} | VARIANTS["dense"]["gpt2"]).resolve(100, 50)
+    total = sum(models.load("dense").account(cfg, 50).params.values())
+    assert total == 100 * 64 + 50 * 64 + 3 * (12 * 64**2 + 13 * 64) + 2 * 64
+
+
+def test_unknown_family_names_the_nearest():
+    with pytest.raises(ValueError, match="'dense'"):
+        models.load("denes")

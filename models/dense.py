@@ -145,9 +145,8 @@ class Model(nnx.Module):
         V, D = cfg.vocab, cfg.width
         self.cfg = dataclasses.replace(cfg, init_std=Config.init_std)
         self.embed = param(rngs, {"vocab": V, "embed": D}, cfg.init_std)
-        self.position = None
-        if cfg.position == "learned":
-            self.position = param(rngs, {"positions": cfg.positions, "embed": D}, cfg.init_std)
+        table = {"positions": cfg.positions, "embed": D}
+        self.position = param(rngs, table, cfg.init_std) if cfg.position == "learned" else None
         self.blocks = layers.stack(lambda rngs: Block(rngs, cfg), rngs, cfg.depth)
         self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, cfg.bias)
         self.head = None if cfg.tied else Linear(rngs, {"embed": D, "vocab": V}, cfg.init_std)

@@ -110,7 +110,7 @@ def test_forward_and_gradients_equal_the_reference(file, cfg, convert, count, un
         total, terms = losses.objective(logits[:, :-1], ids[:, 1:], {}, schema.Loss(z_loss=0.0))
         return total, (logits, terms)
 
-    (loss, (logits, terms)), ours = jax.value_and_grad(objective, has_aux=True)(params)
+    (loss, (logits, terms)), ours = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
     np.testing.assert_allclose(logits, golden["logits"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, golden["ce_loss"], rtol=1e-5)
     np.testing.assert_allclose(terms["z_loss"], golden["z_term_mean_lse_sq"], rtol=1e-5)
@@ -170,7 +170,7 @@ def test_optimizer_is_adamw_with_a_mask():
 
     run = schema.Run("dense", LLAMA.resolve(64, 8), tokens=2048 * 50)
     run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, clip_norm=0.5, weight_decay=0.3))
-    params = step.init_params(run)
+    params = jax.jit(lambda: step.init_params(run))()
     axes = step.param_axes(run)
     decayed = {path for path, on in optimizer.decay_mask(axes).items() if on}
     assert decayed == {path for path in params if path.endswith("kernel") or path == "embed"}

@@ -26,6 +26,7 @@ from experiments.cli import InputError
 
 STATIONARY = {"huber": 1e-6, "least_squares": 1e-6, "lad": 1e-3}  # LAD's slope jumps at each row; its limit is coarser
 AGREE = 1e-6  # relative excess of the objective
+FINALISTS = 6
 
 
 def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResult:
@@ -58,15 +59,15 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     problem = solver.Problem.create(law.slopes(columns.values), columns["loss"], spec.objective.residual == "raw")
     stages = spec.objective.stages()
     deltas = tuple(delta for delta in (1e-2, 1e-3, 1e-4, 1e-5) if delta > 10 * stages[0]) + stages
-    ends = solver.minimise(problem, solver.start_points(problem, weight, spec.starts), weight, deltas)
+    starts = solver.start_points(problem, weight, spec.starts)
+    ends, agreeing = search(problem, starts, weight, deltas)
     values = (weight * spec.objective.value(problem.residuals(ends))).sum(axis=1)
     best = int(np.argmin(values))
     theta, value = drop_vanished(problem, ends[best], weight, spec, deltas)
-    agreeing = float(np.mean(values <= value * (1 + AGREE) + 1e-20 * weight.sum()))
     gradient = stationarity(problem, theta, weight, deltas[-1])
     if not gradient <= STATIONARY[spec.objective.loss]:
         raise FitError(
-            f"{law.NAME}: the best of {len(ends)} starts is not at a stationary point (scaled gradient {gradient:.1e}); "
+            f"{law.NAME}: the best of {len(starts)} starts is not at a stationary point (scaled gradient {gradient:.1e}); "
             "no coefficients are reported"
         )
     counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"), fewest=len(names))
@@ -85,6 +86,25 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     )
 
 
+def search(
+    problem: solver.Problem, starts: np.ndarray, weight: np.ndarray, deltas: tuple[float, ...]
+) -> tuple[np.ndarray, float]:
+    """The best few local minima from all starts, and the share of the starts that lead to the best one.
+
+    All starts are brought to the first of `deltas`; those that end at different minima and lie lowest go on.
+    """
+    ends = solver.minimise(problem, starts, weight, deltas[:1], tolerance=1e-7, max_steps=100)
+    target = np.broadcast_to(problem.target, (len(ends), len(weight)))
+    values = solver.value(problem, ends, np.broadcast_to(weight, target.shape), target, deltas[0])
+    order = np.argsort(values, kind="stable")
+    agree = values <= values[order[0]] * (1 + AGREE) + 1e-20 * weight.sum()
+    chosen = [int(order[0])]
+    for at in map(int, order):
+        if len(chosen) < FINALISTS and values[at] > values[chosen[-1]] * (1 + AGREE):
+            chosen.append(at)
+    return solver.minimise(problem, ends[chosen], weight, deltas), float(agree.mean())
+
+
 def drop_vanished(
     problem: solver.Problem, theta: np.ndarray, weight: np.ndarray, spec: FitSpec, deltas: tuple[float, ...]
 ) -> tuple[np.ndarray, float]:
@@ -99,7 +119,7 @@ def drop_vanished(
     value = objective(theta)
     logs = problem.log_terms(theta[None])[:, 0]
     share = np.exp(logs - logs.max(axis=0)).max(axis=1)
-    for k in np.flatnonzero((share < 1e-5) & (theta[: problem.terms] > problem.bounds()[0][: problem.terms])):
+    for k in np.flatnonzero((share < 0.2) & (theta[: problem.terms] > problem.bounds()[0][: problem.terms])):
         without = theta.copy()
         without[k] = problem.bounds()[0][k]
         without = solver.minimise(problem, without[None], weight, deltas)[0]

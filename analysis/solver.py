@@ -16,6 +16,7 @@ from analysis.objective import slope, smooth
 LOG_VANISHED = 30.0  # a term e^-30 below the loss is zero in float64
 EXPONENT_BOUNDS = (0.0, 4.0)
 MAX_STEPS = 300
+RESOLUTION = 1e-13  # a step that promises less than this share of the objective ends the search
 CHUNK_ELEMENTS = 150_000  # batch x rows that stay in cache
 
 
@@ -31,7 +32,9 @@ class Problem:
     @classmethod
     def create(cls, slopes: np.ndarray, loss: np.ndarray, raw: bool = False) -> "Problem":
         centre = slopes.mean(axis=1)
-        return cls(slopes - centre[:, None], centre, np.log(loss), raw)
+        centred = slopes - centre[:, None]
+        flat = np.abs(centred).max(axis=1, keepdims=True) <= 1e-12 * np.abs(centre[:, None])
+        return cls(np.where(flat, 0.0, centred), centre, np.log(loss), raw)  # one N only is no slope at all
 
     @property
     def terms(self) -> int:
@@ -46,6 +49,8 @@ class Problem:
         exponents = self.slopes.shape[2]
         low = np.r_[np.full(self.terms, self.target.min() - LOG_VANISHED), np.full(exponents, EXPONENT_BOUNDS[0])]
         high = np.r_[np.full(self.terms, self.target.max() + 5.0), np.full(exponents, EXPONENT_BOUNDS[1])]
+        constant = np.flatnonzero(~self.slopes.any(axis=(1, 2)))
+        high[constant[1:]] = low[constant[1:]]  # of terms that are constant over the rows, the first stands for all
         return low, high
 
     def coefficients(self, theta: np.ndarray) -> np.ndarray:
@@ -128,7 +133,7 @@ def step(local: Local, free: np.ndarray, damping: np.ndarray) -> np.ndarray:
     size = np.sqrt(np.einsum("bpp->bp", metric))
     size = np.where(size > 0, size, 1.0)
     spread, vectors = np.linalg.eigh(metric / size[:, :, None] / size[:, None, :])
-    known = spread > 1e-15 * spread[:, -1:]
+    known = spread > 1e-14 * spread[:, -1:]
     inverse = np.where(known, 1.0 / np.sqrt(np.where(known, spread, 1.0)), 0.0)
     basis = vectors * inverse[:, None] / size[:, :, None]
     curved, turn = np.linalg.eigh(basis.transpose(0, 2, 1) @ curvature @ basis)
@@ -196,11 +201,11 @@ def _minimise_chunk(
         better = new < local.value
         theta[active[better]] = there[better]
         damping[active] = np.where(better, damping[active] / 8, np.maximum(damping[active], 1e-4) * 6)
-        gain = local.value - new
-        still = np.abs(gain) <= 1e-15 * local.value
-        settled = (cancellation(local, free) <= tolerance) | (local.value <= 1e-28 * w.sum(axis=1))
-        stuck = damping[active] > 1e9
-        active = active[~((settled & (still | ~better)) | stuck)]
+        promise = np.abs(np.sum(np.where(free, local.gradient, 0.0) * move, axis=1)) <= RESOLUTION * local.value
+        settled = (promise | ~better) & (cancellation(local, free) <= tolerance)
+        exact = local.value <= 1e-29 * w.sum(axis=1)
+        stuck = damping[active] > 1e8
+        active = active[~(settled | exact | stuck)]
         if not len(active):
             break
     return theta

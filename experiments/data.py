@@ -1,8 +1,10 @@
-"""Token batches as a function of (manifest, seed, step). No iterator state: a resumed or rescaled run sees the same tokens.
+"""Token batches as a function of (manifest, seed, step).
 
-`prepare` makes the streams that are read here; this file opens them and says which record is where. A record of L+1 tokens
-starts at every L-th token of a stream, so each token is a target once per epoch; records may cross documents, which
-a separator token keeps apart. Nothing heavy is imported before the first `Batches`.
+No iterator state: a resumed or rescaled run sees the same tokens.
+
+`prepare` makes the streams that are read here; this file opens them and says which record is where. A record of L+1
+tokens starts at every L-th token of a stream, so each token is a target once per epoch; records may cross
+documents, which a separator token keeps apart. Nothing heavy is imported before the first `Batches`.
 """
 
 from collections.abc import Sequence
@@ -25,8 +27,8 @@ class Data:
     """The text of a run and how it becomes tokens."""
 
     corpus: tuple[str, ...] = ("embedded",)
-    """Each: "embedded" (or "embedded:MB" for another size than 32), "tfds:NAME[/CONFIG]", or a .txt, .jsonl or .parquet file, a
-    folder or a glob of them."""
+    """Each: "embedded" (or "embedded:MB" for another size than 32), "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl
+    or .parquet file, a folder or a glob of them."""
     weights: tuple[float, ...] = ()
     """Share of each corpus in the training records (any positive numbers); empty: by size."""
     tokenizer: str = "bytes"
@@ -36,7 +38,7 @@ class Data:
     holdout: float = 0.02
     """Share of the documents (chosen by the hash of their text) that is held out for evaluation."""
     unique_tokens: int | None = None
-    """Train on the first so many tokens only and repeat them: data-constrained runs. A smaller number is a prefix of a larger."""
+    """Train on the first so many tokens only and repeat them (data-constrained runs); less is a prefix of more."""
 
     def check(self) -> None:
         """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
@@ -127,7 +129,7 @@ def _integers(weights: Sequence[float]) -> list[int]:
 
 
 def tokens_available(manifests: Sequence[Manifest], data: Data, seq_len: int) -> int:
-    """How many training tokens a run may take before it has to see one a second time (a mixture: before any corpus repeats)."""
+    """How many tokens a run may train on before it sees one a second time (a mixture: before any corpus repeats)."""
     mixture = _Mixture(manifests, data, seq_len)
     if not data.weights:
         return sum(mixture.rows) * seq_len
@@ -136,7 +138,7 @@ def tokens_available(manifests: Sequence[Manifest], data: Data, seq_len: int) ->
 
 
 def check_enough(manifests: Sequence[Manifest], data: Data, tokens: int, seq_len: int) -> None:
-    """Raise InputError when a run would repeat tokens without having asked for it, or when a mixture has an empty part."""
+    """Raise InputError when a run would repeat tokens without having asked for it, or a part of a mixture is empty."""
     mixture = _Mixture(manifests, data, seq_len)
     for manifest, rows in zip(manifests, mixture.rows, strict=True):
         if rows == 0:
@@ -149,18 +151,19 @@ def check_enough(manifests: Sequence[Manifest], data: Data, tokens: int, seq_len
     there = tokens_available(manifests, data, seq_len)
     if tokens > there:
         raise InputError(
-            f"tokens={tokens}: the corpus ({', '.join(data.corpus)}) has {there} for sequences of {seq_len}; take fewer or add"
-            f" text, or say that it may repeat: data.unique_tokens={there}"
+            f"tokens={tokens}: the corpus ({', '.join(data.corpus)}) has {there} for sequences of {seq_len}; take fewer"
+            f" or add text, or say that it may repeat: data.unique_tokens={there}"
         )
 
 
 class Batches:
     """`batches[step]` is the global batch of that step: tokens [batch, seq_len + 1] in the stored integer type.
 
-    A pure function of (manifests, data, seq_len, batch, seed, step). Records are shuffled globally and anew each epoch by
-    grain's random-access shuffle. Without weights an epoch holds every record of every corpus once. With weights each corpus has
-    its own epochs, and any stretch of records holds its share as nearly as whole records allow. `part` gives only
-    some rows of the batch, for hosts that feed a part of it; `records` any stretch of the run's sequence of records.
+    A pure function of (manifests, data, seq_len, batch, seed, step). Records are shuffled globally and anew each
+    epoch by grain's random-access shuffle. Without weights an epoch holds every record of every corpus once. With
+    weights each corpus has its own epochs, and any stretch of records holds its share as nearly as whole records
+    allow. `part` gives only some rows of the batch, for hosts that feed a part of it; `records` any stretch of the
+    run's sequence of records.
     """
 
     def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int, batch: int, seed: int):
@@ -223,8 +226,9 @@ class Batches:
 def _interleave(start: int, stop: int, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """For positions [start, stop) of a mixture: which part stands there, and the how-many-eth of that part it is.
 
-    Of the first k positions, ceil(k w / total) are the first part's; the others share the rest in the same way. So every
-    prefix holds its shares to within one record per part and division, and no state is needed to know what stands where.
+    Of the first k positions, ceil(k w / total) are the first part's; the others share the rest in the same way. So
+    every prefix holds its shares to within one record per part and division, and no state is needed to know what
+    stands where.
     """
     part, nth = np.full(stop - start, -1), np.zeros(stop - start, np.int64)
     positions = np.array(range(start, stop + 1), dtype=object)  # Python's integers: products may pass 64 bits
@@ -239,7 +243,7 @@ def _interleave(start: int, stop: int, weights: Sequence[int]) -> tuple[np.ndarr
 
 
 def _records(stream: np.ndarray, seq_len: int) -> np.ndarray:
-    """All records of a stream as a view [rows, seq_len + 1]: neighbours share one token, the last target of one is input of the next."""
+    """All records of a stream as a view [rows, seq_len + 1]; the last target of one is the first input of the next."""
     rows, step = max(len(stream) - 1, 0) // seq_len, stream.dtype.itemsize
     return np.lib.stride_tricks.as_strided(
         np.asarray(stream), (rows, seq_len + 1), (seq_len * step, step), writeable=False
@@ -247,11 +251,12 @@ def _records(stream: np.ndarray, seq_len: int) -> np.ndarray:
 
 
 class Holdout:
-    """The evaluation sequences of a run, in one fixed order that depends on nothing but the manifests, weights and length.
+    """The evaluation sequences of a run, in one order that depends on nothing but the manifests, weights and length.
 
-    `holdout[low:high]` gives tokens [n, seq_len + 1] and target_bytes [n, seq_len]: how many bytes of text each target stands
-    for (0 for separators), so that bits per byte is exact for any tokenizer. Any prefix of the order is a fair sample of
-    each corpus and holds the corpora in proportion. `corpus[i]` is the number of the corpus that sequence i comes from.
+    `holdout[low:high]` gives tokens [n, seq_len + 1] and target_bytes [n, seq_len]: how many bytes of text each
+    target stands for (0 for separators), so that bits per byte is exact for any tokenizer. Any prefix of the order
+    is a fair sample of each corpus and holds the corpora in proportion. `corpus[i]` is the number of the corpus
+    that sequence i comes from.
     """
 
     def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int):
@@ -261,8 +266,8 @@ class Holdout:
         for manifest, view in zip(manifests, self._tokens, strict=True):
             if len(view) == 0:
                 raise InputError(
-                    f"data.holdout={data.holdout}: {manifest.source!r} has {manifest.holdout.tokens} held-out tokens, less than"
-                    f" one sequence of {seq_len + 1}; hold out more"
+                    f"data.holdout={data.holdout}: {manifest.source!r} has {manifest.holdout.tokens} held-out tokens,"
+                    f" less than one sequence of {seq_len + 1}; hold out more"
                 )
         self._bytes = [
             _records(m.open("holdout_bytes.npy"), seq_len) if "holdout_bytes.npy" in m.files else None

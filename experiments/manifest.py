@@ -1,12 +1,14 @@
 """What a prepared corpus is: counts, checksums, identity. Reading and checking it; `prepare` writes it.
 
-A prepared corpus is a folder: `train.npy` and `holdout.npy` are flat token streams (a separator token, then a document, and so
-on), `holdout_bytes.npy` says how many bytes of text each held-out token stands for (absent for byte tokens, where it is one a byte),
-`tokenizer.json` or `tokenizer.model` is the tokenizer (absent for bytes), `manifest.json` is written last. Records of any length
-are views of a stream, so one preparation serves every sequence length.
+A prepared corpus is a folder: `train.npy` and `holdout.npy` are flat token streams (a separator token, then a
+document, and so on), `holdout_bytes.npy` says how many bytes of text each held-out token stands for (absent for
+byte tokens, where it is one a byte), `tokenizer.json` or `tokenizer.model` is the tokenizer (absent for bytes),
+`manifest.json` is written last. Records of any length are views of a stream, so one preparation serves every
+sequence length.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -35,7 +37,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A prepared corpus as `manifest.json` describes it. Frozen; `directory` is where it was found, not part of its identity."""
+    """A prepared corpus as `manifest.json` describes it.
+
+    Frozen; `directory` is where it was found, not part of its identity.
+    """
 
     source: str
     tokenizer_kind: str  # "bytes", "bpe", "tokenizers" or "sentencepiece"
@@ -60,7 +65,9 @@ class Manifest:
         return digest(identity)
 
     def open(self, name: str) -> np.ndarray:
-        """A read-only memory map of one of the files, checked by its size. Raises InputError when it is not as it was written.
+        """A read-only memory map of one of the files, checked by its size.
+
+        Raises InputError when it is not as it was written.
 
         A file on an object store is fetched once into a local cache, named by its checksum.
         """
@@ -99,8 +106,9 @@ def check_size(path: epath.Path, entry: Mapping[str, Any]) -> None:
 def verify(manifest: Manifest, thorough: bool = False) -> None:
     """Check the files of a prepared corpus.
 
-    Sizes always; checksums when `thorough`, and for files that were changed after the manifest was written (which is written
-    last), so that an altered file is found at the price of a stat. Raises InputError naming the file and the remedy.
+    Sizes always; checksums when `thorough`, and for files that were changed after the manifest was written (which
+    is written last), so that an altered file is found at the price of a stat. Raises InputError naming the file and
+    the remedy.
     """
     written = _modified(manifest.directory / "manifest.json")
     newer = False
@@ -112,14 +120,15 @@ def verify(manifest: Manifest, thorough: bool = False) -> None:
         if (thorough or changed) and sha256(path) != entry["sha256"]:
             raise InputError(f"{path}: its content is not what was written (checksum differs); {REMEDY}")
     if newer:  # a copied folder: all is well, so the next look need not read the files again
-        try:
+        with contextlib.suppress(OSError):  # in a read-only place the next look does
             os.utime(manifest.directory / "manifest.json")
-        except OSError:
-            pass  # a read-only place: the next look reads them again
 
 
 def load(directory: epath.PathLike) -> Manifest:
-    """Read `manifest.json` and check the files beside it. Raises InputError when it is missing, unreadable or damaged."""
+    """Read `manifest.json` and check the files beside it.
+
+    Raises InputError when it is missing, unreadable or damaged.
+    """
     directory = epath.Path(directory)
     path = directory / "manifest.json"
     if not path.exists():
@@ -130,9 +139,9 @@ def load(directory: epath.PathLike) -> Manifest:
         stored = json.loads(path.read_text())
         if stored["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {stored['schema']}, this version reads {SCHEMA}; {REMEDY}")
-        fields = {f.name: stored[f.name] for f in dataclasses.fields(Manifest) if f.name != "directory"}
-        splits = {name: Split(**fields.pop(name)) for name in ("train", "holdout")}
-        manifest = Manifest(**fields, **splits, directory=directory)
+        fields: dict[str, Any] = {f.name: stored[f.name] for f in dataclasses.fields(Manifest) if f.name != "directory"}
+        fields |= {name: Split(**fields[name]) for name in ("train", "holdout")}
+        manifest = Manifest(**fields, directory=directory)
         intact = manifest.fingerprint == stored["fingerprint"]
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: unreadable ({type(error).__name__}: {error}); {REMEDY}") from error

@@ -2,10 +2,11 @@
 
     python -m experiments.prepare --config=experiments/configs/default.py [--config.data.corpus='("my.txt",)']
 
-Documents are read through TFDS into `ROOT/documents`, a BPE that has to be trained goes to `ROOT/tokenizers`, token streams to
-`ROOT/records`; each in a folder named by what it depends on, so that a changed source or option makes a new one and nothing
-is ever overwritten. Folders are made aside and renamed; a lock keeps two preparations of one thing from doing it twice. Under
-an object store, the work is done in a local cache and the finished folder is copied there, its manifest last.
+Documents are read through TFDS into `ROOT/documents`, a BPE that has to be trained goes to `ROOT/tokenizers`, token
+streams to `ROOT/records`; each in a folder named by what it depends on, so that a changed source or option makes a
+new one and nothing is ever overwritten. Folders are made aside and renamed; a lock keeps two preparations of one
+thing from doing it twice. Under an object store, the work is done in a local cache and the finished folder is
+copied there, its manifest last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,7 @@ def prepare(data: Data, root: epath.PathLike, progress: bool = True) -> tuple[Ma
 
 
 def look(data: Data, root: epath.PathLike) -> tuple[epath.Path, list[Origin], list[epath.Path | None]]:
-    """The root as a path; the corpora as they are now; the folder of each one's records, None where they are still to be made."""
+    """The root as a path, the corpora as they are now, the folder of each one's records or None where there is none."""
     data.check()
     root = epath.Path(root).expanduser()
     if root.exists() and not root.is_dir():
@@ -106,7 +107,10 @@ def _remote(path: epath.Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: epath.Path, say: Say) -> Iterator[None]:
-    """Hold a lock between processes of a machine (or of a file system that knows locks). It ends with the process, whatever ends that."""
+    """Hold a lock between processes of a machine (or of a file system that knows locks).
+
+    It ends with the process, whatever ends that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
@@ -124,7 +128,10 @@ def _cache() -> epath.Path:
 def _make(
     origin: Origin, origins: Sequence[Origin], data: Data, work: epath.Path, final: epath.Path, say: Say, progress: bool
 ) -> None:
-    """Write the records of one corpus aside and rename them. The caller holds the lock, so what lies aside is nobody's."""
+    """Write the records of one corpus aside and rename them.
+
+    The caller holds the lock, so what lies aside is nobody's.
+    """
     for left in [*final.parent.glob(f".{final.name}.*.tmp"), *([final] if final.exists() else [])]:
         left.rmtree()
     codec = _tokenizer(data, origins, work, say)
@@ -199,7 +206,7 @@ def _training_texts(origin: Origin, data: Data, work: epath.Path, limit: int, sa
 
 
 def publish(source: epath.Path, target: epath.Path) -> None:
-    """Copy a finished folder to where a rename is not atomic: the manifest last, so that a folder without one is not finished."""
+    """Copy a finished folder to where a rename is not atomic: the manifest last; without one, nothing is finished."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir(), key=lambda p: p.name == "manifest.json"):
         with path.open("rb") as read, (target / path.name).open("wb") as written:

@@ -1,8 +1,8 @@
 """Text to token ids and back: bytes, a `tokenizers` JSON, SentencePiece, and training a byte-level BPE.
 
-Whatever the tokenizer, a separator token stands in front of every document, and every token knows how many bytes of the text
-it stands for, so that losses can be given per byte. Ids are below `vocab_size`, which counts the separator and is not padded. The
-libraries are imported when they are needed.
+Whatever the tokenizer, a separator token stands in front of every document, and every token knows how many bytes of
+the text it stands for, so that losses can be given per byte. Ids are below `vocab_size`, which counts the separator
+and is not padded. The libraries are imported when they are needed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ class Tokenizer(Protocol):
     def suffix(self) -> str: ...
 
     def encode(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each text: ids [tokens], and how many bytes of its UTF-8 form each stands for [tokens]; these sum to its length."""
+        """For each text: ids [tokens], and how many of its UTF-8 bytes each stands for [tokens], all bytes in all."""
         ...
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -118,7 +118,7 @@ class Json:
         out = []
         for text, encoded in zip(texts, self._core.encode_batch(list(texts), add_special_tokens=False), strict=True):
             ends = np.array([end for _, end in encoded.offsets], np.int64)
-            out.append((np.array(encoded.ids, np.int64), _lengths_from_offsets(text, ends)))
+            out.append((np.array(encoded.ids, np.int64), _lengths(len(text.encode()), _byte_ends(text, ends))))
         return out
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -141,19 +141,23 @@ def _byte_level_lengths(ids: dict[str, int]) -> np.ndarray:
     return lengths
 
 
-def _lengths_from_offsets(text: str, ends: np.ndarray) -> np.ndarray:
-    """Bytes per token from the character at which each ends: a byte belongs to the first token that reaches past it.
+def _byte_ends(text: str, ends: np.ndarray) -> np.ndarray:
+    """Character positions as byte positions in the UTF-8 form."""
+    raw = np.frombuffer(text.encode(), np.uint8)
+    starts = np.flatnonzero((raw & 0xC0) != 0x80)  # the first byte of every character
+    return np.append(starts, len(raw))[ends]
 
-    What the tokenizer dropped (spaces, accents) thus counts for the token after it, at the end of a text for the last token, so
-    that the sum is the text's length.
+
+def _lengths(size: int, ends: np.ndarray) -> np.ndarray:
+    """Bytes per token from where each ends in a text of `size` bytes; a byte is the first token's that reaches past it.
+
+    What the tokenizer dropped (spaces, accents) thus counts for the token after it, at the end of a text for the last
+    one, so that the sum is the text's length.
     """
     if len(ends) == 0:
         return np.zeros(0, np.int64)
-    raw = np.frombuffer(text.encode(), np.uint8)
-    starts = np.flatnonzero((raw & 0xC0) != 0x80)  # the first byte of every character
-    after = np.append(starts, len(raw))
-    reached = np.maximum.accumulate(after[ends])
-    reached[-1] = len(raw)
+    reached = np.maximum.accumulate(ends)
+    reached[-1] = size
     return np.diff(reached, prepend=0)
 
 
@@ -177,11 +181,10 @@ class SentencePiece:
 
     def encode(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         out = []
-        for text in texts:
-            pieces = self._core.encode(text, out_type="immutable_proto").pieces
-            ids = np.array([piece.id for piece in pieces], np.int64)
-            ends = np.array([piece.end for piece in pieces], np.int64)
-            out.append((ids, _lengths_from_offsets(text, ends)))
+        many = self._core.encode(list(texts), return_type="offset_mapping", return_bytes=True)
+        for text, found in zip(texts, many, strict=True):
+            ends = np.array([end for _, end in found["offsets"]], np.int64)  # in bytes
+            out.append((np.array(found["ids"], np.int64), _lengths(len(text.encode()), ends)))
         return out
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -232,9 +235,10 @@ def vocab_size(data: Data) -> int:
 
 
 def train_bpe(texts: Iterable[str], size: int, name: str = "") -> Json:
-    """A byte-level BPE of exactly `size` ids, the separator (id 0) and the 256 bytes among them; every text round-trips.
+    """A byte-level BPE of exactly `size` ids, the separator (0) and the 256 bytes among them; every text round-trips.
 
-    The same texts in the same order give the same tokenizer. Raises InputError when the texts are too few for so many merges.
+    The same texts in the same order give the same tokenizer. Raises InputError when the texts are too few for so
+    many merges.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -251,6 +255,7 @@ def train_bpe(texts: Iterable[str], size: int, name: str = "") -> Json:
     core.train_from_iterator(texts, trainer)
     if core.get_vocab_size() != size:
         raise InputError(
-            f"data.tokenizer={name or f'bpe:{size}'!r}: the corpus yields only {core.get_vocab_size()} tokens; ask for fewer"
+            f"data.tokenizer={name or f'bpe:{size}'!r}: the corpus yields only {core.get_vocab_size()} tokens;"
+            " ask for fewer"
         )
     return Json(core.to_str().encode(), name or f"bpe:{size}", kind="bpe")

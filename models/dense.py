@@ -49,7 +49,7 @@ class Config:
     rope_theta: float = 1e4
     positions: int | None = None  # rows of the learned position table: as many as seq_len
     init: str = "gpt2"  # gpt2: std, residual outputs std / sqrt(2 depth); fan_in: the same times (width x std^2)^-1/2
-    init_std: float = option(0.02, runtime=True)
+    init_std: float | Array = option(0.02, runtime=True)  # an array while it is traced
     dtype: str = "float32"  # of activations; parameters, norms, softmax and loss are float32
     unroll: bool | None = option(None, numerics=False)  # layers unrolled or scanned; None: as the backend likes
     remat: str = option("none", numerics=False)
@@ -144,8 +144,8 @@ class Model(nnx.Module):
     def __init__(self, cfg: Config, rngs: nnx.Rngs):
         V, D = cfg.vocab, cfg.width
         self.cfg = dataclasses.replace(cfg, init_std=Config.init_std)
-        self.embed = param(rngs, {"vocab": V, "embed": D}, cfg.init_std)
-        table = {"positions": cfg.positions, "embed": D}
+        self.embed = param(rngs, {"rows": V, "columns": D}, cfg.init_std)
+        table = {"rows": cfg.positions, "columns": D}
         self.position = param(rngs, table, cfg.init_std) if cfg.position == "learned" else None
         self.blocks = layers.stack(lambda rngs: Block(rngs, cfg), rngs, cfg.depth)
         self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, cfg.bias)

@@ -23,11 +23,12 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "layers": None,
     "vocab": ("tensor",),
     "embed": ("fsdp",),
+    "rows": None,  # of a look-up table: XLA (0.10) aborts on a gather from split rows beside a manual trial axis
+    "columns": ("fsdp", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "ff": ("tensor",),
     "head_size": None,
-    "positions": None,
     "norm": None,
     "batch": ("data", "fsdp"),
     "position": None,
@@ -84,7 +85,10 @@ def _spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, manual: bool) ->
         names = tuple(n for n in RULES[axis] or () if mesh.shape[n] > 1 and not (manual and n == "trial"))
         split = math.prod(mesh.shape[n] for n in names)
         if size % split:
-            raise InputError(f"axis {axis!r} of size {size} cannot be split over mesh {'x'.join(names)}={split}")
+            raise InputError(
+                f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(names)}={split}; "
+                f"expected a multiple, such as {split * -(-size // split)} (model.{axis})"
+            )
         entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
 

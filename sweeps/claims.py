@@ -122,8 +122,9 @@ class Claims:
         """The claim on a run, dead or alive. One that cannot be read counts as none."""
         try:
             value = json.loads(self._path(fingerprint).read_text())
-            processes = {name: Process(**value.pop(name)) for name in ("launcher", "worker")}
-            return Claim(**{k: v for k, v in value.items() if k != "schema"}, **processes)
+            launcher, worker = Process(**value.pop("launcher")), Process(**value.pop("worker"))
+            del value["schema"]
+            return Claim(**value, launcher=launcher, worker=worker)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -2,9 +2,9 @@
 
     python -m sweeps.collect --workdir=runs/quickstart --out=grid.parquet      (or grid.csv)
 
-One row per run of the study, whether it has a record or not: `status` and `reason` say why a number is missing. Columns:
-fingerprint, name, status, reason, the points' tags, then every column of the records. Where two points are one
-run, a tag has the value of the first of them, and a column `<tag>_all` lists those of all, joined by |.
+One row per run of the study, whether it has a record or not: `status` and `reason` say why a number is missing.
+Columns: fingerprint, name, status, reason, the points' tags, then every column of the records. Where two points are
+one run, a tag has the value of the first of them, and a column `<tag>_all` lists those of all, joined by |.
 
 A record that cannot be read costs no other row: its run is `lost`, with the reason; the table is written, the exit code
 is 1 (0 with --allow_damaged), and the next launch trains that run again.
@@ -25,10 +25,6 @@ from experiments.cli import EXIT_FAILURE, InputError
 from sweeps.store import State, Store
 
 SUFFIXES = (".parquet", ".csv")
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study")
-_OUT = flags.DEFINE_string("out", None, "the table to write: a name that ends in .parquet or .csv")
-_ALLOW_DAMAGED = flags.DEFINE_bool("allow_damaged", False, "succeed although some record cannot be read")
 
 
 def merge_tags(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -70,12 +66,14 @@ def grid(store: Store) -> tuple[pd.DataFrame, list[str]]:
         known = {"fingerprint": fingerprint, "name": first[fingerprint]["name"]}
         known |= {"status": state.status, "reason": state.reason}
         rows.append(known | tags[fingerprint] | row(first[fingerprint], state))
-    names = list(dict.fromkeys([*list(rows[0])[:4], *(n for own in tags.values() for n in own), *(n for r in rows for n in r)]))
+    names = list(
+        dict.fromkeys([*list(rows[0])[:4], *(n for own in tags.values() for n in own), *(n for r in rows for n in r)])
+    )
     frame = pd.DataFrame(rows, columns=names)
-    for name in names:  # a column that only some records have a value for is a number where it can be, not an object
-        if frame[name].dtype == object and all(v is None or isinstance(v, int | float) for v in frame[name]):
-            if not any(isinstance(v, bool) for v in frame[name]):
-                frame[name] = pd.to_numeric(frame[name])
+    for name in names:  # a column that only some records have a value for is of numbers where it can be, not of objects
+        kinds = {type(value) for value in frame[name] if value is not None}
+        if frame[name].dtype == object and kinds <= {int, float}:
+            frame[name] = pd.to_numeric(frame[name])
     return frame, damaged
 
 
@@ -91,13 +89,13 @@ def write(frame: pd.DataFrame, path: epath.PathLike) -> None:
 
 def main(_: list[str]) -> int:
     """The command line."""
-    if not _OUT.value.endswith(SUFFIXES):
-        raise InputError(f"--out={_OUT.value} has an unknown ending; expected {' or '.join(SUFFIXES)}")
-    store = Store(_WORKDIR.value)
+    if not flags.FLAGS.out.endswith(SUFFIXES):
+        raise InputError(f"--out={flags.FLAGS.out} has an unknown ending; expected {' or '.join(SUFFIXES)}")
+    store = Store(flags.FLAGS.workdir)
     frame, damaged = grid(store)
-    write(frame, _OUT.value)
+    write(frame, flags.FLAGS.out)
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
-    print(f"{_OUT.value}: {len(frame)} rows ({counts}), {len(frame.columns)} columns")
+    print(f"{flags.FLAGS.out}: {len(frame)} rows ({counts}), {len(frame.columns)} columns")
     known = set(frame["fingerprint"])
     runs = store.root / "runs"
     others = [p.parent.name for p in runs.glob("*/record.json") if p.parent.name not in known] if runs.exists() else []
@@ -105,8 +103,11 @@ def main(_: list[str]) -> int:
         print(f"note: {len(others)} records of runs that are not in the study of {store.root}/study.json are left out")
     for line in damaged:
         print(f"warning: {line}", file=sys.stderr)
-    return EXIT_FAILURE if damaged and not _ALLOW_DAMAGED.value else 0
+    return EXIT_FAILURE if damaged and not flags.FLAGS.allow_damaged else 0
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the study")
+    flags.DEFINE_string("out", None, "the table to write: a name that ends in .parquet or .csv")
+    flags.DEFINE_bool("allow_damaged", False, "succeed although some record cannot be read")
     cli.run(main, required=("workdir", "out"))

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sweeps.executors import Event
 from sweeps.graph import Population
+from sweeps.store import Node
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -81,12 +82,12 @@ class Display:
             self.recorded += 1
         self._refresh()
 
-    def end(self, key: Any, done: bool) -> None:
-        """A worker is over; what it did counts only if its runs have records (a retry begins from its checkpoints)."""
+    def end(self, key: Any, missing: Sequence[Node]) -> None:
+        """A worker is over. Runs without a record do not count: another worker will begin from their checkpoints."""
         task, population = self._rows.pop(key)
         self._current.pop(key)
-        if done:
-            self._finished += population.steps * population.flops_per_step
+        steps = population.steps - sum(node.run.steps for node in missing)
+        self._finished += steps * population.flops_per_step
         self._bars.remove_task(task)
         self._refresh()
 

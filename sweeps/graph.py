@@ -6,6 +6,7 @@ split costs another process start and lets another worker help. Nothing here tou
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import functools
 import hashlib
 import heapq
 import os
@@ -36,17 +37,17 @@ class Population:
         """An id that follows from the runs."""
         return hashlib.sha256(" ".join(sorted(n.fingerprint for n in self.nodes)).encode()).hexdigest()[:12]
 
-    @property
+    @functools.cached_property
     def seconds(self) -> float:
         """Estimate of what it takes on one core."""
         return START_SECONDS + sum(map(estimate, self.nodes))
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Optimizer steps of all runs."""
         return sum(node.run.steps for node in self.nodes)
 
-    @property
+    @functools.cached_property
     def flops_per_step(self) -> float:
         """Training FLOPs of one step of one run."""
         run = self.nodes[0].run
@@ -86,7 +87,9 @@ def levels(nodes: Sequence[Node], known: Callable[[str], bool]) -> dict[str, int
     return out
 
 
-def populations(nodes: Sequence[Node], slots: int, known: Callable[[str], bool], memory: int | None = None) -> list[Population]:
+def populations(
+    nodes: Sequence[Node], slots: int, known: Callable[[str], bool], memory: int | None = None
+) -> list[Population]:
     """Populations for `slots` workers at a time: parents first, then the longest first.
 
     Splits a signature where that makes the whole study end earlier, and where the states of its runs would not fit.

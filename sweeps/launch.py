@@ -2,10 +2,10 @@
 
     python -m sweeps.launch --study=sweeps/studies/quickstart.py --workdir=runs/quickstart
 
-Every point is frozen and checked before the first is launched; missing corpora are prepared; runs that have a record are left
-alone; the others train as populations. The same command again does only what is missing, whatever has happened to
-the one before. Exit code 0 when every run has a record and none failed (a diverged run is a result), 1 when some
-failed, 2 for bad input, 75 when it was stopped and the same command goes on.
+Every point is frozen and checked before the first is launched; missing corpora are prepared; runs that have a record
+are left alone; the others train as populations. The same command again does only what is missing, whatever has
+happened to the one before. Exit code 0 when every run has a record and none failed (a diverged run is a result),
+1 when some failed, 2 for bad input, 75 when it was stopped and the same command goes on.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,11 @@ from absl import flags
 
 from experiments import cli
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
-from sweeps import executors, graph, study as studies
+from sweeps import executors, graph
+from sweeps import study as studies
 from sweeps.display import Display, clock
 from sweeps.scheduler import Scheduler
 from sweeps.store import Node, Store, distinct, identify
-
-_STUDY = flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs (local or gs://)")
-_EXECUTOR = flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.EXECUTORS)}")
-_DATA_ROOT = flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
-_RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Outcome:
 def launch(
     study: studies.Study, store: Store, executor: executors.Executor, retry_failed: bool = False, progress: bool = True
 ) -> Outcome:
-    """Train the runs of a study that have no record. Raises InputError before anything starts for what cannot be right."""
+    """Train the runs of a study that have no record. Raises InputError, before anything starts, for bad input."""
     nodes = identify(study, studies.manifests(study, progress))
     runs = distinct(nodes)
     graph.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
@@ -70,15 +65,15 @@ def _opening(name: str, runs: Sequence[Node], missing: Sequence[Node], parts: in
 def main(_: list[str]) -> int:
     """The command line."""
     start = time.monotonic()
-    study = studies.load(_STUDY.value, _DATA_ROOT.value)
-    executor = executors.load(_EXECUTOR.value)
-    if os.path.isfile(_WORKDIR.value):
-        raise InputError(f"--workdir={_WORKDIR.value} is a file; expected a folder")
+    study = studies.load(flags.FLAGS.study, flags.FLAGS.data_root)
+    executor = executors.load(flags.FLAGS.executor)
+    if os.path.isfile(flags.FLAGS.workdir):
+        raise InputError(f"--workdir={flags.FLAGS.workdir} is a file; expected a folder")
     for note in study.notes:
         print(f"note: {note}")
-    store = Store(_WORKDIR.value)
+    store = Store(flags.FLAGS.workdir)
     store.root.mkdir(parents=True, exist_ok=True)
-    outcome = launch(study, store, executor, _RETRY_FAILED.value)
+    outcome = launch(study, store, executor, flags.FLAGS.retry_failed)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
     if outcome.stopped:
         print(f"{study.name}: stopped ({summary}); the same command goes on")
@@ -89,10 +84,15 @@ def main(_: list[str]) -> int:
     else:
         print(f"{study.name}: nothing to do, every run has its record ({summary})")
     if failed:
-        print(f"python -m sweeps.status --workdir={_WORKDIR.value} says why {failed} failed; --retry_failed tries again")
+        print(f"python -m sweeps.status --workdir={store.root} says why {failed} failed; --retry_failed tries again")
         return EXIT_FAILURE
     return 0
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
+    flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs (local or gs://)")
+    flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.EXECUTORS)}")
+    flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
+    flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed")
     cli.run(main, required=("study", "workdir"))

@@ -53,7 +53,8 @@ class Scheduler:
     """Trains populations until every run has a record.
 
     A population that crashes is tried once more with the runs that have no record yet; if it crashes again, its halves
-    are tried apart, so that one bad run does not take its neighbours with it. A run that crashes alone is recorded as failed.
+    are tried apart, so that one bad run does not take its neighbours with it. A run that crashes alone is recorded as
+    failed.
     """
 
     def __init__(
@@ -176,12 +177,12 @@ class Scheduler:
         self.jobs.remove(job)
         self.executor.release(job.worker)
         task, nodes = job.task, job.task.population.nodes
-        missing = tuple(node for node in nodes if not self.store.finished(node.fingerprint))
-        self.display.end(job.key, done=not missing)
+        missing = [node for node in nodes if not self.store.finished(node.fingerprint)]
+        self.display.end(job.key, missing)
         self.store.claims.release([node.fingerprint for node in nodes])
         if not missing or self.stops:
             return
-        population = dataclasses.replace(task.population, nodes=missing)
+        population = dataclasses.replace(task.population, nodes=tuple(missing))
         if (code == EXIT_AGAIN or job.robbed) and task.again < AGAIN_LIMIT:
             self.waiting.insert(0, Task(population, task.crashes, task.again + 1))
             return

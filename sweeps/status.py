@@ -20,19 +20,21 @@ SCHEMA = 1
 ORDER = ("complete", "running", "waiting", "diverged", "failed", "lost")
 STYLES = {"complete": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "lost": "red"}
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study")
-_JSON = flags.DEFINE_string("json", None, "write the states to this file as well")
-
 
 def collect(store: Store) -> tuple[dict[str, Any], dict[str, State]]:
-    """The states of a study's runs: as the JSON has them, and by fingerprint. Raises InputError without a study.json."""
+    """The states of a study's runs: as the JSON has them, and by fingerprint. Raises InputError without a study."""
     study = store.read_study()
     names: dict[str, str] = {}
     for point in study["points"]:
         names.setdefault(point["fingerprint"], point["name"])
     states = {fingerprint: store.state(fingerprint) for fingerprint in names}
     runs = [
-        {"fingerprint": fingerprint, "name": name, "status": states[fingerprint].status, "reason": states[fingerprint].reason}
+        {
+            "fingerprint": fingerprint,
+            "name": name,
+            "status": states[fingerprint].status,
+            "reason": states[fingerprint].reason,
+        }
         for fingerprint, name in names.items()
     ]
     found = [run["status"] for run in runs]
@@ -59,15 +61,17 @@ def table(value: Mapping[str, Any], states: Mapping[str, State]) -> Table:
 
 def main(_: list[str]) -> int:
     """The command line."""
-    value, states = collect(Store(_WORKDIR.value))
+    value, states = collect(Store(flags.FLAGS.workdir))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160  # a log has no width; do not fold what could be searched for
     console.print(table(value, states))
-    if _JSON.value:
-        files.write_json(_JSON.value, value)
+    if flags.FLAGS.json:
+        files.write_json(flags.FLAGS.json, value)
     return 0
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the study")
+    flags.DEFINE_string("json", None, "write the states to this file as well")
     cli.run(main, required=("workdir",))

@@ -1,7 +1,7 @@
 """The workdir of a study: what was asked for, content-addressed runs with their records, and their states.
 
     study.json                      points of the study that was launched here last
-    runs/<fingerprint>/             run.json, metrics.jsonl, checkpoints/, record.json (experiments/train.py), claim.json
+    runs/<fingerprint>/             claim.json; run.json, metrics.jsonl, checkpoints/, record.json (see experiments)
     populations/<id>.json, .log     what a worker was given, and what it said
 
 A run's state is read from these files each time; nothing is kept in memory, so that any number of launchers, status
@@ -106,9 +106,12 @@ class Store:
             value = json.loads(path.read_text())
             version, points = value["schema"], value["points"]
             for point in points:
-                point["name"], point["fingerprint"], point["tags"], point["run"]
+                if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
+                    raise KeyError(*missing)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it") from error
+            raise InputError(
+                f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it"
+            ) from error
         if not isinstance(version, int) or version > SCHEMA:
             raise InputError(f"{path} has schema {version}; this program knows up to {SCHEMA}: update it")
         return value

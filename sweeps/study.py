@@ -17,7 +17,9 @@ from experiments.cli import InputError
 from experiments.schema import Execution, Run
 from sweeps.axes import Grid, Point, nest
 
-RESERVED = ("fingerprint", "name", "status", "reason")
+# Columns of the grid besides a run's options and counts: a tag of such a name would hide one.
+RESERVED = ("fingerprint", "name", "status", "reason", "loss_nats", "loss_nats_sem", "bits_per_byte", "eval_tokens")
+RESERVED += ("steps_done", "wall_seconds", "packing", "packing_trials", "packing_mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,9 @@ def load(spec: str, data_root: str | None = None) -> Study:
         warnings.simplefilter("always")
         grid, doc = _call(path, arg)
     if not isinstance(grid, tuple | list) or not all(isinstance(point, Point) for point in grid):
-        raise InputError(f"--study={path}: get_study returned {type(grid).__name__}; expected a Grid (see sweeps/axes.py)")
+        raise InputError(
+            f"--study={path}: get_study returned {type(grid).__name__}; expected a Grid (see sweeps/axes.py)"
+        )
     if not grid:
         raise InputError(f"--study={path}: the grid is empty; expected at least one point")
     notes = {str(w.message): None for w in caught if issubclass(w.category, UserWarning)}
@@ -114,7 +118,7 @@ def _check_tags(point: Point, run: Run, where: str) -> None:
 
 
 def _names(grid: Sequence[Point]) -> list[str]:
-    """A label per point: its group and the keys in which it differs from others; one that is not unique gets a number."""
+    """A label per point: its group and the keys in which it differs from others; numbered where that is not unique."""
     values: dict[str, set[str]] = {}
     for point in grid:
         for key, value in point.values.items():

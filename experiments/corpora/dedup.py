@@ -1,8 +1,8 @@
 """Near-duplicate documents, found by a sample of their shingles. Pure functions of the text; numpy does the work.
 
-A shingle is a window of 32 characters (bytes, case and white space removed). Of all shingles those are kept whose hash falls in a
-fixed 32nd of the range (FracMinHash: Irber et al. 2022), so that the overlap of two samples estimates the overlap of the
-texts, contained texts included.
+A shingle is a window of 32 characters (bytes, case and white space removed). Of all shingles those are kept whose
+hash falls in a fixed 32nd of the range (FracMinHash: Irber et al. 2022), so that the overlap of two samples
+estimates the overlap of the texts, contained texts included.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ THRESHOLD = 0.5  # share of a document's shingles that another has too, from whi
 
 
 def sketch(text: bytes) -> np.ndarray:
-    """The sampled shingle hashes of a text: sorted uint64, without repetition; empty for texts under `WIDTH` characters."""
+    """The sampled shingle hashes of a text, sorted uint64, each once; none for texts under `WIDTH` characters."""
     raw = np.frombuffer(text.lower(), np.uint8)
     h = raw[raw > 32].astype(np.uint64)
     base, width = 0x9E3779B97F4A7C15, 1
@@ -28,7 +28,10 @@ def sketch(text: bytes) -> np.ndarray:
 
 
 class Seen:
-    """Documents taken so far. A document is new when neither most of it is in what was taken, nor most of one of these is in it."""
+    """Documents taken so far.
+
+    A document is new when neither most of it is in what was taken, nor most of one of these is in it.
+    """
 
     def __init__(self) -> None:
         self._owner: dict[int, int] = {}  # shingle -> the document that had it first

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from etils import epath
 import tensorflow_datasets as tfds
 
+from experiments.cli import InputError
 from experiments.corpora import reading
 
 
@@ -29,6 +30,10 @@ class LocalText(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        index = -1
         for number, path in enumerate(self._files):
-            for index, text in enumerate(reading.documents(path, self._field)):
+            for text in reading.documents(path, self._field):
+                index += 1
                 yield f"{number}:{index}", {"text": text}
+        if index < 0:
+            raise InputError(f"data.corpus: no text in {', '.join(map(str, self._files[:5]))}")

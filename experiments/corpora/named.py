@@ -1,4 +1,4 @@
-"""TFDS datasets by name: where they are on disk, and a fast refusal with a hint when they are not and there is no network."""
+"""TFDS datasets by name: where they are on disk, and a fast refusal with a hint when they are not to be had."""
 
 import json
 import os
@@ -39,7 +39,8 @@ def find(name: str) -> epath.Path | None:
     )
     if len(configs) > 1:
         raise InputError(
-            f"data.corpus='tfds:{name}': expected a configuration, as in 'tfds:{name}/{configs[0]}'; there are {configs}"
+            f"data.corpus='tfds:{name}': expected a configuration, as in 'tfds:{name}/{configs[0]}';"
+            f" there are {', '.join(configs)}"
         )
     return find(f"{name}/{configs[0]}") if configs else None
 
@@ -49,8 +50,8 @@ def info(folder: epath.Path) -> dict[str, Any]:
     value = json.loads((folder / "dataset_info.json").read_text())
     if value.get("fileFormat") != "array_record":
         raise InputError(
-            f"{folder}: stored as {value.get('fileFormat', 'tfrecord')}, which only TensorFlow reads; build it again with"
-            " `tfds build --file_format=array_record`"
+            f"{folder}: stored as {value.get('fileFormat', 'tfrecord')}, which only TensorFlow reads; build it again"
+            " with `tfds build --file_format=array_record`"
         )
     return value
 
@@ -58,14 +59,19 @@ def info(folder: epath.Path) -> dict[str, Any]:
 def absent(name: str) -> InputError:
     """What to say when a dataset is not on disk."""
     return InputError(
-        f"data.corpus='tfds:{name}': not in {os.fspath(data_dir())!r} and there is no network to fetch it; set TFDS_DATA_DIR to"
-        f" where it is, or run `tfds build {name} --file_format=array_record` on a machine with a network and copy the result"
+        f"data.corpus='tfds:{name}': not in {os.fspath(data_dir())!r} and there is no network to fetch it; set"
+        f" TFDS_DATA_DIR to where it is, or run `tfds build {name} --file_format=array_record` on a machine with a"
+        " network and copy the result"
     )
 
 
 def download(name: str) -> epath.Path:
-    """Fetch and prepare a dataset by TFDS. Raises InputError for an unknown name and, within seconds, without a network."""
+    """Fetch and prepare a dataset by TFDS.
+
+    Raises InputError for an unknown name and, within seconds, without a network.
+    """
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # c4, wiki40b and wikipedia register themselves only here
 
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
@@ -74,8 +80,6 @@ def download(name: str) -> epath.Path:
         )
     if not reachable():
         raise absent(name)
-    import tensorflow_datasets.text  # c4, wiki40b and wikipedia register themselves only here
-
     tfds.builder(name, data_dir=data_dir(), file_format="array_record").download_and_prepare()
     found = find(name)
     if found is None:

@@ -20,7 +20,10 @@ from experiments.manifest import check_size, digest, sha256
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A corpus before it is prepared. `inputs` hashes what its documents depend on; None: not here, and `problem` says why."""
+    """A corpus before it is prepared.
+
+    `inputs` hashes what its documents depend on; None: not here, and `problem` says why.
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -30,7 +33,7 @@ class Origin:
 
 
 def describe(name: str, text_field: str) -> Origin:
-    """Look at a source without reading its texts: versions of packages; names, sizes and times of files. Imports no TFDS."""
+    """Look at a source without reading its texts: versions of packages; names, sizes and times of files. No TFDS."""
     kind = "embedded" if name.startswith("embedded") else "tfds" if name.startswith("tfds:") else "local"
     if kind == "embedded":
         options: dict[str, Any] = {"kind": kind, "megabytes": int(name.partition(":")[2] or selection.MEGABYTES)}
@@ -41,27 +44,25 @@ def describe(name: str, text_field: str) -> Origin:
             packages = selection.packages()
             return Origin(name, options, digest([selection.VERSION, packages]), {"packages": packages})
         if kind == "local":
-            found = [(relative, path.stat()) for relative, path in reading.find(name)]
-            listed = [(relative, stat.length, _time(stat.mtime)) for relative, stat in found]
-            return Origin(
-                name, options, digest([reading.VERSION, listed]), {"files": [relative for relative, _ in found]}
-            )
+            listed = [(relative, *_state(path)) for relative, path in reading.find(name)]
+            return Origin(name, options, digest([reading.VERSION, listed]), {"files": [entry[0] for entry in listed]})
         folder = named.find(name.removeprefix("tfds:"))
         if folder is None:
             return Origin(name, options, None, {}, named.absent(name.removeprefix("tfds:")))
         info = named.info(folder)
-        return Origin(
-            name,
-            options,
-            digest(info),
-            {"dataset": info["name"], "version": info["version"], "folder": os.fspath(folder)},
-        )
+        details = {"dataset": info["name"], "version": info["version"], "folder": os.fspath(folder)}
+        return Origin(name, options, digest(info), details)
     except InputError as problem:
         return Origin(name, options, None, {}, problem)
 
 
-def _time(stamp: Any) -> int:
-    return int(stamp * 1_000_000) if isinstance(stamp, float) else int(stamp)
+def _state(path: epath.Path) -> tuple[int, int]:
+    """Size and time of a file, the time as exactly as its place knows it."""
+    if "://" in os.fspath(path):
+        stat = path.stat()
+        return stat.length, int(stat.mtime)
+    local = os.stat(path)
+    return local.st_size, local.st_mtime_ns
 
 
 def obtain(origin: Origin, text_field: str) -> Origin:
@@ -76,17 +77,19 @@ def obtain(origin: Origin, text_field: str) -> Origin:
 
 
 class Documents:
-    """The documents of a prepared TFDS dataset, in its stored order, which is shuffled. Raises InputError when they cannot be read."""
+    """The documents of a prepared TFDS dataset, in its stored order, which is shuffled.
+
+    Raises InputError when they cannot be read.
+    """
 
     def __init__(self, folder: epath.Path, field: str):
         import tensorflow_datasets as tfds
 
         with quiet():
-            builder = tfds.builder_from_directory(os.fspath(folder))
+            builder: Any = tfds.builder_from_directory(os.fspath(folder))
             if field not in builder.info.features:
-                raise InputError(
-                    f"data.text_field={field!r}: {folder} has none; {nearest(field, list(builder.info.features), 'field')}"
-                )
+                hint = nearest(field, list(builder.info.features), "field")
+                raise InputError(f"data.text_field={field!r}: {folder} has none; {hint}")
             split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
             self._source = builder.as_data_source(split=split)
         self._field, self._folder = field, folder
@@ -104,7 +107,9 @@ class Documents:
 def open_documents(
     origin: Origin, folder: epath.Path, field: str, say: Callable[[str], None]
 ) -> tuple[Documents, dict[str, Any]]:
-    """The documents of an origin and what there is to tell of them. Local and embedded ones are first written to `folder` by TFDS.
+    """The documents of an origin and what there is to tell of them.
+
+    Local and embedded ones are first written to `folder` by TFDS.
 
     The caller holds the lock of `folder`. What an interrupted writer left there is removed.
     """

@@ -1,4 +1,4 @@
-"""Documents of local files: a .txt file is a document (a long one several), a line of .jsonl and a row of .parquet each one.
+"""Documents of local files: a .txt file is one (a long one several), so is each line of .jsonl and row of .parquet.
 
 Whatever cannot be read raises InputError with the file and the line or row.
 """
@@ -22,7 +22,10 @@ PIECE = (
 
 
 def find(name: str) -> list[tuple[str, epath.Path]]:
-    """The files that an entry of data.corpus names, with their names relative to what is common, sorted. Raises InputError."""
+    """The files that an entry of data.corpus names, with their names relative to what is common, sorted.
+
+    Raises InputError.
+    """
     path = epath.Path(name).expanduser()
     if re.search(r"[*?\[]", name):
         at = next(i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part))

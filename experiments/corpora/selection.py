@@ -1,8 +1,8 @@
 """Which files are the embedded corpus: source text of the installed packages that requirements.txt pins.
 
-Files come in the order of their checksums (as pip recorded them), so that neither the order, nor which files are taken when there
-are more than the corpus should hold, nor which are held out depends on the machine. Other versions of the packages are another
-corpus, and the manifest lists them.
+Files come in the order of their checksums (as pip recorded them), so that neither the order, nor which files are
+taken when there are more than the corpus should hold, nor which are held out depends on the machine. Other versions
+of the packages are another corpus, and the manifest lists them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ def sources(names: Iterable[str]) -> list[Source]:
 
 
 def without_licence(text: bytes) -> bytes:
-    """The text without comments at its top that speak of a licence: one header would otherwise open hundreds of documents."""
+    """The text without comments at its top that speak of a licence; else one header would open hundreds of texts."""
     lead = _LEAD.match(text)
     return text[lead.end() :] if lead and _LICENCE.search(lead[0]) else text
 

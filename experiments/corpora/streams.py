@@ -1,4 +1,7 @@
-"""Documents -> token streams and their manifest, in one pass for the split and one for the tokens. Memory stays small."""
+"""Documents -> token streams and their manifest, in one pass for the split and one for the tokens.
+
+Memory stays small.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -23,10 +26,11 @@ Advance = Callable[[int], None]
 
 
 def held_out(documents: Documents, share: float, name: str, advance: Advance) -> np.ndarray:
-    """Which documents are held out: those whose hash, a number in [0, 1), is below the share; equal texts thus go together.
+    """Which documents are held out: those whose hash, as a number in [0, 1), is below the share.
 
-    At least the one with the smallest hash, so that a small corpus has something to evaluate on. Raises InputError when
-    nothing would be left for one side. The hash is one of its own: corpora may have been chosen by another hash of the text.
+    Equal texts thus go together. At least the one with the smallest hash, so that a small corpus has something to
+    evaluate on. Raises InputError when nothing would be left for one side. The hash is one of its own: corpora may have
+    been chosen by another hash of the text.
     """
     hashes = []
     for block in documents.blocks():

@@ -64,7 +64,7 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
             agreeing_starts=1.0,
             gradient=0.0,
             not_identified={"E": f"{len(hull)} hull points: power law without a floor"} if len(hull) < 4 else {},
-            rms_log_residual=float(np.sqrt(np.mean(residual**2))),
+            rms_log_residual=float(np.std(log_loss[hull] - np.log(fitted.predict(columns["C"][hull])))),
             warnings=tuple(warnings),
         ),
         draws=draws,

@@ -43,7 +43,7 @@ def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResul
         raise TypeError(f"{law.__name__} is neither a SumLaw nor has an estimate of its own")
     factor, note = flops_factor(result.columns)
     columns = dataclasses.replace(result.columns, notes=(*result.columns.notes, *filter(None, [note])))
-    return dataclasses.replace(result, columns=columns, details={**result.details, "flops_per_param_token": factor})
+    return dataclasses.replace(result, columns=columns, flops_per_param_token=factor)
 
 
 def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
@@ -57,8 +57,7 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
         )
     weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
     problem = solver.Problem.create(law.slopes(columns.values), columns["loss"], spec.objective.residual == "raw")
-    stages = spec.objective.stages()
-    deltas = tuple(delta for delta in (1e-2, 1e-3, 1e-4, 1e-5) if delta > 10 * stages[0]) + stages
+    deltas = spec.objective.stages(float(np.median(columns["loss"])))
     starts = solver.start_points(problem, weight, spec.starts)
     ends, agreeing = search(problem, starts, weight, deltas)
     values = (weight * spec.objective.value(problem.residuals(ends))).sum(axis=1)
@@ -226,7 +225,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(soft_wrap=True)
     values = flags.FLAGS
     if values.laws:
         list_laws(console)
@@ -247,6 +246,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     options.define()
+    flags.adopt_module_key_flags(options)
     flags.DEFINE_string("law", "chinchilla", "The law to fit; --laws lists them.")
     flags.DEFINE_string("interpolation", "quadratic", "Curve through an IsoFLOP budget: quadratic, cubic, akima.")
     flags.DEFINE_string("out", None, "The JSON file to write.")

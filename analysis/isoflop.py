@@ -70,7 +70,7 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
         columns=columns,
         objective=float(objective[0]),
         residual=residual,
-        certificate=_certify(fitted, budgets, used, residual, draws, spec, freedom),
+        certificate=_certify(fitted, budgets, used, noise, draws, spec, freedom),
         draws=draws,
         details={"budgets": [_describe(budget) for budget in budgets], "noise_sd": noise, "interpolation": spec.interpolation},
     )
@@ -266,7 +266,7 @@ def _certify(
     law: IsoFlop,
     budgets: list[Budget],
     used: list[Budget],
-    residual: np.ndarray,
+    noise: float,
     draws: np.ndarray,
     spec: FitSpec,
     freedom: int,
@@ -293,6 +293,6 @@ def _certify(
         agreeing_starts=1.0,
         gradient=0.0,
         not_identified=lost,
-        rms_log_residual=float(np.sqrt(np.mean(residual**2))),
+        rms_log_residual=noise,
         warnings=tuple(found),
     )

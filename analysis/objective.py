@@ -12,7 +12,8 @@ from experiments.cli import InputError, nearest
 
 LOSSES = ("huber", "least_squares", "lad")
 RESIDUALS = ("log", "raw")
-LAD_STAGES = tuple(10.0**-power for power in range(3, 11))  # |r| as the limit of Huber losses
+LAD_STAGES = tuple(10.0**-power for power in range(3, 10))  # |r| as the limit of Huber losses
+WIDE_STAGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # on the way to a small delta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise InputError(f"--loss: {self.loss!r} is not a loss; {nearest(self.loss, LOSSES, 'loss')}")
+            raise InputError(f"--loss: {self.loss!r} is not a loss; {nearest(self.loss, LOSSES, 'choice')}")
         if self.residual not in RESIDUALS:
-            raise InputError(f"--residual: {self.residual!r} is not log or raw; {nearest(self.residual, RESIDUALS)}")
+            raise InputError(f"--residual: {self.residual!r} is not log or raw; {nearest(self.residual, RESIDUALS, 'choice')}")
         if not (np.isfinite(self.huber_delta) and self.huber_delta > 0):
             raise InputError(f"--huber_delta: {self.huber_delta} is not a positive number")
 
@@ -39,11 +40,17 @@ class Objective:
             return 0.5 * r**2
         return smooth(r, self.huber_delta)
 
-    def stages(self) -> tuple[float, ...]:
-        """Huber deltas to minimise one after the other; the last is the objective itself, or its limit."""
+    def stages(self, loss: float = 1.0) -> tuple[float, ...]:
+        """Huber deltas to minimise one after the other; the last is the objective itself, or LAD's limit.
+
+        `loss` is a typical observed loss, the scale of raw residuals.
+        """
+        scale = loss if self.residual == "raw" else 1.0
         if self.loss == "lad":
-            return LAD_STAGES
-        return (self.huber_delta,) if self.loss == "huber" else (np.inf,)
+            return tuple(scale * delta for delta in LAD_STAGES)
+        if self.loss == "least_squares":
+            return (np.inf,)
+        return (*(scale * delta for delta in WIDE_STAGES if scale * delta > 10 * self.huber_delta), self.huber_delta)
 
 
 def smooth(r: np.ndarray, delta: float) -> np.ndarray:

@@ -18,7 +18,7 @@ from etils import epath
 import numpy as np
 
 from analysis import laws
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+from analysis.laws.base import Law
 from analysis.output import check_writable, number, span, write
 from analysis.result import SCHEMA, Interval, unpack
 from experiments import cli
@@ -68,7 +68,7 @@ def read(path: str) -> Fitted:
             law=fitted,
             draws=unpack(data["draws"]),
             level=float(data["options"]["level"]),
-            flops_per_param_token=float(data["details"].get("flops_per_param_token", FLOPS_PER_PARAM_TOKEN)),
+            flops_per_param_token=float(data["flops_per_param_token"]),
             scatter=float(data["certificate"]["rms_log_residual"]),
             ranges=data["ranges"],
         )

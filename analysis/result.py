@@ -37,7 +37,7 @@ class FitSpec:
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
-            hint = nearest(self.interpolation, INTERPOLATIONS)
+            hint = nearest(self.interpolation, INTERPOLATIONS, "choice")
             raise InputError(f"--interpolation: {self.interpolation!r} is not an interpolation; {hint}")
         if not 0 < self.level < 1:
             raise InputError(f"--level: {self.level} is not between 0 and 1")
@@ -104,6 +104,7 @@ class FitResult:
     residual: np.ndarray
     certificate: Certificate
     draws: np.ndarray
+    flops_per_param_token: float = 6.0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def stacked(self) -> Any:
@@ -122,13 +123,17 @@ class FitResult:
         return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def ranges(columns: Columns) -> dict[str, list[float]]:
-    """Smallest and largest value of every numeric role that was used."""
-    return {
+def ranges(columns: Columns, flops_per_param_token: float) -> dict[str, list[float]]:
+    """Smallest and largest value of every numeric role that was used; C from N and D where no column gives it."""
+    found = {
         role: [float(value.min()), float(value.max())]
         for role, value in columns.values.items()
         if value.dtype.kind == "f" and role != "weight"
     }
+    if "C" not in found and "N" in columns and "D" in columns:
+        compute = flops_per_param_token * columns["N"] * columns["D"]
+        found["C"] = [float(compute.min()), float(compute.max())]
+    return found
 
 
 def pack(draws: np.ndarray) -> dict[str, Any]:
@@ -172,7 +177,8 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         },
         "columns": result.columns.sources,
         "notes": list(result.columns.notes),
-        "ranges": ranges(result.columns),
+        "ranges": ranges(result.columns, result.flops_per_param_token),
+        "flops_per_param_token": result.flops_per_param_token,
         "details": result.details,
         "draws": pack(result.draws),
         "data_sha256": data_sha256,

@@ -10,14 +10,16 @@ import dataclasses
 import functools
 import hashlib
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import numpy as np
-import pandas as pd
 
 from analysis import expression
 from experiments.cli import InputError, nearest
+
+if TYPE_CHECKING:  # imported where it is used: --help stays instant
+    import pandas as pd
 
 # What a role means, and the columns that are tried for it, in this order.
 ROLES = {
@@ -29,6 +31,7 @@ ROLES = {
     "weight": ("weight of the row in the objective", ()),
     "run": ("what makes rows one run; runs are resampled, not rows", ()),
 }
+FORMULAS = {"D": "C/(6*N)", "C": "6*N*D"}  # for a needed role that no column gives (Kaplan et al. 2020)
 STATUSES = {"complete", "diverged", "failed", "running", "waiting", "lost"}
 POSITIVE = {"N", "D", "C", "loss", "weight"}
 
@@ -46,11 +49,11 @@ class Grid:
     """A table as it was read, with the hash of its bytes."""
 
     path: str
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     sha256: str
     repeated: frozenset[str] = frozenset()  # header names that occur more than once
 
-    def column(self, name: str, what: str) -> pd.Series:
+    def column(self, name: str, what: str) -> "pd.Series":
         """The column of that name; InputError with the nearest name when there is none, or more than one."""
         if name in self.repeated:
             raise InputError(f"{what}: column {name!r} occurs more than once in {self.path}; expected unique names")
@@ -61,6 +64,8 @@ class Grid:
 
     def numbers(self, name: str, what: str) -> np.ndarray:
         """The column as float64; what is not a number becomes NaN (and the row is dropped by `select`)."""
+        import pandas as pd
+
         return pd.to_numeric(self.column(name, what), errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
@@ -110,7 +115,7 @@ def load(path: epath.PathLike) -> Grid:
     return Grid(str(path), frame.reset_index(drop=True), hashlib.sha256(data).hexdigest(), repeated)
 
 
-def _read_parquet(path: epath.PathLike, data: bytes) -> tuple[pd.DataFrame, list[str]]:
+def _read_parquet(path: epath.PathLike, data: bytes) -> "tuple[pd.DataFrame, list[str]]":
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -123,7 +128,9 @@ def _read_parquet(path: epath.PathLike, data: bytes) -> tuple[pd.DataFrame, list
         raise InputError(f"GRID: {path} is not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _read_csv(path: epath.PathLike, data: bytes) -> tuple[pd.DataFrame, list[str]]:
+def _read_csv(path: epath.PathLike, data: bytes) -> "tuple[pd.DataFrame, list[str]]":
+    import pandas as pd
+
     try:
         text = data.decode("utf-8-sig")
         if "\0" in text:
@@ -183,6 +190,15 @@ class _Resolver:
         self.busy.pop()
         return np.broadcast_to(value, len(self.grid.frame)).copy()
 
+    def derive(self, role: str) -> np.ndarray | None:
+        """A role from the other two of C = 6 N D; None when one of them is missing too."""
+        others = expression.names(expression.parse(FORMULAS[role], role))
+        parts = {name: self.role(name) for name in others}
+        if any(part is None for part in parts.values()):
+            return None
+        self.sources[role] = FORMULAS[role]
+        return expression.compute(FORMULAS[role], lambda name: np.asarray(parts[name]), f"--columns {role}")
+
     def name(self, role: str, name: str) -> np.ndarray:
         """A name in the formula of `role`: another role, else a column."""
         if name != role and (name in self.given or (name in ROLES and name not in self.grid.frame.columns)):
@@ -210,8 +226,12 @@ def select(
     given = parse_roles(columns)
     resolver = _Resolver(grid, given)
     values: dict[str, np.ndarray] = {}
+    notes: list[str] = []
     for role in dict.fromkeys([*needed, *optional, *given]):
         found = resolver.role(role)
+        if found is None and role in needed and role in FORMULAS:
+            found = resolver.derive(role)
+            notes.extend([f"{role} = {FORMULAS[role]}: no column gives it"] if found is not None else [])
         if found is not None:
             values[role] = found
         elif role in needed:
@@ -220,7 +240,6 @@ def select(
                 f"{', '.join(map(str, grid.frame.columns[:40]))}; name it with --columns={role}=COLUMN"
             )
     reasons: list[str | None] = [None] * len(grid.frame)
-    notes: list[str] = []
     _drop_by_record(grid, where, reasons, notes)
     if where:
         held = expression.select(where, functools.partial(_named, grid, values))
@@ -267,6 +286,8 @@ def _drop_by_record(grid: Grid, where: str | None, reasons: list[str | None], no
 
 
 def _drop_unusable(grid: Grid, source: str, role: str, value: np.ndarray, reasons: list[str | None]) -> None:
+    import pandas as pd
+
     label = role if role == source else f"{role} ({source})"
     if role in ("group", "run"):
         _mark(reasons, np.asarray(pd.isna(value)), f"{label} is empty")

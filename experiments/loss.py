@@ -15,7 +15,9 @@ def cross_entropy(
     """Nats of each target token, and logsumexp of its logits; in float32."""
     logits_BLV = logits_BLV.astype(jnp.float32)
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    picked_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    # A masked sum, not a gather: it fuses, its gradient is no scatter, and it may be split over the vocabulary.
+    hit_BLV = targets_BL[..., None] == jnp.arange(logits_BLV.shape[-1])
+    picked_BL = jnp.sum(jnp.where(hit_BLV, logits_BLV, 0.0), axis=-1)
     return log_z_BL - picked_BL, log_z_BL
 
 

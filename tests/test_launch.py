@@ -253,7 +253,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
     [
         ("launch", ["--study=nowhere.py", "--workdir={w}"], "nowhere.py"),
         ("launch", ["--study={s}", "--workdir={w}", "--executor=lokal"], "did you mean 'local'"),
-        ("launch", ["--study={s}:x", "--workdir={w}"], "tiny.py, line 5: ValueError"),
+        ("launch", ["--study={s}:x", "--workdir={w}"], "tiny.py, line 7: ValueError"),
         ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.003: tokens = 25600000000"),
         ("launch", ["--study={s}", "--workdir={s}"], "is a file; expected a folder"),
         ("launch", ["--study={s}"], "--workdir is missing"),

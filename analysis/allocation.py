@@ -28,7 +28,9 @@ def _line(x: np.ndarray, y: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, n
     return slope, mean_y - slope * mean_x, ((dy - slope[:, None] * dx) ** 2).sum(axis=1)
 
 
-def _floor_and_power(log_c: np.ndarray, loss: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _floor_and_power(
+    log_c: np.ndarray, loss: np.ndarray, have: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares of relative residuals of L* = E + K C^-gamma, E >= 0; with fewer than 4 points E = 0.
 
     The exponent is found on a grid with the linear coefficients solved for, then between grid points by a parabola.
@@ -61,4 +63,8 @@ def _floor_and_power(log_c: np.ndarray, loss: np.ndarray, have: np.ndarray) -> t
     plain = (have.sum(axis=1) < 4) | (E <= 0)
     gamma = np.where(plain, -slope, gamma)
     with np.errstate(over="ignore", under="ignore"):
-        return np.where(plain, 0.0, E), np.exp(np.where(plain, intercept, np.log(np.maximum(K, 1e-300)) + gamma * middle)), gamma
+        return (
+            np.where(plain, 0.0, E),
+            np.exp(np.where(plain, intercept, np.log(np.maximum(K, 1e-300)) + gamma * middle)),
+            gamma,
+        )

@@ -3,9 +3,7 @@
 import numpy as np
 
 
-def row_counts(
-    rows: int, replicates: int, seed: int, run: np.ndarray | None = None, fewest: int = 1
-) -> np.ndarray:
+def row_counts(rows: int, replicates: int, seed: int, run: np.ndarray | None = None, fewest: int = 1) -> np.ndarray:
     """How often each row is drawn in each replicate: [replicates, rows], by drawing rows (or whole runs) with replacement.
 
     The stream is numpy's RandomState(seed).randint, which is that of np.random.seed(seed); np.random.choice(rows).

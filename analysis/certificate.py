@@ -15,6 +15,7 @@ from analysis.table import Columns
 WIDEST_EXPONENT = 4.0
 WIDEST_CONSTANT = 2.5
 RANK_TOLERANCE = 1e-6
+FEW_ROWS = 5  # per coefficient; below, bootstrap intervals are known to cover too little
 
 
 def weak_directions(problem: Problem, theta: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
@@ -48,7 +49,9 @@ def not_identified(
 ) -> dict[str, str]:
     """Coefficient -> why the grid does not determine it."""
     names = [*law.prefactors(), *law.exponents()]
-    reasons = {name: "the rows do not separate it from other coefficients" for name, w in zip(names, weak, strict=True) if w}
+    reasons = {
+        name: "the rows do not separate it from other coefficients" for name, w in zip(names, weak, strict=True) if w
+    }
     for term, gone in zip(law.TERMS, vanished, strict=True):
         if gone:
             reasons |= {name: f"the term {term.prefactor} is zero at the optimum" for _, _, name in term.powers}
@@ -66,7 +69,9 @@ def not_identified(
         if not term.powers and interval is not None and term.prefactor not in reasons:
             scale = float(getattr(law, term.prefactor))
             if scale > 0 and interval.high > WIDEST_CONSTANT * max(interval.low, 0.0) and interval.se > 1e-6 * scale:
-                reasons[term.prefactor] = f"its {interval.level:.0%} interval is {interval.low:.3g} to {interval.high:.3g}"
+                reasons[term.prefactor] = (
+                    f"its {interval.level:.0%} interval is {interval.low:.3g} to {interval.high:.3g}"
+                )
     return {name: reasons[name] for name in law.names() if name in reasons}
 
 
@@ -74,7 +79,7 @@ def warnings(columns: Columns, coefficients: int, agreeing: float, log_residual:
     """What a reader should know before using the numbers."""
     found = []
     rows = len(columns)
-    if rows < 3 * coefficients:
+    if rows < FEW_ROWS * coefficients:
         found.append(f"{rows} rows for {coefficients} coefficients: bootstrap intervals are too narrow on so few")
     if agreeing < 0.05:
         found.append(f"only {agreeing:.1%} of the starts ended at the best optimum")

@@ -52,7 +52,11 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
     draws = allocation.regress(log_c[ever], copies)[0] if len(on_hull) else np.empty((0, len(law.names())))
     fitted = law(*map(float, coefficients[0]))
     residual = log_n[hull] - (np.log(fitted.k_N) + fitted.a * log_c[hull])
-    warnings = ["runs of fixed length are used as points; whole loss curves give a denser hull"] if "run" not in columns else []
+    warnings = (
+        ["runs of fixed length are used as points; whole loss curves give a denser hull"]
+        if "run" not in columns
+        else []
+    )
     return FitResult(
         law=fitted,
         spec=spec,

@@ -231,7 +231,9 @@ def main(argv: list[str]) -> None:
         list_laws(console)
         return
     if len(argv) != 1:
-        raise InputError(f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file")
+        raise InputError(
+            f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file"
+        )
     if values.out is None:
         raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
     spec, law = options.spec(values.interpolation), load_law(values.law)

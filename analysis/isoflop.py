@@ -49,13 +49,13 @@ class Budget:
 def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResult:
     """Fit approach 2. Raises InputError when fewer than two budgets have a minimum inside their sizes."""
     columns, groups = split_budgets(columns, FEWEST_SIZES[spec.interpolation])
-    slope = compute_slope(columns, groups, spec.interpolation)
-    budgets = [find_minimum(make_budget(columns, rows, slope), spec.interpolation) for rows in groups]
+    slopes = compute_slopes(columns, groups)
+    budgets = [find_minimum(make_budget(columns, rows, slopes), spec.interpolation) for rows in groups]
     used = [budget for budget in budgets if not budget.reason]
     if len(used) < 2:
-        why = "; ".join(f"{budget.flops:.3g} FLOPs: {budget.reason}" for budget in budgets if budget.reason)
+        why = "".join(f"; {budget.flops:.3g} FLOPs: {budget.reason}" for budget in budgets if budget.reason)
         raise InputError(
-            f"GRID: {len(used)} of {len(budgets)} budgets have a minimum inside their sizes, isoflop needs 2 ({why})"
+            f"GRID: {len(used)} of {len(budgets)} budgets have a minimum inside their sizes, isoflop needs 2{why}"
         )
     log_c = np.log([budget.flops for budget in used])
     minima = np.array([[budget.minimum, budget.tokens(budget.minimum), budget.loss] for budget in used])
@@ -72,7 +72,11 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
         residual=residual,
         certificate=_certify(fitted, budgets, used, noise, draws, spec, freedom),
         draws=draws,
-        details={"budgets": [_describe(budget) for budget in budgets], "noise_sd": noise, "interpolation": spec.interpolation},
+        details={
+            "budgets": [_describe(budget) for budget in budgets],
+            "noise_sd": noise,
+            "interpolation": spec.interpolation,
+        },
     )
 
 
@@ -107,7 +111,9 @@ def cluster(log_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     density = np.exp(-0.5 * ((grid[:, None] - ordered) / BANDWIDTH) ** 2).sum(axis=1)
     valley = np.flatnonzero((density[1:-1] <= density[:-2]) & (density[1:-1] < density[2:])) + 1
     label = np.searchsorted(grid[valley], log_c)
-    middle = np.array([np.median(log_c[label == one]) if (label == one).any() else np.nan for one in range(len(valley) + 1)])
+    middle = np.array(
+        [np.median(log_c[label == one]) if (label == one).any() else np.nan for one in range(len(valley) + 1)]
+    )
     return label, np.abs(log_c - middle[label]) <= WIDEST
 
 
@@ -120,28 +126,23 @@ def _sizes(log_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(new), label
 
 
-def compute_slope(columns: Columns, groups: list[np.ndarray], interpolation: str) -> float:
-    """d ln loss / d ln C at fixed size, between -0.5 and 0, to carry the runs of a budget to one and the same C.
+def compute_slopes(columns: Columns, groups: list[np.ndarray]) -> np.ndarray:
+    """d ln loss / d ln C at fixed size [rows], between -0.5 and 0, to carry the runs of a budget to one and the same C.
 
-    Budgets of real grids jitter by a few per cent. The slope is common to all budgets: least squares of what each
-    budget's polynomial leaves of ln loss on what it leaves of ln C. 0 when C does not jitter or nothing is left over.
+    Budgets of real grids jitter by a few per cent. The slopes are those of a quadratic surface of ln loss in ln N and
+    ln C through all rows: good to a fifth or so, of a correction that is small.
     """
-    away, left = [], []
-    for rows in groups:
-        log_n = np.log(columns["N"][rows])
-        sizes = len(_sizes(log_n)[0])
-        degree = 2 if interpolation == "quadratic" or sizes <= 4 else 3
-        design = np.vander(log_n - log_n.mean(), degree + 1)
-        both = np.log(np.stack([columns["C"][rows], columns["loss"][rows]], axis=1))
-        both -= design @ np.linalg.lstsq(design, both, rcond=None)[0]
-        away.append(both[:, 0])
-        left.append(both[:, 1])
-    jitter, loss = np.concatenate(away), np.concatenate(left)
-    return float(np.clip(jitter @ loss / (jitter @ jitter), -0.5, 0.0)) if np.abs(jitter).max() > 1e-6 else 0.0
+    log_n, log_c = np.log(columns["N"]), np.log(columns["C"])
+    if max(np.ptp(log_c[rows]) for rows in groups) < 1e-6:
+        return np.zeros(len(columns))
+    n, c = log_n - log_n.mean(), log_c - log_c.mean()
+    design = np.stack([np.ones_like(n), n, c, n * n, n * c, c * c], axis=1)
+    surface = np.linalg.lstsq(design, np.log(columns["loss"]), rcond=None)[0]
+    return np.clip(surface[2] + surface[4] * n + 2 * surface[5] * c, -0.5, 0.0)
 
 
-def make_budget(columns: Columns, rows: np.ndarray, slope: float = 0.0) -> Budget:
-    """Average the runs of one size (seeds), in logs, carried to the budget's mean C along `slope`."""
+def make_budget(columns: Columns, rows: np.ndarray, slopes: np.ndarray) -> Budget:
+    """Average the runs of one size (seeds), in logs, carried to the budget's mean C along `slopes` [all rows]."""
     _, label = _sizes(np.log(columns["N"][rows]))
     repeats = np.bincount(label)
 
@@ -153,7 +154,7 @@ def make_budget(columns: Columns, rows: np.ndarray, slope: float = 0.0) -> Budge
     middle = float(np.mean(np.log(columns["C"][rows])))
     log_d = mean(np.log(columns["D"][rows])) if "D" in columns else log_c - np.log(6.0) - log_n
     log_d += middle - log_c  # at fixed size, tokens are proportional to compute
-    log_loss = np.log(columns["loss"][rows]) + slope * (middle - np.log(columns["C"][rows]))
+    log_loss = np.log(columns["loss"][rows]) + slopes[rows] * (middle - np.log(columns["C"][rows]))
     return Budget(math.exp(middle), log_n, mean(log_loss), log_d, repeats, rows, log_loss)
 
 
@@ -163,7 +164,9 @@ def find_minimum(budget: Budget, interpolation: str) -> Budget:
     if np.isnan(where[0]):
         lowest = budget.log_n[np.argmin(budget.log_loss)]
         side = "smallest" if lowest == budget.log_n[0] else "largest" if lowest == budget.log_n[-1] else None
-        reason = f"its minimum is on the edge: the {side} size is best" if side else f"no {interpolation} minimum inside"
+        reason = (
+            f"its minimum is on the edge: the {side} size is best" if side else f"no {interpolation} minimum inside"
+        )
         return dataclasses.replace(budget, reason=reason)
     return dataclasses.replace(budget, minimum=float(where[0]), loss=float(loss[0]))
 

@@ -28,7 +28,9 @@ class Objective:
         if self.loss not in LOSSES:
             raise InputError(f"--loss: {self.loss!r} is not a loss; {nearest(self.loss, LOSSES, 'choice')}")
         if self.residual not in RESIDUALS:
-            raise InputError(f"--residual: {self.residual!r} is not log or raw; {nearest(self.residual, RESIDUALS, 'choice')}")
+            raise InputError(
+                f"--residual: {self.residual!r} is not log or raw; {nearest(self.residual, RESIDUALS, 'choice')}"
+            )
         if not (np.isfinite(self.huber_delta) and self.huber_delta > 0):
             raise InputError(f"--huber_delta: {self.huber_delta} is not a positive number")
 

@@ -11,8 +11,6 @@ from etils import epath
 from experiments import files
 from experiments.cli import InputError
 
-BINARY = (".png",)
-
 
 def check_writable(path: str, flag: str) -> None:
     """Raise InputError when a file could not be written at `path`; creates nothing."""
@@ -58,3 +56,14 @@ def number(value: float | None, digits: int = 4) -> str:
 def span(interval: Any, digits: int = 4) -> str:
     """`low to high` of an interval, a dash when there is none."""
     return "-" if interval is None else f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def human(value: float | None, digits: int = 3) -> str:
+    """A count as people write it: 1.5M, 20B; powers of ten where words end."""
+    if value is None or value != value:
+        return "-"
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if limit <= float(f"{value:.{digits - 1}e}") < 1e15:
+            scaled = f"{value / limit:.{digits}g}"
+            return f"{float(scaled):.0f}{unit}" if "e" in scaled else f"{scaled}{unit}"
+    return f"{value:.{digits}g}"

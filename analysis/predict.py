@@ -172,7 +172,10 @@ def main(argv: list[str]) -> None:
         console.print(f"{fitted.level:.0%} interval of one run {span(prediction.new_run, 5)}")
     for name, value in prediction.optimum.items():
         interval = prediction.optimum_intervals.get(name)
-        console.print(f"optimal {name} = [bold]{number(value)}[/]" + (f" ({span(interval)})" if interval else ""))
+        console.print(
+            f"optimal {name.replace('_', ' ')} = [bold]{number(value)}[/]"
+            + (f" ({span(interval)})" if interval else "")
+        )
     if prediction.extrapolation is not None and prediction.extrapolation > 10:
         console.print(f"[yellow]note[/]: {prediction.extrapolation:.3g} times beyond the largest run of the grid")
     if values.json is not None:

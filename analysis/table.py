@@ -23,7 +23,10 @@ if TYPE_CHECKING:  # imported where it is used: --help stays instant
 
 # What a role means, and the columns that are tried for it, in this order.
 ROLES = {
-    "N": ("parameters", ("N", "params_total", "params", "parameters", "n_params", "num_params", "params_non_embedding")),
+    "N": (
+        "parameters",
+        ("N", "params_total", "params", "parameters", "n_params", "num_params", "params_non_embedding"),
+    ),
     "D": ("training tokens", ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens")),
     "C": ("training FLOPs", ("C", "flops_total", "flops", "compute", "training_flops", "flops_6nd")),
     "loss": ("loss in nats per token", ("loss", "loss_nats", "val_loss", "eval_loss", "final_loss", "L")),

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import step as steps
 from experiments.record import ledger
-from experiments.schema import Execution, Run, runtime_values, with_runtime
+from experiments.schema import Execution, Run, representative, runtime_values, with_runtime
 from models import partition
 
 # FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
@@ -36,6 +36,16 @@ def assign(remaining: Sequence[int], devices: int) -> list[list[int]]:
         out[device].append(trial)
         load[device] += remaining[trial]
     return out
+
+
+@functools.lru_cache(maxsize=4)
+def _program(run: Run, slots: int, execution: Execution) -> "Program":
+    return Program(run, slots, execution)
+
+
+def program(run: Run, slots: int, execution: Execution) -> "Program":
+    """The Program of a run's signature on all devices; in one process equal ones are compiled once."""
+    return _program(representative(run), slots, execution)
 
 
 def _index(tree: Any, i: Any) -> Any:

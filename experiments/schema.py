@@ -261,10 +261,15 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     return _digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
 
 
+def representative(run: Run) -> Run:
+    """The run with its runtime options and data at their defaults: the same for all runs that can share a program."""
+    plain = {path: meta["default"] for path, _, meta in leaves(run) if meta.get("runtime")}
+    return dataclasses.replace(with_runtime(run, plain), data=Data(), parent=None)
+
+
 def signature(run: Run) -> str:
     """Hash of everything that fixes array shapes and program structure: runs that share it train as a population."""
-    static = {p: v for p, v, meta in leaves(run) if not meta.get("runtime") and not p.startswith(("data.", "parent"))}
-    return _digest(static)
+    return _digest(to_dict(representative(run)))
 
 
 def runtime_values(run: Run) -> dict[str, float | int]:
@@ -272,7 +277,7 @@ def runtime_values(run: Run) -> dict[str, float | int]:
     return {p: (float("inf") if v is None else v) for p, v, meta in leaves(run) if meta.get("runtime")}
 
 
-def with_runtime(run: Run, values: Mapping[str, Any], prefix: str = "") -> Run:
+def with_runtime(run: Run, values: Mapping[str, Any]) -> Run:
     """`run` with its runtime options replaced, by traced numbers inside a compiled program. Token counts stay tokens."""
 
     def rebuild(node: Any, prefix: str) -> Any:
@@ -285,7 +290,7 @@ def with_runtime(run: Run, values: Mapping[str, Any], prefix: str = "") -> Run:
                 changed[field.name] = values[path]
         return dataclasses.replace(node, **changed) if changed else node
 
-    return rebuild(run, prefix)
+    return rebuild(run, "")
 
 
 def to_dict(run: Run) -> dict[str, Any]:

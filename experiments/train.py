@@ -130,11 +130,11 @@ class Population:
 
         self._jax, self.execution, self.report = jax, execution, report
         first = trials[0].run
-        program = population.Program(first, len(trials), execution)
+        program = population.program(first, len(trials), execution)
         slots = population.assign([t.run.steps for t in trials], program.groups)
         width = max(map(len, slots))
         if width * program.groups > program.slots:
-            program = population.Program(first, width * program.groups, execution)
+            program = population.program(first, width * program.groups, execution)
         self.program, self.stop = program, False
         self.slots: list[Trial | None] = [None] * program.slots
         for device, members in enumerate(slots):

@@ -44,8 +44,8 @@ def launch(
     missing = [node for node in runs if not store.finished(node.fingerprint, retry_failed)]
     stopped = False
     if missing:
-        # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that is
-        # split over more devices sums in another order, and a relaunch shall end in the same bits.
+        # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
+        # is split over more devices sums in another order, and a relaunch shall end in the same bits.
         executor.share(len(graph.populations(runs, executor.slots, lambda parent: True)))
         parts = graph.populations(missing, executor.slots, lambda parent: True)
         with Display(study.name, parts, len(runs) - len(missing), len(runs)) as display:

@@ -3,6 +3,7 @@
 A study is a Python file with `get_study(arg) -> Grid` (sweeps/axes.py); its docstring says what question it answers.
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import os
@@ -118,19 +119,26 @@ def _check_tags(point: Point, run: Run, where: str) -> None:
 
 
 def _names(grid: Sequence[Point]) -> list[str]:
-    """A label per point: its group and the keys in which it differs from others; numbered where that is not unique."""
-    values: dict[str, set[str]] = {}
+    """A label per point: its group, the tags and keys in which it differs from others, and what is not left to a rule.
+
+    A label that is not unique gets a number.
+    """
+    rows = []
     for point in grid:
-        for key, value in point.values.items():
-            values.setdefault(key, set()).add(repr(value))
-    everywhere = {key for key in values if all(key in point.values for point in grid)}
-    vary = {key for key, seen in values.items() if len(seen) > 1 or key not in everywhere}
-    names, seen = [], {}
-    for point in grid:
-        own = {key: value for key, value in point.values.items() if key in vary}
-        name = " ".join(filter(None, [str(point.tags.get("group", "")), str(Point(own))])) or "run"
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        ruled = {name.removeprefix("rule_") for name, rule in point.tags.items() if " x " not in str(rule)}
+        keys = {k: v for k, v in point.values.items() if k.rpartition(".")[2] not in ruled}
+        rows.append(keys | {k: v for k, v in point.tags.items() if k != "group" and not k.startswith("rule_")})
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        for key, value in row.items():
+            seen.setdefault(key, set()).add(repr(value))
+    vary = {key for key, values in seen.items() if len(values) > 1 or not all(key in row for row in rows)}
+    names, count = [], collections.Counter()
+    for point, row in zip(grid, rows, strict=True):
+        label = str(Point({key: value for key, value in row.items() if key in vary}))
+        name = " ".join(filter(None, [str(point.tags.get("group", "")), label])) or "run"
+        count[name] += 1
+        names.append(name if count[name] == 1 else f"{name} ({count[name]})")
     return names
 
 

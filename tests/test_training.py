@@ -111,8 +111,11 @@ def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
     assert both[0]["columns"]["loss_nats"] == both[1]["columns"]["loss_nats"]
 
 
+LONG = {"execution.checkpoint_every_tokens": None, "data.unique_tokens": 100_000}
+
+
 def test_sigterm_saves_and_exits_with_again(tiny, tmp_path):
-    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 5_000, **{"execution.checkpoint_every_tokens": None})
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 5_000, **LONG)
     command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/run"]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"XLA_FLAGS": ""}, stdout=subprocess.DEVNULL)
     log = tmp_path / "run" / "metrics.jsonl"

@@ -25,7 +25,9 @@ class Chinchilla(SumLaw):
 
     NAME: ClassVar[str] = "chinchilla"
     FORMULA: ClassVar[str] = "L = E + A/N^alpha + B/D^beta"
-    SOURCE: ClassVar[str] = "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3; Besiroglu et al. 2024 (arXiv 2404.10102)"
+    SOURCE: ClassVar[str] = (
+        "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3; Besiroglu et al. 2024 (arXiv 2404.10102)"
+    )
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "loss")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run")
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N", "D"), ("C",), ("N", "C"), ("D", "C"))

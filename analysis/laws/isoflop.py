@@ -74,7 +74,9 @@ class Envelope(Allocation):
     """
 
     NAME: ClassVar[str] = "envelope"
-    SOURCE: ClassVar[str] = "Hoffmann et al. 2022 (arXiv 2203.15556), approach 1; hull as in Gemstones (arXiv 2502.06857)"
+    SOURCE: ClassVar[str] = (
+        "Hoffmann et al. 2022 (arXiv 2203.15556), approach 1; hull as in Gemstones (arXiv 2502.06857)"
+    )
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "run")
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def row_counts(rows: int, replicates: int, seed: int, run: np.ndarray | None = None, fewest: int = 1) -> np.ndarray:
-    """How often each row is drawn in each replicate: [replicates, rows], by drawing rows (or whole runs) with replacement.
+    """How often each row is drawn in each replicate: [replicates, rows]. Rows, or whole runs, are drawn with replacement.
 
     The stream is numpy's RandomState(seed).randint, which is that of np.random.seed(seed); np.random.choice(rows).
     A replicate with fewer than `fewest` different rows cannot be fitted and is drawn again; with `fewest` or fewer

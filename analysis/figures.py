@@ -1,6 +1,6 @@
 """Figures of a report: results in, SVG and PNG out. Never fits.
 
-One style: Okabe-Ito colours for categories and cividis for order, both safe for colour-blind readers; every axis has its unit.
+One style: Okabe-Ito colours for categories, cividis for order, both safe for colour-blind readers; axes have units.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,11 @@ def allocation(survey: Survey) -> Figure:
     axes = figure.subplots(3, 1, sharex=True)
     low = float(survey.columns["C"].min())
     grid = np.geomspace(low, 180 * survey.largest, 60)
-    looks = {"chinchilla": (BLUE, "approach 3: parametric"), "isoflop": (ORANGE, "approach 2: parabola"), "isoflop_cubic": (GREEN, "approach 2: cubic")}  # fmt: skip
+    looks = {
+        "chinchilla": (BLUE, "approach 3: parametric"),
+        "isoflop": (ORANGE, "approach 2: parabola"),
+        "isoflop_cubic": (GREEN, "approach 2: cubic"),
+    }
     for name, (colour, label) in looks.items():
         if name not in survey.results:
             continue
@@ -171,7 +175,8 @@ def allocation(survey: Survey) -> Figure:
             axis.axvline(factor * survey.largest, color=GREY, lw=0.8, ls=":")
         axis.set_ylabel(label)
     for factor in FACTORS:
-        axes[0].annotate(f"{factor}x", (factor * survey.largest, 1.0), xycoords=("data", "axes fraction"), fontsize=8, color=GREY, ha="right", va="top", rotation=90)  # fmt: skip
+        place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top", "rotation": 90}
+        axes[0].annotate(f"{factor}x", (factor * survey.largest, 1.0), fontsize=8, color=GREY, **place)
     for axis in axes[:2]:
         log_axis(axis, "y")
     log_axis(axes[2], "x", words=False)
@@ -322,13 +327,23 @@ def learning_rate(survey: Survey) -> Figure:
 
 CAPTIONS: dict[str, tuple[Callable[[Survey], Figure], str]] = {
     "isoflop": (isoflop, "Loss against size at each budget. A minimum on the edge of its sizes is not used."),
-    "allocation": (allocation, "Where the next budgets should go. Bands are bootstrap intervals; dotted lines mark 1, 10 and 100 times the largest budget."),
+    "allocation": (
+        allocation,
+        "Where the next budgets should go. Bands are bootstrap intervals; dotted lines mark 1, 10 and 100 times the "
+        "largest budget.",
+    ),
     "surface": (surface, "The fitted law with the runs that it rests on."),
-    "residuals": (residuals, "What the law leaves over. A bend against any axis means that the law's form is wrong there."),
+    "residuals": (
+        residuals,
+        "What the law leaves over. A bend against any axis means that the law's form is wrong there.",
+    ),
     "observed": (observed, "Each run against the law, and the runs of the largest budget as predicted without them."),
     "cloud": (cloud, "How far the coefficients move together when runs are resampled."),
-    "learning_rate": (learning_rate, "Whether the rate of the runs was near its optimum; a badly tuned run bends a law."),
-}  # fmt: skip
+    "learning_rate": (
+        learning_rate,
+        "Whether the rate of the runs was near its best; a badly tuned run bends a law.",
+    ),
+}
 
 
 def draw_all(survey: Survey) -> dict[str, tuple[bytes, bytes, str]]:

@@ -1,6 +1,6 @@
 """Fit a law to a loss grid.
 
-    python -m analysis.fit GRID --law=chinchilla --columns=N=params_total,D=tokens,loss=loss --where="a==1" --out=fit.json
+    python -m analysis.fit GRID --columns=N=params_total,D=tokens,loss=loss --where="a==1 and b<2" --out=fit.json
 
 A sum of monomials is fitted from an exhaustive grid of exponents, all starts together (analysis.solver); laws with a
 procedure of their own bring it. A fit that does not end at a stationary point raises FitError.
@@ -66,8 +66,8 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     gradient = stationarity(problem, theta, weight, deltas[-1])
     if not gradient <= STATIONARY[spec.objective.loss]:
         raise FitError(
-            f"{law.NAME}: the best of {len(starts)} starts is not at a stationary point (scaled gradient {gradient:.1e}); "
-            "no coefficients are reported"
+            f"{law.NAME}: the best of {len(starts)} starts is not at a stationary point (scaled gradient "
+            f"{gradient:.1e}); no coefficients are reported"
         )
     counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"), fewest=len(names))
     replicates = solver.minimise(problem, np.repeat(theta[None], len(counts), axis=0), counts * weight, deltas)
@@ -171,7 +171,7 @@ def certify(
 
 
 def flops_factor(columns: Columns) -> tuple[float, str]:
-    """C/(N D), the geometric mean over the rows, and a note when it is not nearly one number; 6 without all three roles."""
+    """C/(N D), the geometric mean over the rows, and a note when it varies; 6 when a role is missing."""
     if not all(role in columns for role in ("N", "D", "C")):
         return FLOPS_PER_PARAM_TOKEN, ""
     logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from analysis import allocation
-from analysis.laws.isoflop import IsoFlop
 from analysis.certificate import WIDEST_CONSTANT
+from analysis.laws.isoflop import IsoFlop
 from analysis.result import Certificate, FitResult, FitSpec, Interval
 from analysis.table import Columns
 from experiments.cli import InputError
@@ -213,7 +213,7 @@ def noise_sd(columns: Columns, budgets: list[Budget], interpolation: str) -> tup
     """Standard deviation of ln loss of one run, and its degrees of freedom.
 
     From repeated sizes (seeds) where the budgets hold at least 4 repeats; else from the scatter around each budget's
-    polynomial, which is the curve that is fitted, or a cubic (a parabola for 4 sizes) when an Akima curve goes through every point.
+    polynomial: the curve that is fitted, or a cubic (a parabola for 4 sizes) for an Akima curve, which has no scatter.
     """
     squares, freedom = 0.0, 0
     for budget in budgets:

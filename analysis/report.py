@@ -87,6 +87,8 @@ def checklist(survey: Any, grid: Any) -> list[tuple[str, str]]:
     objective, certificate = found.spec.objective, found.certificate
     delta = f" with delta {objective.huber_delta:g}" if objective.loss == "huber" else ""
 
+    units = "sets of runs" if "run" in columns else "sets of rows"
+
     def reach(role: str) -> str:
         write = human if role in "ND" else number
         return f"{write(float(columns[role].min()), 3)} to {write(float(columns[role].max()), 3)}"
@@ -111,11 +113,11 @@ def checklist(survey: Any, grid: Any) -> list[tuple[str, str]]:
         ("Learning rate", listed("lr")),
         ("Batch, tokens", listed("batch_tokens")),
         ("Objective", f"{objective.loss}{delta} on {objective.residual} residuals, summed over rows"),
-        ("Starts and optimiser", f"{found.spec.starts} starts from an exhaustive grid of exponents, damped Newton steps in float64"),
+        ("Starts and optimiser", f"{found.spec.starts} from an exhaustive grid of exponents; damped Newton steps, float64"),
         ("Share of starts that agree", f"{certificate.agreeing_starts:.0%}"),
         ("Scaled gradient at the end", f"{certificate.gradient:.1e}"),
         ("Objective at the end", f"{found.objective:.8g}"),
-        ("Intervals", f"{len(found.draws)} bootstrap replicates of {'runs' if 'run' in columns else 'rows'}, seed {found.spec.seed}, {found.spec.level:.0%} percentiles"),
+        ("Intervals", f"{found.spec.level:.0%} percentiles of {len(found.draws)} resampled {units}, seed {found.spec.seed}"),
         ("Not identified", ", ".join(certificate.not_identified) or "nothing"),
         ("Quality", f"root mean square of the log residuals {certificate.rms_log_residual:.2%}"),
         ("Held-out check", test_text(survey) or f"none: {survey.no_test}"),
@@ -128,9 +130,10 @@ def test_text(survey: Any) -> str:
         return ""
     found = survey.test.summary()
     return (
-        f"Fitted to the {found['rows_fitted']} smaller runs, the {TITLES.get(found['law'], found['law'])} law misses the "
-        f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by {found['mean_error']:+.2%} "
-        f"on average (absolute {found['mean_absolute_error']:.2%}, worst {found['largest_absolute_error']:.2%}); "
+        f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({TITLES[found['law']]}) misses the "
+        f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
+        f"{found['mean_error']:+.2%} on average (absolute {found['mean_absolute_error']:.2%}, worst "
+        f"{found['largest_absolute_error']:.2%}); "
         f"{found['covered']:.0%} of them lie in the interval that was given for them."
     )
 
@@ -150,6 +153,7 @@ def context(survey: Any, grid: Any, command: str, figures: dict[str, tuple[bytes
     columns = survey.columns
     found = survey.results[survey.headline]
     level = f"{found.spec.level:.0%}"
+    notes = [note for one in survey.results.values() for note in (*one.columns.notes, *one.certificate.warnings)]
 
     def figure(name: str) -> Markup:
         if name not in figures:
@@ -163,15 +167,20 @@ def context(survey: Any, grid: Any, command: str, figures: dict[str, tuple[bytes
         )
 
     return {
-        "data": {"name": pathlib.PurePath(grid.path).name, "rows": len(grid.frame), "used": len(columns), "sha256": grid.sha256},
+        "data": {
+            "name": pathlib.PurePath(grid.path).name,
+            "rows": len(grid.frame),
+            "used": len(columns),
+            "sha256": grid.sha256,
+        },
         "headline": headline(survey),
         "verdict": {"grade": survey.verdict, "words": WORDS[survey.verdict], "reasons": survey.reasons},
         "level": level,
         "cost": f"Approach 3 takes C = {number(found.flops_per_param_token, 3)} N D.",
-        "optima": [_optimum_cells(row, survey.headline) for row in sorted(survey.optima, key=lambda row: row["times_largest"])],
+        "optima": [_optimum_cells(row, survey.headline) for row in by_budget(survey)],
         "fits": [_fit_rows(name, one) for name, one in survey.results.items()],
         "failures": [(TITLES[name], reason) for name, reason in survey.failures.items()],
-        "notes": list(dict.fromkeys(note for one in survey.results.values() for note in (*one.columns.notes, *one.certificate.warnings))),
+        "notes": list(dict.fromkeys(notes)),
         "budgets": _budget_rows(survey),
         "test": test_text(survey),
         "no_test": survey.no_test,
@@ -183,6 +192,11 @@ def context(survey: Any, grid: Any, command: str, figures: dict[str, tuple[bytes
         "versions": list(versions().items()),
         "figure": figure,
     }  # fmt: skip
+
+
+def by_budget(survey: Any) -> list[dict[str, Any]]:
+    """The optima, budget by budget."""
+    return sorted(survey.optima, key=lambda row: row["times_largest"])
 
 
 def headline(survey: Any) -> dict[str, str]:
@@ -215,7 +229,13 @@ def _optimum_cells(row: dict[str, Any], first: str) -> dict[str, Any]:
         interval = row["intervals"].get(key)
         between = f"{write(interval['low'], digits)} to {write(interval['high'], digits)}" if interval else ""
         cells.append({"value": write(row[key], digits), "span": between})
-    return {"times": row["times_largest"], "C": number(row["C"], 3), "law": TITLES[row["law"]], "first": row["law"] == first, "cells": cells}  # fmt: skip
+    return {
+        "times": row["times_largest"],
+        "C": number(row["C"], 3),
+        "law": TITLES[row["law"]],
+        "first": row["law"] == first,
+        "cells": cells,
+    }
 
 
 def _fit_rows(name: str, found: Any) -> dict[str, Any]:
@@ -240,7 +260,8 @@ def _budget_rows(survey: Any) -> dict[str, Any] | None:
     by_flops: dict[str, dict[str, Any]] = {}
     for name in names:
         for budget in survey.results[name].details["budgets"]:
-            row = by_flops.setdefault(f"{budget['flops']:.6g}", {"C": number(budget["flops"], 3), "flops": budget["flops"], "sizes": budget["sizes"], "remark": [], "at": {}})  # fmt: skip
+            new = {**budget, "C": number(budget["flops"], 3), "remark": [], "at": {}}
+            row = by_flops.setdefault(f"{budget['flops']:.6g}", new)
             row["at"][name] = human(budget["N"])
             if budget["reason"]:
                 row["remark"].append(f"{TITLES[name].split(', ')[1]}: {budget['reason']}")
@@ -309,7 +330,7 @@ def show(survey: Any, console: Any) -> None:
     table = Table(
         "budget, FLOPs", "law", "parameters N", "tokens D", "loss", title="compute-optimal", title_justify="left"
     )
-    for row in sorted(survey.optima, key=lambda row: row["times_largest"]):
+    for row in by_budget(survey):
         if row["law"] in ("chinchilla", "isoflop") and row["times_largest"] > 1:
             cells = _optimum_cells(row, survey.headline)
             texts = [f"{cell['value']} ({cell['span']})" if cell["span"] else cell["value"] for cell in cells["cells"]]

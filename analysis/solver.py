@@ -212,7 +212,7 @@ def _minimise_chunk(
 
 
 def start_points(problem: Problem, weight: np.ndarray, keep: int) -> np.ndarray:
-    """Starts [keep, p]: an exhaustive grid of exponents, the prefactors solved for (variable projection), the best kept.
+    """Starts [keep, p]: an exhaustive grid of exponents, prefactors solved for (variable projection), the best kept.
 
     At each grid point the prefactors are the non-negative least-absolute-deviation solution of the linear problem
     that remains, by reweighted least squares on relative residuals. A quarter of the starts is taken from the rest of

@@ -23,7 +23,7 @@ FEWER = 200  # bootstrap replicates of side computations
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Loss against learning rate at one size: values sorted by rate, the fitted best rate, the rate of the law's rows."""
+    """Loss against learning rate at one size, sorted by rate; the fitted best rate and the rate of the law's rows."""
 
     label: str
     rate: np.ndarray

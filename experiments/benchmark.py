@@ -45,7 +45,11 @@ def config_of(shape: dict[str, int], **options: Any) -> dict[str, Any]:
     batch, seq_len = shape["batch"], shape["seq_len"]
     model = {name: shape[name] for name in ("width", "depth", "heads")}
     value = {"family": "dense", "model": model, "seq_len": seq_len, "batch_tokens": batch * seq_len}
-    value |= {"tokens": STEPS * batch * seq_len, "opt": {"lr": 4e-3}, "schedule": {"warmup_tokens": 10 * batch * seq_len}}
+    value |= {
+        "tokens": STEPS * batch * seq_len,
+        "opt": {"lr": 4e-3},
+        "schedule": {"warmup_tokens": 10 * batch * seq_len},
+    }
     return value | options
 
 
@@ -142,7 +146,12 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
         flops = record.ledger(run)["flops_per_token"] * run.batch_tokens
         for label, seconds in times.items():
             median = float(np.median(seconds))
-            row = {"shape": name, "step": label, "median_seconds": median, "tokens_per_second": run.batch_tokens / median}
+            row = {
+                "shape": name,
+                "step": label,
+                "median_seconds": median,
+                "tokens_per_second": run.batch_tokens / median,
+            }
             row |= {"model_flops_per_second": flops / median, "speedup": float(np.median(base / np.array(seconds)))}
             rows.append(row)
     return rows
@@ -244,7 +253,9 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:,.4g}" if v < 1e6 else f"{v:.3e}" for v in map(row.get, names)))
+        table.add_row(
+            *(v if isinstance(v, str) else f"{v:,.4g}" if v < 1e6 else f"{v:.3e}" for v in map(row.get, names))
+        )
     return table
 
 

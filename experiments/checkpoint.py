@@ -66,7 +66,9 @@ class Checkpoints:
                 raise
             except Exception as error:  # whatever a damaged file makes the reader raise
                 text = " ".join(str(error).split())[:200]
-                report(f"checkpoint {self.directory}/{step} is damaged ({type(error).__name__}: {text}); trying an older one")
+                report(
+                    f"checkpoint {self.directory}/{step} is damaged ({type(error).__name__}: {text}); trying an older one"
+                )
                 self._manager.delete(step)
         return None
 

@@ -1,6 +1,6 @@
 """The --config flag of every command: an ml_collections file with `get_config(arg)`, and dotted overrides.
 
-    --config=FILE.py[:ARG] --config.model.width=128 --config.opt.clip_norm=none
+--config=FILE.py[:ARG] --config.model.width=128 --config.opt.clip_norm=none
 """
 
 import importlib.util
@@ -111,4 +111,3 @@ def frozen() -> tuple[schema.Run, schema.Execution]:
             section, _, name = key.rpartition(".")
             (config[section] if section else config)[name] = None
     return schema.freeze(config)
-

@@ -13,8 +13,9 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer
 import numpy as np
 
@@ -59,7 +60,7 @@ class Program:
     looked at.
     """
 
-    def __init__(self, run: Run, slots: int, execution: Execution, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, run: Run, slots: int, execution: Execution, devices: Sequence[Any] | None = None):
         devices = list(devices or jax.devices())
         self.run, backend = run, devices[0].platform
         sizes = partition.fill(execution.mesh, len(devices), slots, run.batch, backend)

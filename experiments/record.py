@@ -1,8 +1,8 @@
 """What a run leaves behind: an append-only metrics log and one record, with a schema version.
 
-    run.json        what is being trained, written before the first step
-    metrics.jsonl   one JSON object a line; cut back to the restored step on resume
-    record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
+run.json        what is being trained, written before the first step
+metrics.jsonl   one JSON object a line; cut back to the restored step on resume
+record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
 import json
@@ -100,7 +100,9 @@ def read(path: epath.PathLike) -> dict[str, Any]:
         record = json.loads(path.read_text())
         version = record["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable record ({type(error).__name__}); delete it to train again") from error
+        raise InputError(
+            f"{path} is not a readable record ({type(error).__name__}); delete it to train again"
+        ) from error
     if not isinstance(version, int) or version > SCHEMA:
         raise InputError(f"{path} has schema {version}; this program knows up to {SCHEMA}: update it")
     missing = {"fingerprint", "status", "run", "columns"} - record.keys()

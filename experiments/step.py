@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 import optax
 
-from experiments import loss as losses, optimizer
+from experiments import loss as losses
+from experiments import optimizer
 from experiments.schema import Run
 import models
 from models import partition

@@ -20,7 +20,8 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from experiments import cli, config_file, files, prepare, record as records, schema
+from experiments import cli, config_file, files, prepare, schema
+from experiments import record as records
 from experiments.cli import EXIT_AGAIN, InputError
 from experiments.schema import Execution, Run
 
@@ -341,7 +342,9 @@ def _train_population(path: str, workdir: str) -> int:
         value = json.loads(epath.Path(path).read_text())
         frozen = [schema.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--population={path} is not a readable population ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"--population={path} is not a readable population ({type(error).__name__}: {error})"
+        ) from error
     directories = [epath.Path(workdir) / "runs" / name for name in value["fingerprints"]]
     train([run for run, _ in frozen], directories, frozen[0][1], _print_event)
     return 0

@@ -71,7 +71,7 @@ def fill(shape: MeshShape, devices: int, trials: int, batch: int, backend: str) 
     return (trial, data, shape.fsdp, shape.expert, shape.tensor)
 
 
-def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the five named axes over the first devices, all of automatic type."""
     devices = list(devices if devices is not None else jax.devices())[: math.prod(sizes)]
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

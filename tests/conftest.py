@@ -59,11 +59,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def tiny(corpus: pathlib.Path, data_root: pathlib.Path):  # noqa: ANN201
+def tiny(corpus: pathlib.Path, data_root: pathlib.Path):
     """A maker of tiny configs: tiny(family="dense", **{"opt.lr": 1e-2}) -> locked ConfigDict."""
     from experiments.configs import default
 
-    def make(family: str = "dense", **options):  # noqa: ANN003, ANN202
+    def make(family: str = "dense", **options):
         config = default.get_config(family)
         values = {f"model.{name}": value for name, value in TINY[family].items()}
         values |= {"data.corpus": (str(corpus),), "execution.data_root": str(data_root)}

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from tests.conftest import run_command
 import pytest
 
 from experiments import schema
 from experiments.cli import InputError
 from experiments.configs import default
+from tests.conftest import run_command
 
 
 def freeze(**options):
@@ -88,12 +88,7 @@ def test_defaults_are_pinned():
     assert known == (1, PINNED_DIGEST), f"defaults of old options changed: {known}"
 
 
-PINNED = (
-    "model.width model.depth model.heads model.activation model.norm model.norm_eps model.qk_norm model.bias model.tied "
-    "model.position model.rope_theta model.init model.init_std model.dtype opt.name opt.lr opt.beta1 opt.beta2 opt.eps "
-    "opt.weight_decay opt.clip_norm schedule.name schedule.warmup_tokens schedule.warmup_start schedule.decay_tokens "
-    "schedule.decay_shape schedule.final loss.z_loss evaluation.tokens tokens batch_tokens seq_len seed parent"
-).split()
+PINNED = ["model.width", "model.depth", "model.heads", "model.activation", "model.norm", "model.norm_eps", "model.qk_norm", "model.bias", "model.tied", "model.position", "model.rope_theta", "model.init", "model.init_std", "model.dtype", "opt.name", "opt.lr", "opt.beta1", "opt.beta2", "opt.eps", "opt.weight_decay", "opt.clip_norm", "schedule.name", "schedule.warmup_tokens", "schedule.warmup_start", "schedule.decay_tokens", "schedule.decay_shape", "schedule.final", "loss.z_loss", "evaluation.tokens", "tokens", "batch_tokens", "seq_len", "seed", "parent"]
 PINNED_DIGEST = "29b9001bf1dcf521"
 
 
@@ -125,7 +120,11 @@ def test_command_line_errors_are_one_line(arguments, words, tmp_path):
 
 
 def test_file_errors_are_one_line(tmp_path):
-    for flag in (f"--config={tmp_path}/none.py", "--config=README.md", "--config=experiments/configs/smoke.py:nofamily"):
+    for flag in (
+        f"--config={tmp_path}/none.py",
+        "--config=README.md",
+        "--config=experiments/configs/smoke.py:nofamily",
+    ):
         done = run_command("experiments.train", flag, f"--workdir={tmp_path}/run")
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import loss as losses, record, schema, step
+from experiments import loss as losses
+from experiments import record, schema, step
 import models
 from models import contract, partition
 from tests.conftest import TINY, VARIANTS
@@ -55,7 +56,9 @@ def test_flops_agree_with_the_compiler(family, variant):
     cfg = models.load(family).Config(**values).resolve(512, length)
     run = schema.Run(family, cfg, seq_len=length, batch_tokens=4 * length)
     shapes = jax.eval_shape(lambda: step.init_params(run))
-    compiled = jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV).lower(shapes, jnp.zeros((4, length), int)).compile()
+    compiled = (
+        jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV).lower(shapes, jnp.zeros((4, length), int)).compile()
+    )
     account = models.load(family).account(cfg, length)
     ours = (sum(account.matmul.values()) + sum(account.attention.values())) * 4 * length
     assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
@@ -154,7 +157,11 @@ def test_ledger_of_the_worked_example():
 
 
 def test_gpt2_count_is_the_closed_form():
-    cfg = models.load("dense").Config(**{"width": 64, "depth": 3, "heads": 4} | VARIANTS["dense"]["gpt2"]).resolve(100, 50)
+    cfg = (
+        models.load("dense")
+        .Config(**{"width": 64, "depth": 3, "heads": 4} | VARIANTS["dense"]["gpt2"])
+        .resolve(100, 50)
+    )
     total = sum(models.load("dense").account(cfg, 50).params.values())
     assert total == 100 * 64 + 50 * 64 + 3 * (12 * 64**2 + 13 * 64) + 2 * 64
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from experiments import record, schema
-from sweeps import claims, store, study
+from experiments.cli import InputError
+from sweeps import claims, collect, executors, status, store, study
 from tests.conftest import REPOSITORY, run_command
 
 STUDY = '''"""Does it work? Tiny runs."""
@@ -52,13 +53,8 @@ class Launch:
         )
 
     def status(self) -> dict[str, Any]:
-        """The JSON of sweeps.status, and that the table has it too."""
-        path = self.workdir / "status.json"
-        done = run_command("sweeps.status", f"--workdir={self.workdir}", f"--json={path}")
-        assert done.returncode == 0, done.stderr
-        value = json.loads(path.read_text())
-        assert all(run["fingerprint"] in done.stdout for run in value["runs"])
-        return value
+        """What sweeps.status writes as JSON."""
+        return status.collect(store.Store(self.workdir))[0]
 
     def claimed(self) -> list[dict[str, Any]]:
         """Claims that lie in the workdir."""
@@ -114,14 +110,19 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
     """Every run once, every column there, tags of points that share a run kept; a second launch has nothing to do."""
     again = undisturbed()
     assert again.returncode == 0 and "nothing to do" in again.stdout
-    status = undisturbed.status()
-    assert status["counts"] == {"complete": 4} and len(status["runs"]) == 4 and status["schema"] == 1
+    path = tmp_path / "status.json"
+    done = run_command("sweeps.status", f"--workdir={undisturbed.workdir}", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(path.read_text())
+    assert value["counts"] == {"complete": 4} and len(value["runs"]) == 4 and value["schema"] == 1
+    assert all(run.keys() == {"fingerprint", "name", "status", "reason"} for run in value["runs"])
+    assert all(run["fingerprint"] in done.stdout and run["name"] in done.stdout for run in value["runs"])
     assert undisturbed.claimed() == []
-    for name in ("grid.parquet", "grid.csv"):
-        out = tmp_path / name
-        done = run_command("sweeps.collect", f"--workdir={undisturbed.workdir}", f"--out={out}")
-        assert done.returncode == 0, done.stderr
-        grid = pd.read_parquet(out) if name.endswith("parquet") else pd.read_csv(out)
+    out = tmp_path / "grid.parquet"
+    done = run_command("sweeps.collect", f"--workdir={undisturbed.workdir}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    collect.write(pd.read_parquet(out), tmp_path / "grid.csv")
+    for grid in (pd.read_parquet(out), pd.read_csv(tmp_path / "grid.csv")):
         assert len(grid) == 4 == grid["fingerprint"].nunique() and set(grid["status"]) == {"complete"}
         assert sorted(zip(grid["width"], grid["lr"], strict=True)) == [(16, 3e-3), (16, 1e-2), (16, 3e-2), (32, 1e-2)]
         assert set(grid["tokens"]) == {200 * 256} and set(grid["group"]) == {"rates", "wide"}
@@ -142,9 +143,9 @@ def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: p
     path = launch.workdir / "runs" / cut / "record.json"
     path.write_text(path.read_text()[:200])
     (launch.workdir / "runs" / gone / "record.json").unlink()
-    status = {run["fingerprint"]: run for run in launch.status()["runs"]}
-    assert status[cut]["status"] == "lost" and "record.json" in status[cut]["reason"]
-    assert status[gone]["status"] == "waiting" and "step 200" in status[gone]["reason"]
+    runs = {run["fingerprint"]: run for run in launch.status()["runs"]}
+    assert runs[cut]["status"] == "lost" and "record.json" in runs[cut]["reason"]
+    assert runs[gone]["status"] == "waiting" and "step 200" in runs[gone]["reason"]
     out = tmp_path / "grid.csv"
     done = run_command("sweeps.collect", f"--workdir={launch.workdir}", f"--out={out}")
     assert done.returncode == 1 and str(path) in done.stderr and "Traceback" not in done.stderr
@@ -152,8 +153,6 @@ def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: p
     assert len(grid) == 4 and grid.loc[cut, "status"] == "lost" and pd.isna(grid.loc[cut, "loss_nats"])
     assert grid.loc[cut, "params_total"] > 0, "what is known without a record is there"
     assert grid["loss_nats"].notna().sum() == 2
-    allowed = run_command("sweeps.collect", f"--workdir={launch.workdir}", f"--out={out}", "--allow_damaged")
-    assert allowed.returncode == 0
     others = {name: (launch.workdir / "runs" / name / "record.json").stat().st_mtime_ns for name in sorted(before)[2:]}
     done = launch()
     assert done.returncode == 0 and "training 2 as" in done.stderr
@@ -161,47 +160,38 @@ def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: p
     assert others == {name: (launch.workdir / "runs" / name / "record.json").stat().st_mtime_ns for name in others}
 
 
-def test_killed_launcher_killed_worker_and_a_second_launcher(
-    undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path
-):
-    """kill -9 on the launcher, then on a worker, with two launchers at once at the end: the grid is that of the
-    undisturbed study, and no run was trained twice.
+def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):
+    """SIGTERM, then kill -9 on the launcher, then two launchers at once and kill -9 on a worker: the grid is that of the
+    undisturbed study to the last bit, and no step was logged twice.
     """
     launch = Launch(tiny_study, tmp_path / "w", "200")
-    first = launch.start()
+    process = launch.start()
+    pids = [c["worker"]["pid"] for c in launch.until(launch.claimed)]
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 75 and "the same command goes on" in out, err
+    assert all(claims.started(pid) is None for pid in pids) and launch.claimed() == []
+
+    process = launch.start()
     claim = launch.until(launch.claimed)[0]
     assert launch.status()["counts"].get("running"), "while they are claimed by processes that live"
-    first.kill()
-    first.wait()
+    launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
+    process.kill()
+    process.wait()
     launch.until(lambda: claims.started(claim["worker"]["pid"]) is None)  # workers end with their launcher
     counts = launch.status()["counts"]
     assert "running" not in counts and sum(counts.values()) == 4
 
     launchers = [launch.start(), launch.start()]
-    victim = launch.until(lambda: [c for c in launch.claimed() if c["launcher"]["pid"] in {p.pid for p in launchers}])[
-        0
-    ]
+    pids = {process.pid for process in launchers}
+    victim = launch.until(lambda: [c for c in launch.claimed() if c["launcher"]["pid"] in pids])[0]
     os.kill(victim["worker"]["pid"], signal.SIGKILL)
     said = [process.communicate(timeout=120) for process in launchers]
     assert [process.returncode for process in launchers] == [0, 0], said
     assert "SIGKILL" in said[0][1] + said[1][1] and "trying once more" in said[0][1] + said[1][1]
     assert launch.losses() == undisturbed.losses()
-    assert launch.steps_logged() == undisturbed.steps_logged(), "no step twice"
+    assert launch.steps_logged() == undisturbed.steps_logged()
     assert launch.claimed() == []
-
-
-def test_a_stopped_launch_saves_and_goes_on(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):
-    """SIGTERM: workers end, claims are released, exit code 75; the same command completes the study."""
-    launch = Launch(tiny_study, tmp_path / "w", "200")
-    process = launch.start()
-    pids = [c["worker"]["pid"] for c in launch.until(launch.claimed)]
-    launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 75 and "the same command goes on" in out, err
-    assert all(claims.started(pid) is None for pid in pids) and launch.claimed() == []
-    assert launch().returncode == 0
-    assert launch.losses() == undisturbed.losses()
 
 
 def test_one_bad_run_does_not_take_its_neighbours_with_it(tiny_study: pathlib.Path, tmp_path: pathlib.Path):
@@ -215,10 +205,10 @@ def test_one_bad_run_does_not_take_its_neighbours_with_it(tiny_study: pathlib.Pa
     (folder / "run.json").write_text("{")
     done = launch()
     assert done.returncode == 1 and "--retry_failed" in done.stdout
-    status = {run["fingerprint"]: run for run in launch.status()["runs"]}
-    assert status[bad]["status"] == "failed" and "run.json is damaged" in status[bad]["reason"]
+    runs = {run["fingerprint"]: run for run in launch.status()["runs"]}
+    assert runs[bad]["status"] == "failed" and "run.json is damaged" in runs[bad]["reason"]
     wide = next(f for f, n in names.items() if n.run.opt.lr == 1e30)
-    assert status[wide]["status"] == "diverged" and "not finite" in status[wide]["reason"]
+    assert runs[wide]["status"] == "diverged" and "not finite" in runs[wide]["reason"]
     assert launch.status()["counts"] == {"complete": 3, "diverged": 1, "failed": 1}
     again = launch()
     assert again.returncode == 1 and "nothing to do" in again.stdout, "a failed run stays failed until asked"
@@ -251,12 +241,8 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
 @pytest.mark.parametrize(
     ("command", "flags", "named"),
     [
-        ("launch", ["--study=nowhere.py", "--workdir={w}"], "nowhere.py"),
-        ("launch", ["--study={s}", "--workdir={w}", "--executor=lokal"], "did you mean 'local'"),
-        ("launch", ["--study={s}:x", "--workdir={w}"], "tiny.py, line 7: ValueError"),
-        ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.003: tokens = 25600000000"),
+        ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.003: tokens=25600000000"),
         ("launch", ["--study={s}", "--workdir={s}"], "is a file; expected a folder"),
-        ("launch", ["--study={s}"], "--workdir is missing"),
         ("plan", ["--study={s}", "--target=v5e-16"], "known targets: cpu"),
         ("status", ["--workdir={w}"], "holds no study.json"),
         ("collect", ["--workdir={w}", "--out=grid.xls"], "expected .parquet or .csv"),
@@ -271,6 +257,30 @@ def test_bad_input_is_one_line(
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and named in done.stderr
     assert not (tmp_path / "w" / "study.json").exists()
+
+
+def test_bad_studies_and_names_are_told_apart(tiny_study: pathlib.Path, tmp_path: pathlib.Path):
+    """What is wrong with a study file, with its place; an executor that is not known."""
+    with pytest.raises(InputError, match=r"nowhere\.py"):
+        study.load("nowhere.py")
+    with pytest.raises(InputError, match=r"tiny\.py, line 7: ValueError: .*'x'"):
+        study.load(f"{tiny_study}:x")
+    with pytest.raises(InputError, match="did you mean 'local'"):
+        executors.load("lokal")
+    for text, named in (
+        ("x = 1", "get_study"),
+        ("def get_study(): return []", "empty"),
+        ("def get_study(): return 3", "int"),
+    ):
+        (tmp_path / "s.py").write_text(text)
+        with pytest.raises(InputError, match=named):
+            study.load(str(tmp_path / "s.py"))
+    (tmp_path / "study.json").write_text('{"schema": 1, "points": [{}]}')
+    with pytest.raises(InputError, match=r"study\.json is damaged"):
+        store.Store(tmp_path).read_study()
+    (tmp_path / "study.json").write_text('{"schema": 99, "points": []}')
+    with pytest.raises(InputError, match="schema 99.*update"):
+        store.Store(tmp_path).read_study()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

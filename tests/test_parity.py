@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import loss as losses, optimizer, schema, step
+from experiments import loss as losses
+from experiments import optimizer, schema, step
 from models import dense
 from tests.conftest import GOLDEN
-
-
 
 
 def llama(golden):
@@ -71,7 +70,9 @@ def gpt2(golden):
         for kind, theirs in (("kernel", "weight"), ("bias", "bias")):
             fused = [np.split(layer("param", i, f"attn.c_attn.{theirs}"), 3, axis=-1)[j] for i in range(2)]
             params[f"blocks/attention/{ours}/{kind}"] = np.stack(fused)
-            grads[f"blocks/attention/{ours}/{kind}"] = np.split(layer("grad", 0, f"attn.c_attn.{theirs}"), 3, axis=-1)[j]
+            grads[f"blocks/attention/{ours}/{kind}"] = np.split(layer("grad", 0, f"attn.c_attn.{theirs}"), 3, axis=-1)[
+                j
+            ]
     params |= {
         "embed": golden["param/transformer.wte.weight"],
         "position": golden["param/transformer.wpe.weight"],

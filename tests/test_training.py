@@ -57,7 +57,9 @@ def test_learns_and_records(tiny, tmp_path, family):
     assert result["status"] == "complete" and row["steps"] == row["steps_done"] == 150
     assert row["loss_nats"] < entropy, "better than the frequencies of the bytes"
     assert 0 < row["loss_nats_sem"] < 0.5 and row["eval_tokens"] == 2_048
-    assert row["bits_per_byte"] == pytest.approx(row["loss_nats"] / np.log(2), rel=0.02), "bytes are tokens, but separators"
+    assert row["bits_per_byte"] == pytest.approx(row["loss_nats"] / np.log(2), rel=0.02), (
+        "bytes are tokens, but separators"
+    )
     assert row["params_total"] > row["params_no_embed"] > 0 and row["flops_total"] > row["flops_causal"] > 0
     log = rows(tmp_path / "run")
     assert [r["step"] for r in log if "eval_loss" in r] == [60, 120, 150]
@@ -190,7 +192,13 @@ def test_a_broken_record_is_named(tmp_path, text):
 def test_an_older_record_is_read(tiny, tmp_path):
     """The first schema, as its first version wrote it: without what came later."""
     frozen, _ = schema.freeze(tiny())
-    value = {"schema": 1, "fingerprint": "x", "status": "complete", "run": schema.to_dict(frozen), "columns": {"loss_nats": 1}}
+    value = {
+        "schema": 1,
+        "fingerprint": "x",
+        "status": "complete",
+        "run": schema.to_dict(frozen),
+        "columns": {"loss_nats": 1},
+    }
     (tmp_path / "record.json").write_text(json.dumps(value))
     assert record.read(tmp_path / "record.json")["reason"] is None
 

@@ -1,4 +1,4 @@
-"""What a law file gives: a frozen dataclass of coefficients with a formula, a source, `predict` and, where it has one, `optimum`.
+"""What a law file gives: a frozen dataclass of coefficients with a formula, a source, a loss and an optimum.
 
 Most laws are sums of monomials, ln L = logsumexp of terms that are linear in (ln prefactor, exponents). Such a law
 states its terms once and analysis.fit does the rest. A law with a procedure of its own brings an `estimate`.
@@ -32,7 +32,7 @@ class Law:
 
     @classmethod
     def stack(cls, draws: Array) -> Self:
-        """One law whose coefficients are arrays [draws], from an array [draws, coefficients]: predicts for all at once."""
+        """One law whose coefficients are arrays [draws], from an array [draws, coefficients]."""
         return cls(*np.asarray(draws, dtype=np.float64).T)
 
     def coefficients(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Small enough for half a minute on a CPU: 60 thousand parameters, half a million bytes of text.
 
-    python -m experiments.train --config=experiments/configs/smoke.py --workdir=runs/smoke
+python -m experiments.train --config=experiments/configs/smoke.py --workdir=runs/smoke
 """
 
 from typing import Any

@@ -53,7 +53,7 @@ class _Stream:
     """A .npy file that grows. numpy keeps room in the header for the final length."""
 
     def __init__(self, path: epath.Path, dtype: str):
-        self._file, self._dtype, self.count = open(path, "wb"), np.dtype(dtype), 0  # noqa: SIM115  closed by __exit__
+        self._file, self._dtype, self.count = open(path, "wb"), np.dtype(dtype), 0
         self._header()
 
     def _header(self) -> None:

@@ -52,7 +52,7 @@ class LocalWorker:
 
     def __init__(self, command: Sequence[str], cores: Sequence[int] | None, env: dict[str, str], log: epath.Path):
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: BinaryIO = open(log, "ab", buffering=0)  # noqa: SIM115  # closed by `close`
+        self._log: BinaryIO = open(log, "ab", buffering=0)  # closed by `close`
         pinning = ",".join(map(str, cores)) if cores else "-"
         bootstrap = [sys.executable, "-S", "-E", os.path.join(HERE, "pinned.py"), str(os.getpid()), pinning]
         path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

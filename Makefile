@@ -1,0 +1,50 @@
+# make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
+# make test    the default tests            make test-slow   also the slow ones
+# make lint    ruff and pyright             make setup       only the virtual environment
+# Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+WORKDIR ?= demo
+STUDY := sweeps/studies/quickstart.py
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
+	  sys.exit(None if ok else "error: Python 3.11, 3.12 or 3.13 is needed; PYTHON=python3.11 make ... picks one")'
+	@echo "setting up $(VENV): a few minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: setup
+	@$(RUN) -m sweeps.launch --study=$(STUDY) --workdir=$(WORKDIR)
+	@$(MAKE) --no-print-directory --silent $(WORKDIR)/report.html
+	@echo "the law and its pictures: $(WORKDIR)/report.html   numbers: $(WORKDIR)/numbers.json   runs: $(WORKDIR)/grid.parquet"
+
+$(WORKDIR)/grid.parquet: $(wildcard $(WORKDIR)/runs/*/record.json)
+	@$(RUN) -m sweeps.collect --workdir=$(WORKDIR) --out=$@
+
+$(WORKDIR)/report.html: $(WORKDIR)/grid.parquet
+	@$(RUN) -m analysis.report $(WORKDIR)/grid.parquet --out=$@
+
+test: setup
+	@$(RUN) -m pytest -n 2
+
+test-slow: setup
+	@$(RUN) -m pytest -n 2 -m "not gpu"
+
+lint: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright -p .pyrightconfig.json
+
+clean:
+	rm -rf $(WORKDIR)

@@ -329,8 +329,10 @@ CAPTIONS: dict[str, tuple[Callable[[Survey], Figure], str]] = {
     "isoflop": (isoflop, "Loss against size at each budget. A minimum on the edge of its sizes is not used."),
     "allocation": (
         allocation,
-        "Where the next budgets should go. Bands are bootstrap intervals; dotted lines mark 1, 10 and 100 times the "
-        "largest budget.",
+        (
+            "Where the next budgets should go. Bands are bootstrap intervals; dotted lines mark 1, 10 and 100 times the "
+            "largest budget."
+        ),
     ),
     "surface": (surface, "The fitted law with the runs that it rests on."),
     "residuals": (

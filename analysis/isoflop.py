@@ -14,6 +14,7 @@ from experiments.cli import InputError
 
 FEWEST_SIZES = {"quadratic": 3, "cubic": 4, "akima": 3}
 BANDWIDTH = 0.04  # of ln C: budgets that jitter by a few per cent are one
+SHARE_IN_BUDGETS = 0.5  # of the rows; below, clusters of C are chance and not a design
 WIDEST = 0.16  # of ln C around the middle of a budget
 AKIMA_STEPS = 25  # points per gap between sizes, Porian et al. 2024
 
@@ -61,7 +62,7 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
     minima = np.array([[budget.minimum, budget.tokens(budget.minimum), budget.loss] for budget in used])
     coefficients, objective = allocation.regress(log_c, minima[None])
     noise, freedom = noise_sd(columns, budgets, spec.interpolation)
-    draws = bootstrap_minima(used, log_c, spec, noise) if noise > 0 else np.empty((0, len(law.names())))
+    draws = bootstrap_minima(used, log_c, spec, noise, freedom) if noise > 0 else np.empty((0, len(law.names())))
     fitted = law(*map(float, coefficients[0]))
     residual = minima[:, 0] - (np.log(fitted.k_N) + fitted.a * log_c)
     return FitResult(
@@ -83,8 +84,10 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
 def split_budgets(columns: Columns, fewest: int) -> tuple[Columns, list[np.ndarray]]:
     """Rows of each budget (positions in the returned columns), from the `group` role or from clusters of ln C.
 
-    Rows of no budget with at least `fewest` sizes are dropped with a reason. Raises InputError when none is left.
+    Rows of no budget with at least `fewest` sizes are dropped with a reason. Raises InputError when none is left, or
+    when most rows belong to none (clusters of C by chance).
     """
+    total = len(columns)
     if "group" in columns:
         _, label = np.unique(columns["group"].astype(str), return_inverse=True)
         near = np.ones(len(columns), dtype=bool)
@@ -93,11 +96,11 @@ def split_budgets(columns: Columns, fewest: int) -> tuple[Columns, list[np.ndarr
     columns, label = columns.take(near, "its C is not near an IsoFLOP budget"), label[near]
     sizes = {one: len(_sizes(np.log(columns["N"][label == one]))[0]) for one in np.unique(label)}
     enough = np.array([sizes[one] >= fewest for one in label], dtype=bool)
-    if not enough.any():
+    if not enough.any() or ("group" not in columns and enough.sum() < SHARE_IN_BUDGETS * total):
         most = max(sizes.values(), default=0)
         raise InputError(
-            f"GRID: no FLOP budget has {fewest} different sizes (the fullest has {most}); isoflop needs them; "
-            "name a column that marks budgets with --columns=group=COLUMN, or use --law=chinchilla"
+            f"GRID: {int(enough.sum())} of {total} rows lie in FLOP budgets of {fewest} or more sizes (the fullest has "
+            f"{most}); isoflop needs budgets: mark them with --columns=group=COLUMN, or use --law=chinchilla"
         )
     columns, label = columns.take(enough, f"its budget has fewer than {fewest} sizes"), label[enough]
     groups = [np.flatnonzero(label == one) for one in np.unique(label)]
@@ -236,16 +239,18 @@ def noise_sd(columns: Columns, budgets: list[Budget], interpolation: str) -> tup
     return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
-def bootstrap_minima(used: list[Budget], log_c: np.ndarray, spec: FitSpec, noise: float) -> np.ndarray:
+def bootstrap_minima(used: list[Budget], log_c: np.ndarray, spec: FitSpec, noise: float, freedom: int) -> np.ndarray:
     """Refits [replicates, coefficients] to copies of the curves with normal noise added to every size.
 
-    The copies are centred on the observed losses. A replicate leaves out the budgets whose minimum falls on an edge
+    The copies are centred on the observed losses. Each replicate has a noise of its own, as uncertain as `freedom`
+    degrees of freedom leave it. A replicate leaves out the budgets whose minimum falls on an edge
     and is dropped when fewer than two remain.
     """
     stream = np.random.RandomState(spec.seed)
     minima = np.empty((spec.bootstrap, len(used), 3))
+    sd = noise * np.sqrt(freedom / stream.chisquare(freedom, spec.bootstrap))
     for at, budget in enumerate(used):
-        scale = noise / np.sqrt(budget.repeats)[:, None]
+        scale = sd / np.sqrt(budget.repeats)[:, None]
         copies = budget.log_loss[:, None] + scale * stream.standard_normal((len(budget.log_n), spec.bootstrap))
         where, loss = minimise_curves(budget, copies, spec.interpolation)
         minima[:, at] = np.stack([where, budget.tokens(where), loss], axis=1)

@@ -6,6 +6,7 @@ beside the arrays and compared. A damaged step is reported and the one before it
 
 from collections.abc import Callable
 import logging
+import os
 from typing import Any
 import zlib
 
@@ -33,6 +34,8 @@ class Checkpoints:
     """The checkpoints of one run: `directory`/<step>."""
 
     def __init__(self, directory: epath.Path, keep: int, fingerprint: str):
+        if "://" not in os.fspath(directory):
+            directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative path
         self.directory, self.fingerprint = directory, fingerprint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
         self._manager = ocp.CheckpointManager(directory, options=options)

@@ -99,7 +99,11 @@ class Display:
         done = min(self._work, self._finished + sum(self._current.values()))
         seconds = time.monotonic() - self._start
         here = done - self._resumed
-        left = f", about {clock(seconds * (self._work - done) / here)} left" if here > 0.02 * self._work else ""
+        left = (
+            f", about {clock(seconds * (self._work - done) / here)} left"
+            if here > 0.02 * self._work and done < self._work
+            else ""
+        )
         note = f"{self.recorded} of {self.total} runs recorded{left}"
         self._bars.update(self._all, completed=done, note=note)
         if not self._live and time.monotonic() - self._last >= LINE_SECONDS:

@@ -18,9 +18,9 @@ from sweeps.store import Node
 
 # What a worker costs on a CPU besides its steps, and how fast its steps are; measured on two shared cores with models
 # of 5 thousand to 1 million parameters. Only the order and the balance of populations depend on it.
-START_SECONDS = 8.0
-STEP_SECONDS = 1e-3
-FLOPS_PER_SECOND = 2.5e10
+START_SECONDS = 12.0
+STEP_SECONDS = 8e-4
+FLOPS_PER_SECOND = 5e10
 STATE_BYTES = 16  # per parameter: itself, two moments, a gradient, in float32
 STATE_SHARE = 0.3  # of the machine's memory, for the states of all populations that run at once
 

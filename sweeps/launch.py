@@ -93,7 +93,7 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-    flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs (local or gs://)")
+    flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs")
     flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.EXECUTORS)}")
     flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed")

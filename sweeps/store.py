@@ -61,7 +61,7 @@ def distinct(nodes: Iterable[Node]) -> list[Node]:
 
 
 class Store:
-    """Reads and writes a workdir. Paths may be local or gs://."""
+    """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
 
     def __init__(self, workdir: epath.PathLike):
         self.root = epath.Path(workdir)

@@ -28,7 +28,7 @@ def get_study(arg="20"):
         "data.corpus": (%(corpus)r,), "evaluation.tokens": 2048, "execution.tensorboard": False,
         "execution.data_root": %(root)r, "execution.compile_cache": %(cache)r, "execution.steps_per_dispatch": 20,
     })
-    rates = tag(product(over("model.width", 16), over("opt.lr", 3e-3, 1e-2, 3e-2)), group="rates")
+    rates = tag(product(over("model.width", 16), over("opt.lr", 1e-2, 3e-2)), group="rates")
     again = tag(product(over("model.width", 16), over("opt.lr", 1e-2)), group="again", note=1)
     wide = tag(product(over("model.width", 32), over("opt.lr", 1e-2, *([1e30] if extra else []))), group="wide")
     return product(base, chain(rates, again, wide))
@@ -102,7 +102,7 @@ def undisturbed(tiny_study: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     launch = Launch(tiny_study, tmp_path_factory.mktemp("undisturbed"), "200")
     done = launch()
     assert done.returncode == 0, done.stderr
-    assert "4 complete" in done.stdout
+    assert "3 complete" in done.stdout
     return launch
 
 
@@ -114,7 +114,7 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
     done = run_command("sweeps.status", f"--workdir={undisturbed.workdir}", f"--json={path}")
     assert done.returncode == 0, done.stderr
     value = json.loads(path.read_text())
-    assert value["counts"] == {"complete": 4} and len(value["runs"]) == 4 and value["schema"] == 1
+    assert value["counts"] == {"complete": 3} and len(value["runs"]) == 3 and value["schema"] == 1
     assert all(run.keys() == {"fingerprint", "name", "status", "reason"} for run in value["runs"])
     assert all(run["fingerprint"] in done.stdout and run["name"] in done.stdout for run in value["runs"])
     assert undisturbed.claimed() == []
@@ -123,15 +123,15 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
     assert done.returncode == 0, done.stderr
     collect.write(pd.read_parquet(out), tmp_path / "grid.csv")
     for grid in (pd.read_parquet(out), pd.read_csv(tmp_path / "grid.csv")):
-        assert len(grid) == 4 == grid["fingerprint"].nunique() and set(grid["status"]) == {"complete"}
-        assert sorted(zip(grid["width"], grid["lr"], strict=True)) == [(16, 3e-3), (16, 1e-2), (16, 3e-2), (32, 1e-2)]
+        assert len(grid) == 3 == grid["fingerprint"].nunique() and set(grid["status"]) == {"complete"}
+        assert sorted(zip(grid["width"], grid["lr"], strict=True)) == [(16, 1e-2), (16, 3e-2), (32, 1e-2)]
         assert set(grid["tokens"]) == {200 * 256} and set(grid["group"]) == {"rates", "wide"}
         shared = grid[(grid["width"] == 16) & (grid["lr"] == 1e-2)].iloc[0]
         assert shared["group"] == "rates" and shared["group_all"] == "rates|again" and shared["note"] == 1
         assert grid["loss_nats"].between(1, 4).all() and (grid["loss_nats_sem"] > 0).all()
         assert (grid["params_total"] > 0).all() and grid["flops_total"].dtype == float
     points = json.loads((undisturbed.workdir / "study.json").read_text())["points"]
-    assert len(points) == 5 and len({p["fingerprint"] for p in points}) == 4
+    assert len(points) == 4 and len({p["fingerprint"] for p in points}) == 3
 
 
 def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):
@@ -150,9 +150,9 @@ def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: p
     done = run_command("sweeps.collect", f"--workdir={launch.workdir}", f"--out={out}")
     assert done.returncode == 1 and str(path) in done.stderr and "Traceback" not in done.stderr
     grid = pd.read_csv(out).set_index("fingerprint")
-    assert len(grid) == 4 and grid.loc[cut, "status"] == "lost" and pd.isna(grid.loc[cut, "loss_nats"])
+    assert len(grid) == 3 and grid.loc[cut, "status"] == "lost" and pd.isna(grid.loc[cut, "loss_nats"])
     assert grid.loc[cut, "params_total"] > 0, "what is known without a record is there"
-    assert grid["loss_nats"].notna().sum() == 2
+    assert grid["loss_nats"].notna().sum() == 1
     others = {name: (launch.workdir / "runs" / name / "record.json").stat().st_mtime_ns for name in sorted(before)[2:]}
     done = launch()
     assert done.returncode == 0 and "training 2 as" in done.stderr
@@ -173,14 +173,15 @@ def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathli
     assert all(claims.started(pid) is None for pid in pids) and launch.claimed() == []
 
     process = launch.start()
-    claim = launch.until(launch.claimed)[0]
+    launch.until(launch.claimed)
     assert launch.status()["counts"].get("running"), "while they are claimed by processes that live"
     launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
     process.kill()
     process.wait()
-    launch.until(lambda: claims.started(claim["worker"]["pid"]) is None)  # workers end with their launcher
-    counts = launch.status()["counts"]
-    assert "running" not in counts and sum(counts.values()) == 4
+    launch.until(lambda: "running" not in launch.status()["counts"])  # workers save and end with their launcher
+    workers = [claim["worker"]["pid"] for claim in launch.claimed()]
+    assert workers and all(claims.started(pid) is None for pid in workers)
+    assert {"lost", "waiting", "complete"} >= launch.status()["counts"].keys()
 
     launchers = [launch.start(), launch.start()]
     pids = {process.pid for process in launchers}
@@ -209,12 +210,12 @@ def test_one_bad_run_does_not_take_its_neighbours_with_it(tiny_study: pathlib.Pa
     assert runs[bad]["status"] == "failed" and "run.json is damaged" in runs[bad]["reason"]
     wide = next(f for f, n in names.items() if n.run.opt.lr == 1e30)
     assert runs[wide]["status"] == "diverged" and "not finite" in runs[wide]["reason"]
-    assert launch.status()["counts"] == {"complete": 3, "diverged": 1, "failed": 1}
+    assert launch.status()["counts"] == {"complete": 2, "diverged": 1, "failed": 1}
     again = launch()
     assert again.returncode == 1 and "nothing to do" in again.stdout, "a failed run stays failed until asked"
     (folder / "run.json").unlink()
     assert launch("--retry_failed").returncode == 0
-    assert launch.status()["counts"] == {"complete": 4, "diverged": 1}
+    assert launch.status()["counts"] == {"complete": 3, "diverged": 1}
 
 
 def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pathlib.Path):
@@ -223,7 +224,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
     done = run_command("sweeps.plan", f"--study={tiny_study}:20", f"--json={path}")
     assert done.returncode == 0, done.stderr
     value = json.loads(path.read_text())
-    assert value["target"] == "cpu" and [s["runs"] for s in value["signatures"]] == [3, 1]
+    assert value["target"] == "cpu" and [s["runs"] for s in value["signatures"]] == [2, 1]
     keys = "name runs fits peak_bytes flops_per_step collective_bytes step_seconds_bound bound_by compile_seconds"
     assert all(set(keys.split()) <= s.keys() for s in value["signatures"])
     assert {"chip_hours", "price_usd", "flops"} <= value["totals"].keys()
@@ -241,7 +242,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
 @pytest.mark.parametrize(
     ("command", "flags", "named"),
     [
-        ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.003: tokens=25600000000"),
+        ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.01: tokens=25600000000"),
         ("launch", ["--study={s}", "--workdir={s}"], "is a file; expected a folder"),
         ("plan", ["--study={s}", "--target=v5e-16"], "known targets: cpu"),
         ("status", ["--workdir={w}"], "holds no study.json"),

@@ -67,8 +67,9 @@ def test_learns_and_records(tiny, tmp_path, family):
     assert list((tmp_path / "run" / "tb").glob("events*"))
 
 
-def test_the_same_command_again_does_nothing(tiny, tmp_path):
-    run(tiny(tokens=256 * 5), tmp_path / "run")
+def test_the_same_command_again_does_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(tiny(tokens=256 * 5), "run")  # a relative folder, as users type it
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     run(tiny(tokens=256 * 5), tmp_path / "run", lambda event: pytest.fail("nothing was to be done"))
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from experiments.cli import InputError
 from sweeps.executors import Event
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -156,6 +157,8 @@ class LocalExecutor:
 
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> LocalWorker:
         """Start a worker in a free place."""
+        if "://" in os.fspath(workdir):
+            raise InputError(f"--workdir={workdir}: the local executor writes logs and locks; expected a local folder")
         place = self._free.pop()
         command = [*self._command, f"--population={os.fspath(population)}", f"--workdir={os.fspath(workdir)}"]
         worker = LocalWorker(command, place.cores, place.env, log)

@@ -68,10 +68,12 @@ def flops_text(value: float) -> str:
 
 def log_axis(axis: Axes, which: str, words: bool = True) -> None:
     """Logarithmic axis with labels a person can read, also when it spans less than a decade."""
+    if not math.isfinite(getattr(axis.dataLim, f"minpos{which}")):
+        return  # nothing on it that a logarithm could show
     getattr(axis, f"set_{which}scale")("log")
     part = getattr(axis, f"{which}axis")
     low, high = getattr(axis, f"get_{which}lim")()
-    decades = math.log10(high / low)
+    decades = math.log10(high / low) if 0 < low < high < math.inf else 0.0
     subs = (
         (1.0,)
         if decades > 2.5
@@ -152,7 +154,7 @@ def allocation(survey: Survey) -> Figure:
         factor = result.flops_per_param_token
         values = [*result.law.optimum(grid, factor), result.law.loss({"C": grid}, factor)]
         for axis, value in zip(axes, values, strict=True):
-            axis.plot(grid, np.broadcast_to(value, grid.shape), color=colour, label=label)
+            axis.plot(grid, drawable(np.broadcast_to(value, grid.shape)), color=colour, label=label)
         if len(result.draws) and name != "isoflop_cubic":
             bands = [_band(result, C) for C in grid]
             for at, axis in enumerate(axes):
@@ -189,10 +191,15 @@ def allocation(survey: Survey) -> Figure:
 def _band(result: FitResult, C: float) -> list[np.ndarray]:
     """Interval edges of N*, D* and loss at C."""
     many = result.stacked()
-    with np.errstate(all="ignore"):
-        values = [*many.optimum(C, result.flops_per_param_token), many.loss({"C": C}, result.flops_per_param_token)]
-    tails = [50 * (1 - result.spec.level), 50 * (1 + result.spec.level)]
-    return [np.nanpercentile(np.where(np.isfinite(value), value, np.nan), tails) for value in values]
+    values = [*many.optimum(C, result.flops_per_param_token), many.loss({"C": C}, result.flops_per_param_token)]
+    intervals = [result.interval(drawable(value)) for value in values]
+    return [np.array([one.low, one.high]) if one else np.full(2, np.nan) for one in intervals]
+
+
+def drawable(values: np.ndarray) -> np.ndarray:
+    """NaN for what a logarithmic axis cannot show."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(values) & (values > 0) & (values < 1e30), values, np.nan)
 
 
 def surface(survey: Survey) -> Figure:
@@ -205,12 +212,13 @@ def surface(survey: Survey) -> Figure:
     d = np.geomspace(D.min() / 2, D.max() * 4, 140)
     loss = result.law.loss({"N": n[None, :], "D": d[:, None]})
     filled = axis.contourf(n, d, loss, levels=18, cmap="cividis_r", alpha=0.85)
-    axis.contour(n, d, loss, levels=filled.levels, colors="white", linewidths=0.4, alpha=0.7)
+    if np.ptp(loss) > 1e-9:
+        axis.contour(n, d, loss, levels=filled.levels, colors="white", linewidths=0.4, alpha=0.7)
     for budget in np.geomspace(survey.columns["C"].min(), survey.largest, 4):
         axis.plot(n, budget / result.flops_per_param_token / n, color="#111827", lw=0.7, ls=":")
     compute = np.geomspace(survey.columns["C"].min() / 10, survey.largest * 100, 80)
     best = result.law.optimum(compute, result.flops_per_param_token)
-    axis.plot(*best, color=RED, lw=2, label="compute-optimal")
+    axis.plot(*map(drawable, best), color=RED, lw=2, label="compute-optimal")
     axis.plot(N, D, "o", ms=4, mfc="white", mec="#111827", mew=0.8, label="runs")
     axis.plot([], [], ":", color="#111827", lw=0.8, label="equal compute")
     axis.set(

@@ -27,6 +27,8 @@ from experiments.cli import InputError
 STATIONARY = {"huber": 1e-6, "least_squares": 1e-6, "lad": 1e-3}  # LAD's slope jumps at each row; its limit is coarser
 AGREE = 1e-6  # relative excess of the objective
 FINALISTS = 6
+DIFFERENT = 1e-2  # of log terms and exponents: two minima and not one
+PATIENCE = 3000  # steps of a finalist; each may cross a single kink of the objective
 
 
 def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResult:
@@ -60,9 +62,8 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
     deltas = spec.objective.stages(float(np.median(columns["loss"])))
     starts = solver.start_points(problem, weight, spec.starts)
     ends, agreeing = search(problem, starts, weight, deltas)
-    values = (weight * spec.objective.value(problem.residuals(ends))).sum(axis=1)
-    best = int(np.argmin(values))
-    theta, value = drop_vanished(problem, ends[best], weight, spec, deltas)
+    best, rivals = choose(problem, ends, weight, spec)
+    theta, value = drop_vanished(problem, best, weight, spec, deltas)
     gradient = stationarity(problem, theta, weight, deltas[-1])
     if not gradient <= STATIONARY[spec.objective.loss]:
         raise FitError(
@@ -80,7 +81,7 @@ def fit_sum(columns: Columns, law: type[SumLaw], spec: FitSpec) -> FitResult:
         columns=columns,
         objective=value,
         residual=residual,
-        certificate=certify(problem, theta, weight, fitted, columns, draws, residual, spec, agreeing, gradient),
+        certificate=certify(problem, theta, weight, rivals, fitted, columns, draws, residual, spec, agreeing, gradient),
         draws=draws,
     )
 
@@ -99,9 +100,23 @@ def search(
     agree = values <= values[order[0]] * (1 + AGREE) + 1e-20 * weight.sum()
     chosen = [int(order[0])]
     for at in map(int, order):
-        if len(chosen) < FINALISTS and values[at] > values[chosen[-1]] * (1 + AGREE):
+        if len(chosen) < FINALISTS and np.abs(ends[at] - ends[chosen]).max(axis=1).min() > DIFFERENT:
             chosen.append(at)
-    return solver.minimise(problem, ends[chosen], weight, deltas), float(agree.mean())
+    return solver.minimise(problem, ends[chosen], weight, deltas, max_steps=PATIENCE), float(agree.mean())
+
+
+def choose(
+    problem: solver.Problem, ends: np.ndarray, weight: np.ndarray, spec: FitSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best end [p], and the other ends [rivals, p] that fit as well with other parameters.
+
+    Among equals (as many rows as coefficients can be fitted exactly in several ways) the smallest exponents win.
+    """
+    values = (weight * spec.objective.value(problem.residuals(ends))).sum(axis=1)
+    equal = np.flatnonzero(values <= values.min() * (1 + AGREE) + 1e-20 * weight.sum())
+    best = int(equal[np.argmin((ends[equal, problem.terms :] ** 2).sum(axis=1))])
+    apart = np.abs(ends[equal] - ends[best]).max(axis=1) > DIFFERENT
+    return ends[best], ends[equal[apart]]
 
 
 def drop_vanished(
@@ -142,6 +157,7 @@ def certify(
     problem: solver.Problem,
     theta: np.ndarray,
     weight: np.ndarray,
+    rivals: np.ndarray,
     law: SumLaw,
     columns: Columns,
     draws: np.ndarray,
@@ -152,6 +168,8 @@ def certify(
 ) -> Certificate:
     """The certificate of a fit that reached a stationary point."""
     weak, condition = certificate.weak_directions(problem, theta, weight)
+    if len(rivals):
+        weak = weak | (np.abs(rivals - theta).max(axis=0) > DIFFERENT)
     vanished = theta[: problem.terms] <= problem.bounds()[0][: problem.terms]
     found = {name: Interval.of(values, spec.level) for name, values in zip(law.names(), draws.T, strict=True)}
     intervals = {name: interval for name, interval in found.items() if interval is not None}

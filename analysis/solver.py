@@ -7,6 +7,7 @@ Huber loss, with the curvature of the true objective, so that it ends at a stati
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -17,7 +18,7 @@ LOG_VANISHED = 30.0  # a term e^-30 below the loss is zero in float64
 EXPONENT_BOUNDS = (0.0, 4.0)
 MAX_STEPS = 300
 RESOLUTION = 1e-13  # a step that promises less than this share of the objective ends the search
-CHUNK_ELEMENTS = 150_000  # batch x rows that stay in cache
+CHUNK_ELEMENTS = 40_000  # batch x rows that stay in cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Problem:
     @property
     def size(self) -> int:
         return self.slopes.shape[0] + self.slopes.shape[2]
+
+    @functools.cached_property
+    def products(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each term the pairs of parameters that it depends on, and the products of its slopes by them [r, pairs]."""
+        found = []
+        for k in range(self.terms):
+            slope = np.zeros((self.slopes.shape[1], self.size))
+            slope[:, k] = 1.0
+            slope[:, self.terms :] = self.slopes[k]
+            used = np.flatnonzero(slope.any(axis=0))
+            first, second = (used[at] for at in np.triu_indices(len(used)))
+            found.append((first, second, slope[:, first] * slope[:, second]))
+        return found
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest parameters [p]."""
@@ -97,7 +111,8 @@ def expand(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.n
     jacobian = np.empty((len(theta), problem.size, problem.slopes.shape[1]))
     jacobian[:, : problem.terms] = shares.transpose(1, 0, 2)
     for e in range(problem.slopes.shape[2]):
-        jacobian[:, problem.terms + e] = np.einsum("kbr,kr->br", shares, problem.slopes[:, :, e])
+        used = [k for k in range(problem.terms) if problem.slopes[k, :, e].any()]
+        jacobian[:, problem.terms + e] = sum(shares[k] * problem.slopes[k, :, e] for k in used)
     scale = np.exp(predicted) if problem.raw else 1.0
     r = scale - np.exp(target) if problem.raw else predicted - target
     pull = weight * slope(r, delta) * scale
@@ -105,12 +120,10 @@ def expand(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.n
     reweighted = weight * np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300)) * scale**2
     rows = jacobian.transpose(0, 2, 1)
     curvature = (jacobian * (inside if problem.raw else inside - pull)[:, None]) @ rows
-    for k in range(problem.terms):
-        design = np.zeros((problem.slopes.shape[1], problem.size))
-        design[:, k] = 1.0
-        design[:, problem.terms :] = problem.slopes[k]
-        outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
-        curvature += ((pull * shares[k]) @ outer).reshape(curvature.shape)
+    for k, (first, second, products) in enumerate(problem.products):
+        bend = (pull * shares[k]) @ products
+        curvature[:, first, second] += bend
+        curvature[:, second, first] += np.where(first == second, 0.0, bend)
     return Local(
         value=(weight * smooth(r, delta)).sum(axis=1),
         gradient=(jacobian @ pull[:, :, None])[:, :, 0],
@@ -224,7 +237,7 @@ def start_points(problem: Problem, weight: np.ndarray, keep: int) -> np.ndarray:
     grid = np.array(list(itertools.product(axis, repeat=exponents))).reshape(-1, exponents)
     best = np.empty((len(grid), problem.size))
     score = np.empty(len(grid))
-    chunk = max(1, 4 * CHUNK_ELEMENTS // problem.slopes.shape[1])
+    chunk = max(1, 16 * CHUNK_ELEMENTS // problem.slopes.shape[1])
     for first in range(0, len(grid), chunk):
         part = slice(first, first + chunk)
         best[part], score[part] = _project(problem, grid[part], weight)

@@ -10,6 +10,7 @@ sequence length.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -76,9 +77,15 @@ class Manifest:
             path = _fetch(path, self.files[name]["sha256"])
         check_size(path, self.files[name])
         try:
-            return np.load(path, mmap_mode="r")
+            return _map(os.fspath(path), os.stat(path).st_mtime_ns)
         except ValueError as error:
             raise InputError(f"{path}: is not a token stream ({error}); {REMEDY}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _map(path: str, changed: int) -> np.ndarray:
+    """One map a file, however many runs of a process read it."""
+    return np.load(path, mmap_mode="r")
 
 
 def digest(value: Any) -> str:

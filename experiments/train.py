@@ -301,11 +301,12 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
 
     Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved).
     """
-    trials = []
-    for run, directory in zip(runs, directories, strict=True):
-        manifests = prepare.prepare(run.data, epath.Path(execution.data_root))
-        from experiments.data import check_enough
+    from experiments.data import check_enough
 
+    trials = []
+    corpora = {data: prepare.prepare(data, epath.Path(execution.data_root)) for data in {run.data for run in runs}}
+    for run, directory in zip(runs, directories, strict=True):
+        manifests = corpora[run.data]
         check_enough(manifests, run.data, run.steps * run.batch_tokens, run.seq_len)
         if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:
             raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")

@@ -16,6 +16,7 @@ import pytest
 from experiments import record, schema
 from experiments.cli import InputError
 from sweeps import claims, collect, executors, status, store, study
+from sweeps.executors import local
 from tests.conftest import REPOSITORY, run_command
 
 STUDY = '''"""Does it work? Tiny runs."""
@@ -132,6 +133,10 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
         assert (grid["params_total"] > 0).all() and grid["flops_total"].dtype == float
     points = json.loads((undisturbed.workdir / "study.json").read_text())["points"]
     assert len(points) == 4 and len({p["fingerprint"] for p in points}) == 3
+    given = [json.loads(p.read_text()) for p in undisturbed.workdir.glob("populations/*.json")]
+    assert sorted(len(value["runs"]) for value in given) == [1, 2], "one population a signature"
+    cores = len(local.available_cores())
+    assert {value["execution"]["cpu_devices"] for value in given} == {1 if cores < 4 else cores // 2}
 
 
 def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):

@@ -139,6 +139,27 @@ def test_notes_of_a_study_say_what_rounding_moved(tmp_path: pathlib.Path):
     assert "depth at width 24" in notes and "tokens=2900 become 2048" in notes
 
 
+def test_the_quickstart_is_an_isoflop_grid_with_a_bracket():
+    """Four budgets or more of five sizes, each budget spent to 1%, few programs, and a bracket around a point of the grid."""
+    loaded = study.load(f"{REPOSITORY}/sweeps/studies/quickstart.py")
+    assert not loaded.notes, "nothing was rounded by more than a tenth"
+    sizes: dict[float, set[int]] = {}
+    for cell in loaded.cells:
+        counts = record.ledger(cell.run)
+        assert counts["flops_total"] == pytest.approx(cell.tags["budget_flops"], rel=0.01)
+        assert cell.run.steps >= 100 and cell.tags["rule_lr"].startswith("inverse_width_lr")
+        if cell.tags["group"] == "isoflop":
+            sizes.setdefault(cell.tags["budget_flops"], set()).add(counts["params_total"])
+    assert len(sizes) >= 4 and all(len(s) >= 5 and max(s) > 4 * min(s) for s in sizes.values())
+    assert len({schema.signature(c.run) for c in loaded.cells}) <= 8
+    runs = [c.run for c in loaded.cells if c.tags["group"] == "isoflop"]
+    bracket = [c.run for c in loaded.cells if c.tags["group"] == "lr_bracket"]
+    assert len({run.opt.lr for run in bracket}) == 5 and sum(run in runs for run in bracket) == 1
+    assert len({run.tokens for run in bracket}) == 1
+    with pytest.raises(InputError, match="'huge' is not a scale"):
+        study.load(f"{REPOSITORY}/sweeps/studies/quickstart.py:huge")
+
+
 # --- populations
 
 

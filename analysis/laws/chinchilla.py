@@ -39,7 +39,7 @@ class Chinchilla(SumLaw):
 
     def predict(self, N: Any, D: Any) -> Any:
         """Loss in nats per token for N parameters and D tokens."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             return self.E + self.A * N**-self.alpha + self.B * D**-self.beta
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:

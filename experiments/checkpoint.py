@@ -5,7 +5,6 @@ beside the arrays and compared. A damaged step is reported and the one before it
 """
 
 from collections.abc import Callable
-import logging
 import os
 from typing import Any
 import zlib
@@ -17,8 +16,6 @@ import orbax.checkpoint as ocp
 
 from experiments.cli import InputError
 from experiments.step import TrainState
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at INFO and its fallbacks at WARNING
 
 
 def _flat(state: Any) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 import difflib
 import errno
 import os
+import re
 import sys
+import threading
 import traceback
 
 from absl import app, flags, logging
@@ -33,12 +35,23 @@ def explain(error: BaseException) -> str:
     """One line for an exception, without Python's decoration."""
     if isinstance(error, KeyError) and error.args:
         return " ".join(str(error.args[0]).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'the disk'}: no space left; free some and run the same command again"
+    text = " ".join(str(error).split())
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in text:  # libraries wrap the system's error in their own
+        named = re.search(r'file "?(/[^"\s]+)', text)
+        where = getattr(error, "filename", None) or (named[1] if named else "the disk")
+        return f"{where}: no space left; free some and run the same command again"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename or 'a path'}: cannot be written ({os.strerror(error.errno).lower()})"
-    text = " ".join(str(error).split())
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+def _quieten() -> None:
+    """Libraries report at INFO what nobody asked for, and print an error that they also raise with its traceback."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().setLevel("CRITICAL")
+    sys.excepthook = threading.excepthook = lambda *_: None  # only other threads get here: `run` catches the rest
 
 
 def run(
@@ -59,8 +72,8 @@ def run(
             sys.exit(EXIT_INPUT)
 
     def guarded(argv: list[str]) -> int:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # absl's app shows INFO: what libraries report and nobody asked for
+        if flags.FLAGS.verbosity < 1:
+            _quieten()
         try:
             for name in required:
                 if flags.FLAGS[name].value is None:

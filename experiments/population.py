@@ -137,7 +137,9 @@ class Program:
     @functools.cached_property
     def _init(self) -> Any:
         one = self._over_trials(lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
-        return jax.jit(one, out_shardings=self.state_sharding)
+        # Runs once: on a CPU half of its time was compilation at the usual effort.
+        quick = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
+        return jax.jit(one, out_shardings=self.state_sharding, compiler_options=quick)
 
     @functools.cached_property
     def _train(self) -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,39 @@ def test_unwritable_workdir_is_one_line(tiny, tmp_path):
     assert "file" in done.stderr
     full = run_command("experiments.train", f"--config={config}", "--workdir=/dev/full/run")
     assert full.returncode in (1, 2) and len(full.stderr.strip().splitlines()) == 1, full.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 900 kB, and what makes it larger or read-only. Skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
+
+    if os.name != "posix" or not shutil.which("mount") or mount("size=900k"):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", folder])
+
+
+def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(tiny, tmp_path, small_disk):
+    folder, remount = small_disk
+    options = {"model.width": 64, "execution.checkpoint_every_tokens": 256 * 20}
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 60, **options)
+    command = ("experiments.train", f"--config={config}", f"--workdir={folder}/run")
+    full = run_command(*command)
+    assert full.returncode == 1 and "no space left" in full.stderr and str(folder) in full.stderr
+    assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+    assert not (folder / "run" / "record.json").exists()
+    remount("size=50m,ro")
+    unwritable = run_command(*command)
+    assert unwritable.returncode == 1 and "read-only" in unwritable.stderr
+    assert len(unwritable.stderr.strip().splitlines()) == 1, unwritable.stderr
+    remount("rw")
+    assert run_command(*command).returncode == 0
+    assert record.read(folder / "run" / "record.json")["status"] == "complete"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 1}', '{"schema": 99}', "[]"])

@@ -79,7 +79,11 @@ def warnings(columns: Columns, coefficients: int, agreeing: float, log_residual:
     """What a reader should know before using the numbers."""
     found = []
     rows = len(columns)
-    if rows < FEW_ROWS * coefficients:
+    if rows == coefficients:
+        found.append(
+            f"{rows} rows for {coefficients} coefficients: the law goes through every row and nothing checks it"
+        )
+    elif rows < FEW_ROWS * coefficients:
         found.append(f"{rows} rows for {coefficients} coefficients: bootstrap intervals are too narrow on so few")
     if agreeing < 0.05:
         found.append(f"only {agreeing:.1%} of the starts ended at the best optimum")

@@ -100,19 +100,24 @@ class Local:
     metric: np.ndarray  # [b, p, p]
 
 
-def expand(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
-    """Second-order expansion of sum_r weight * huber_delta(residual)."""
+def linearise(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln of the prediction [b, r], each term's share of it [k, b, r], and the slopes of the former [b, p, r]."""
     logs = problem.log_terms(theta)
     top = logs.max(axis=0)
     shares = np.exp(logs - top)
     total = shares.sum(axis=0)
     shares /= total
-    predicted = top + np.log(total)
     jacobian = np.empty((len(theta), problem.size, problem.slopes.shape[1]))
     jacobian[:, : problem.terms] = shares.transpose(1, 0, 2)
     for e in range(problem.slopes.shape[2]):
         used = [k for k in range(problem.terms) if problem.slopes[k, :, e].any()]
         jacobian[:, problem.terms + e] = sum(shares[k] * problem.slopes[k, :, e] for k in used)
+    return top + np.log(total), shares, jacobian
+
+
+def expand(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
+    """Second-order expansion of sum_r weight * huber_delta(residual)."""
+    predicted, shares, jacobian = linearise(problem, theta)
     scale = np.exp(predicted) if problem.raw else 1.0
     r = scale - np.exp(target) if problem.raw else predicted - target
     pull = weight * slope(r, delta) * scale

@@ -15,8 +15,12 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Shapes in annotations are checked as jax traces; the suffix of a name cannot stay wrong past a function boundary.
 install_import_hook(["models", "experiments.step", "experiments.loss", "experiments.optimizer"], "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GRIDS = REPOSITORY.parent / "shared" / "grids"

@@ -269,6 +269,27 @@ def test_fewer_rows_than_coefficients():
         fitting.fit(columns, CHINCHILLA, PLAIN)
 
 
+def test_a_law_that_goes_through_every_row_says_so():
+    columns = select(planted.grid(planted.isoflop_frame(budgets=1, sizes=5)), CHINCHILLA.ROLES)
+    found = fitting.fit(columns, CHINCHILLA, FitSpec(bootstrap=50))
+    assert not found.intervals()
+    assert any("nothing checks it" in text for text in found.certificate.warnings)
+
+
+def test_least_absolute_deviations_are_certified_by_their_subgradient():
+    columns = select(planted.grid(planted.isoflop_frame(noise=0.01)), CHINCHILLA.ROLES)
+    problem = solver.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
+    weight, stages = np.ones(len(columns)), Objective("lad").stages()
+    end = solver.minimise(problem, solver.start_points(problem, weight, 32), weight, stages)
+    values = np.abs(problem.residuals(end)).sum(axis=1)
+    best = end[np.argmin(values)]
+    assert (
+        np.abs(problem.residuals(best[None])) < 1e-7
+    ).sum() == 5  # it goes through as many rows as it has coefficients
+    assert fitting.stationarity(problem, best, weight, stages[-1], lad=True) < fitting.STATIONARY
+    assert fitting.stationarity(problem, best + 1e-3, weight, stages[-1], lad=True) > 100 * fitting.STATIONARY
+
+
 def test_weights_count_as_repeats():
     frame = planted.isoflop_frame(noise=0.003).assign(w=1.0)
     frame.loc[5, "w"] = 3.0

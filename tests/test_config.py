@@ -88,7 +88,42 @@ def test_defaults_are_pinned():
     assert known == (1, PINNED_DIGEST), f"defaults of old options changed: {known}"
 
 
-PINNED = ["model.width", "model.depth", "model.heads", "model.activation", "model.norm", "model.norm_eps", "model.qk_norm", "model.bias", "model.tied", "model.position", "model.rope_theta", "model.init", "model.init_std", "model.dtype", "opt.name", "opt.lr", "opt.beta1", "opt.beta2", "opt.eps", "opt.weight_decay", "opt.clip_norm", "schedule.name", "schedule.warmup_tokens", "schedule.warmup_start", "schedule.decay_tokens", "schedule.decay_shape", "schedule.final", "loss.z_loss", "evaluation.tokens", "tokens", "batch_tokens", "seq_len", "seed", "parent"]
+PINNED = [
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "model.activation",
+    "model.norm",
+    "model.norm_eps",
+    "model.qk_norm",
+    "model.bias",
+    "model.tied",
+    "model.position",
+    "model.rope_theta",
+    "model.init",
+    "model.init_std",
+    "model.dtype",
+    "opt.name",
+    "opt.lr",
+    "opt.beta1",
+    "opt.beta2",
+    "opt.eps",
+    "opt.weight_decay",
+    "opt.clip_norm",
+    "schedule.name",
+    "schedule.warmup_tokens",
+    "schedule.warmup_start",
+    "schedule.decay_tokens",
+    "schedule.decay_shape",
+    "schedule.final",
+    "loss.z_loss",
+    "evaluation.tokens",
+    "tokens",
+    "batch_tokens",
+    "seq_len",
+    "seed",
+    "parent",
+]
 PINNED_DIGEST = "29b9001bf1dcf521"
 
 

@@ -77,12 +77,11 @@ def check_arguments(argv: list[str]) -> list[str]:
 
 def _kind(config: ConfigDict, key: str) -> type:
     node: Any = config
-    done: list[str] = []
+    kind: type = type(None)
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
             known = list(node) if isinstance(node, ConfigDict) else []
             raise InputError(f"unknown config key {key}; {nearest(part, known, 'key')}")
-        done.append(part)
         kind, node = node.get_type(part), node[part]
     if isinstance(node, ConfigDict):
         raise InputError(f"--config.{key} is a section; expected one of its keys: {', '.join(node)}")

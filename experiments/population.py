@@ -24,8 +24,12 @@ from experiments.record import ledger
 from experiments.schema import Execution, Run, representative, runtime_values, with_runtime
 from models import partition
 
+# XLA's YNNPACK fusions make small steps about 1.1x slower than its own reductions and matmuls, and a scheduler that
+# looks for concurrency costs a little more where there are as many devices as cores.
+_CPU_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_concurrency_optimized_scheduler": False}
+
 # FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
-_DISPATCH_FLOPS = {"cpu": 5e9, "gpu": 2e13, "tpu": 2e13}
+_DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
 
 
 def assign(remaining: Sequence[int], devices: int) -> list[list[int]]:
@@ -74,6 +78,7 @@ class Program:
         self.steps_per_dispatch = execution.steps_per_dispatch or int(
             np.clip(_DISPATCH_FLOPS.get(backend, 2e13) / flops, 1, 64)
         )
+        self._compiler = _CPU_COMPILER if backend == "cpu" else None
         self._spec = P("trial")
         self._rows = ("data", "fsdp")
         shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
@@ -138,7 +143,7 @@ class Program:
     def _init(self) -> Any:
         one = self._over_trials(lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
         # Runs once: on a CPU half of its time was compilation at the usual effort.
-        quick = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
+        quick = {"xla_backend_optimization_level": 0} if self._compiler else None
         return jax.jit(one, out_shardings=self.state_sharding, compiler_options=quick)
 
     @functools.cached_property
@@ -148,6 +153,7 @@ class Program:
             in_shardings=(self.state_sharding, self.slot_sharding, self.tokens_sharding, self.slot_sharding),
             out_shardings=(self.state_sharding, self.slot_sharding),
             donate_argnums=0,
+            compiler_options=self._compiler,
         )
 
     @functools.cached_property
@@ -156,7 +162,17 @@ class Program:
             self._over_trials(self._eval_slot),
             in_shardings=(self.state_sharding.params, self.tokens_sharding, self.slot_sharding),
             out_shardings=self.slot_sharding,
+            compiler_options=self._compiler,
         )
+
+    @functools.cached_property
+    def _take(self) -> Any:
+        whole = jax.tree.map(lambda s: NamedSharding(s.mesh, P(*s.spec[1:])), self.state_sharding)
+
+        def take(state: steps.TrainState, slot: Array) -> steps.TrainState:
+            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), state)
+
+        return jax.jit(take, in_shardings=(self.state_sharding, None), out_shardings=whole)
 
     def compile(self, dtype: Any = np.uint16) -> "Program":
         """Compile the train function ahead of its first use; sets `compile_seconds` and `memory_bytes` (peak)."""
@@ -191,6 +207,11 @@ class Program:
             return self._train(
                 state, values, jax.device_put(tokens, self.tokens_sharding), jax.device_put(counts, self.slot_sharding)
             )
+
+    def take(self, state: steps.TrainState, slot: int) -> steps.TrainState:
+        """The state of one slot, without the slot axis."""
+        with jax.set_mesh(self.mesh):
+            return self._take(state, jnp.int32(slot))
 
     def evaluate(
         self, params: Any, tokens: Integer[np.ndarray, "K S B T"], counts: Integer[np.ndarray, "K"]

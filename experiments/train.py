@@ -261,8 +261,7 @@ class Population:
     def _save(self, due: Sequence[Trial]) -> None:
         for slot, trial in enumerate(self.slots):
             if trial in due and trial.saved != trial.step:
-                state = self._jax.tree.map(lambda x, slot=slot: x[slot], self.state)
-                trial.checkpoints.save(state, trial.step, {"seconds": trial.seconds})
+                trial.checkpoints.save(self.program.take(self.state, slot), trial.step, {"seconds": trial.seconds})
                 trial.saved = trial.step
         if due:
             self._last_save = time.monotonic()

@@ -49,9 +49,10 @@ def explain(error: BaseException) -> str:
 def _quieten() -> None:
     """Libraries report at INFO what nobody asked for, and print an error that they also raise with its traceback."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.FATAL)
     logging.get_absl_logger().setLevel("CRITICAL")
-    sys.excepthook = threading.excepthook = lambda *_: None  # only other threads get here: `run` catches the rest
+    # Only other threads and callbacks get here: `run` catches the rest.
+    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *_: None
 
 
 def run(

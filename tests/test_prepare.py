@@ -146,6 +146,8 @@ READ_ONLY = (
     "import os, sys; import grain, tensorflow_datasets as tfds; tfds.builder_from_directory\n"
     "from experiments import cli; import experiments.corpora.local\n"
     "from experiments.data import Data, Batches; from experiments.prepare import prepare\n"
+    "first = Data(corpus=(sys.argv[2],), holdout=0.1)\n"
+    "Batches(prepare(first, sys.argv[1], False), first, 32, 4, 0)[0]\n"  # libraries import late
     "os.getuid() or os.setuid(65534)\n"
     "for corpus in sys.argv[2:]:\n"
     "    data = Data(corpus=(corpus,), holdout=0.1)\n"
@@ -169,7 +171,7 @@ def test_read_only_root(here: pathlib.Path):
         for path, mode in modes.items():
             path.chmod(mode)
     lines = result.stdout.splitlines()
-    assert lines[0] == "(4, 33)", result.stderr
+    assert lines[:1] == ["(4, 33)"], result.stderr[-2000:]
     assert str(folder) in lines[1] and "cannot be written" in lines[1]
 
 

@@ -305,6 +305,8 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
     trials = []
     corpora = {data: prepare.prepare(data, epath.Path(execution.data_root)) for data in {run.data for run in runs}}
     for run, directory in zip(runs, directories, strict=True):
+        if run.parent is not None:
+            raise InputError(f"parent={run.parent}: a run cannot start from another's checkpoint yet; expected none")
         manifests = corpora[run.data]
         check_enough(manifests, run.data, run.steps * run.batch_tokens, run.seq_len)
         if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:

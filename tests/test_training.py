@@ -169,6 +169,12 @@ def test_another_config_in_a_workdir_is_refused(tiny, tmp_path):
         run(tiny(tokens=256 * 2, **{"opt.lr": 0.5}), tmp_path)
 
 
+def test_a_parent_is_refused_rather_than_ignored(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"parent=0123456789abcdef"):
+        run(tiny(parent="0123456789abcdef"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_few_tokens_is_one_line(tiny, tmp_path):
     with pytest.raises(InputError, match=r"tokens ?= ?\d+.*unique_tokens"):
         run(tiny(tokens=10**9), tmp_path / "run")

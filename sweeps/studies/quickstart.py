@@ -5,7 +5,7 @@
 24 runs of 6 thousand to 130 thousand parameters, 2.6e12 FLOPs: two to three minutes on two CPU cores. Each budget has
 sizes on both sides of its best one. A size keeps its shapes over all budgets, so seven programs serve all runs. The
 learning rate follows a stated rule; the bracket shows at one size and budget how far from its best the rule is.
-`quickstart.py:smoke` is the same in half a minute, to see that everything works: too short for a law.
+`quickstart.py:smoke` is the same in about a minute, to see that everything works: too short for a law.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@
 
 step        our train step against hand-written jax.jit steps of the same shapes, taken in turn
 start       from process start to the first step, with an empty and with a warm compilation cache
-population  runs of 100 steps as one population, in sequence in one process, and one process each; records, checkpoints
-            and evaluation on 16,384 tokens included
+population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
+            checkpoints and evaluation on 16,384 tokens included
 Times are of this machine at this moment: compare within one table, quote ratios and medians.
 """
 
@@ -30,8 +30,8 @@ from experiments import cli, files
 from experiments.cli import InputError
 
 SHAPES = {
-    "width 128, 4 layers, 16 x 256": {"width": 128, "depth": 4, "heads": 4, "batch": 16, "seq_len": 256},
-    "width 512, 8 layers, 8 x 512": {"width": 512, "depth": 8, "heads": 8, "batch": 8, "seq_len": 512},
+    "128 wide, 4 deep, 16x256": {"width": 128, "depth": 4, "heads": 4, "batch": 16, "seq_len": 256},
+    "512 wide, 8 deep, 8x512": {"width": 512, "depth": 8, "heads": 8, "batch": 8, "seq_len": 512},
 }
 SIZES = {
     "small": {"width": 48, "depth": 3, "heads": 3, "batch": 8, "seq_len": 128},
@@ -129,8 +129,8 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
             held["plain"], value = plain(held["plain"], tokens)
             jax.block_until_ready(value)
 
-        contestants["hand-written (scan, 3-D)"] = run_plain
-        for label, devices in (("lossgrid, 1 device", 1), (f"lossgrid, {len(jax.devices())} devices", None)):
+        contestants["hand-written"] = run_plain
+        for label, devices in (("ours, 1 device", 1), (f"ours, {len(jax.devices())} devices", None)):
             program = population.Program(run, 1, execution, jax.devices()[:devices])
             held[label] = program.init([run])
             values = jax.device_put(program.stack_values([run]), program.slot_sharding)
@@ -143,7 +143,7 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
 
             contestants[label] = run_ours
         times = take_turns(contestants, rounds)
-        base = np.array(times["hand-written (scan, 3-D)"])
+        base = np.array(times["hand-written"])
         flops = record.ledger(run)["flops_per_token"] * run.batch_tokens
         for label, seconds in times.items():
             median = float(np.median(seconds))
@@ -236,9 +236,9 @@ def bench_population(scratch: str, root: str, sizes: Sequence[str], runs: Sequen
             folder = f"{scratch}/{size}-{count}"
             packed = child(_job(SIZES[size], count, folder + "-packed", root, None))
             in_turn = child(_job(SIZES[size], count, folder + "-sequence", root, None, sequence=True))
-            ways = {"one population": packed, "in sequence, one process": in_turn}
+            ways = {"population": packed, "sequence": in_turn}
             processes = single | {"seconds": single["seconds"] * count}
-            for way, result in (ways | {"one cold process each": processes}).items():
+            for way, result in (ways | {"processes": processes}).items():
                 row = {"size": size, "params": params, "runs": count, "way": way, "seconds": result["seconds"]}
                 row |= {"runs_per_hour": 3600 * count / result["seconds"], "peak_bytes": float(result["peak_bytes"])}
                 row["over_sequence"] = in_turn["seconds"] / result["seconds"]

@@ -113,6 +113,26 @@ class Program:
             return jax.vmap(one)(*trees)
         return jax.lax.map(lambda args: one(*args), trees)
 
+    def _train_slots(
+        self, states: Any, values: dict, tokens_KSBT: Array, counts: Array
+    ) -> tuple[Any, dict[str, Array]]:
+        """Steps of one device's slots."""
+        if counts.shape[0] == 1 or self.packing == "vmap":
+            return self._each(self._train_slot, states, values, tokens_KSBT, counts)
+        # Only the slots that have steps to take, in place: a pass over all states would cost more than small steps.
+        slots = jnp.arange(counts.shape[0])
+        stop = jnp.max(jnp.where(counts > 0, slots + 1, 0))
+        start = jnp.min(jnp.where(counts > 0, slots, stop))
+        inputs = (values, tokens_KSBT, counts)
+        shapes = jax.eval_shape(self._train_slot, *_index((states, *inputs), 0))[1]
+        logs = {name: jnp.zeros((counts.shape[0], *log.shape), log.dtype) for name, log in shapes.items()}
+
+        def body(slot: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            done = self._train_slot(_index(carry[0], slot), *_index(inputs, slot))
+            return jax.tree.map(lambda whole, one: whole.at[slot].set(one), carry, done)
+
+        return jax.lax.fori_loop(start, stop, body, (states, logs))
+
     def _train_slot(self, state: Any, values: dict, tokens_SBT: Array, count: Array) -> tuple[Any, dict[str, Array]]:
         traced = with_runtime(self.run, values)
         shapes = jax.eval_shape(lambda s, t: steps.train_step(self.run, traced, s, t)[1], state, tokens_SBT[0])
@@ -131,25 +151,25 @@ class Program:
 
         return jax.lax.fori_loop(0, count, body, jnp.zeros(tokens_SBT.shape[:2], jnp.float32))
 
-    def _over_trials(self, one: Any) -> Any:
-        mapped = functools.partial(self._each, one)
+    def _over_trials(self, device: Any) -> Any:
+        """`device`, a function of one device's slots, on all devices."""
         return jax.shard_map(
-            mapped, mesh=self.mesh, in_specs=self._spec, out_specs=self._spec, axis_names={"trial"}, check_vma=False
+            device, mesh=self.mesh, in_specs=self._spec, out_specs=self._spec, axis_names={"trial"}, check_vma=False
         )
 
     # --- the compiled functions
 
     @functools.cached_property
     def _init(self) -> Any:
-        one = self._over_trials(lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
+        one = functools.partial(self._each, lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
         # Runs once: on a CPU half of its time was compilation at the usual effort.
         quick = {"xla_backend_optimization_level": 0} if self._compiler else None
-        return jax.jit(one, out_shardings=self.state_sharding, compiler_options=quick)
+        return jax.jit(self._over_trials(one), out_shardings=self.state_sharding, compiler_options=quick)
 
     @functools.cached_property
     def _train(self) -> Any:
         return jax.jit(
-            self._over_trials(self._train_slot),
+            self._over_trials(self._train_slots),
             in_shardings=(self.state_sharding, self.slot_sharding, self.tokens_sharding, self.slot_sharding),
             out_shardings=(self.state_sharding, self.slot_sharding),
             donate_argnums=0,
@@ -159,7 +179,7 @@ class Program:
     @functools.cached_property
     def _evaluate(self) -> Any:
         return jax.jit(
-            self._over_trials(self._eval_slot),
+            self._over_trials(functools.partial(self._each, self._eval_slot)),
             in_shardings=(self.state_sharding.params, self.tokens_sharding, self.slot_sharding),
             out_shardings=self.slot_sharding,
             compiler_options=self._compiler,

@@ -23,7 +23,7 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _seal(array: Any) -> dict[str, Any]:
-    array = np.ascontiguousarray(np.asarray(array))
+    array = np.asarray(array)  # not ascontiguousarray, which gives a scalar an axis
     return {"crc32": zlib.crc32(array.tobytes()), "shape": list(array.shape), "dtype": str(array.dtype)}
 
 

@@ -88,9 +88,12 @@ def write_config(tiny, path, **options):
     return path
 
 
+OFTEN = {"execution.steps_per_dispatch": 7, "execution.checkpoint_every_tokens": 256 * 12}
+
+
 def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
     """kill -9 of a real process, three times, and the same command again: bit-identical losses and parameters."""
-    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 400, **{"execution.steps_per_dispatch": 7})
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 400, **OFTEN)
     command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/killed"]
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     draw, kills = random.Random(), 0
@@ -108,7 +111,7 @@ def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
     assert kills == 2
     assert not (tmp_path / "killed" / "record.json").exists()
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     whole = [c.replace("killed", "whole") for c in command]
     assert subprocess.run(whole, cwd=REPOSITORY, env=env, capture_output=True).returncode == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
@@ -133,6 +136,16 @@ def test_sigterm_saves_and_exits_with_again(tiny, tmp_path):
     step, _ = arrays(tmp_path / "run")
     assert step > 5
 
+    class Seen(Exception):
+        pass
+
+    def look(event):
+        assert event["event"] == "start" and event["done"] == step, "goes on where it was stopped"
+        raise Seen
+
+    with pytest.raises(Seen):
+        run(tiny(tokens=256 * 5_000, **LONG), tmp_path / "run", look)
+
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path, capsys):
     options = {"execution.checkpoint_every_tokens": 256 * 10}
@@ -145,7 +158,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
     run(tiny(tokens=256 * 40, **options), tmp_path / "run")
-    assert "checkpoints/40 is damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "checkpoints/40 is damaged" in said and said.count(" is damaged") == 1
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

@@ -120,6 +120,10 @@ def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
     assert both[0]["columns"]["loss_nats"] == both[1]["columns"]["loss_nats"]
 
 
+class Interrupted(Exception):
+    pass
+
+
 LONG = {"execution.checkpoint_every_tokens": None, "data.unique_tokens": 100_000}
 
 
@@ -136,15 +140,32 @@ def test_sigterm_saves_and_exits_with_again(tiny, tmp_path):
     step, _ = arrays(tmp_path / "run")
     assert step > 5
 
-    class Seen(Exception):
-        pass
-
     def look(event):
         assert event["event"] == "start" and event["done"] == step, "goes on where it was stopped"
-        raise Seen
+        raise Interrupted
 
-    with pytest.raises(Seen):
+    with pytest.raises(Interrupted):
         run(tiny(tokens=256 * 5_000, **LONG), tmp_path / "run", look)
+
+
+def test_a_run_goes_on_on_other_devices(tiny, tmp_path):
+    """Saved by one device, resumed on eight with split parameters: the same run to 1e-5."""
+    options = {"execution.checkpoint_every_tokens": 256 * 10, "execution.steps_per_dispatch": 10}
+    options |= {"execution.cpu_devices": 8, "model.vocab": 258}
+    whole = run(tiny(tokens=256 * 40, **options), tmp_path / "whole")
+    starts = []
+
+    def interrupt(event):
+        if event["event"] == "progress" and event["done"] == 30:
+            raise Interrupted
+        starts.append(event)
+
+    with pytest.raises(Interrupted):
+        run(tiny(tokens=256 * 40, **options), tmp_path / "run", interrupt)
+    mesh = {"execution.mesh.fsdp": 2, "execution.mesh.tensor": 2, "execution.mesh.data": 2}
+    split = run(tiny(tokens=256 * 40, **options | mesh), tmp_path / "run", starts.append)
+    assert starts[-1]["event"] == "record" and {20} == {e["done"] for e in starts if e["event"] == "start"} - {0}
+    assert split["columns"]["loss_nats"] == pytest.approx(whole["columns"]["loss_nats"], rel=1e-5)
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path, capsys):

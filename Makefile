@@ -1,6 +1,7 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
-# make lint    ruff and pyright             make setup       only the virtual environment
+# make lint    ruff and pyright             make test-hf     against transformers (installs torch)
+# make setup   only the virtual environment
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
 
 PYTHON ?= python3
@@ -9,10 +10,10 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= demo
 STUDY := sweeps/studies/quickstart.py
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow test-hf lint clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 setup: $(VENV)/.installed
 
@@ -40,6 +41,14 @@ test: setup
 
 test-slow: setup
 	@$(RUN) -m pytest -n 2 -m "not gpu"
+
+test-hf: $(VENV)/.installed-hf
+	@$(RUN) -m pytest -n 2 -m hf
+
+$(VENV)/.installed-hf: requirements-hf.txt $(VENV)/.installed
+	@echo "adding transformers and torch to $(VENV): a few minutes, once"
+	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check -r requirements-hf.txt
+	@touch $@
 
 lint: setup
 	@$(VENV)/bin/ruff check .

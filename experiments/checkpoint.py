@@ -4,7 +4,7 @@ Orbax restores a flipped byte silently and casts a changed type silently, so sha
 beside the arrays and compared. A damaged step is reported and the one before it used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 from typing import Any
 import zlib
@@ -97,3 +97,35 @@ class Checkpoints:
         """Wait and let go of the directory."""
         self.wait()
         self._manager.close()
+
+
+def read_params(directory: epath.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], int]:
+    """Parameters of the newest checkpoint, and its step. Reads nothing else and leaves the folder as it is.
+
+    Raises InputError when there is none, or it is damaged, or its parameters are not those of `shapes`.
+    """
+    directory = epath.Path(directory if "://" in os.fspath(directory) else os.path.abspath(directory))
+    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.exists() else []
+    if not steps:
+        raise InputError(f"{directory} holds no checkpoint; train the run first")
+    folder = directory / str(max(steps))
+    names = _flat(TrainState({path: path for path in shapes}, None, None))  # the leaf's name -> the parameter's
+    try:
+        sealed = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")["leaves"]
+        if differ := {name for name in sealed if name.startswith(".params[")} ^ names.keys():
+            raise InputError(f"{folder}: {min(differ)} is missing, or is none of the model's parameters")
+        like = {name: jax.ShapeDtypeStruct(shapes[path], np.float32) for name, path in names.items()}
+        host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        restore = ocp.args.PyTreeRestore(item=like, restore_args=host, partial_restore=True)
+        leaves = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=restore)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise InputError(
+            f"{folder} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
+    for name, path in names.items():
+        expected = _seal(leaves[name]) | {"shape": list(shapes[path]), "dtype": "float32"}
+        if sealed[name] != expected:
+            raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {sealed[name]}")
+    return {path: np.asarray(leaves[name]) for name, path in names.items()}, max(steps)

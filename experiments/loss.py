@@ -1,6 +1,7 @@
 """Next-token cross-entropy in nats, auxiliary terms, bits per byte."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +23,20 @@ def cross_entropy(
 
 
 def objective(
-    logits_BLV: Float[Array, "B L V"], targets_BL: Integer[Array, "B L"], aux: dict[str, Array], loss: Loss
+    logits_BLV: Float[Array, "B L V"],
+    targets_BL: Integer[Array, "B L"],
+    loss: Loss,
+    aux: dict[str, Array] | None = None,
+    weights: Any = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """What training minimises, and its parts. Every auxiliary term needs a coefficient of its name in `Loss`.
+    """What training minimises, and its parts. `weights` has the coefficient of each term of `aux` under its name.
 
     z-loss: coefficient times mean logsumexp^2 (PaLM, Chowdhery et al. 2022).
     """
     nats_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL)
-    terms = {"z_loss": jnp.mean(log_z_BL**2)} | aux
-    nats = jnp.mean(nats_BL)
-    total = nats + sum(getattr(loss, name) * value for name, value in terms.items())
-    return total, {"loss": nats} | terms
+    nats, z_loss, aux = jnp.mean(nats_BL), jnp.mean(log_z_BL**2), aux or {}
+    total = nats + loss.z_loss * z_loss + sum(getattr(weights, name) * value for name, value in aux.items())
+    return total, {"loss": nats, "z_loss": z_loss} | aux
 
 
 def bits_per_byte(loss_nats: float, tokens: int, text_bytes: int) -> float:

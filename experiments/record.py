@@ -39,7 +39,7 @@ def columns(run: schema.Run) -> dict[str, Any]:
             raise KeyError(f"two options would share the grid column {column!r}; rename {path}")
         out[column] = "+".join(map(str, value)) if isinstance(value, tuple) else value
     out["tokens"] = run.steps * run.batch_tokens
-    return out | {"steps": run.steps}
+    return out | {"steps": run.steps, "causal": run.model.causal}
 
 
 def _finite(value: Any) -> Any:

@@ -40,7 +40,7 @@ class Optimizer:
 class Schedule:
     """Learning rate over tokens, as a factor of the peak: warm-up, body, decay."""
 
-    name: str = "cosine"  # cosine | wsd | constant
+    name: str = "cosine"  # cosine | cosine_halved | wsd | constant
     warmup_tokens: int = option(0, runtime=True)
     warmup_start: float = option(0.01, runtime=True)  # factor at the first step
     decay_tokens: int = option(0, runtime=True)  # wsd: length of the cooldown, which ends with the run
@@ -117,7 +117,7 @@ SECTIONS = {
 }
 CHOICES = {
     "opt.name": ("adamw",),
-    "schedule.name": ("cosine", "wsd", "constant"),
+    "schedule.name": ("cosine", "cosine_halved", "wsd", "constant"),
     "schedule.decay_shape": ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential"),
     "execution.packing": ("auto", "map", "vmap"),
 }

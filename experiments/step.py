@@ -82,15 +82,16 @@ def train_step(
     """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms."""
     inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
 
-    def objective(params: dict[str, Array]) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def objective(params: dict[str, Array]) -> tuple[Float[Array, ""], Any]:
         output = apply(run, params, inputs_BL)
-        return losses.objective(output.logits_BLV, targets_BL, output.aux, values.loss)
+        total, terms = losses.objective(output.logits_BLV, targets_BL, values.loss, output.aux, values.model)
+        return total, (terms | output.metrics, output.state)
 
-    (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (_, (metrics, ruled)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, opt = optimizer.transform(values, param_axes(run)).update(grads, state.opt, state.params)
     seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
     lr = values.opt.lr * optimizer.schedule(values, seen - run.batch_tokens)
-    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled
     metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
     return TrainState(params, opt, state.step + 1), metrics
 

@@ -6,7 +6,18 @@ from types import ModuleType
 
 from experiments.cli import InputError, nearest
 
-_NOT_FAMILIES = ("__init__", "contract", "layers", "partition", "growth", "hf")
+_NOT_FAMILIES = (
+    "__init__",
+    "contract",
+    "decoder",
+    "layers",
+    "partition",
+    "routing",
+    "growth",
+    "hf",
+    "hf_layouts",
+    "ternary",
+)
 
 
 def families() -> tuple[str, ...]:

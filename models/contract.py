@@ -6,8 +6,9 @@ A family is one file `models/<name>.py` with
     account(cfg, seq_len)       -> Accounting
 
 Arrays end in their axes, one capital per axis: B batch, L query position, M key position, D width, F feed-forward,
-H heads, G key-value heads, R query heads per key-value head, K head size, V vocabulary, E experts, S slots per
-expert, Y stacked layers, N rows of flattened tokens (B times L).
+H heads, G key-value heads, R query heads per key-value head, K head size, V vocabulary, E experts, C experts that a
+token goes to, S slots per expert, P a gate and what it multiplies, Y stacked layers, N rows of flattened tokens (B
+times L).
 """
 
 import dataclasses
@@ -17,10 +18,17 @@ from jaxtyping import Array, Float
 
 
 class Output(NamedTuple):
-    """Logits, and auxiliary terms by name (the loss adds those that its config has a coefficient for)."""
+    """Logits, and by name: terms that training adds to its loss, numbers to report, and parameters set by a rule.
 
-    logits_BLV: Float[Array, "B L V"]
-    aux: dict[str, Float[Array, ""]]
+    aux: each is weighted by the option of its name in the family's Config.
+    metrics: go to the metrics log as they are.
+    state: parameters (by path) that the optimizer does not train, with the values that they have after this step.
+    """
+
+    logits_BLV: Float[Array, "B L V"] | None
+    aux: dict[str, Float[Array, ""]] = {}
+    metrics: dict[str, Float[Array, ""]] = {}
+    state: dict[str, Float[Array, "..."]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +55,12 @@ VOCABULARY_GROUPS = ("embed", "position", "head")
 
 
 def transformer_conventions(
-    *, width: int, depth: int, heads_width: int, heads: int, ff: int, ff_matrices: int, vocab: int, seq_len: int
+    *, width: int, depth: int, heads_width: int, heads: int, ff: int | float, ff_matrices: int, vocab: int, seq_len: int
 ) -> dict[str, float]:
     """Training FLOPs per token of a decoder under the formulas of two papers (SPECS 0.2).
 
     chinchilla: Hoffmann et al. 2022, appendix F: counts the embedding as a matmul, the softmax, and ignores
-    grouped key-value heads. deepseek: DeepSeek LLM 2024, M = 72 L d^2 + 12 L d T: no vocabulary.
+    grouped key-value heads; `ff` may be a mean over layers. deepseek: DeepSeek LLM 2024, M = 72 L d^2 + 12 L d T: no vocabulary.
     """
     t, attention = seq_len, heads_width
     layer = 2 * 3 * t * width * attention + 2 * t * t * attention + 3 * heads * t * t

@@ -6,6 +6,7 @@ Letters of the axes: models/contract.py.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -19,8 +20,10 @@ from models.partition import constrain
 REMAT = ("none", "full", "dots")
 
 
-def param(rngs: nnx.Rngs, axes: dict[str, int], std: Any = None, fill: float = 0.0) -> nnx.Param:
-    """A float32 parameter: its logical axes with their sizes, normal with `std` or constant `fill`.
+def param(
+    rngs: nnx.Rngs, axes: dict[str, int], std: Any = None, fill: float = 0.0, draw: Callable = jax.random.normal
+) -> nnx.Param:
+    """A float32 parameter: its logical axes with their sizes, `std` times `draw` (of variance 1) or constant `fill`.
 
     Nothing else decides its shape, its sharding (models/partition.py) or its initial value.
     """
@@ -28,7 +31,7 @@ def param(rngs: nnx.Rngs, axes: dict[str, int], std: Any = None, fill: float = 0
     if std is None:
         value = jnp.full(shape, fill, jnp.float32)
     else:
-        value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        value = std * draw(rngs.params(), shape, jnp.float32)
     return nnx.Param(value, axes=tuple(axes))
 
 
@@ -55,15 +58,26 @@ class Norm(nnx.Module):
         self.bias = param(rngs, axes) if bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        y = x.astype(jnp.float32)
-        if self.kind == "layer":
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps) * self.scale[...]
+        y = normalise(x.astype(jnp.float32), self.kind, self.eps) * self.scale[...]
         return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
 
 
-def rotary(x_BLHK: Float[Array, "B L H K"], theta: float) -> Float[Array, "B L H K"]:
-    """Rotary positions in the rotate-half layout: dimension i turns with i + K/2 by t theta^(-2i/K) (Su et al. 2021)."""
+def normalise(x: Float[Array, "*batch D"], kind: str, eps: float) -> Float[Array, "*batch D"]:
+    """Rows of unit mean square ("rms"), after their mean is taken away ("layer"); in float32 inside."""
+    y = x.astype(jnp.float32)
+    if kind == "layer":
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = None) -> Float[Array, "B L H K"]:
+    """Rotary positions in the rotate-half layout: dimension i turns with i + K/2 by t theta^(-2i/K) (Su et al. 2021).
+
+    `size` (even) turns only the first so many dimensions of a head, with K = size.
+    """
+    if size is not None and size < x_BLHK.shape[3]:
+        turned = rotary(x_BLHK[..., :size], theta) if size else x_BLHK[..., :0]
+        return jnp.concatenate([turned, x_BLHK[..., size:]], axis=-1)
     length, size = x_BLHK.shape[1], x_BLHK.shape[3]
     frequency = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
@@ -105,6 +119,65 @@ def attention(
     return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
 
 
+def linear_recurrence(
+    decay_BLR: Float[Array, "B L R"], update_BLR: Float[Array, "B L R"], chunk: int | None = None
+) -> Float[Array, "B L R"]:
+    """s_t = decay_t s_{t-1} + update_t along L from s_{-1} = 0, elementwise, in the type of its arguments.
+
+    `chunk` 0 is one associative scan over the sequence; otherwise chunks of that length go side by side, step by step,
+    and are then joined in order. None takes what is faster: on a CPU one chunk, the scan elsewhere. No form divides by a
+    product of decays, so that a decay of 0 is as good as any. The backward pass keeps decays and states only.
+    """
+    length = decay_BLR.shape[1]
+    if chunk is None:
+        chunk = length if jax.default_backend() == "cpu" else 0
+    return _recurrence(decay_BLR, update_BLR, min(chunk, length))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _recurrence(decay_BLR: Array, update_BLR: Array, chunk: int) -> Array:
+    batch, length, size = decay_BLR.shape
+    if chunk == 0:
+        return jax.lax.associative_scan(_then, (decay_BLR, update_BLR), axis=1)[1]
+    pad = -length % chunk
+    padded = (jnp.pad(x, ((0, 0), (0, pad), (0, 0))) for x in (decay_BLR, update_BLR))
+    # [steps of a chunk, batch, chunks, R]: one step of all chunks at a time.
+    steps = tuple(x.reshape(batch, -1, chunk, size).transpose(2, 0, 1, 3) for x in padded)
+    zero = jnp.zeros_like(steps[1][0])
+    if chunk == length:
+        _, states = jax.lax.scan(lambda s, step: (step[0] * s + step[1],) * 2, zero, steps)
+    else:
+        start = (jnp.ones_like(zero), zero)
+        _, (decay, local) = jax.lax.scan(lambda s, step: (_then(s, step),) * 2, start, steps)
+        # [chunks, batch, R]: the state that each chunk hands to the next.
+        ends = tuple(x[-1].transpose(1, 0, 2) for x in (decay, local))
+        zero = jnp.zeros_like(ends[1][0])
+        _, before = jax.lax.scan(lambda s, end: (end[0] * s + end[1], s), zero, ends)
+        states = local + decay * before.transpose(1, 0, 2)
+    return states.transpose(1, 2, 0, 3).reshape(batch, -1, size)[:, :length]
+
+
+def _then(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Two affine maps s -> a s + b, one after the other, as one."""
+    return second[0] * first[0], second[0] * first[1] + second[1]
+
+
+def _recurrence_forward(decay_BLR: Array, update_BLR: Array, chunk: int) -> tuple[Array, tuple[Array, Array]]:
+    states_BLR = _recurrence(decay_BLR, update_BLR, chunk)
+    return states_BLR, (decay_BLR, states_BLR)
+
+
+def _recurrence_backward(chunk: int, saved: tuple[Array, Array], d_BLR: Array) -> tuple[Array, Array]:
+    """The same recurrence from the end: G_t = d_t + decay_{t+1} G_{t+1}; G is d update, and G_t s_{t-1} d decay."""
+    decay_BLR, states_BLR = saved
+    later_BLR = jnp.pad(decay_BLR[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    total_BLR = jnp.flip(_recurrence(jnp.flip(later_BLR, 1), jnp.flip(d_BLR, 1), chunk), 1)
+    return total_BLR * jnp.pad(states_BLR[:, :-1], ((0, 0), (1, 0), (0, 0))), total_BLR
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swiglu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),
@@ -134,9 +207,23 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) ->
     return nnx.merge(graphdef, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys))
 
 
-def apply_stack(module: nnx.Module, x: Array, *, unroll: bool | None, remat: str) -> Array:
-    """Feed `x` through the layers of a `stack`, by scan or unrolled: the same numbers.
+def apply_stack(module: nnx.Module, x: Array, *inputs: Array, unroll: bool | None, remat: str) -> Array:
+    """Feed `x` through the layers of a `stack`; see `fold_stack`."""
+    return fold_stack(lambda layer, x, *row: (layer(x, *row), None), module, x, *inputs, unroll=unroll, remat=remat)[0]
 
+
+def fold_stack(
+    call: Callable[..., tuple[Any, Any]],
+    module: nnx.Module,
+    carry: Any,
+    *inputs: Array,
+    unroll: bool | None,
+    remat: str,
+) -> tuple[Any, Any]:
+    """Carry a tree of arrays through the layers of a `stack`, by scan or unrolled: the same numbers.
+
+    `call(layer, carry, *row)` returns the carry of the next layer and what this one reports, a tree; the reports come
+    back stacked over layers. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
     `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "full" everything.
     """
@@ -144,13 +231,14 @@ def apply_stack(module: nnx.Module, x: Array, *, unroll: bool | None, remat: str
     depth = jax.tree.leaves(layers)[0].shape[0]
     unroll = jax.default_backend() == "cpu" and depth <= 16 if unroll is None else unroll
 
-    def body(x: Array, layer: Any) -> tuple[Array, None]:
-        return nnx.merge(graphdef, layer)(x), None
+    def body(carry: Any, rows: tuple[Any, ...]) -> tuple[Any, Any]:
+        layer, *row = rows
+        return call(nnx.merge(graphdef, layer), carry, *row)
 
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         body = jax.checkpoint(body, policy=policy, prevent_cse=unroll)
-    return jax.lax.scan(body, x, layers, unroll=depth if unroll else 1)[0]
+    return jax.lax.scan(body, carry, (layers, *inputs), unroll=depth if unroll else 1)
 
 
 def round_up(value: float, multiple: int) -> int:

@@ -3,7 +3,7 @@
 Everything that knows about devices is here: parameters only carry the names of their axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -28,11 +28,18 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "ff": ("tensor",),
+    "pair": None,  # a gate and what it multiplies, side by side in one matrix
+    "experts": ("expert",),
+    "router": None,  # logits: the choice among experts looks at all of them
+    "gates": None,  # of a recurrent router's cell, side by side
+    "state": None,  # of a recurrent router
     "head_size": None,
     "norm": None,
     "batch": ("data", "fsdp"),
     "position": None,
     "width": None,
+    "tokens": ("data", "fsdp", "expert"),  # rows of B times L, where experts work on whole tokens
+    "slots": None,
 }
 
 
@@ -99,6 +106,25 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or math.prod(mesh.shape[n] for n in AXES if n != "trial") == 1:
         return x
     return jax.lax.with_sharding_constraint(x, _spec(axes, x.shape, mesh, manual=True))
+
+
+def per_shard(function: Callable[..., jax.Array], rows: Sequence[jax.Array], whole: Any) -> jax.Array:
+    """`function(*rows, whole)` where the first axis of `rows` and of the result is the logical axis `tokens`.
+
+    Each shard calls it on its own rows and on all of `whole`, whose parts are gathered over data, fsdp and expert; its
+    gradients are summed back. For what XLA cannot split by itself, such as sorting. No shard: an ordinary call.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or (spec := _spec(("tokens",), rows[0].shape[:1], mesh, manual=True)) == PartitionSpec(None):
+        return function(*rows, whole)
+    names = (spec[0],) if isinstance(spec[0], str) else spec[0]
+    return jax.shard_map(
+        function,
+        in_specs=(*[spec] * len(rows), PartitionSpec()),
+        out_specs=spec,
+        axis_names=set(names),
+        check_vma=False,
+    )(*rows, whole)
 
 
 def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:

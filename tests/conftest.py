@@ -29,6 +29,18 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 # One tiny config a family: `model` options by name. A new family adds its line here.
 TINY = {
     "dense": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2},
+    "matmul_free": {"width": 32, "depth": 3, "ff": 48},
+    "min_gru": {"width": 32, "depth": 3},
+    "moe": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2, "experts": 4},
+    "tokenformer": {"width": 32, "depth": 3, "heads": 4},
+}
+# Sizes at which matmuls outweigh element-wise work, where the default of all families will not do.
+LARGE = {
+    "tokenformer": {"width": 512, "attention_tokens": 512},
+}
+# Options for tests that two programs give one number: a family that rounds turns an error of 1e-7 into a whole step.
+SMOOTH = {
+    "matmul_free": {"act_bits": 16},
 }
 # Option sets that the family tests cover besides the defaults.
 VARIANTS = {
@@ -37,6 +49,34 @@ VARIANTS = {
         "gpt2": {"norm": "layer", "bias": True, "activation": "gelu", "position": "learned", "tied": True},
         "qwen3": {"qk_norm": True, "tied": True, "head_size": 16},
         "fan_in": {"init": "fan_in", "kv_heads": 1, "ff": 40},
+    },
+    "matmul_free": {
+        "code": {},
+        "paper": {"gate_form": "paper", "lower_bounds": False},
+        "act16": {"act_bits": 16, "norm_eps": 1e-5, "bit_eps": 1e-8},
+    },
+    "moe": {
+        "olmoe": {"renormalise": False, "qk_norm": True, "qk_norm_over": "all"},
+        "mixtral": {"score": "softmax_after", "bias": True, "activation": "gelu", "shared_experts": 1},
+        "deepseek": {
+            "experts": 8,
+            "score": "sigmoid",
+            "routed_scaling": 2.5,
+            "bias_rate": 1e-3,
+            "n_group": 4,
+            "topk_group": 2,
+            "shared_experts": 1,
+            "dense_first": 1,
+        },
+        "rmoe": {"router": "recurrent", "router_width": 8},
+        "switch": {"mode": "capacity", "top_k": 1, "renormalise": False},
+        "gshard": {"mode": "capacity", "priority": "slot", "capacity_factor": 0.5},
+        "expert_choice": {"mode": "expert_choice"},
+    },
+    "tokenformer": {
+        "published": {},
+        "gelu_l2": {"score": "gelu_l2", "tied": False, "rope_share": 1.0, "norm": "rms"},
+        "softmax": {"score": "softmax", "attention_tokens": 24},
     },
 }
 

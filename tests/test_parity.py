@@ -108,7 +108,7 @@ def test_forward_and_gradients_equal_the_reference(file, cfg, convert, count, un
 
     def objective(params):
         logits = step.apply(run, params, ids).logits_BLV
-        total, terms = losses.objective(logits[:, :-1], ids[:, 1:], {}, schema.Loss(z_loss=0.0))
+        total, terms = losses.objective(logits[:, :-1], ids[:, 1:], schema.Loss(z_loss=0.0))
         return total, (logits, terms)
 
     (loss, (logits, terms)), ours = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
@@ -125,9 +125,9 @@ def test_z_loss_is_added_with_its_gradient():
     draw = np.random.default_rng(0)
     logits, targets = jnp.asarray(draw.normal(size=(1, 3, 5)), jnp.float32), jnp.asarray([[0, 4, 2]])
     c = 0.3
-    total, terms = losses.objective(logits, targets, {}, schema.Loss(z_loss=c))
+    total, terms = losses.objective(logits, targets, schema.Loss(z_loss=c))
     assert float(total) == pytest.approx(float(terms["loss"] + c * terms["z_loss"]))
-    grad = jax.grad(lambda x: losses.objective(x, targets, {}, schema.Loss(z_loss=c))[0])(logits)
+    grad = jax.grad(lambda x: losses.objective(x, targets, schema.Loss(z_loss=c))[0])(logits)
     log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     expected = (jax.nn.softmax(logits) * (1 + 2 * c * log_z) - jax.nn.one_hot(targets, 5)) / 3
     np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-6)
@@ -135,7 +135,8 @@ def test_z_loss_is_added_with_its_gradient():
 
 def test_a_missing_coefficient_is_an_error():
     with pytest.raises(AttributeError, match="load_balance"):
-        losses.objective(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2), int), {"load_balance": jnp.ones(())}, schema.Loss())
+        aux = {"load_balance": jnp.ones(())}
+        losses.objective(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2), int), schema.Loss(), aux, dense.Config())
 
 
 SHAPES = {

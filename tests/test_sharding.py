@@ -12,6 +12,7 @@ from experiments.data import Batches
 from experiments.prepare import prepare
 import models
 from models import partition
+from tests.conftest import SMOOTH
 
 STEPS = 4
 
@@ -51,6 +52,7 @@ def losses(configs, steps=STEPS, devices=None):
 )
 def test_sharded_equals_one_device(tiny, family, mesh):
     size = {"model.vocab": 264}  # of byte tokens there are 257, which no axis divides
+    size |= {f"model.{name}": value for name, value in SMOOTH.get(family, {}).items()}
     one, _, _ = losses([tiny(family, **size)], devices=jax.devices()[:1])
     options = size | {f"execution.mesh.{name}": size for name, size in mesh.items()}
     many, state, program = losses([tiny(family, **options)])

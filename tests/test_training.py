@@ -11,10 +11,12 @@ import sys
 import time
 
 from etils import epath
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import prepare, record, schema, train
+from experiments import checkpoint, prepare, record, schema, step, train
 from experiments.cli import InputError
 import models
 from tests.conftest import REPOSITORY, run_command
@@ -166,6 +168,21 @@ def test_a_run_goes_on_on_other_devices(tiny, tmp_path):
     split = run(tiny(tokens=256 * 40, **options | mesh), tmp_path / "run", starts.append)
     assert starts[-1]["event"] == "record" and {20} == {e["done"] for e in starts if e["event"] == "start"} - {0}
     assert split["columns"]["loss_nats"] == pytest.approx(whole["columns"]["loss_nats"], rel=1e-5)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
+    """Scalars too: one whose shape is kept wrongly makes every checkpoint count as damaged, and a run start again."""
+    state = step.TrainState({"a": jnp.ones((2, 3))}, (jnp.asarray(7, jnp.int32),), jnp.asarray(4, jnp.int32))
+    store = checkpoint.Checkpoints(epath.Path(tmp_path / "checkpoints"), 2, "f")
+    store.save(state, 4, {"seconds": 1.5})
+    store.wait()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    back, notes = store.restore(like, pytest.fail)
+    store.close()
+    assert notes == {"seconds": 1.5}
+    assert jax.tree.map(lambda a, b: a.dtype == b.dtype and bool((a == b).all()), back, state) == jax.tree.map(
+        lambda _: True, state
+    )
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path, capsys):

@@ -1,0 +1,127 @@
+"""What every family's model is built around: embedding, layers, last norm, head; and the options that all share.
+
+A family gives the block and, where it differs, overrides a step of `Decoder`. It counts its own block; `account` here
+adds what stands around the blocks.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, ClassVar
+
+from flax import nnx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from experiments.cli import InputError, nearest
+from experiments.option import option
+from models import layers
+from models.contract import Output
+from models.layers import Linear, Norm, param
+from models.partition import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of every family. None means: derived by the rule in the comment."""
+
+    width: int = 256
+    depth: int = 4
+    vocab: int | None = None  # as many as the tokenizer has
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    tied: bool = False
+    init_std: float | Array = option(0.02, runtime=True)  # an array while it is traced
+    dtype: str = "float32"  # of activations; parameters, norms, softmax and loss are float32
+    unroll: bool | None = option(None, numerics=False)  # layers unrolled or scanned; None: as the backend likes
+    remat: str = option("none", numerics=False)
+
+    # What a field may be; a family adds its own.
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "norm": ("rms", "layer"),
+        "dtype": ("float32", "bfloat16"),
+        "remat": layers.REMAT,
+    }
+    # Fields that must be at least 1 where they are set.
+    counts: ClassVar[tuple[str, ...]] = ("width", "depth", "vocab")
+
+    @property
+    def causal(self) -> bool:
+        """Whether no logit depends on a later token; if not, a held-out loss says nothing about generating text."""
+        return True
+
+    def resolve(self, vocab: int, seq_len: int) -> "Options":
+        """The same options with every derived one filled in."""
+        del seq_len
+        return dataclasses.replace(self, vocab=self.vocab or vocab)
+
+    def check(self, seq_len: int) -> None:
+        """Raises InputError, naming the fields, for sizes and choices that cannot be built."""
+        del seq_len
+        for name, known in self.choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"model.{name}={value!r} is not known; {nearest(str(value), known, 'choice')}")
+        for name in self.counts:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"model.{name}={value} must be at least 1")
+        for name in ("norm_eps", "init_std"):
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise InputError(f"model.{name}={value} must be a positive number")
+
+
+class Decoder(nnx.Module):
+    """Token ids [B, L] to logits [B, L, V]. `cfg` must be resolved; its `init_std` may be a traced number."""
+
+    def __init__(
+        self,
+        cfg: Any,
+        rngs: nnx.Rngs,
+        block: Callable[[nnx.Rngs], nnx.Module],
+        bias: bool = False,
+        depth: int | None = None,
+    ):
+        """`depth` copies of `block`: cfg.depth, unless a family keeps other layers besides them."""
+        V, D = cfg.vocab, cfg.width
+        self.cfg = untraced(cfg)
+        self.embed = param(rngs, {"rows": V, "columns": D}, cfg.init_std)
+        self.blocks = layers.stack(block, rngs, cfg.depth if depth is None else depth)
+        self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias)
+        self.head = None if cfg.tied else Linear(rngs, {"embed": D, "vocab": V}, cfg.init_std)
+
+    def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
+        """What enters the first layer."""
+        return self.embed[...].astype(jnp.dtype(self.cfg.dtype))[tokens_BL]
+
+    def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
+        """All layers; what they report besides goes into an Output without logits."""
+        return layers.apply_stack(self.blocks, x_BLD, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(None)
+
+    def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """The head, tied or not."""
+        if self.head is not None:
+            return self.head(x_BLD)
+        table_VD = self.embed[...].astype(x_BLD.dtype)
+        return (x_BLD.reshape(-1, self.cfg.width) @ table_VD.T).reshape(*x_BLD.shape[:-1], -1)
+
+    def __call__(self, tokens_BL: Integer[Array, "B L"]) -> Output:
+        x_BLD = constrain(self.look_up(tokens_BL), "batch", "position", "width")
+        x_BLD, output = self.layers(x_BLD)
+        logits_BLV = constrain(self.logits(self.norm(x_BLD)), "batch", "position", "vocab")
+        return output._replace(logits_BLV=logits_BLV.astype(jnp.float32))
+
+
+def untraced(cfg: Any) -> Any:
+    """The config for a module to keep, runtime options at their defaults: a traced number would outlive its trace."""
+    plain = {field.name: field.default for field in dataclasses.fields(cfg) if field.metadata.get("runtime")}
+    return dataclasses.replace(cfg, **plain)
+
+
+def residual_std(cfg: Any) -> Any:
+    """Standard deviation of matrices that write to the residual stream: init_std / sqrt(2 L) (GPT-2)."""
+    return cfg.init_std / (2 * cfg.depth) ** 0.5
+
+
+def outside(cfg: Any, bias: bool = False) -> tuple[dict[str, int], dict[str, float]]:
+    """Parameters by group, and forward matmul FLOPs per token, of what stands around the blocks."""
+    V, D = cfg.vocab, cfg.width
+    params = {"embed": V * D, "head": 0 if cfg.tied else V * D, "norm": D * (2 if bias else 1)}
+    return params, {"head": 2.0 * V * D}

@@ -26,9 +26,9 @@ class Output(NamedTuple):
     """
 
     logits_BLV: Float[Array, "B L V"] | None
-    aux: dict[str, Float[Array, ""]] = {}
-    metrics: dict[str, Float[Array, ""]] = {}
-    state: dict[str, Float[Array, "..."]] = {}
+    aux: dict[str, Float[Array, ""]] = {}  # noqa: RUF012
+    metrics: dict[str, Float[Array, ""]] = {}  # noqa: RUF012
+    state: dict[str, Float[Array, "..."]] = {}  # noqa: RUF012
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from experiments.cli import InputError
 from models import decoder, layers
 from models.contract import Accounting
-from models.layers import Norm, param
+from models.layers import param
 from models.partition import constrain
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient

@@ -26,7 +26,9 @@ def pattention(x, key, value, tau, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pattention_equals_the_reference(golden, kind):
-    arrays = {name: jnp.asarray(golden[f"{KINDS[kind]}/{name}"]) for name in ("key", "value", "y", "dx", "dkey", "dvalue")}
+    arrays = {
+        name: jnp.asarray(golden[f"{KINDS[kind]}/{name}"]) for name in ("key", "value", "y", "dx", "dkey", "dvalue")
+    }
     x, cotangent = jnp.asarray(golden["x"]), jnp.asarray(golden["cotangent"])
     y, pull = jax.vjp(lambda x, k, v: pattention(x, k, v, 4.0, kind), x, arrays["key"], arrays["value"])
     np.testing.assert_allclose(y, arrays["y"], rtol=1e-4, atol=1e-5)
@@ -61,7 +63,9 @@ def test_scores_do_not_see_the_scale_of_a_row_nor_the_order_of_tokens(golden):
 def test_a_row_of_zeros_is_finite_and_has_a_gradient():
     key = jnp.asarray(np.random.default_rng(0).normal(size=(16, 12)), jnp.float32)
     for kind in KINDS:
-        value, grad = jax.value_and_grad(lambda x, kind=kind: tokenformer.scores(x, key, 4.0, kind).sum())(jnp.zeros((1, 12)))
+        value, grad = jax.value_and_grad(lambda x, kind=kind: tokenformer.scores(x, key, 4.0, kind).sum())(
+            jnp.zeros((1, 12))
+        )
         assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -82,12 +86,16 @@ def test_a_model_with_more_tokens_of_zero_key_is_the_same_function():
     x = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 24)))
     before, after = step.apply(run, params, x).logits_BLV, step.apply(grown, target, x).logits_BLV
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
-    recomputed = dataclasses.replace(grown, model=dataclasses.replace(large, attention_tau=None, ff_tau=None).resolve(61, 24))
+    recomputed = dataclasses.replace(
+        grown, model=dataclasses.replace(large, attention_tau=None, ff_tau=None).resolve(61, 24)
+    )
     assert not np.allclose(before, step.apply(recomputed, target, x).logits_BLV, atol=1e-4)
 
 
 def test_counts_of_the_published_sizes():
     """SPECS section 5: 12 layers of width 768, vocabulary 50,304, tied."""
     for tokens, ff, expected in ((576, 2_304, 124e6), (2_140, 8_560, 354e6), (4_850, 19_400, 757e6)):
-        cfg = tokenformer.Config(width=768, depth=12, heads=12, attention_tokens=tokens, ff_tokens=ff).resolve(50_304, 1_024)
+        cfg = tokenformer.Config(width=768, depth=12, heads=12, attention_tokens=tokens, ff_tokens=ff).resolve(
+            50_304, 1_024
+        )
         assert sum(tokenformer.account(cfg, 1_024).params.values()) == pytest.approx(expected, rel=0.01)

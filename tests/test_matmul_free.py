@@ -381,6 +381,7 @@ def test_rate_is_halved_after_the_middle():
     assert float(ours[50]) > 1.8 * float(ours[51]) and float(ours[100]) == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_rounded_activations_when_sharded(tiny):
     """Where a sum in another order moves an activation across a half, its step shows, but no more than that."""
     one, _, _ = train([tiny("matmul_free")], devices=jax.devices()[:1])
@@ -389,7 +390,7 @@ def test_rounded_activations_when_sharded(tiny):
     np.testing.assert_allclose(many, one, rtol=5e-4)
 
 
-@pytest.mark.parametrize("packing", ["map", "vmap"])
+@pytest.mark.parametrize("packing", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_packed_trials_equal_solo(tiny, packing):
     """The closed-form gradients of matrices and recurrence, inside the population's two ways of mapping."""
     options = {"model.act_bits": 16, "execution.packing": packing}

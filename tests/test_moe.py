@@ -553,9 +553,9 @@ def test_what_is_not_causal_says_so():
     [
         ("olmoe", {"expert": 4}),
         ("deepseek", {"data": 2, "fsdp": 2, "expert": 2}),
-        ("rmoe", {"trial": 2, "expert": 2, "tensor": 2}),
-        ("gshard", {"data": 2, "expert": 2, "tensor": 2}),
-        ("expert_choice", {"data": 2, "fsdp": 2, "expert": 2}),
+        pytest.param("rmoe", {"trial": 2, "expert": 2, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param("gshard", {"data": 2, "expert": 2, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param("expert_choice", {"data": 2, "fsdp": 2, "expert": 2}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "x".join(f"{k}{v}" for k, v in value.items()),
 )
@@ -578,6 +578,7 @@ def test_split_experts_train_to_the_same_losses(tiny, variant, mesh):
         np.testing.assert_allclose(state.params[bias][:1], whole.params[bias], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_trials_mapped_at_once_equal_solo(tiny):
     options = [{"seed": 0, "model.depth": 2}, {"seed": 1, "model.depth": 2, "model.load_balance": 0.5}]
     solo = [train([tiny("moe", **o)], 6, jax.devices()[:1])[0][0] for o in options]

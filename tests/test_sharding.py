@@ -44,12 +44,19 @@ def losses(configs, steps=STEPS, devices=None):
     return np.array(out[: len(runs)]), state, program
 
 
-@pytest.mark.parametrize("family", models.families())
-@pytest.mark.parametrize(
-    "mesh",
-    [{"data": 8}, {"fsdp": 4, "data": 2}, {"tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}],
-    ids=lambda mesh: "x".join(f"{k}{v}" for k, v in mesh.items()),
-)
+MESHES = ({"data": 8}, {"fsdp": 4, "data": 2}, {"tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2})
+
+
+def on_meshes():
+    """Every family on every mesh; without the slow ones: dense on each axis, the others on all axes at once."""
+    for family in models.families():
+        for mesh in MESHES:
+            quick = (len(mesh) == 3) == (family != "dense")
+            name = "x".join(f"{axis}{size}" for axis, size in mesh.items())
+            yield pytest.param(family, mesh, id=f"{family}-{name}", marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("family", "mesh"), on_meshes())
 def test_sharded_equals_one_device(tiny, family, mesh):
     size = {"model.vocab": 264}  # of byte tokens there are 257, which no axis divides
     size |= {f"model.{name}": value for name, value in SMOOTH.get(family, {}).items()}

@@ -306,7 +306,7 @@ def main(_: list[str]) -> int:
         if "step" in given.parts:
             train.set_up_devices(Execution(compile_cache=None))
             result["step"] = bench_steps(given.rounds)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for part, rows in result.items():
         if part != "schema":
             console.print(_table(part, rows))

@@ -7,6 +7,7 @@ step        our train step against hand-written jax.jit steps of the same shapes
 start       from process start to the first step, with an empty and with a warm compilation cache
 population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
             checkpoints and evaluation on 16,384 tokens included
+families    what each family promises: step times and memory beside the dense family, compiled FLOPs, compile times
 Times are of this machine at this moment: compare within one table, quote ratios and medians.
 """
 
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
+from experiments.benchmark_families import bench_families, take_turns
 from experiments.cli import InputError
 
 SHAPES = {
@@ -158,18 +160,6 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def take_turns(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in every round, after one round of warm-up."""
-    times: dict[str, list[float]] = {label: [] for label in contestants}
-    for i in range(rounds + 1):
-        for label, function in contestants.items():
-            start = time.monotonic()
-            function()
-            if i:
-                times[label].append(time.monotonic() - start)
-    return times
-
-
 # --- whole processes
 
 
@@ -296,7 +286,8 @@ def main(_: list[str]) -> int:
     from experiments.schema import Execution
 
     root = os.path.abspath(given.data_root)
-    prepare.prepare(Data(), epath.Path(root))
+    if {"start", "population"} & set(given.parts):
+        prepare.prepare(Data(), epath.Path(root))
     result: dict[str, Any] = {"schema": 1}
     with tempfile.TemporaryDirectory() as scratch:
         if "start" in given.parts:
@@ -306,6 +297,9 @@ def main(_: list[str]) -> int:
         if "step" in given.parts:
             train.set_up_devices(Execution(compile_cache=None))
             result["step"] = bench_steps(given.rounds)
+        if "families" in given.parts:
+            train.set_up_devices(Execution(compile_cache=None))
+            result["families"] = bench_families(given.rounds)
     console = Console(width=None if sys.stdout.isatty() else 120)
     for part, rows in result.items():
         if part != "schema":
@@ -317,10 +311,10 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("parts", ["step", "start", "population"], "which parts: step, start, population")
+    flags.DEFINE_list("parts", ["step", "start", "population"], "which parts: step, start, population, families")
     flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
-    flags.DEFINE_integer("rounds", 5, "rounds of the step and start parts", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "rounds of the step, start and families parts", lower_bound=1)
     flags.DEFINE_string("data_root", "data", "where prepared corpora are")
     flags.DEFINE_string("json", None, "write the numbers here too")
     flags.DEFINE_string("job", None, "used by the benchmark itself: a job for a child process")

@@ -100,23 +100,34 @@ class Checkpoints:
 
 
 def read_params(directory: epath.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], int]:
-    """Parameters of the newest checkpoint, and its step. Reads nothing else and leaves the folder as it is.
+    """Parameters of the newest checkpoint, and its step; see `read_state`."""
+    like = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
+    state, step = read_state(directory, TrainState(like, None, None))
+    return state.params, step
 
-    Raises InputError when there is none, or it is damaged, or its parameters are not those of `shapes`.
+
+def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState, int]:
+    """The newest checkpoint as numpy arrays, and its step. Reads no more than `like` has (opt and step may be None).
+
+    Leaves the folder as it is. Raises InputError when there is no checkpoint, or it is damaged, or has not the
+    parameters, shapes and types of `like`.
     """
     directory = epath.Path(directory if "://" in os.fspath(directory) else os.path.abspath(directory))
     steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.exists() else []
     if not steps:
         raise InputError(f"{directory} holds no checkpoint; train the run first")
     folder = directory / str(max(steps))
-    names = _flat(TrainState({path: path for path in shapes}, None, None))  # the leaf's name -> the parameter's
+    names = _flat(like)
     try:
         sealed = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")["leaves"]
-        if differ := {name for name in sealed if name.startswith(".params[")} ^ names.keys():
+        wanted, saved = ({n for n in of if n.startswith(".params[")} for of in (names, sealed))
+        if differ := wanted ^ saved:
             raise InputError(f"{folder}: {min(differ)} is missing, or is none of the model's parameters")
-        like = {name: jax.ShapeDtypeStruct(shapes[path], np.float32) for name, path in names.items()}
+        if unsaved := names.keys() - sealed.keys():
+            raise InputError(f"{folder}: {min(unsaved)} is missing; the run had another optimizer")
         host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        restore = ocp.args.PyTreeRestore(item=like, restore_args=host, partial_restore=True)
+        item = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
+        restore = ocp.args.PyTreeRestore(item=item, restore_args=host, partial_restore=True)
         leaves = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=restore)
     except InputError:
         raise
@@ -124,8 +135,9 @@ def read_params(directory: epath.PathLike, shapes: Mapping[str, tuple[int, ...]]
         raise InputError(
             f"{folder} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from error
-    for name, path in names.items():
-        expected = _seal(leaves[name]) | {"shape": list(shapes[path]), "dtype": "float32"}
+    for name, leaf in names.items():
+        expected = _seal(leaves[name]) | {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         if sealed[name] != expected:
             raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {sealed[name]}")
-    return {path: np.asarray(leaves[name]) for name, path in names.items()}, max(steps)
+    treedef = jax.tree_util.tree_structure(like)
+    return jax.tree_util.tree_unflatten(treedef, [np.asarray(leaves[name]) for name in names]), max(steps)

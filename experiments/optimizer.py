@@ -4,6 +4,7 @@ Both take a `Run` whose runtime options may be traced numbers: one compiled prog
 schedule length and decay. (optax's own schedules branch on their arguments in Python, so they cannot.)
 """
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 import optax
 
 from experiments.schema import Run
+from models.parametrization import Factors, is_matrix
 from models.partition import is_axes
 
 
@@ -55,17 +57,31 @@ def schedule(run: Run, tokens: Float[Array, ""]) -> Float[Array, ""]:
 
 def decay_mask(axes: Any) -> Any:
     """Weight decay touches what has two or more axes besides the stack of layers: no norm, no bias."""
-    return jax.tree.map(lambda names: sum(n != "layers" for n in names) >= 2, axes, is_leaf=is_axes)
+    return jax.tree.map(is_matrix, axes, is_leaf=is_axes)
 
 
-def transform(run: Run, axes: Any) -> optax.GradientTransformation:
+def transform(run: Run, axes: dict[str, Any]) -> optax.GradientTransformation:
     """Clipping, Adam moments and decoupled weight decay. The learning rate is applied by the train step.
 
-    `axes` is the tree of logical axis names of the parameters.
+    `axes` has the logical axis names of the parameters by path. Where the model's parametrization asks for it, each
+    parameter has its own multiple of the learning rate, of weight_decay and of eps (models/parametrization.py).
     """
-    opt = run.opt
-    return optax.chain(
-        optax.clip_by_global_norm(opt.clip_norm) if opt.clip_norm is not None else optax.identity(),
-        optax.scale_by_adam(b1=opt.beta1, b2=opt.beta2, eps=opt.eps),
-        optax.add_decayed_weights(opt.weight_decay, decay_mask(axes)),
-    )
+    opt, factors = run.opt, {path: run.model.factors(path, names) for path, names in axes.items()}
+    clip = optax.clip_by_global_norm(opt.clip_norm) if opt.clip_norm is not None else optax.identity()
+    adam = optax.scale_by_adam(b1=opt.beta1, b2=opt.beta2, eps=opt.eps)
+    decay = optax.add_decayed_weights(opt.weight_decay, decay_mask(axes))
+    chain = optax.chain(clip, adam, decay)
+
+    def times(tree: dict[str, Any], factor: Callable[[Factors], float]) -> dict[str, Any]:
+        numbers = {path: factor(factors[path]) for path in tree}
+        return {path: leaf if numbers[path] == 1 else leaf * numbers[path] for path, leaf in tree.items()}
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        grads, clipped = clip.update(grads, state[0], params)
+        # Adam takes one eps. Its result does not change when gradients and eps shrink together, so that gradients over c
+        # do what c eps would do: one Adam, whose state has one shape. Clipping looks at the gradients as they are.
+        updates, moments = adam.update(times(grads, lambda f: 1 / f.eps), state[1], params)
+        updates, decayed = decay.update(updates, state[2], times(params, lambda f: f.weight_decay))
+        return times(updates, lambda f: f.lr), (clipped, moments, decayed)
+
+    return optax.GradientTransformation(chain.init, update)

@@ -22,11 +22,11 @@ import numpy as np
 from experiments import step as steps
 from experiments.record import ledger
 from experiments.schema import Execution, Run, representative, runtime_values, with_runtime
-from models import partition
+from models import growth, partition
 
 # XLA's YNNPACK fusions make small steps about 1.1x slower than its own reductions and matmuls, and a scheduler that
 # looks for concurrency costs a little more where there are as many devices as cores.
-_CPU_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_concurrency_optimized_scheduler": False}
+CPU_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 # FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
 _DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
@@ -78,7 +78,7 @@ class Program:
         self.steps_per_dispatch = execution.steps_per_dispatch or int(
             np.clip(_DISPATCH_FLOPS.get(backend, 2e13) / flops, 1, 64)
         )
-        self._compiler = _CPU_COMPILER if backend == "cpu" else None
+        self._compiler = CPU_COMPILER if backend == "cpu" else None
         self._spec = P("trial")
         self._rows = ("data", "fsdp")
         shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
@@ -93,13 +93,22 @@ class Program:
     def _abstract_values(self) -> dict[str, jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.stack_values([self.run] * self.slots))
 
-    def stack_values(self, runs: Sequence[Run]) -> dict[str, Array]:
-        """Runtime options of the run in each slot."""
+    def stack_values(self, runs: Sequence[Run], added: Sequence[dict[str, np.ndarray] | None] = ()) -> dict[str, Any]:
+        """Runtime options of the run in each slot; under "added" what its growth has added, where programs mask that."""
         rows = [runtime_values(run) for run in runs]
-        return {
+        values: dict[str, Any] = {
             path: jnp.asarray([row[path] for row in rows], jnp.uint32 if path == "seed" else jnp.float32)
             for path in rows[0]
         }
+        if self.run.growth.masked:
+            nothing = {path: np.zeros(shape, np.float32) for path, shape in self._mask_shapes.items()}
+            each = [one or nothing for one in added or [None] * len(runs)]
+            values["added"] = {path: jnp.asarray(np.stack([one[path] for one in each])) for path in nothing}
+        return values
+
+    @functools.cached_property
+    def _mask_shapes(self) -> dict[str, tuple[int, ...]]:
+        return growth.mask_shapes(steps.layout(self.run))
 
     def _map_init(self, values: dict[str, Array]) -> steps.TrainState:
         return jax.lax.map(lambda v: steps.init_state(self.run, with_runtime(self.run, v)), values)
@@ -135,12 +144,13 @@ class Program:
 
     def _train_slot(self, state: Any, values: dict, tokens_SBT: Array, count: Array) -> tuple[Any, dict[str, Array]]:
         traced = with_runtime(self.run, values)
-        shapes = jax.eval_shape(lambda s, t: steps.train_step(self.run, traced, s, t)[1], state, tokens_SBT[0])
+        take = functools.partial(steps.train_step, self.run, traced, added=values.get("added"))
+        shapes = jax.eval_shape(lambda s, t: take(s, t)[1], state, tokens_SBT[0])
         log = {name: jnp.zeros(tokens_SBT.shape[0], jnp.float32) for name in shapes}
 
         def body(i: Array, carry: tuple[Any, dict[str, Array]]) -> tuple[Any, dict[str, Array]]:
             state, log = carry
-            state, metrics = steps.train_step(self.run, traced, state, tokens_SBT[i])
+            state, metrics = take(state, tokens_SBT[i])
             return state, {name: log[name].at[i].set(metrics[name]) for name in log}
 
         return jax.lax.fori_loop(0, count, body, (state, log))
@@ -186,6 +196,13 @@ class Program:
         )
 
     @functools.cached_property
+    def _effective(self) -> Any:
+        def one(state: steps.TrainState, values: dict) -> Any:
+            return steps.effective(self.run, with_runtime(self.run, values), state, values["added"])
+
+        return jax.jit(self._over_trials(jax.vmap(one)), out_shardings=self.state_sharding.params)
+
+    @functools.cached_property
     def _take(self) -> Any:
         whole = jax.tree.map(lambda s: NamedSharding(s.mesh, P(*s.spec[1:])), self.state_sharding)
 
@@ -218,7 +235,7 @@ class Program:
     def train(
         self,
         state: steps.TrainState,
-        values: dict[str, Float[Array, "K"]],
+        values: dict[str, Any],
         tokens: Integer[np.ndarray, "K S B T"],
         counts: Integer[np.ndarray, "K"],
     ) -> tuple[steps.TrainState, dict[str, Float[Array, "K S"]]]:
@@ -232,6 +249,13 @@ class Program:
         """The state of one slot, without the slot axis."""
         with jax.set_mesh(self.mesh):
             return self._take(state, jnp.int32(slot))
+
+    def effective(self, state: steps.TrainState, values: dict[str, Any]) -> Any:
+        """The parameters of all slots that their models compute with: see step.effective."""
+        if not self.run.growth.masked:
+            return state.params
+        with jax.set_mesh(self.mesh):
+            return self._effective(state, values)
 
     def evaluate(
         self, params: Any, tokens: Integer[np.ndarray, "K S B T"], counts: Integer[np.ndarray, "K"]

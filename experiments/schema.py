@@ -18,6 +18,7 @@ from experiments.cli import InputError, nearest
 from experiments.data import Data
 from experiments.option import option
 import models
+from models.growth import Growth
 from models.partition import MeshShape
 
 NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a changed default, an equation, a shuffle
@@ -73,11 +74,12 @@ class Run:
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
+    growth: Growth = Growth()
     tokens: int = option(2_000_000, runtime=True)
     batch_tokens: int = 2_048
     seq_len: int = 128
     seed: int = option(0, runtime=True)
-    parent: str | None = None  # fingerprint of the run whose checkpoint this one starts from
+    parent: str | None = None  # fingerprint of the run whose last checkpoint this one starts from (see growth)
 
     @property
     def batch(self) -> int:
@@ -95,6 +97,7 @@ class Execution:
     """Where a run is carried out and what is kept. Never part of the fingerprint."""
 
     data_root: str = "data"
+    parent_workdir: str | None = None  # folder of the parent: a run's, or of weights; None: beside the run's own
     mesh: MeshShape = MeshShape()
     cpu_devices: int | None = None  # simulated devices on a CPU; None: one per core this process may use
     packing: str = "auto"  # auto | map (trials one after the other on each device) | vmap (all at once)
@@ -114,6 +117,7 @@ SECTIONS = {
     "schedule": Schedule,
     "loss": Loss,
     "evaluation": Evaluation,
+    "growth": Growth,
 }
 CHOICES = {
     "opt.name": ("adamw",),
@@ -226,9 +230,15 @@ def check(run: Run, execution: Execution = Execution()) -> None:
         raise InputError("schedule.decay_tokens=0: expected the length of the cooldown for schedule.name='wsd'")
     if schedule.decay_shape == "exponential" and schedule.final <= 0 and schedule.name == "wsd":
         raise InputError("schedule.final=0 cannot be reached by schedule.decay_shape='exponential'")
+    if run.growth.ramp_tokens > run.tokens:
+        raise InputError(f"growth.ramp_tokens={run.growth.ramp_tokens} exceed tokens={run.tokens}")
+    if run.parent is None and run.growth != Growth():
+        changed = next(f.name for f in dataclasses.fields(Growth) if getattr(run.growth, f.name) != f.default)
+        raise InputError(f"growth.{changed}={getattr(run.growth, changed)!r} has no meaning without a parent")
     for name in ("log_every_steps", "keep_checkpoints"):
         if getattr(execution, name) < 1:
             raise InputError(f"execution.{name}={getattr(execution, name)} must be at least 1")
+    run.growth.check()
     run.data.check()
     run.model.check(run.seq_len)
 
@@ -264,7 +274,8 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
 def representative(run: Run) -> Run:
     """The run with its runtime options and data at their defaults: the same for all runs that can share a program."""
     plain = {path: meta["default"] for path, _, meta in leaves(run) if meta.get("runtime")}
-    return dataclasses.replace(with_runtime(run, plain), data=Data(), parent=None)
+    growth = Growth(width="random") if run.growth.masked else Growth()  # all that a program knows of it
+    return dataclasses.replace(with_runtime(run, plain), data=Data(), parent=None, growth=growth)
 
 
 def signature(run: Run) -> str:

@@ -17,7 +17,7 @@ from experiments import loss as losses
 from experiments import optimizer
 from experiments.schema import Run
 import models
-from models import partition
+from models import growth, partition
 from models.contract import Output
 
 
@@ -39,6 +39,12 @@ def _abstract(family: str, cfg: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
 def param_axes(run: Run) -> dict[str, tuple[str, ...]]:
     """Logical axis names of every parameter by path ("blocks/attention/query/kernel")."""
     return _abstract(run.family, run.model)[1]
+
+
+def layout(run: Run) -> growth.Layout:
+    """The run's model without its values."""
+    shapes = jax.eval_shape(lambda: init_params(run))
+    return growth.Layout(run.family, run.model, param_axes(run), {path: leaf.shape for path, leaf in shapes.items()})
 
 
 def init_params(run: Run, values: Run | None = None) -> dict[str, Float[Array, "..."]]:
@@ -76,14 +82,27 @@ def apply(run: Run, params: dict[str, Array], tokens_BL: Integer[Array, "B L"]) 
     return nnx.merge(graphdef, state)(tokens_BL)
 
 
+def effective(
+    run: Run, values: Run, state: TrainState, added: dict[str, Array] | None = None
+) -> dict[str, Float[Array, "..."]]:
+    """The parameters that the model computes with: `state`'s, behind the masks of a growth where `added` has them."""
+    if added is None:
+        return state.params
+    tokens = state.step.astype(jnp.float32) * run.batch_tokens
+    return growth.masked(state.params, added, tokens, values.growth.ramp_tokens)
+
+
 def train_step(
-    run: Run, values: Run, state: TrainState, tokens_BT: Integer[Array, "B T"]
+    run: Run, values: Run, state: TrainState, tokens_BT: Integer[Array, "B T"], added: dict[str, Array] | None = None
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms."""
+    """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
+
+    `added`: what a growth has added (growth.Plan.added), for the masks of its operator "random".
+    """
     inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
 
     def objective(params: dict[str, Array]) -> tuple[Float[Array, ""], Any]:
-        output = apply(run, params, inputs_BL)
+        output = apply(run, effective(run, values, state._replace(params=params), added), inputs_BL)
         total, terms = losses.objective(output.logits_BLV, targets_BL, values.loss, output.aux, values.model)
         return total, (terms | output.metrics, output.state)
 

@@ -20,105 +20,18 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from experiments import cli, config_file, files, prepare, schema
+from experiments import cli, config_file, inherit, prepare, schema
+from experiments import lineage as lineages
 from experiments import record as records
 from experiments.cli import EXIT_AGAIN, InputError
 from experiments.schema import Execution, Run
+from experiments.trial import Trial, workdir_of
 
 Report = Callable[[dict[str, Any]], None]
 
 
 class Stopped(Exception):
     """The process was asked to stop; everything is saved."""
-
-
-@dataclasses.dataclass
-class Trial:
-    """One run of a population while it is under way."""
-
-    run: Run
-    fingerprint: str
-    directory: epath.Path
-    manifests: tuple[Any, ...]
-    execution: Execution
-    step: int = 0
-    seconds: float = 0.0
-    saved: int = -1
-    status: str = "running"
-
-    def __post_init__(self) -> None:
-        from experiments.checkpoint import Checkpoints
-        from experiments.data import Batches
-        from experiments.evaluate import Sequences
-
-        run = self.run
-        self.batches = Batches(self.manifests, run.data, run.seq_len, run.batch, run.seed)
-        self.held_out = Sequences(run, self.manifests)
-        self.metrics = records.Metrics(self.directory, self.execution.tensorboard)
-        self.checkpoints = Checkpoints(
-            self.directory / "checkpoints", self.execution.keep_checkpoints, self.fingerprint
-        )
-
-    @property
-    def left(self) -> int:
-        """Steps still to be taken."""
-        return self.run.steps - self.step if self.status == "running" else 0
-
-    def _every(self, tokens: int | None) -> int:
-        return max(1, round(tokens / self.run.batch_tokens)) if tokens else self.run.steps
-
-    def until_event(self) -> int:
-        """Steps to the next evaluation, checkpoint or end."""
-        marks = [self.run.steps]
-        for tokens in (self.execution.eval_every_tokens, self.execution.checkpoint_every_tokens):
-            every = self._every(tokens)
-            marks.append((self.step // every + 1) * every)
-        return max(0, min(marks) - self.step) if self.status == "running" else 0
-
-    def due(self, tokens: int | None) -> bool:
-        """Whether something that happens every so many tokens, and at the end, happens now."""
-        return self.step == self.run.steps or bool(tokens and self.step and self.step % self._every(tokens) == 0)
-
-    def log(self, first: int, metrics: dict[str, np.ndarray], speed: float) -> None:
-        """Write the rows of steps first+1, first+2, …; note a loss that is not finite."""
-        for i, loss in enumerate(metrics["loss"]):
-            step = first + i + 1
-            finite = math.isfinite(loss)
-            if step % self.execution.log_every_steps == 0 or step in (1, self.run.steps) or not finite:
-                row = {"step": step, "tokens": step * self.run.batch_tokens}
-                row |= {name: float(values[i]) for name, values in metrics.items()}
-                self.metrics.append(row | {"tokens_per_second": round(speed, 1), "seconds": round(self.seconds, 3)})
-            if not finite:
-                self.status, self.step = "diverged", step
-                return
-
-
-def workdir_of(directory: epath.Path, run: Run, fingerprint: str, manifests: tuple[str, ...]) -> None:
-    """Claim a directory for a run. Raises InputError when it holds another one."""
-    path = directory / "run.json"
-    if path.exists():
-        try:
-            held = json.loads(path.read_text())
-            other = held["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to use the folder") from error
-        if other != fingerprint:
-            mine, theirs = schema.to_dict(run), held["run"]
-            differs = [k for k in _flat(mine) if _flat(mine)[k] != _flat(theirs).get(k)] or ["the data"]
-            raise InputError(
-                f"--workdir={directory} holds run {other}; this config is run {fingerprint} (they differ in "
-                f"{', '.join(differs[:4])}): choose another folder"
-            )
-        return
-    value = {"schema": records.SCHEMA, "fingerprint": fingerprint, "run": schema.to_dict(run)}
-    files.write_json(path, value | {"manifests": list(manifests), "parent": run.parent})
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out
 
 
 class Population:
@@ -143,12 +56,13 @@ class Population:
                 self.slots[device * (program.slots // program.groups) + i] = trials[member]
         self.trials = list(trials)
         runs = [t.run if t else first for t in self.slots]
-        self.values = jax.device_put(program.stack_values(runs), program.slot_sharding)
+        added = [t.parent.added(t.run) if t and t.parent else None for t in self.slots]
+        self.values = jax.device_put(program.stack_values(runs, added), program.slot_sharding)
         self.state = self._start(runs)
         self._last_save = time.monotonic()
 
     def _start(self, runs: Sequence[Run]) -> Any:
-        """Initial states, with those of the trials that have a checkpoint in their place."""
+        """Initial states; in their place those of checkpoints, or else of parents, where trials have them."""
         jax = self._jax
         state = self.program.init(runs)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
@@ -161,8 +75,11 @@ class Population:
                 trial.seconds = found[1]["seconds"]
             if trial:
                 trial.metrics.cut(trial.step)
-        if restored:
+        born = {i: t for i, t in enumerate(self.slots) if t and t.parent and i not in restored}
+        if restored or born:
             host = jax.tree.map(lambda x: np.array(x), state)
+            for slot, trial in born.items():
+                restored[slot] = trial.inherited(jax.tree.map(lambda x, slot=slot: x[slot].copy(), host))
             for slot, one in restored.items():
                 jax.tree.map(lambda whole, part, slot=slot: whole.__setitem__(slot, part), host, one)
             state = jax.device_put(host, self.program.state_sharding)
@@ -174,9 +91,8 @@ class Population:
         tokens = np.zeros(self.program.token_shape(), dtype)
         for slot, trial in enumerate(self.slots):
             if trial and counts[slot]:
-                low, batch = trial.step * trial.run.batch, trial.run.batch
-                rows = trial.batches.records(low, low + int(counts[slot]) * batch)
-                tokens[slot, : counts[slot]] = rows.reshape(-1, batch, trial.run.seq_len + 1)
+                rows = trial.records(trial.step, trial.step + int(counts[slot]))
+                tokens[slot, : counts[slot]] = rows.reshape(-1, trial.run.batch, trial.run.seq_len + 1)
         return tokens
 
     def run(self) -> None:
@@ -243,7 +159,7 @@ class Population:
             if sequences:
                 tokens[slot, : sequences.batches] = sequences.tokens
         counts = np.array([h.batches if h else 0 for h in held_out], np.int32)
-        nats = self.program.evaluate(self.state.params, tokens, counts)
+        nats = self.program.evaluate(self.program.effective(self.state, self.values), tokens, counts)
         seconds, out = time.monotonic() - start, {}
         for slot, trial in enumerate(self.slots):
             if trial and (sequences := held_out[slot]):
@@ -272,6 +188,7 @@ class Population:
         status, program = trial.status, self.program
         mesh = "x".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "1"
         results |= {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
+        results |= lineages.columns(trial.lineage)
         results |= {"packing": program.packing, "packing_trials": len(self.trials), "packing_mesh": mesh}
         manifests = tuple(m.fingerprint for m in trial.manifests)
         record = records.make(trial.run, trial.fingerprint, manifests, status, reason, results)
@@ -300,27 +217,25 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
 
     Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved).
     """
-    from experiments.data import check_enough
-
     trials = []
     corpora = {data: prepare.prepare(data, epath.Path(execution.data_root)) for data in {run.data for run in runs}}
     for run, directory in zip(runs, directories, strict=True):
-        if run.parent is not None:
-            raise InputError(f"parent={run.parent}: a run cannot start from another's checkpoint yet; expected none")
         manifests = corpora[run.data]
-        check_enough(manifests, run.data, run.steps * run.batch_tokens, run.seq_len)
         if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:
             raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
         names = tuple(m.fingerprint for m in manifests)
         fingerprint = schema.fingerprint(run, names)
-        workdir_of(directory, run, fingerprint, names)
         if (directory / "record.json").exists() and records.read(directory / "record.json")["status"] != "failed":
+            workdir_of(directory, run, fingerprint, names)
             continue
-        trials.append((run, fingerprint, directory, manifests))
+        parent = inherit.find(run, directory, execution)
+        line = _line(run, manifests, parent)
+        workdir_of(directory, run, fingerprint, names, line)
+        trials.append((run, fingerprint, directory, manifests, parent))
     if not trials:
         return
     set_up_devices(execution)
-    population = Population([Trial(*trial, execution) for trial in trials], execution, report)
+    population = Population([Trial(*trial[:4], execution, trial[4]) for trial in trials], execution, report)
 
     def stop(*_: Any) -> None:
         population.stop = True
@@ -328,6 +243,17 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     population.run()
+
+
+def _line(run: Run, manifests: tuple[Any, ...], parent: inherit.Parent | None) -> lineages.Lineage:
+    """The lineage after a run. Raises InputError when there is not so much data left."""
+    from experiments.data import check_enough
+
+    names, before = tuple(m.fingerprint for m in manifests), parent.lineage if parent else None
+    line = lineages.after(run, names, before, parent is not None and parent.learns(run))
+    read = dict(line.reads)[lineages.data_key(run, names)]
+    check_enough(manifests, run.data, read.sequences * read.seq_len, run.seq_len)
+    return line
 
 
 def _print_event(event: dict[str, Any]) -> None:
@@ -373,7 +299,7 @@ class _Bar:
 
 
 def _train_one(workdir: str) -> int:
-    run, execution = config_file.frozen()
+    run, execution = inherit.resolve(*config_file.frozen())
     directory, bar = epath.Path(workdir), _Bar()
     known = (directory / "record.json").exists()
     try:

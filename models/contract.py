@@ -38,7 +38,8 @@ class Accounting:
     params: parameters by group; the groups `embed`, `position` and `head` are the vocabulary's, all others the body's.
     active: the same for the parameters that one token passes through.
     matmul: forward FLOPs per token of weight matrices by term (multiply-add = 2; an embedding lookup is not one).
-    attention: forward FLOPs per token that do not involve weights, as if every position attended to all `seq_len`.
+    attention: forward FLOPs per token that do not involve weights, as if every position attended to all `seq_len` (or
+        to as many as a window or chunk has).
     causal: the same at the average number of positions that a causal token really attends to.
     conventions: training FLOPs per token under published counts that follow a formula of their own.
     """
@@ -55,12 +56,20 @@ VOCABULARY_GROUPS = ("embed", "position", "head")
 
 
 def transformer_conventions(
-    *, width: int, depth: int, heads_width: int, heads: int, ff: int | float, ff_matrices: int, vocab: int, seq_len: int
+    *,
+    width: int,
+    depth: int,
+    heads_width: int | float,
+    heads: int | float,
+    ff: int | float,
+    ff_matrices: int,
+    vocab: int,
+    seq_len: int,
 ) -> dict[str, float]:
     """Training FLOPs per token of a decoder under the formulas of two papers (SPECS 0.2).
 
     chinchilla: Hoffmann et al. 2022, appendix F: counts the embedding as a matmul, the softmax, and ignores
-    grouped key-value heads; `ff` may be a mean over layers. deepseek: DeepSeek LLM 2024, M = 72 L d^2 + 12 L d T: no vocabulary.
+    grouped key-value heads; `heads_width`, `heads` and `ff` may be means over layers. deepseek: DeepSeek LLM 2024, M = 72 L d^2 + 12 L d T: no vocabulary.
     """
     t, attention = seq_len, heads_width
     layer = 2 * 3 * t * width * attention + 2 * t * t * attention + 3 * heads * t * t

@@ -4,7 +4,7 @@ A family gives the block and, where it differs, overrides a step of `Decoder`. I
 adds what stands around the blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, ClassVar
 
@@ -17,11 +17,13 @@ from experiments.option import option
 from models import layers
 from models.contract import Output
 from models.layers import Linear, Norm, param
+from models.parametrization import Parametrization
 from models.partition import constrain
+from models.quantize import KERNELS, Precision
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Parametrization, Precision):
     """Options of every family. None means: derived by the rule in the comment."""
 
     width: int = 256
@@ -40,9 +42,11 @@ class Options:
         "norm": ("rms", "layer"),
         "dtype": ("float32", "bfloat16"),
         "remat": layers.REMAT,
+        "quant_kernel": KERNELS,
+        "parametrization": ("standard",),  # a family that says where the others scale it adds them
     }
     # Fields that must be at least 1 where they are set.
-    counts: ClassVar[tuple[str, ...]] = ("width", "depth", "vocab")
+    counts: ClassVar[tuple[str, ...]] = ("width", "depth", "vocab", "base_width", "base_depth")
 
     @property
     def causal(self) -> bool:
@@ -63,9 +67,12 @@ class Options:
         for name in self.counts:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"model.{name}={value} must be at least 1")
-        for name in ("norm_eps", "init_std"):
+        for name in ("norm_eps", "init_std", "embed_multiplier", "logit_multiplier"):
             if not 0 < (value := getattr(self, name)) < float("inf"):
                 raise InputError(f"model.{name}={value} must be a positive number")
+        self.check_precision()
+        if not 0.5 <= self.depth_alpha <= 1:
+            raise InputError(f"model.depth_alpha={self.depth_alpha} must be from 0.5 to 1")
 
 
 class Decoder(nnx.Module):
@@ -75,15 +82,14 @@ class Decoder(nnx.Module):
         self,
         cfg: Any,
         rngs: nnx.Rngs,
-        block: Callable[[nnx.Rngs], nnx.Module],
+        block: Callable[[nnx.Rngs], nnx.Module] | Sequence[tuple[Callable[[nnx.Rngs], nnx.Module], int]],
         bias: bool = False,
-        depth: int | None = None,
     ):
-        """`depth` copies of `block`: cfg.depth, unless a family keeps other layers besides them."""
+        """cfg.depth copies of `block`; or the runs of equal layers that `layers.stacks` takes."""
         V, D = cfg.vocab, cfg.width
         self.cfg = untraced(cfg)
         self.embed = param(rngs, {"rows": V, "columns": D}, cfg.init_std)
-        self.blocks = layers.stack(block, rngs, cfg.depth if depth is None else depth)
+        self.blocks = layers.stacks(rngs, block if isinstance(block, Sequence) else [(block, cfg.depth)])
         self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias)
         self.head = None if cfg.tied else Linear(rngs, {"embed": D, "vocab": V}, cfg.init_std)
 
@@ -103,10 +109,11 @@ class Decoder(nnx.Module):
         return (x_BLD.reshape(-1, self.cfg.width) @ table_VD.T).reshape(*x_BLD.shape[:-1], -1)
 
     def __call__(self, tokens_BL: Integer[Array, "B L"]) -> Output:
-        x_BLD = constrain(self.look_up(tokens_BL), "batch", "position", "width")
+        x_BLD = self.look_up(tokens_BL) * self.cfg.embed_multiplier
+        x_BLD = constrain(x_BLD, "batch", "position", "width")
         x_BLD, output = self.layers(x_BLD)
         logits_BLV = constrain(self.logits(self.norm(x_BLD)), "batch", "position", "vocab")
-        return output._replace(logits_BLV=logits_BLV.astype(jnp.float32))
+        return output._replace(logits_BLV=logits_BLV.astype(jnp.float32) * self.cfg.logit_scale)
 
 
 def untraced(cfg: Any) -> Any:
@@ -116,8 +123,8 @@ def untraced(cfg: Any) -> Any:
 
 
 def residual_std(cfg: Any) -> Any:
-    """Standard deviation of matrices that write to the residual stream: init_std / sqrt(2 L) (GPT-2)."""
-    return cfg.init_std / (2 * cfg.depth) ** 0.5
+    """Standard deviation of matrices that write to the residual stream."""
+    return cfg.init_stds(cfg.init_std)[1]
 
 
 def outside(cfg: Any, bias: bool = False) -> tuple[dict[str, int], dict[str, float]]:

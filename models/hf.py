@@ -24,8 +24,9 @@ from experiments.weights import Params, Path, Tensors
 import models
 from models.hf_layouts import LAYOUTS, REQUIRED, Layout
 
-# Options that do not change what given parameters compute (besides those marked so: experiments/option.py).
-_OF_TRAINING = {"init", "init_std", "dtype"}
+# Options that do not change what given parameters compute under the standard parametrization, the only one that other
+# code has (besides those marked so: experiments/option.py).
+_OF_TRAINING = {"init", "init_std", "dtype", "base_width", "base_depth", "base_head_size", "depth_alpha"}
 
 
 def _flat(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:

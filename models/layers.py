@@ -5,7 +5,7 @@ to flattened tokens (rows N = B L): two-dimensional matmuls use all cores of a C
 Letters of the axes: models/contract.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import math
 from typing import Any
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.partition import constrain
+from models.quantize import Recipe, matmul
 
 REMAT = ("none", "full", "dots")
 
@@ -36,16 +37,18 @@ def param(
 
 
 class Linear(nnx.Module):
-    """y = x W (+ b) over the last axis, as one two-dimensional matmul."""
+    """y = x W (+ b) over the last axis, as one two-dimensional matmul, rounded as `quant` says."""
 
-    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], std: Any, bias: bool = False):
+    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], std: Any, bias: bool = False, quant: Recipe | None = None):
+        self.quant = quant
         self.kernel = param(rngs, axes, std)
         out = list(axes)[-1]
         self.bias = param(rngs, {out: axes[out]}) if bias else None
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        kernel = self.kernel[...].astype(x.dtype)
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        kernel, rows = self.kernel[...], x.reshape(-1, x.shape[-1])
+        y = rows @ kernel.astype(x.dtype) if self.quant is None else matmul(rows, kernel, self.quant).astype(x.dtype)
+        y = y.reshape(*x.shape[:-1], kernel.shape[-1])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -93,27 +96,32 @@ def attention(
     v_BMGK: Float[Array, "B M G K"],
     scale: float,
     block: int | None = None,
+    window: int | None = None,
 ) -> Float[Array, "B L H K"]:
     """Causal softmax attention; query head h reads key-value head h // (H/G).
 
-    Queries go in blocks of `block` positions, each against the keys up to its own end, so that of the masked upper
-    triangle only a margin is ever computed. None picks a quarter of the sequence, at least 64.
+    `window` lets each position see only so many: itself and those right before it. Queries go in blocks of `block`
+    positions, each against the keys from the first that it may see up to its own end, so that of what is masked only
+    a margin is ever computed. None picks a quarter of the sequence or the window, if that is less; at least 64
+    positions and at most 32 blocks.
     """
     batch, length, heads, size = q_BLHK.shape
     groups = k_BMGK.shape[2]
-    block = block or max(64, -(-length // 4))
+    window = min(window or length, length)
+    block = block or max(64, -(-length // 32), min(-(-length // 4), window))
     q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
     k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
     parts = []
     for start in range(0, length, block):
-        stop = min(start + block, length)
+        stop, first = min(start + block, length), max(0, start - window + 1)
         q = q_BGRLK[:, :, :, start:stop].reshape(batch, groups, -1, size)
-        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, :stop], preferred_element_type=jnp.float32)
-        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop)
-        visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, first:stop], preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop - first)
+        back = jnp.arange(start, stop)[:, None] - jnp.arange(first, stop)
+        visible = (back >= 0) & (back < window) if window < length else back >= 0
         weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
-        weights = weights.reshape(batch, groups, -1, stop)
-        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, :stop])
+        weights = weights.reshape(batch, groups, -1, stop - first)
+        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, first:stop])
         parts.append(out.reshape(batch, groups, heads // groups, stop - start, size))
     o_BGRLK = jnp.concatenate(parts, axis=3)
     return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
@@ -188,11 +196,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class Mlp(nnx.Module):
     """Feed-forward: act(x Wg) * (x Wu) Wd when gated ("swiglu"), else act(x Wu) Wd."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int, ff: int, kind: str, bias: bool, std: Any, out_std: Any):
-        self.act = kind
-        self.gate = Linear(rngs, {"embed": width, "ff": ff}, std, bias) if kind == "swiglu" else None
-        self.up = Linear(rngs, {"embed": width, "ff": ff}, std, bias)
-        self.down = Linear(rngs, {"ff": ff, "embed": width}, out_std, bias)
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        ff: int,
+        kind: str,
+        bias: bool,
+        std: Any,
+        out_std: Any,
+        quant: Recipe | None = None,
+    ):
+        self.act, enter = kind, {"embed": width, "ff": ff}
+        self.gate = Linear(rngs, enter, std, bias, quant) if kind == "swiglu" else None
+        self.up = Linear(rngs, enter, std, bias, quant)
+        self.down = Linear(rngs, {"ff": ff, "embed": width}, out_std, bias, quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         act, h_BLF = ACTIVATIONS[self.act], self.up(x_BLD)
@@ -207,8 +225,15 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) ->
     return nnx.merge(graphdef, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys))
 
 
+def stacks(rngs: nnx.Rngs, runs: Sequence[tuple[Callable[[nnx.Rngs], nnx.Module], int]]) -> nnx.Module:
+    """(maker, count) of each run of layers of one shape, first to last: a `stack`, or a dictionary of several."""
+    if len(runs) == 1:
+        return stack(runs[0][0], rngs, runs[0][1])
+    return nnx.Dict({f"{i:03}": stack(make, rngs, count) for i, (make, count) in enumerate(runs)})
+
+
 def apply_stack(module: nnx.Module, x: Array, *inputs: Array, unroll: bool | None, remat: str) -> Array:
-    """Feed `x` through the layers of a `stack`; see `fold_stack`."""
+    """Feed `x` through the layers of a `stack` or of several; see `fold_stack`."""
     return fold_stack(lambda layer, x, *row: (layer(x, *row), None), module, x, *inputs, unroll=unroll, remat=remat)[0]
 
 
@@ -220,13 +245,21 @@ def fold_stack(
     unroll: bool | None,
     remat: str,
 ) -> tuple[Any, Any]:
-    """Carry a tree of arrays through the layers of a `stack`, by scan or unrolled: the same numbers.
+    """Carry a tree of arrays through the layers of a `stack` or of several, by scan or unrolled: the same numbers.
 
     `call(layer, carry, *row)` returns the carry of the next layer and what this one reports, a tree; the reports come
     back stacked over layers. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
     `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "full" everything.
     """
+    if isinstance(module, nnx.Dict):
+        reports, start = [], 0
+        for name in sorted(module):
+            stop = start + jax.tree.leaves(nnx.state(module[name]))[0].shape[0]
+            rows = (x[start:stop] for x in inputs)
+            carry, report = fold_stack(call, module[name], carry, *rows, unroll=unroll, remat=remat)
+            reports, start = [*reports, report], stop
+        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *reports)
     graphdef, layers = nnx.split(module)
     depth = jax.tree.leaves(layers)[0].shape[0]
     unroll = jax.default_backend() == "cpu" and depth <= 16 if unroll is None else unroll

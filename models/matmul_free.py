@@ -38,6 +38,9 @@ class Config(decoder.Options):
 
     choices: ClassVar = decoder.Options.choices | {"gate_form": ("code", "paper")}
     counts: ClassVar = (*decoder.Options.counts, "ff")
+    unrounded: ClassVar = dict.fromkeys(
+        ("quant_weight", "quant_act", "quant_grad", "quant_saved"), "weights are ternary, inputs have model.act_bits"
+    ) | {"quant_kv": "there are no keys and values"}
 
     def resolve(self, vocab: int, seq_len: int) -> "Config":
         """The same options with every derived one filled in."""

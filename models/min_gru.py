@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from models import decoder, layers
 from models.contract import Accounting
 from models.layers import Linear, Mlp, Norm
+from models.parametrization import PARAMETRIZATIONS
 from models.partition import constrain
 
 
@@ -25,7 +26,9 @@ class Config(decoder.Options):
     state: int | None = None  # recurrent state per layer: as wide as the model
     ff: int | None = None  # 8/3 width rounded up to a multiple of 16
 
+    choices: ClassVar = decoder.Options.choices | {"parametrization": PARAMETRIZATIONS}
     counts: ClassVar = (*decoder.Options.counts, "state", "ff")
+    unrounded: ClassVar = {"quant_kv": "there are no keys and values"}
 
     def resolve(self, vocab: int, seq_len: int) -> "Config":
         """The same options with every derived one filled in."""
@@ -38,9 +41,9 @@ class MinGru(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any, out_std: Any):
         D, R = cfg.width, cfg.state
-        self.gate = Linear(rngs, {"embed": D, "ff": R}, std)
-        self.candidate = Linear(rngs, {"embed": D, "ff": R}, std)
-        self.out = Linear(rngs, {"ff": R, "embed": D}, out_std)
+        self.gate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.candidate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.out = Linear(rngs, {"ff": R, "embed": D}, out_std, quant=cfg.quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         z_BLR = constrain(jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32)), "batch", "position", "ff")
@@ -53,15 +56,16 @@ class Block(nnx.Module):
     """One layer: recurrence and feed-forward, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
-        std, out_std = cfg.init_std, decoder.residual_std(cfg)
+        std, out_std = cfg.init_stds(cfg.init_std)
+        self.scale = cfg.residual_scale
         self.mixer_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mixer = MinGru(rngs, cfg, std, out_std)
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
-        self.mlp = Mlp(rngs, cfg.width, cfg.ff, "swiglu", False, std, out_std)
+        self.mlp = Mlp(rngs, cfg.width, cfg.ff, "swiglu", False, std, out_std, cfg.quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD))
-        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD)) * self.scale
+        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD)) * self.scale
         return constrain(x_BLD, "batch", "position", "width")
 
 

@@ -10,6 +10,7 @@ travel to the experts' shards; dropless, each shard does an equal part of the to
 imbalance changes a shape or a shard's work. Attention is not split over `expert`.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
@@ -18,14 +19,16 @@ from typing import Any, ClassVar
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from experiments.cli import InputError
 from experiments.option import option
 from models import dense, layers, routing
 from models.contract import Accounting, Output, transformer_conventions
-from models.layers import Linear, Mlp, Norm, param
+from models.layers import Linear, Mlp, param
+from models.parametrization import Factors
 from models.partition import constrain, per_shard
+from models.quantize import straight_through
 
 BALANCE = ("load_balance", "sequence_balance", "router_z")
 
@@ -68,6 +71,9 @@ class Config(dense.Config):
         "kernel": routing.KERNELS,
         "balance_layers": ("mean", "sum", "pooled"),
     }
+    unrounded: ClassVar = dict.fromkeys(
+        ("quant_grad", "quant_saved"), "rows of an expert lie where routing puts them, and so would their scales"
+    )
     counts: ClassVar = (*dense.Config.counts, "experts", "top_k", "expert_ff", "n_group", "topk_group", "router_width")
 
     @property
@@ -91,6 +97,8 @@ class Config(dense.Config):
         for name in ("capacity_factor", "routed_scaling"):
             if not 0 < (value := getattr(self, name)) < float("inf"):
                 raise InputError(f"model.{name}={value} must be a positive number")
+        if self.layerwise:
+            raise InputError("model.layerwise=True: experts of all layers have one size; expected False")
         if self.dense_first >= self.depth:
             raise InputError(f"model.dense_first={self.dense_first} must be less than model.depth={self.depth}")
         if self.top_k > self.experts:
@@ -101,6 +109,10 @@ class Config(dense.Config):
             raise InputError(f"model.topk_group={self.topk_group} is more than model.n_group={self.n_group}")
         if self.top_k > (most := self.experts // self.n_group * self.topk_group):
             raise InputError(f"model.top_k={self.top_k} is more than the {most} experts of model.topk_group groups")
+        if self.transfers and self.router == "recurrent":
+            raise InputError(
+                f"model.router='recurrent' has no rule for model.parametrization={self.parametrization!r}; expected 'linear'"
+            )
         if self.mode == "expert_choice":
             self._check_expert_choice()
         elif self.top_k == 1 < self.experts and (self.renormalise or self.score == "softmax_after"):
@@ -108,6 +120,10 @@ class Config(dense.Config):
                 "model.top_k=1: the only weight would always be 1, and the router without a gradient; "
                 "expected model.renormalise=False and model.score 'softmax' or 'sigmoid'"
             )
+
+    def factors(self, path: str, axes: Sequence[str]) -> Factors:
+        """As in the dense family. A router maps the width to a fixed number, as the head does: its matrix is no hidden one."""
+        return super().factors(path, ("router",) if "router" in axes else axes)
 
     def _check_expert_choice(self) -> None:
         plain = {"score": "softmax", "bias_rate": 0, "n_group": 1}
@@ -141,6 +157,7 @@ class Router(nnx.Module):
         self.down = Linear(rngs, {"embed": D, "state": W}, std) if recurrent else None
         self.out = Linear(rngs, {"state": W, "router": E} if recurrent else {"embed": D, "router": E}, std)
         self.bias = param(rngs, {"router": E}) if cfg.bias_rate else None
+        self.scale = 1 / cfg.width_ratio
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], h_BLW: Float[Array, "B L W"] | None, cell: Cell | None
@@ -151,21 +168,21 @@ class Router(nnx.Module):
             if cell is not None:
                 h_BLW = constrain(cell(self.down(x_BLD), h_BLW), "batch", "position", "state")
                 x_BLD = h_BLW
-            return constrain(self.out(x_BLD), "batch", "position", "router"), h_BLW
+            return constrain(self.out(x_BLD) * self.scale, "batch", "position", "router"), h_BLW
 
 
 class Mixture(nnx.Module):
     """Router, routed experts, shared experts."""
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any, out_std: Any):
+    def __init__(self, rngs: nnx.Rngs, cfg: Config, std: dense.Scales):
         D, E, F = cfg.width, cfg.experts, cfg.expert_ff
         self.cfg = cfg = dense.decoder.untraced(cfg)
-        self.router = Router(rngs, cfg, std)
-        self.gate = param(rngs, {"experts": E, "embed": D, "ff": F}, std) if cfg.activation == "swiglu" else None
-        self.up = param(rngs, {"experts": E, "embed": D, "ff": F}, std)
-        self.down = param(rngs, {"experts": E, "ff": F, "embed": D}, out_std)
+        self.router = Router(rngs, cfg, std.hidden * cfg.width_ratio**0.5)  # muP: the head's, not a hidden matrix's
+        self.gate = param(rngs, {"experts": E, "embed": D, "ff": F}, std.value) if cfg.activation == "swiglu" else None
+        self.up = param(rngs, {"experts": E, "embed": D, "ff": F}, std.value)
+        self.down = param(rngs, {"experts": E, "ff": F, "embed": D}, std.out)
         shared = cfg.shared_experts * F
-        self.shared = Mlp(rngs, D, shared, cfg.activation, cfg.bias, std, out_std) if shared else None
+        self.shared = Mlp(rngs, D, shared, cfg.activation, cfg.bias, std.value, std.out, cfg.quant) if shared else None
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], h_BLW: Float[Array, "B L W"] | None = None, cell: Cell | None = None
@@ -173,7 +190,11 @@ class Mixture(nnx.Module):
         """Output, the router's state for the next layer, and the load."""
         cfg = self.cfg
         z_BLE, h_BLW = self.router(x_BLD, h_BLW, cell)
-        arrays = (None if w is None else w[...].astype(x_BLD.dtype) for w in (self.gate, self.up, self.down))
+        weight = None if cfg.quant is None else cfg.quant.weight
+        arrays = (
+            None if w is None else straight_through(w[...], weight, -2).astype(x_BLD.dtype)
+            for w in (self.gate, self.up, self.down)
+        )
         route = self._by_experts if cfg.mode == "expert_choice" else self._by_tokens
         y_BLD, chosen_BLE, dropped = route(x_BLD, z_BLE, routing.Matrices(*arrays))
         load = routing.measure(chosen_BLE, z_BLE, cfg.score, cfg.top_k, dropped)
@@ -184,12 +205,13 @@ class Mixture(nnx.Module):
     ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L E"], Float[Array, ""]]:
         cfg, (B, L, D), C, E = self.cfg, x_BLD.shape, self.cfg.top_k, self.cfg.experts
         act, groups = layers.ACTIVATIONS[cfg.activation], (cfg.n_group, cfg.topk_group)
+        form = None if cfg.quant is None else cfg.quant.act
         bias = None if self.router.bias is None else self.router.bias[...]
         expert_BLC, weight_BLC, chosen_BLE = routing.choose(
             z_BLE, C, cfg.score, cfg.renormalise, cfg.routed_scaling, bias, groups
         )
         if cfg.mode == "dropless":
-            serve = functools.partial(routing.dropless, act=act, kernel=cfg.kernel)
+            serve = functools.partial(routing.dropless, act=act, kernel=cfg.kernel, form=form)
             rows = (x_BLD.reshape(-1, D), expert_BLC.reshape(-1, C), weight_BLC.reshape(-1, C))
             return per_shard(serve, rows, weights).reshape(B, L, D), chosen_BLE, jnp.zeros(())
         count = routing.slots(L, C, E, cfg.capacity_factor)
@@ -197,7 +219,7 @@ class Mixture(nnx.Module):
         row_BLC = jax.vmap(seats)(expert_BLC)
         x_BRD = jax.vmap(functools.partial(routing.take, rows=E * count))(x_BLD, row_BLC)
         x_BESD = constrain(x_BRD.reshape(B, E, count, D), "batch", "experts", "slots", "width")
-        y_BESD = routing.feed_forward(lambda x, w: jnp.einsum("BESI,EIO->BESO", x, w), x_BESD, weights, act)
+        y_BESD = routing.feed_forward(lambda x, w: jnp.einsum("BESI,EIO->BESO", x, w), x_BESD, weights, act, form)
         y_BRD = constrain(y_BESD.reshape(B, E * count, D), "batch", "position", "width")
         dropped = jnp.mean(row_BLC == E * count, dtype=jnp.float32)
         return jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC), chosen_BLE, dropped
@@ -212,8 +234,8 @@ class Mixture(nnx.Module):
         p_NE = constrain(routing.probabilities(z_BLE, cfg.score).reshape(-1, E), "position", "router")
         gate_ES, token_ES = routing.expert_choice(p_NE, count)
         x_ESD = constrain(x_ND[token_ES], "experts", "slots", "width")
-        act = layers.ACTIVATIONS[cfg.activation]
-        y_ESD = routing.feed_forward(lambda x, w: jnp.einsum("ESI,EIO->ESO", x, w), x_ESD, weights, act)
+        act, form = layers.ACTIVATIONS[cfg.activation], None if cfg.quant is None else cfg.quant.act
+        y_ESD = routing.feed_forward(lambda x, w: jnp.einsum("ESI,EIO->ESO", x, w), x_ESD, weights, act, form)
         y_ESD = constrain(y_ESD.astype(jnp.float32) * gate_ES[..., None], "position", "slots", "width")
         y_ND = jnp.zeros(x_ND.shape, jnp.float32).at[token_ES].add(y_ESD).astype(x_BLD.dtype)
         chosen_NE = jnp.zeros((B * L, E), bool).at[token_ES, jnp.arange(E)[:, None]].set(True)
@@ -224,19 +246,23 @@ class Block(nnx.Module):
     """One layer: attention and mixture, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
-        std, out_std = dense.init_scales(cfg)
-        self.attention_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps, cfg.bias)
-        self.attention = dense.Attention(rngs, cfg, std, out_std)
-        self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps, cfg.bias)
-        self.mlp = Mixture(rngs, cfg, std, out_std)
+        self.attention_norm = dense.Residual(rngs, cfg)
+        self.attention = dense.Attention(rngs, cfg)
+        self.mlp_norm = dense.Residual(rngs, cfg)
+        self.mlp = Mixture(rngs, cfg, dense.init_scales(cfg))
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], h_BLW: Float[Array, "B L W"] | None, cell: Cell | None
+        self,
+        x_BLD: Float[Array, "B L D"],
+        h_BLW: Float[Array, "B L W"] | None,
+        cell: Cell | None,
+        layer: Integer[Array, ""],
     ) -> tuple[tuple[Float[Array, "B L D"], Float[Array, "B L W"] | None], routing.Load]:
         """Activations and router state for the next layer, and the load of this one."""
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD))
-        y_BLD, h_BLW, load = self.mlp(self.mlp_norm(x_BLD), h_BLW, cell)
-        return (constrain(x_BLD + y_BLD, "batch", "position", "width"), h_BLW), load
+        y_BLD = self.attention(self.attention_norm.enter(x_BLD, layer), layer)
+        x_BLD = self.attention_norm.leave(x_BLD, y_BLD, layer)
+        y_BLD, h_BLW, load = self.mlp(self.mlp_norm.enter(x_BLD, layer), h_BLW, cell)
+        return (self.mlp_norm.leave(x_BLD, y_BLD, layer), h_BLW), load
 
 
 class Model(dense.Model):
@@ -251,13 +277,16 @@ class Model(dense.Model):
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """Dense layers, then those with experts; the recurrent router's state starts at zero with the latter."""
         cfg = self.cfg
+        layer_Y = jnp.arange(1, cfg.depth + 1)
         if self.first is not None:
-            x_BLD = layers.apply_stack(self.first, x_BLD, unroll=cfg.unroll, remat=cfg.remat)
+            numbers = layer_Y[: cfg.dense_first]
+            x_BLD = layers.apply_stack(self.first, x_BLD, numbers, unroll=cfg.unroll, remat=cfg.remat)
         h_BLW = None if self.cell is None else jnp.zeros((*x_BLD.shape[:2], cfg.router_width), jnp.float32)
         (x_BLD, _), load = layers.fold_stack(
-            lambda block, carry: block(*carry, self.cell),
+            lambda block, carry, layer: block(*carry, self.cell, layer),
             self.blocks,
             (x_BLD, h_BLW),
+            layer_Y[cfg.dense_first :],
             unroll=cfg.unroll,
             remat=cfg.remat,
         )

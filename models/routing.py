@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from models.quantize import Format, straight_through
+
 SCORES = ("softmax", "softmax_after", "sigmoid")
 PRIORITIES = ("token", "slot")
 KERNELS = ("auto", "blocks", "ragged")
@@ -130,11 +132,14 @@ class Matrices(NamedTuple):
     down_EFD: Float[Array, "E F D"]
 
 
-def feed_forward(product: Callable[[Array, Array], Array], x: Array, weights: Matrices, act: Any) -> Array:
-    """act(x gate) * (x up) down; `product(x, w)` multiplies each row with its own expert's matrix."""
+def feed_forward(
+    product: Callable[[Array, Array], Array], x: Array, weights: Matrices, act: Any, form: Format | None = None
+) -> Array:
+    """act(x gate) * (x up) down; `product(x, w)` multiplies each row, rounded to `form`, with its own expert's matrix."""
+    x = straight_through(x, form, -1)
     h = product(x, weights.up_EDF)
     h = act(product(x, weights.gate_EDF)) * h if weights.gate_EDF is not None else act(h)
-    return product(h, weights.down_EFD)
+    return product(straight_through(h, form, -1), weights.down_EFD)
 
 
 def places(expert_A: Integer[Array, "A"], experts: int) -> tuple[Integer[Array, "A"], Integer[Array, "E"]]:
@@ -179,6 +184,7 @@ def dropless(
     weights: Matrices,
     act: Any,
     kernel: str,
+    form: Format | None = None,
 ) -> Float[Array, "N D"]:
     """Every assignment is served (MegaBlocks, Gale et al. 2022). `kernel` says how rows meet their expert's matrix.
 
@@ -194,13 +200,13 @@ def dropless(
     row_NC = ((end_E - blocks_E) * size)[expert_NC] + place_A.reshape(expert_NC.shape)
     x_RD = take(x_ND, row_NC, blocks * size)
     if is_ragged(kernel):
-        y_RD = feed_forward(lambda x, w: jax.lax.ragged_dot(x, w, chosen_E), x_RD, weights, act)
+        y_RD = feed_forward(lambda x, w: jax.lax.ragged_dot(x, w, chosen_E), x_RD, weights, act, form)
         return give_back(y_RD, row_NC, weight_NC)
     owner_Z = jnp.minimum(jnp.sum(jnp.arange(blocks)[:, None] >= end_E, axis=1), E - 1)
     x_ZSD = x_RD.reshape(blocks, size, -1)
     # The backward pass copies the matrices again rather than keep the copies.
     product = jax.checkpoint(lambda x, w: jnp.einsum("ZSI,ZIO->ZSO", x, w[owner_Z]))
-    y_ZSD = feed_forward(product, x_ZSD, weights, act)
+    y_ZSD = feed_forward(product, x_ZSD, weights, act, form)
     return give_back(y_ZSD.reshape(blocks * size, -1), row_NC, weight_NC)
 
 

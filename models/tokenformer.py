@@ -21,6 +21,7 @@ from models import decoder, layers
 from models.contract import Accounting
 from models.layers import param
 from models.partition import constrain
+from models.quantize import Recipe, matmul, straight_through
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient
 
@@ -67,9 +68,14 @@ class Config(decoder.Options):
                 raise InputError(f"model.{name}={tau} must be positive")
 
 
-def scores(x: Float[Array, "N I"], key: Float[Array, "P I"], tau: float, kind: str) -> Float[Array, "N P"]:
+def scores(
+    x: Float[Array, "N I"], key: Float[Array, "P I"], tau: float, kind: str, quant: Recipe | None = None
+) -> Float[Array, "N P"]:
     """How much each row takes from each of P parameter tokens; in float32. `kind`: see Config.score."""
-    a_NP = jnp.einsum("NI,PI->NP", x, key, preferred_element_type=jnp.float32)
+    if quant is not None:
+        a_NP = matmul(x, key.T, quant)
+    else:
+        a_NP = jnp.einsum("NI,PI->NP", x, key.astype(x.dtype), preferred_element_type=jnp.float32)
     if kind == "softmax":
         return tau**2 * jax.nn.softmax(a_NP, axis=-1)
 
@@ -85,7 +91,7 @@ class Pattention(nnx.Module):
     """Attention from tokens to `tokens` parameter tokens, in place of a linear layer."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, tokens: int, tau: float):
-        self.tau, self.score = tau, cfg.score
+        self.tau, self.score, self.quant = tau, cfg.score, cfg.quant
         axes = {"ff": tokens, "embed": cfg.width}
         self.key = param(rngs, axes, cfg.init_std)
         # The published code's: 2 / (L sqrt(d)), as a multiple of the scale that its keys have.
@@ -93,7 +99,9 @@ class Pattention(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         rows = x_BLD.reshape(-1, x_BLD.shape[-1])
-        weights = scores(rows, self.key[...].astype(x_BLD.dtype), self.tau, self.score).astype(x_BLD.dtype)
+        weights = scores(rows, self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
+        if self.quant is not None:
+            return matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype).reshape(x_BLD.shape)
         return (weights @ self.value[...].astype(x_BLD.dtype)).reshape(x_BLD.shape)
 
 
@@ -114,6 +122,7 @@ class Block(nnx.Module):
         turned = 2 * int(size * cfg.rope_share / 2)
         q, k = (layers.rotary(x, cfg.rope_theta, turned) for x in (q, k))
         q, k, v = (constrain(x, "batch", "position", "heads", "head_size") for x in (q, k, v))
+        k, v = (straight_through(x, cfg.kv_format, -1) for x in (k, v))
         return self.out(layers.attention(q, k, v, size**-0.5).reshape(B, L, D))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:

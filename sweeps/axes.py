@@ -6,6 +6,7 @@
     chain(a, b)                              one after the other
     tag(grid, group="isoflop")               names for the reader and the fit; not part of a run
     derive(grid, "opt.lr", ladder.step_law_lr)   a key by a rule of the others
+    branch(trunk, grid)                      runs that start from others' last checkpoints
 
 Nothing is filled in or checked here beyond what the algebra itself can get wrong: sweeps/study.py freezes every point.
 """
@@ -28,14 +29,29 @@ class Point:
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """As a config. A parent that is a point is named by its digest, until its run has a fingerprint."""
+        parent = self.values.get("parent")
+        return nest(self.values if not isinstance(parent, Point) else {**self.values, "parent": parent.digest})
+
+    @property
+    def digest(self) -> str:
+        """Stands for the fingerprint of the point's run while its data are not known."""
+        run, _ = schema.freeze(self.config)
+        return schema.fingerprint(run, (str(run.data),))
+
     def __str__(self) -> str:
-        return " ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in self.values.items())
+        names = {key: key if key.startswith("growth.") else key.rpartition(".")[2] for key in self.values}
+        return " ".join(f"{names[key]}={_short(value)}" for key, value in self.values.items())
 
 
 Grid = tuple[Point, ...]
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Point):
+        return f"({value})"
     if isinstance(value, list | tuple):
         return "+".join(map(_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -81,6 +97,19 @@ def tag(grid: Grid, **tags: Any) -> Grid:
     return tuple(dataclasses.replace(point, tags=_merge("tag", point.tags, tags)) for point in grid)
 
 
+def branch(parents: Grid, *grids: Grid) -> Grid:
+    """Every parent with every combination of the grids, as runs that start from the parent's last checkpoint.
+
+    A child has its parent's config keys unless a grid sets them anew, but neither its growth nor its tags. The
+    parents have to be in the study as well, or trained in its workdir: chain(trunk, branch(trunk, ...)).
+    """
+    out = []
+    for parent, child in itertools.product(parents, product(*grids)):
+        kept = {key: v for key, v in parent.values.items() if key != "parent" and not key.startswith("growth.")}
+        out.append(Point({**kept, **child.values, "parent": parent}, child.tags))
+    return tuple(out)
+
+
 def tags_over(name: str, *values: Any) -> Grid:
     """One point per value of a tag, for rules that ask for it (such as a budget in FLOPs)."""
     if not values:
@@ -119,7 +148,7 @@ def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
 
 def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Point:
     try:
-        run, _ = schema.freeze(nest(point.values))
+        run, _ = schema.freeze(point.config)
         value = rule(run, point.tags)
     except (InputError, KeyError) as error:
         raise InputError(f"derive {key!r} by {rule.name} at point ({point}): {error.args[0]}") from error

@@ -7,6 +7,7 @@ it and writes its name beside the value, so that the grid says where each number
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 from typing import Any
 import warnings
 
@@ -112,6 +113,27 @@ def inverse_width_lr(run: Run, tags: Mapping[str, Any]) -> float:
     For byte models of 5 thousand to 300 thousand parameters, where the published rules ask for several times too much.
     """
     return 0.14 / run.model.width
+
+
+# --- growth
+
+
+def stacking_tokens(params: float, tokens: float) -> float:
+    """Tokens d of the small model before it is stacked into one of `params` parameters that trains on `tokens`.
+
+    log10 d = 0.88 log10 N + 163.27 / log10 C - 5.74 with C = 6 N D (Du et al. 2024, arXiv 2405.15319, eq. 2); fitted at
+    410M to 3B parameters and a growth factor of 4: far below about 1e19 FLOPs it asks for more than all tokens.
+    """
+    return 10 ** (0.88 * math.log10(params) + 163.27 / math.log10(6 * params * tokens) - 5.74)
+
+
+@rule("G_stack, Du et al. 2024 (arXiv 2405.15319, eq. 2); the tags target_params and target_tokens are N and D")
+def stack_timing(run: Run, tags: Mapping[str, Any]) -> int:
+    """Tokens of a parent before it is stacked, in whole steps."""
+    for name in ("target_params", "target_tokens"):
+        if name not in tags:
+            raise KeyError(f"the tag {name} is not set; expected it from tag(grid, {name}=...)")
+    return rounded("tokens", stacking_tokens(tags["target_params"], tags["target_tokens"]), run.batch_tokens)
 
 
 # --- batch

@@ -40,8 +40,13 @@ def launch(
     nodes = identify(study, studies.manifests(study, progress))
     runs = distinct(nodes)
     graph.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
-    store.write_study(study, nodes)
     missing = [node for node in runs if not store.finished(node.fingerprint, retry_failed)]
+    for parent in {node.run.parent for node in missing if node.run.parent}:
+        if store.state(parent).status == "complete" and store.newest_step(parent) is None:
+            raise InputError(
+                f"parent={parent}: {store.run_dir(parent)} has no checkpoint left; delete it to train it again"
+            )
+    store.write_study(study, nodes)
     stopped = False
     if missing:
         # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that

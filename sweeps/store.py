@@ -20,7 +20,7 @@ from experiments import files, record, schema
 from experiments.cli import InputError
 from experiments.schema import Execution, Run
 from sweeps.claims import Claims
-from sweeps.study import Study
+from sweeps.study import Cell, Study
 
 SCHEMA = 1
 
@@ -48,11 +48,13 @@ class State:
 
 def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
     """The runs of a study, one per point (so a run may come twice). `manifests`: see study.manifests."""
-    nodes = []
-    for cell in study.cells:
+
+    def node(cell: Cell) -> Node:
         names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])
-        nodes.append(Node(schema.fingerprint(cell.run, names), cell.name, cell.run, cell.execution, names))
-    return nodes
+        run = cell.run if cell.parent is None else dataclasses.replace(cell.run, parent=node(cell.parent).fingerprint)
+        return Node(schema.fingerprint(run, names), cell.name, run, cell.execution, names)
+
+    return [node(cell) for cell in study.cells]
 
 
 def distinct(nodes: Iterable[Node]) -> list[Node]:

@@ -13,24 +13,33 @@ import warnings
 
 from etils import epath
 
-from experiments import config_file, record, schema
+from experiments import config_file, inherit, lineage, record, schema
 from experiments.cli import InputError
 from experiments.schema import Execution, Run
-from sweeps.axes import Grid, Point, nest
+from sweeps.axes import Grid, Point
 
 # Columns of the grid besides a run's options and counts: a tag of such a name would hide one.
 RESERVED = ("fingerprint", "name", "status", "reason", "loss_nats", "loss_nats_sem", "bits_per_byte", "eval_tokens")
-RESERVED += ("steps_done", "wall_seconds", "packing", "packing_trials", "packing_mesh")
+RESERVED += (
+    "lineage_tokens",
+    "flops_lineage",
+    "steps_done",
+    "wall_seconds",
+    "packing",
+    "packing_trials",
+    "packing_mesh",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A point of the grid, frozen."""
+    """A point of the grid, frozen. `run.parent` is a placeholder where `parent` is the cell of another point."""
 
     name: str
     run: Run
     execution: Execution
     tags: dict[str, Any]
+    parent: "Cell | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +108,23 @@ def freeze(grid: Grid, where: str = "study", data_root: str | None = None) -> tu
     cells = []
     for number, (point, name) in enumerate(zip(grid, names, strict=True), start=1):
         try:
-            run, execution = schema.freeze(nest(point.values))
+            cells.append(_cell(point, name, data_root))
         except InputError as error:
             raise InputError(f"{where}: point {number} of {len(grid)} ({name}): {error}") from error
-        _check_tags(point, run, f"{where}: point {number} of {len(grid)}")
-        if data_root is not None:
-            execution = dataclasses.replace(execution, data_root=data_root)
-        cells.append(Cell(name, run, execution, dict(point.tags)))
+        _check_tags(point, cells[-1].run, f"{where}: point {number} of {len(grid)}")
     return tuple(cells)
+
+
+def _cell(point: Point, name: str, data_root: str | None) -> Cell:
+    """A point and its ancestors, frozen. Raises InputError, also where a parent's model cannot become its child's."""
+    run, execution = schema.freeze(point.config)
+    if data_root is not None:
+        execution = dataclasses.replace(execution, data_root=data_root)
+    parent = point.values.get("parent")
+    if isinstance(parent, Point):
+        parent = _cell(parent, f"parent of {name}", data_root)
+        inherit.check(parent.run.family, parent.run.model, run)
+    return Cell(name, run, execution, dict(point.tags), parent if isinstance(parent, Cell) else None)
 
 
 def _check_tags(point: Point, run: Run, where: str) -> None:
@@ -127,6 +145,9 @@ def _names(grid: Sequence[Point]) -> list[str]:
     for point in grid:
         ruled = {name.removeprefix("rule_") for name, rule in point.tags.items() if " x " not in str(rule)}
         keys = {k: v for k, v in point.values.items() if k.rpartition(".")[2] not in ruled}
+        if isinstance(parent := keys.get("parent"), Point):  # by what it has not in common with its child
+            own = {k: v for k, v in parent.values.items() if k != "parent" and point.values.get(k) != v}
+            keys["parent"] = f"({Point(own)})"
         rows.append(keys | {k: v for k, v in point.tags.items() if k != "group" and not k.startswith("rule_")})
     seen: dict[str, set[str]] = {}
     for row in rows:
@@ -151,11 +172,32 @@ def manifests(study: Study, progress: bool = True) -> dict[Any, tuple[Any, ...]]
 
     out: dict[Any, tuple[Any, ...]] = {}
     for cell in study.cells:
+        for one in line(cell):
+            key = (one.run.data, one.execution.data_root)
+            if key not in out:
+                out[key] = prepare.prepare(one.run.data, epath.Path(one.execution.data_root), progress)
+        names = {key: tuple(m.fingerprint for m in of) for key, of in out.items()}
         key = (cell.run.data, cell.execution.data_root)
-        if key not in out:
-            out[key] = prepare.prepare(cell.run.data, epath.Path(cell.execution.data_root), progress)
         try:
-            data.check_enough(out[key], cell.run.data, cell.run.steps * cell.run.batch_tokens, cell.run.seq_len)
+            read = read_by(cell, names)
+            data.check_enough(out[key], cell.run.data, read.sequences * read.seq_len, cell.run.seq_len)
         except InputError as error:
             raise InputError(f"{study.name}, {cell.name}: {error}") from error
     return out
+
+
+def line(cell: Cell) -> list[Cell]:
+    """A cell and its ancestors within the study, eldest first."""
+    return [*(line(cell.parent) if cell.parent else []), cell]
+
+
+def read_by(cell: Cell, names: dict[Any, tuple[str, ...]]) -> lineage.Read:
+    """How far a run's line will have read its data when it is done. `names`: manifests by (data, data_root).
+
+    Raises InputError where a child cannot go on in its parent's data.
+    """
+    before, key = None, ()
+    for one in line(cell):
+        key, how = names[one.run.data, one.execution.data_root], one.run.growth
+        before = lineage.after(one.run, key, before, one.parent is not None and "learn" in (how.depth, how.width))
+    return dict(before.reads)[lineage.data_key(cell.run, key)]

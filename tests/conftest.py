@@ -49,11 +49,24 @@ VARIANTS = {
         "gpt2": {"norm": "layer", "bias": True, "activation": "gelu", "position": "learned", "tied": True},
         "qwen3": {"qk_norm": True, "tied": True, "head_size": 16},
         "fan_in": {"init": "fan_in", "kv_heads": 1, "ff": 40},
+        "post": {"norm_placement": "post", "position": "none"},
+        "sandwich": {"norm_placement": "sandwich", "norm": "layer", "bias": True},
+        "deepnorm": {"norm_placement": "deepnorm"},
+        "mix": {"norm_placement": "mix", "mix_share": 0.4},
+        "lns": {"norm_placement": "lns", "window": 7},
+        "layerwise": {"layerwise": True, "layerwise_divisor": 16, "qk_norm": True, "tied": True},
+        "linear": {"attention": "linear", "chunk": 8, "position": "none"},
+        "mup": {"parametrization": "mup", "base_width": 16, "base_head_size": 4, "tied": True, "embed_multiplier": 2.0},
+        "completep": {"parametrization": "completep", "base_width": 16, "norm_placement": "sandwich", "bias": True},
     },
     "matmul_free": {
         "code": {},
         "paper": {"gate_form": "paper", "lower_bounds": False},
         "act16": {"act_bits": 16, "norm_eps": 1e-5, "bit_eps": 1e-8},
+    },
+    "min_gru": {
+        "default": {},
+        "completep": {"parametrization": "completep", "base_width": 16},
     },
     "moe": {
         "olmoe": {"renormalise": False, "qk_norm": True, "qk_norm_over": "all"},
@@ -72,6 +85,8 @@ VARIANTS = {
         "switch": {"mode": "capacity", "top_k": 1, "renormalise": False},
         "gshard": {"mode": "capacity", "priority": "slot", "capacity_factor": 0.5},
         "expert_choice": {"mode": "expert_choice"},
+        "mix": {"norm_placement": "mix", "mix_share": 0.7, "dense_first": 1, "attention": "linear", "bias": True},
+        "completep": {"parametrization": "completep", "base_width": 16, "dense_first": 1, "shared_experts": 1},
     },
     "tokenformer": {
         "published": {},

@@ -31,7 +31,7 @@ def config(**options):
 
 def mixture(cfg, seed=0, std=0.4, **arrays):
     """One layer's mixture; `arrays` by path take the place of its initial values."""
-    made = moe.Mixture(nnx.Rngs(params=seed), cfg, std, std)
+    made = moe.Mixture(nnx.Rngs(params=seed), cfg, dense.Scales(std, std, std))
     graphdef, state = nnx.split(made)
     flat = {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
     assert arrays.keys() <= flat.keys(), sorted(flat)

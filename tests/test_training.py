@@ -221,8 +221,8 @@ def test_another_config_in_a_workdir_is_refused(tiny, tmp_path):
         run(tiny(tokens=256 * 2, **{"opt.lr": 0.5}), tmp_path)
 
 
-def test_a_parent_is_refused_rather_than_ignored(tiny, tmp_path):
-    with pytest.raises(InputError, match=r"parent=0123456789abcdef"):
+def test_a_parent_that_is_not_there_is_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"parent=0123456789abcdef.*execution.parent_workdir"):
         run(tiny(parent="0123456789abcdef"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,40 @@
+"""Which family learns most from the same compute? Every family, one budget, three learning rates each.
+
+    python -m sweeps.launch --study=sweeps/studies/families.py --workdir=runs/families
+
+The families are those that models/ has, found by name, at one width and depth and otherwise at their defaults, so that
+sizes are similar and not equal: `params_total` and `params_active` are in the grid. Each trains for as many tokens as
+the budget allows it. The best learning rate differs between families: compare the best of three, and look whether it is
+in the middle. A loss above the corpus's unigram entropy (3.2 nats a byte or so) says that a family learnt nothing but
+how often each byte occurs. `families.py:smoke` is the same with a quarter of the compute.
+"""
+
+import dataclasses
+
+import models
+from sweeps import ladder
+from sweeps.axes import Grid, cases, chain, derive, product, tag, tags_over
+
+SIZES = {"width": 48, "depth": 2, "heads": 2, "ff": 128, "experts": 4}  # each where a family has it
+BUDGETS = {"full": ("embedded", 2e11), "smoke": ("embedded:1", 5e10)}  # corpus and training FLOPs of a run
+FACTORS = (1, 2, 4)  # of the learning rate that the ladder's rule gives
+
+
+def family(name: str) -> Grid:
+    """One point: a family at the common size."""
+    known = {field.name for field in dataclasses.fields(models.load(name).Config)}
+    sizes = {f"model.{option}": value for option, value in SIZES.items() if option in known}
+    return cases({"family": name} | sizes)
+
+
+def get_study(scale: str = "full") -> Grid:
+    """The study; the argument after the colon is full or smoke."""
+    if scale not in BUDGETS:
+        raise ValueError(f"{scale!r} is not a scale of this study; expected one of {', '.join(BUDGETS)}")
+    corpus, budget = BUDGETS[scale]
+    common = cases({"data.corpus": (corpus,), "seq_len": 64, "batch_tokens": 512})
+    grid = product(common, tags_over("budget_flops", budget), chain(*map(family, models.families())))
+    grid = derive(grid, "tokens", ladder.tokens_of_budget)
+    grid = derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1))
+    rates = [tag(derive(grid, "opt.lr", ladder.inverse_width_lr, scale=factor), rate=factor) for factor in FACTORS]
+    return chain(*rates)

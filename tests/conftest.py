@@ -16,9 +16,11 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook(["models", "experiments.step", "experiments.loss", "experiments.optimizer"], "beartype.beartype")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+jax.devices()  # all eight, before a command that a test calls would ask for one per core
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 

@@ -1,6 +1,7 @@
 """The contract of models/contract.py, on every family and its variants, found by name."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -15,23 +16,43 @@ from models import contract, partition
 from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
 
 CASES = [(family, name) for family in models.families() for name in VARIANTS.get(family, {"default": {}})]
+# What is compiled without the slow tests: one variant a family, and those of another structure.
+QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.families()}
+QUICK |= {("dense", "gpt2"), ("dense", "layerwise"), ("dense", "linear"), ("moe", "deepseek"), ("moe", "expert_choice")}
+COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 VOCAB, LENGTH = 61, 24
 
 
 def make(family: str, variant: str = "", **options):
-    module = models.load(family)
-    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": False} | options
-    cfg = module.Config(**values).resolve(VOCAB, LENGTH)
-    cfg.check(LENGTH)
-    run = schema.Run(family, cfg, seq_len=LENGTH, batch_tokens=4 * LENGTH, tokens=400 * LENGTH)
+    """A run of the tiny config and its parameters: drawn once a process, as its forward pass is compiled once."""
+    run, params = _made(family, variant, tuple(options.items()))
+    return run, dict(params)
+
+
+@functools.cache
+def _made(family, variant, options):
+    run = configure(family, variant, **dict(options))
     return run, jax.jit(lambda: step.init_params(run))()
 
 
+def configure(family: str, variant: str = "", **options):
+    """A run of the tiny config."""
+    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": False} | options
+    cfg = models.load(family).Config(**values).resolve(VOCAB, LENGTH)
+    cfg.check(LENGTH)
+    return schema.Run(family, cfg, seq_len=LENGTH, batch_tokens=4 * LENGTH, tokens=400 * LENGTH)
+
+
+@functools.cache
+def forward(run):
+    return jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)
+
+
 def logits(run, params, x):
-    return jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)(params, x)
+    return forward(run)(params, x)
 
 
-def tokens(rows: int = 2, length: int = LENGTH, seed: int = 0):
+def tokens(rows: int = 4, length: int = LENGTH, seed: int = 0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB, (rows, length)))
 
 
@@ -41,14 +62,15 @@ def test_every_family_has_a_tiny_config():
 
 @pytest.mark.parametrize(("family", "variant"), CASES)
 def test_counts_equal_the_arrays(family, variant):
-    run, params = make(family, variant)
+    run = configure(family, variant)
+    params = jax.eval_shape(lambda: step.init_params(run))
     account = models.load(family).account(run.model, LENGTH)
     assert sum(account.params.values()) == sum(p.size for p in params.values())
     assert record.ledger(run)["params_total"] == sum(p.size for p in params.values())
     assert all(account.active[group] <= count for group, count in account.params.items())
 
 
-@pytest.mark.parametrize(("family", "variant"), CASES)
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
 def test_flops_agree_with_the_compiler(family, variant):
     """Within 5% on an unrolled model large enough that element-wise work is small; no loop hides work."""
     length = 64
@@ -68,7 +90,7 @@ def test_flops_agree_with_the_compiler(family, variant):
     assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
 
 
-@pytest.mark.parametrize(("family", "variant"), CASES)
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
 def test_causal(family, variant):
     """Changing a token leaves every earlier logit bit-identical, and changes its own; what says it is not causal is not."""
     run, params = make(family, variant)
@@ -85,26 +107,27 @@ def test_causal(family, variant):
         assert not np.allclose(base[:, position:], changed[:, position:])
 
 
-@pytest.mark.parametrize(("family", "variant"), CASES)
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
 def test_batch_rows_are_independent(family, variant):
     run, params = make(family, variant)
-    x = tokens(4)
+    x = tokens()
     order = jnp.array([2, 0, 3, 1])
     whole = logits(run, params, x)
     np.testing.assert_allclose(logits(run, params, x[order]), whole[order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("family", "variant"), CASES)
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
 def test_loss_at_initialisation_is_near_log_vocab(family, variant):
     run, params = make(family, variant)
-    x = tokens(8, LENGTH + 1)
+    x = tokens(4, LENGTH + 1)
     nats, _ = losses.cross_entropy(logits(run, params, x[:, :-1]), x[:, 1:])
     assert float(nats.mean()) == pytest.approx(math.log(VOCAB), abs=0.1)
 
 
 @pytest.mark.parametrize(("family", "variant"), CASES)
 def test_every_parameter_has_logical_axes_with_rules(family, variant):
-    run, params = make(family, variant)
+    run = configure(family, variant)
+    params = jax.eval_shape(lambda: step.init_params(run))
     axes = step.param_axes(run)
     assert axes.keys() == params.keys()
     for path, names in axes.items():

@@ -170,7 +170,7 @@ def test_deepnorm_starts_small_where_it_should():
             np.testing.assert_allclose(p, plain[path] * small, rtol=1e-5)
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_mixtures_inherit_the_placement(first):
     """Layers keep their numbers behind `dense_first` layers of another stack."""
     options = {"dense_first": first, "norm_placement": "lns"}
@@ -186,7 +186,9 @@ def test_mixtures_inherit_the_placement(first):
     assert not np.allclose(logits(run, params, tokens()), logits(pre, params, tokens()), atol=1e-3)
 
 
-@pytest.mark.parametrize("variant", ["mix", "lns", "layerwise", "linear"])
+@pytest.mark.parametrize(
+    "variant", [*(pytest.param(v, marks=pytest.mark.slow) for v in ("mix", "lns")), "layerwise", "linear"]
+)
 def test_scan_equals_loop(variant):
     run, params = make("dense", variant)
     x = tokens()
@@ -203,6 +205,7 @@ def test_scan_equals_loop(variant):
             np.testing.assert_allclose(grad, other_grads[path], rtol=1e-3, atol=1e-7, err_msg=f"{options} {path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "mesh"),
     [("layerwise", {"data": 2, "fsdp": 2}), ("linear", {"data": 2, "tensor": 2})],  # layerwise: of one key-value head
@@ -223,6 +226,7 @@ def test_packed_and_sharded_equals_one_device(tiny, variant, mesh):
         np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains():
     run, _ = make("dense", "linear", dtype="bfloat16", norm_placement="lns")
     run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, lr=1e-2))

@@ -19,6 +19,8 @@ CASES = [(family, name) for family in models.families() for name in VARIANTS.get
 # What is compiled without the slow tests: one variant a family, and those of another structure.
 QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.families()}
 QUICK |= {("dense", "gpt2"), ("dense", "layerwise"), ("dense", "linear"), ("moe", "deepseek"), ("moe", "expert_choice")}
+# The default family, and the others with the slow tests.
+SOME = [pytest.param(f, marks=() if f == "dense" else pytest.mark.slow) for f in models.families()]
 COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 VOCAB, LENGTH = 61, 24
 
@@ -161,7 +163,7 @@ def test_memory_and_speed_options_change_no_number(family):
             np.testing.assert_allclose(grad, other_grads[path], rtol=1e-4, atol=1e-6, err_msg=f"{options} {path}")
 
 
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", SOME)
 def test_bfloat16_stays_finite(family):
     run, _ = make(family, dtype="bfloat16")
     run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, lr=1e-2))

@@ -122,7 +122,9 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"growth.depth": "random", "growth.ramp_tokens": 256 * 20}], ids=["stack", "random"]
+    "how",
+    [pytest.param({}, marks=pytest.mark.slow), {"growth.depth": "random", "growth.ramp_tokens": 256 * 20}],
+    ids=["stack", "random"],
 )
 def test_killed_and_resumed_a_grown_run_ends_in_the_same_bits(tiny, tmp_path, trunk, how):
     """Once before it has saved anything, once after: its own checkpoint wins over the parent's."""

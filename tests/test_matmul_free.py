@@ -392,7 +392,8 @@ def test_rounded_activations_when_sharded(tiny):
     np.testing.assert_allclose(many, one, rtol=5e-4)
 
 
-@pytest.mark.parametrize("packing", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["map", "vmap"])
 def test_packed_trials_equal_solo(tiny, packing):
     """The closed-form gradients of matrices and recurrence, inside the population's two ways of mapping."""
     options = {"model.act_bits": 16, "execution.packing": packing}

@@ -294,7 +294,7 @@ def test_what_has_no_rule_is_refused(family, options, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("family", ["dense", "moe"])
+@pytest.mark.parametrize("family", ["dense", pytest.param("moe", marks=pytest.mark.slow)])
 def test_sharded_equals_one_device(tiny, family):
     options = {"parametrization": "completep", "base_width": 8, "vocab": 264}
     options = {f"model.{name}": value for name, value in options.items()}

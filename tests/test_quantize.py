@@ -271,11 +271,11 @@ def test_sharded_over_any_axis_equals_one_device(name):
 
 CASES = [
     ("dense", FULL | {"quant_kv": "int8"}),
-    ("min_gru", FULL),
-    ("tokenformer", FULL | {"quant_kv": "e5m2"}),
+    pytest.param("min_gru", FULL, marks=pytest.mark.slow),
+    pytest.param("tokenformer", FULL | {"quant_kv": "e5m2"}, marks=pytest.mark.slow),
     ("moe", {"quant_weight": "e4m3", "quant_act": "int8", "quant_kv": "e4m3"}),
     ("moe", {"quant_weight": "e4m3", "quant_act": "int8", "mode": "capacity", "shared_experts": 1}),
-    ("moe", {"quant_weight": "e4m3", "quant_act": "int8", "kernel": "ragged"}),
+    pytest.param("moe", {"quant_weight": "e4m3", "quant_act": "int8", "kernel": "ragged"}, marks=pytest.mark.slow),
 ]
 
 
@@ -321,7 +321,7 @@ def test_scanned_remat_and_unrolled_agree():
             assert float(error) < 0.02, path
 
 
-@pytest.mark.parametrize("family", ["dense", "moe"])
+@pytest.mark.parametrize("family", ["dense", pytest.param("moe", marks=pytest.mark.slow)])
 def test_master_weights_stay_float32_and_learn(family):
     """In bfloat16 with rounded matmuls; weights take steps that are far below the resolution of either."""
     names = FULL if family == "dense" else {"quant_weight": "e4m3", "quant_act": "e4m3"}

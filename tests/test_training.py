@@ -18,8 +18,8 @@ import pytest
 
 from experiments import checkpoint, prepare, record, schema, step, train
 from experiments.cli import InputError
-import models
 from tests.conftest import REPOSITORY, run_command
+from tests.test_families import SOME
 
 
 def run(config, directory, report=lambda event: None):
@@ -50,7 +50,7 @@ def assert_same_run(one, other):
         np.testing.assert_array_equal(np.asarray(array), np.asarray(theirs[name]), err_msg=name)
 
 
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", SOME)
 def test_learns_and_records(tiny, tmp_path, family):
     config = tiny(family, tokens=256 * 150, **{"execution.tensorboard": True, "execution.eval_every_tokens": 256 * 60})
     result = run(config, tmp_path / "run")

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import random
 import shutil
 
 from etils import epath
@@ -19,7 +20,7 @@ from models.growth import Growth
 from sweeps import graph, store, study
 from sweeps.axes import branch, cases, chain, over, tag
 from tests.conftest import run_command
-from tests.test_training import arrays, assert_same_run, rows, run
+from tests.test_training import OFTEN, arrays, assert_kills_change_nothing, assert_same_run, rows, run, write_config
 
 HOLD = {"schedule.name": "constant"}
 
@@ -141,6 +142,15 @@ def test_killed_and_resumed_a_grown_run_ends_in_the_same_bits(tiny, tmp_path, tr
             run(child_of(tiny, trunk, **options), tmp_path / "killed", look)
     run(child_of(tiny, trunk, **options), tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kill_of_a_growing_process_changes_nothing(tiny, tmp_path, trunk):
+    """kill -9 while the masks still rise, and after."""
+    how = {"growth.depth": "random", "growth.ramp_tokens": 256 * 200, "model.depth": 6, "tokens": 256 * 400}
+    how |= {"parent": fingerprint(trunk), "execution.parent_workdir": str(trunk), **HOLD, **OFTEN}
+    config = write_config(tiny, tmp_path / "config.py", **how)
+    assert_kills_change_nothing(config, tmp_path, [random.randint(15, 150), random.randint(220, 330)])
 
 
 def test_a_masked_run_starts_as_its_parent_and_ends_without_masks(tiny, tmp_path, trunk):

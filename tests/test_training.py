@@ -94,12 +94,16 @@ OFTEN = {"execution.steps_per_dispatch": 7, "execution.checkpoint_every_tokens":
 
 
 def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
-    """kill -9 of a real process, three times, and the same command again: bit-identical losses and parameters."""
     config = write_config(tiny, tmp_path / "config.py", tokens=256 * 400, **OFTEN)
+    assert_kills_change_nothing(config, tmp_path, sorted(random.Random().sample(range(15, 330), 2)))
+
+
+def assert_kills_change_nothing(config, tmp_path, steps):
+    """kill -9 of a real process at each of `steps`, and the same command again: bit-identical losses and parameters."""
     command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/killed"]
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    draw, kills = random.Random(), 0
-    for target in sorted(draw.sample(range(15, 330), 2)):
+    kills = 0
+    for target in steps:
         process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -110,7 +114,7 @@ def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
                 break
             time.sleep(0.005)
         process.wait()
-    assert kills == 2
+    assert kills == len(steps)
     assert not (tmp_path / "killed" / "record.json").exists()
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr

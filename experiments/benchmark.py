@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
-from experiments.benchmark_families import bench_families, take_turns
+from experiments.benchmark_families import bench_families, stepper, take_turns
 from experiments.cli import InputError
 
 SHAPES = {
@@ -117,7 +117,7 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
     """Steady step times, the contestants taken in turn."""
     import jax
 
-    from experiments import population, record, schema
+    from experiments import record, schema
 
     rows = []
     for name, shape in SHAPES.items():
@@ -133,17 +133,7 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
 
         contestants["hand-written"] = run_plain
         for label, devices in (("ours, 1 device", 1), (f"ours, {len(jax.devices())} devices", None)):
-            program = population.Program(run, 1, execution, jax.devices()[:devices])
-            held[label] = program.init([run])
-            values = jax.device_put(program.stack_values([run]), program.slot_sharding)
-            batch = np.zeros(program.token_shape(), tokens.dtype) + tokens
-
-            def run_ours(program: Any = program, label: str = label, values: Any = values, batch: Any = batch) -> None:
-                counts = np.array([1], np.int32)
-                held[label], metrics = program.train(held[label], values, batch, counts)  # noqa: B023
-                jax.block_until_ready(metrics)
-
-            contestants[label] = run_ours
+            contestants[label] = stepper(run, execution, jax.devices()[:devices])
         times = take_turns(contestants, rounds)
         base = np.array(times["hand-written"])
         flops = record.ledger(run)["flops_per_token"] * run.batch_tokens

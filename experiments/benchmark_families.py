@@ -41,14 +41,13 @@ def _run(family: str, seq_len: int, tokens: int = TOKENS, **model: Any) -> Any:
     return schema.freeze(config)[0]
 
 
-def _stepper(run: Any) -> Callable[[], None]:
-    """Takes one training step of a run as users run it: split over all devices (a CPU's cores)."""
+def stepper(run: Any, execution: Any, devices: Any = None) -> Callable[[], None]:
+    """Takes one training step of a run as users run it: split over all devices (a CPU's cores) or those given."""
     import jax
 
     from experiments import population
-    from experiments.schema import Execution
 
-    program = population.Program(run, 1, Execution(steps_per_dispatch=1))
+    program = population.Program(run, 1, execution, devices)
     held = {"state": program.init([run])}
     values = jax.device_put(program.stack_values([run]), program.slot_sharding)
     tokens = np.random.default_rng(0).integers(0, 256, program.token_shape()).astype(np.uint16)
@@ -97,13 +96,16 @@ def _row(measure: str, family: str, against: str, values: Any, bases: Any, most:
 
 def _steps(rounds: int) -> list[dict[str, Any]]:
     """Step times of the mixture and of the MatMul-free model beside dense models, and time per token by length."""
+    from experiments.schema import Execution
+
+    execution = Execution(steps_per_dispatch=1)
     runs = {
         "moe": _run("moe", 256, 2048, **MOE),
         "its dense": _run("dense", 256, 2048, **WIDE),
         "matmul_free": _run("matmul_free", 512, ff=768, **WIDE),
         "its equal": _run("dense", 512, ff=768, **WIDE),
     }
-    times = take_turns({label: _stepper(run) for label, run in runs.items()}, rounds)
+    times = take_turns({label: stepper(run, execution) for label, run in runs.items()}, rounds)
     name = "step seconds"
     rows = [
         _row(name, "moe, 8 experts, 2 active", "dense, equal active FLOPs", times["moe"], times["its dense"], 1.3),
@@ -111,7 +113,7 @@ def _steps(rounds: int) -> list[dict[str, Any]]:
     ]
     families = {"matmul_free": 1.2, "min_gru": None, "dense": None}
     shapes = [(family, length) for family in families for length in LENGTHS]
-    times = take_turns({str(s): _stepper(_run(*s, **WIDE | {"depth": 2})) for s in shapes}, rounds)
+    times = take_turns({str(s): stepper(_run(*s, **WIDE | {"depth": 2}), execution) for s in shapes}, rounds)
     for family, most in families.items():
         base = np.array(times[str((family, LENGTHS[0]))]) / TOKENS
         for length in LENGTHS[1:]:

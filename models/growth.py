@@ -41,16 +41,8 @@ CHOICES = {
 SIZES = ("width", "depth", "heads", "kv_heads", "ff", "expert_ff", "state", "attention_tokens", "ff_tokens")
 # Options besides sizes in which a model may differ from its parent: how it computes, not what its parameters mean.
 FREE = ("norm_eps", "bit_eps", "attention_tau", "ff_tau", "init", "dtype", "chunk", "mode", "capacity_factor")
-FREE += (
-    "priority",
-    "balance_layers",
-    "bias_rate",
-    "quant_weight",
-    "quant_act",
-    "quant_grad",
-    "quant_saved",
-    "quant_kv",
-)
+FREE += ("priority", "balance_layers", "bias_rate")
+FREE += ("quant_weight", "quant_act", "quant_grad", "quant_saved", "quant_kv")
 _ELEMENTS, _HEADS = ("embed", "columns", "norm", "ff"), ("heads", "kv_heads")
 _CLOSED = -20.0  # below the others before a softmax: a share of e^-20
 
@@ -65,17 +57,15 @@ class Growth:
     last: int | None = None  # and the one after the last; its depth
     width: str = "direct"  # direct | aki | learn | zero | random
     width_map: str = "random"  # which channels and heads are copied: random (Net2Net) | modulo: all in turn
-    split: str = (
-        "even"  # of a channel among what reads its copies: even (bert2BERT) | uneven (LEMON), which tells them apart
-    )
+    # Of a channel among what reads its copies: even (bert2BERT) | uneven (LEMON), which tells them apart.
+    split: str = "even"
     noise: float = 0.0  # share of noise in the layers' matrices; 0.2 helped a little (Du et al. 2024)
     ramp_tokens: int | Array = option(0, runtime=True)  # random: over which the mask rises; 0: there is none
     learn_steps: int = 100  # learn: steps of batch_tokens in which the combination is trained, before the run's own
     learn_lr: float = 1e-3
     router_std: float = 0.02  # upcycling: of the new routers (AquilaMoE's "variance 0.02" would be 0.14)
-    optimizer: str | None = (
-        None  # fresh | grown: moments go through the operator too; None: grown if the model is the same
-    )
+    # fresh | grown: moments go through the operator too; None: grown if the model is the same.
+    optimizer: str | None = None
     continue_data: bool = True  # go on after the last token that parent and ancestors have read of this data
 
     @property
@@ -113,6 +103,11 @@ class Layout(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
 
 
+def may_differ(field: dataclasses.Field[Any]) -> bool:
+    """Whether an option says nothing of what the parameters mean."""
+    return field.name in FREE or bool(field.metadata.get("runtime")) or not field.metadata.get("numerics", True)
+
+
 def check(source: tuple[str, Any], target: tuple[str, Any], how: Growth) -> None:
     """Raises InputError, naming the fields, where the model of `source` (family, Config) cannot become `target`'s."""
     (family, old), (new_family, new) = source, target
@@ -126,9 +121,9 @@ def check(source: tuple[str, Any], target: tuple[str, Any], how: Growth) -> None
     fixed = ("width", "heads") if family == "tokenformer" else ()  # it grows by parameter tokens
     for field in dataclasses.fields(old):
         before, now = getattr(old, field.name), getattr(new, field.name)
-        if before == now or field.metadata.get("runtime") or not field.metadata.get("numerics", True):
+        if may_differ(field) or before == now:
             continue
-        if field.name in FREE or (field.name in SIZES and field.name not in fixed and now > before):
+        if field.name in SIZES and field.name not in fixed and now > before:
             continue
         what = "is less than" if field.name in SIZES and now < before else "differs from"
         raise InputError(f"model.{field.name}={now!r} {what} the parent's {before!r}; this cannot be grown")

@@ -18,7 +18,7 @@ from jaxtyping import Float
 import numpy as np
 
 from experiments.cli import InputError
-from models.growth import FREE, Growth, Layout
+from models.growth import Growth, Layout, may_differ
 
 Params = Mapping[str, Float[np.ndarray, "..."]]
 
@@ -35,10 +35,9 @@ def check(source: tuple[str, Any], target: tuple[str, Any]) -> None:
         raise InputError(f"family={new_family!r} cannot start from a parent of family {family!r}; expected {family!r}")
     for field in dataclasses.fields(old):
         before, now = getattr(old, field.name), getattr(new, field.name)
-        runtime = field.metadata.get("runtime") or not field.metadata.get("numerics", True)
         if field.name == "ff" and not new.dense_first:
             continue
-        if not (before == now or runtime or field.name in FREE):
+        if not (before == now or may_differ(field)):
             raise InputError(f"model.{field.name}={now!r} differs from the parent's {before!r}; upcycling keeps it")
     if old.bias:
         raise InputError("model.bias=True cannot be upcycled: experts have no biases")

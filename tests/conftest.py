@@ -143,6 +143,18 @@ def tiny(corpus: pathlib.Path, data_root: pathlib.Path):
     return make
 
 
+def launched(study: str, workdir: pathlib.Path, data_root: pathlib.Path, timeout: float = 900):
+    """The grid of a study (FILE or FILE:ARG) that is launched and collected as a user does it."""
+    import pandas as pd
+
+    flags = (f"--study={study}", f"--workdir={workdir}", f"--data_root={data_root}")
+    done = run_command("sweeps.launch", *flags, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_command("sweeps.collect", f"--workdir={workdir}", f"--out={workdir / 'grid.csv'}")
+    assert done.returncode == 0, done.stderr
+    return pd.read_csv(workdir / "grid.csv")
+
+
 def run_command(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m …` from the repository as a user would, on one simulated device."""
     env = os.environ | {"XLA_FLAGS": ""} | environment

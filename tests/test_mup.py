@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
 import pytest
 
 from experiments import loss as losses
@@ -18,7 +17,7 @@ from experiments.cli import InputError
 import models
 from models import dense, growth, layers
 from models.parametrization import Factors
-from tests.conftest import GOLDEN, REPOSITORY, TINY, run_command
+from tests.conftest import GOLDEN, REPOSITORY, TINY, launched
 from tests.test_sharding import losses as population_losses
 
 VOCAB, LENGTH = 61, 16
@@ -379,12 +378,7 @@ def test_over_depth_activations_stay_under_completep_only():
 @pytest.mark.slow
 def test_over_width_the_best_learning_rate_stays_under_mup_only(tmp_path: pathlib.Path, data_root: pathlib.Path):
     """The study as a user launches it. Steps of the grid are factors of two."""
-    flags = (f"--study={REPOSITORY}/sweeps/studies/transfer.py", f"--workdir={tmp_path}", f"--data_root={data_root}")
-    done = run_command("sweeps.launch", *flags, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_command("sweeps.collect", f"--workdir={tmp_path}", f"--out={tmp_path / 'grid.csv'}")
-    assert done.returncode == 0, done.stderr
-    grid = pd.read_csv(tmp_path / "grid.csv")
+    grid = launched(f"{REPOSITORY}/sweeps/studies/transfer.py", tmp_path, data_root)
     best = grid.loc[grid.groupby(["parametrization", "width"])["loss_nats"].idxmin()].set_index("parametrization")
     power = {name: np.log2(best.loc[name, "lr"].to_numpy()) for name in ("standard", "mup")}
     assert np.ptp(power["mup"]) <= 1, power

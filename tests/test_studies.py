@@ -3,13 +3,12 @@
 import pathlib
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from experiments.prepare import prepare
 import models
 from sweeps import study
-from tests.conftest import REPOSITORY, run_command
+from tests.conftest import REPOSITORY, launched
 
 FAMILIES = REPOSITORY / "sweeps" / "studies" / "families.py"
 
@@ -32,12 +31,7 @@ def test_the_study_of_families_has_all_of_them():
 @pytest.mark.slow
 def test_every_family_learns_more_than_how_often_bytes_occur(tmp_path: pathlib.Path, data_root: pathlib.Path):
     """Trained on the embedded corpus through launch and collect; compared with the corpus's own unigram entropy."""
-    flags = (f"--study={FAMILIES}:smoke", f"--workdir={tmp_path}", f"--data_root={data_root}")
-    done = run_command("sweeps.launch", *flags, timeout=580)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_command("sweeps.collect", f"--workdir={tmp_path}", f"--out={tmp_path / 'grid.csv'}")
-    assert done.returncode == 0, done.stderr
-    grid = pd.read_csv(tmp_path / "grid.csv")
+    grid = launched(f"{FAMILIES}:smoke", tmp_path, data_root, timeout=580)
     cells = study.load(f"{FAMILIES}:smoke", str(data_root)).cells
     (manifest,) = prepare(cells[0].run.data, cells[0].execution.data_root, progress=False)
     entropy = unigram_entropy(manifest)

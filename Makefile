@@ -17,12 +17,12 @@ help:
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt requirements-lab.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(None if ok else "error: Python 3.11, 3.12 or 3.13 is needed; PYTHON=python3.11 make ... picks one")'
 	@echo "setting up $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-lab.txt
 	@touch $@
 
 demo: setup

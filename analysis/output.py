@@ -1,15 +1,21 @@
 """Where commands write: checked before the work, atomic after it. And how they speak of what was fitted."""
 
+from collections.abc import Iterable
 import os
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
 
 
 def check_writable(path: str, flag: str) -> None:
@@ -26,6 +32,25 @@ def check_writable(path: str, flag: str) -> None:
         raise InputError(f"{flag}: {path} cannot be written ({folder} is not a folder)")
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise InputError(f"{flag}: {path} cannot be written (no permission in {folder})")
+
+
+def open_console() -> "Console":
+    """Where tables go; wide enough for them where the output is a file or a pipe."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
+    return console
+
+
+def track(items: Iterable[T], what: str) -> Iterable[T]:
+    """The items, with a progress bar on a terminal's standard error."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    console = Console(stderr=True)
+    return rich_track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def write(path: epath.PathLike, content: Any, flag: str) -> None:

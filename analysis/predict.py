@@ -7,7 +7,7 @@ The interval is that of the law: where its value lies, by the bootstrap in fit.j
 `interval_new_run` adds the scatter of the rows around the law.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
@@ -18,9 +18,10 @@ from etils import epath
 import numpy as np
 
 from analysis import laws
-from analysis.laws.base import Law
+from analysis.engine.result import SCHEMA, Interval, interval_of, unpack
+from analysis.laws.base import Law, part_inputs
 from analysis.output import check_writable, number, span, write
-from analysis.result import SCHEMA, Interval, unpack
+from analysis.roles import ROLES
 from experiments import cli
 from experiments.cli import InputError, nearest
 
@@ -31,6 +32,8 @@ class Fitted:
 
     law: Law
     draws: np.ndarray
+    left_out: np.ndarray | None
+    freedom: int | None
     level: float
     flops_per_param_token: float
     scatter: float  # standard deviation of ln loss around the law
@@ -62,11 +65,13 @@ def read(path: str) -> Fitted:
     if schema != SCHEMA:
         raise InputError(f"FIT: {path} has schema {schema!r}; expected a fit.json of schema {SCHEMA}")
     try:
-        law = laws.load(data["law"])
-        fitted = law(*(float(data["coefficients"][name]) for name in law.names()))
+        parts = {role: tuple(names) for role, names in data.get("parts", {}).items()}
+        fitted = laws.load(data["law"]).of(parts).restore(data["coefficients"], data["details"])
         return Fitted(
             law=fitted,
             draws=unpack(data["draws"]),
+            left_out=None if data["left_out"] is None else unpack(data["left_out"]),
+            freedom=data["freedom"],
             level=float(data["options"]["level"]),
             flops_per_param_token=float(data["flops_per_param_token"]),
             scatter=float(data["certificate"]["rms_log_residual"]),
@@ -79,6 +84,7 @@ def read(path: str) -> Fitted:
 def parse_at(text: str, law: Law) -> dict[str, float]:
     """`N=1e9,D=2e10` as numbers; InputError with what the law takes when it cannot use them."""
     known = sorted({name for names in law.INPUTS for name in names})
+    parts = {name for role in law.PARTS for name in part_inputs(role, law.PARTS)}  # those not given are zero
     at: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -90,8 +96,13 @@ def parse_at(text: str, law: Law) -> dict[str, float]:
             at[name] = float(value)
         except ValueError:
             raise InputError(f"--at: {name}={value!r} is not a number") from None
-        if not (math.isfinite(at[name]) and at[name] > 0):
-            raise InputError(f"--at: {name}={value} is not a positive finite number")
+        signed = name in law.SIGNED or (name in ROLES and not ROLES[name].positive)
+        if not (math.isfinite(at[name]) and (signed or at[name] > 0 or (name in parts and at[name] == 0))):
+            raise InputError(f"--at: {name}={value} is not a {'' if signed else 'positive '}finite number")
+    at |= dict.fromkeys(sorted(parts - set(at)), 0.0) if parts & set(at) else {}
+    total = sum(at.get(name, 0.0) for role in law.PARTS if ROLES[role].shares for name in part_inputs(role, law.PARTS))
+    if parts & set(at) and abs(total - 1) > 1e-3:
+        raise InputError(f"--at: the shares in {text!r} add up to {total:.4g}; expected 1")
     if not any(set(at) == set(names) for names in law.INPUTS):
         choices = " or ".join(",".join(f"{name}=.." for name in names) for names in law.INPUTS)
         raise InputError(f"--at: {text!r} is not what {law.NAME} takes; expected {choices}")
@@ -105,21 +116,18 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     loss = float(law.loss(at, factor))
     draws = np.asarray(many.loss(at, factor)) if many is not None else np.empty(0)
     noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
-    optimum: dict[str, float] = {}
-    intervals: dict[str, Interval | None] = {}
-    if set(at) == {"C"}:
-        N, D = law.optimum(at["C"], factor)
-        optimum = {"N": float(N), "D": float(D), "tokens_per_param": float(D / N)}
-        if many is not None:
-            N, D = many.optimum(at["C"], factor)
-            stacked = {"N": N, "D": D, "tokens_per_param": D / N}
-            intervals = {name: Interval.of(value, fitted.level) for name, value in stacked.items()}
-    reach = [at[name] / fitted.ranges[name][1] for name in at if name in fitted.ranges]
+
+    def interval(quantity: Callable[[Any], Any]) -> Interval | None:
+        return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
+
+    optimum = {name: float(value) for name, value in law.derived(at, factor).items()}
+    intervals = {name: interval(lambda law, name=name: law.derived(at, factor)[name]) for name in optimum}
+    reach = [at[name] / fitted.ranges[name][1] for name in at if fitted.ranges.get(name, [0, 0])[1] > 0]
     return Prediction(
         at=dict(at),
         loss=loss,
-        interval=Interval.of(draws, fitted.level),
-        new_run=Interval.of(draws * np.exp(noise), fitted.level),
+        interval=interval(lambda law: law.loss(at, factor)),
+        new_run=Interval.of(draws * np.exp(noise) if loss > 0 else draws + noise, fitted.level),
         optimum=optimum,
         optimum_intervals=intervals,
         extrapolation=max(reach) if reach else None,
@@ -165,15 +173,18 @@ def main(argv: list[str]) -> None:
     if values.json is not None:
         write(values.json, to_json(prediction), "--json")
     console = Console(highlight=False)
-    where = ", ".join(f"{name} = {value:g}" for name, value in prediction.at.items())
-    console.print(f"{where}: loss [bold]{number(prediction.loss, 5)}[/] nats per token")
+    where = ", ".join(f"{name} = {value:g}" for name, value in prediction.at.items() if value)
+    target = fitted.law.TARGET
+    unit = " nats per token" if target == "loss" else ""
+    console.print(f"{where}: {target} [bold]{number(prediction.loss, 5)}[/]{unit}")
     if prediction.interval is not None:
         console.print(f"{fitted.level:.0%} interval of the law {span(prediction.interval, 5)}")
         console.print(f"{fitted.level:.0%} interval of one run {span(prediction.new_run, 5)}")
+    own = type(fitted.law).derived is Law.derived
     for name, value in prediction.optimum.items():
         interval = prediction.optimum_intervals.get(name)
         console.print(
-            f"optimal {name.replace('_', ' ')} = [bold]{number(value)}[/]"
+            f"{'optimal ' if own else ''}{name.replace('_', ' ') if own else name} = [bold]{number(value)}[/]"
             + (f" ({span(interval)})" if interval else "")
         )
     if prediction.extrapolation is not None and prediction.extrapolation > 10:

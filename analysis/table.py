@@ -7,36 +7,26 @@ rows that cannot be used, each with a reason. Fits nothing.
 from collections.abc import Iterable, Sequence
 import csv
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import numpy as np
 
 from analysis import expression
+from analysis.roles import ROLES
 from experiments.cli import InputError, nearest
 
 if TYPE_CHECKING:  # imported where it is used: --help stays instant
     import pandas as pd
 
-# What a role means, and the columns that are tried for it, in this order.
-ROLES = {
-    "N": (
-        "parameters",
-        ("N", "params_total", "params", "parameters", "n_params", "num_params", "params_non_embedding"),
-    ),
-    "D": ("training tokens", ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens")),
-    "C": ("training FLOPs", ("C", "flops_total", "flops", "compute", "training_flops", "flops_6nd")),
-    "loss": ("loss in nats per token", ("loss", "loss_nats", "val_loss", "eval_loss", "final_loss", "L")),
-    "group": ("what makes rows one FLOP budget", ("budget_flops", "flops_budget", "budget")),
-    "weight": ("weight of the row in the objective", ()),
-    "run": ("what makes rows one run; runs are resampled, not rows", ()),
-}
 FORMULAS = {"D": "C/(6*N)", "C": "6*N*D"}  # for a needed role that no column gives (Kaplan et al. 2020)
+SHARES_OFF = 0.05  # shares that add up to 1 within this are rounded ones
 STATUSES = {"complete", "diverged", "failed", "running", "waiting", "lost"}
-POSITIVE = {"N", "D", "C", "loss", "weight"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +64,17 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The rows that are used: role -> float64 values [rows] (`group` and `run` may be text), and what was left out."""
+    """The rows that are used: role -> float64 values [rows], and what was left out.
+
+    Labels may be text. A role with many parts has values [rows, parts] and its names in `parts`.
+    """
 
     values: dict[str, np.ndarray]
     row: np.ndarray  # positions in the file of the rows used
     sources: dict[str, str]  # role -> the column or the formula that gave it
     dropped: tuple[Dropped, ...]
     notes: tuple[str, ...] = ()
+    parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -173,16 +167,19 @@ class _Resolver:
         self.grid, self.given = grid, given
         self.sources: dict[str, str] = {}
         self.busy: list[str] = []
+        self.parts: dict[str, tuple[str, ...]] = {}
 
     def role(self, role: str) -> np.ndarray | None:
         """Float values (or raw ones for group and run) of a role, None when no column fits."""
+        if ROLES[role].many:
+            return self.many(role)
         formula = self.given.get(role)
         if formula is None:
-            formula = next((name for name in ROLES[role][1] if name in self.grid.frame.columns), None)
+            formula = next((name for name in ROLES[role].columns if name in self.grid.frame.columns), None)
         if formula is None:
             return None
         self.sources[role] = formula
-        if role in ("group", "run"):
+        if ROLES[role].label:
             return self.grid.column(formula, f"--columns {role}").to_numpy()
         if formula in self.grid.frame.columns:
             return self.grid.numbers(formula, f"--columns {role}")
@@ -192,6 +189,21 @@ class _Resolver:
         value = expression.compute(formula, functools.partial(self.name, role), f"--columns {role}")
         self.busy.pop()
         return np.broadcast_to(value, len(self.grid.frame)).copy()
+
+    def many(self, role: str) -> np.ndarray | None:
+        """The columns that the pattern of a role matches: [rows, parts]; None when no pattern matches any."""
+        given = self.given.get(role)
+        for pattern in (given,) if given else ROLES[role].columns:
+            names = [name for name in map(str, self.grid.frame.columns) if fnmatch.fnmatchcase(name, pattern)]
+            if len(names) > 1:
+                self.sources[role], self.parts[role] = pattern, part_names(names, pattern)
+                return np.stack([self.grid.numbers(name, f"--columns {role}") for name in names], axis=1)
+            if given:
+                raise InputError(
+                    f"--columns: {role}={given} matches {len(names)} columns of {self.grid.path}; "
+                    "expected a pattern of several, for example mix_*"
+                )
+        return None
 
     def derive(self, role: str) -> np.ndarray | None:
         """A role from the other two of C = 6 N D; None when one of them is missing too."""
@@ -218,12 +230,13 @@ def select(
     optional: Sequence[str] = (),
     columns: str | None = None,
     where: str | None = None,
+    signed: Sequence[str] = (),
 ) -> Columns:
     """The usable rows of a grid as columns for a law.
 
     `needed` roles must be found, `optional` ones may be. `columns` and `where` are the command line's texts. Rows are
     dropped, with a reason, when the record is not complete, when they belong to another group than the IsoFLOP runs of
-    our own grids, when `where` does not hold, and when a value is not finite and positive.
+    our own grids, when `where` does not hold, and when a value is not finite and positive (`signed` roles: finite).
     Raises InputError when a column is missing or nothing is left.
     """
     given = parse_roles(columns)
@@ -239,7 +252,7 @@ def select(
             values[role] = found
         elif role in needed:
             raise InputError(
-                f"--columns: no column for {role} ({ROLES[role][0]}); looked for {', '.join(ROLES[role][1])} among "
+                f"--columns: no column for {role} ({ROLES[role].meaning}); looked for {', '.join(ROLES[role].columns)} among "
                 f"{', '.join(map(str, grid.frame.columns[:40]))}; name it with --columns={role}=COLUMN"
             )
     reasons: list[str | None] = [None] * len(grid.frame)
@@ -248,21 +261,59 @@ def select(
         held = expression.select(where, functools.partial(_named, grid, values))
         _mark(reasons, ~np.broadcast_to(held, len(reasons)), f"--where {where} does not hold")
     for role, value in values.items():
-        _drop_unusable(grid, resolver.sources[role], role, value, reasons)
+        _drop_unusable(grid, resolver.sources[role], role, value, reasons, role in signed)
+        if ROLES[role].shares:
+            values[role], note = _whole(resolver.sources[role], role, value, reasons)
+            notes.extend(filter(None, [note]))
     keep = np.array([reason is None for reason in reasons])
     if not keep.any():
         common = max(set(reasons), key=reasons.count)
         raise InputError(f"GRID: none of the {len(keep)} rows of {grid.path} can be used (most often: {common})")
     dropped = tuple(Dropped(row, reason) for row, reason in enumerate(reasons) if reason is not None)
     used = {role: value[keep] for role, value in values.items()}
-    return Columns(used, np.flatnonzero(keep), dict(resolver.sources), dropped, tuple(notes))
+    return Columns(used, np.flatnonzero(keep), dict(resolver.sources), dropped, tuple(notes), dict(resolver.parts))
 
 
 def _named(grid: Grid, values: dict[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in grid.frame.columns and name in values:
+    if name not in grid.frame.columns and name in values and values[name].ndim == 1:
         return values[name]
     column = grid.column(name, "--where")
     return column.to_numpy(object) if column.dtype.kind not in "bif" else column.to_numpy()
+
+
+def part_names(columns: Sequence[str], pattern: str) -> tuple[str, ...]:
+    """Names of the parts of a role: what the star of the pattern stands for, in letters that a coefficient may have."""
+    before, star, after = pattern.partition("*")
+    plain = star and not re.search(r"[*?\[]", before + after)
+    short = [name[len(before) : len(name) - len(after)] if plain else name for name in columns]
+    found = tuple(re.sub(r"\W+", "_", name).strip("_") for name in short)
+    if not all(found) or len(set(found)) < len(found):
+        found = tuple(re.sub(r"\W", "_", name) for name in columns)
+    if len(set(found)) < len(found):
+        raise InputError(
+            f"--columns: {pattern} matches columns whose names differ in punctuation only; expected other names"
+        )
+    return found
+
+
+def _whole(source: str, role: str, value: np.ndarray, reasons: list[str | None]) -> tuple[np.ndarray, str]:
+    """Shares [rows, parts] that add up to 1, and a note where they were scaled; rows that are far off are dropped."""
+    low = (value < 0).any(axis=1)
+    _mark(reasons, low, f"{role} ({source}) has a negative part")
+    total = value.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        far = ~(np.abs(total - 1) <= SHARES_OFF)
+    _mark(reasons, far, [f"{role} ({source}) adds up to {item:.4g}, not 1" for item in total[far]])
+    used = np.array([reason is None for reason in reasons])
+    off = np.abs(total - 1)[used]
+    if not len(off) or off.max() <= 1e-6:
+        return value, ""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = value / total[:, None]
+    return (
+        scaled,
+        f"{role} ({source}) adds up to {total[used].min():.4g} .. {total[used].max():.4g}; scaled to 1 in each row",
+    )
 
 
 def _mark(reasons: list[str | None], rows: np.ndarray, reason: str | Iterable[str]) -> None:
@@ -288,17 +339,22 @@ def _drop_by_record(grid: Grid, where: str | None, reasons: list[str | None], no
             _mark(reasons, group != "isoflop", [f"group is {word}, not isoflop" for word in group[group != "isoflop"]])
 
 
-def _drop_unusable(grid: Grid, source: str, role: str, value: np.ndarray, reasons: list[str | None]) -> None:
+def _drop_unusable(
+    grid: Grid, source: str, role: str, value: np.ndarray, reasons: list[str | None], signed: bool
+) -> None:
     import pandas as pd
 
     label = role if role == source else f"{role} ({source})"
-    if role in ("group", "run"):
+    if ROLES[role].label:
         _mark(reasons, np.asarray(pd.isna(value)), f"{label} is empty")
+        return
+    if ROLES[role].many:
+        _mark(reasons, ~np.isfinite(value).all(axis=1), f"{label} has a part that is not a finite number")
         return
     raw: Any = grid.frame[source].to_numpy() if source in grid.frame.columns else value
     bad = ~np.isfinite(value)
     _mark(reasons, bad, [f"{label} is not a finite number ({item})" for item in raw[bad]])
-    if role in POSITIVE:
+    if ROLES[role].positive and not signed:
         with np.errstate(invalid="ignore"):
             low = value <= 0
         _mark(reasons, low, [f"{label} is not positive ({item:g})" for item in value[low]])

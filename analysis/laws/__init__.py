@@ -1,11 +1,56 @@
-"""The laws by name. Add one: write its frozen class in a file here and list it below."""
+"""The laws by name. Add one: write its frozen class in a file of its subject; the files listed here are searched."""
 
+from types import ModuleType
+
+from analysis.laws import (
+    batch,
+    capacity,
+    chinchilla,
+    downstream,
+    floors,
+    growth,
+    isoflop,
+    kaplan,
+    lr_batch,
+    mixing,
+    moe,
+    multilingual,
+    overtraining,
+    precision,
+    repetition,
+    schedules,
+    shape,
+    vocabulary,
+)
 from analysis.laws.base import Law
-from analysis.laws.chinchilla import Chinchilla
-from analysis.laws.isoflop import Envelope, IsoFlop
 from experiments.cli import InputError, nearest
 
-LAWS: dict[str, type[Law]] = {law.NAME: law for law in (Chinchilla, IsoFlop, Envelope)}
+FILES: tuple[ModuleType, ...] = (
+    chinchilla,
+    isoflop,
+    kaplan,
+    floors,
+    overtraining,
+    repetition,
+    moe,
+    precision,
+    lr_batch,
+    vocabulary,
+    mixing,
+    downstream,
+    batch,
+    schedules,
+    growth,
+    shape,
+    multilingual,
+    capacity,
+)
+LAWS: dict[str, type[Law]] = {
+    law.NAME: law
+    for file in FILES
+    for law in vars(file).values()
+    if isinstance(law, type) and issubclass(law, Law) and hasattr(law, "NAME") and law.__module__ == file.__name__
+}
 
 
 def load(name: str) -> type[Law]:

@@ -29,7 +29,6 @@ class Chinchilla(SumLaw):
         "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3; Besiroglu et al. 2024 (arXiv 2404.10102)"
     )
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "loss")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run")
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N", "D"), ("C",), ("N", "C"), ("D", "C"))
     TERMS: ClassVar[tuple[Term, ...]] = (
         Term("E"),
@@ -37,16 +36,11 @@ class Chinchilla(SumLaw):
         Term("B", (("D", -1.0, "beta"),)),
     )
 
-    def predict(self, N: Any, D: Any) -> Any:
-        """Loss in nats per token for N parameters and D tokens."""
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            return self.E + self.A * N**-self.alpha + self.B * D**-self.beta
-
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
         """(N, D) of least loss among those with flops_per_param_token * N * D = C (Hoffmann et al. 2022, eq. 4)."""
         product = C / flops_per_param_token
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            total = self.alpha + self.beta
+            total = np.asarray(self.alpha + self.beta)  # may be zero
             scale = np.exp((np.log(self.alpha * self.A) - np.log(self.beta * self.B)) / total)
             N = scale * product ** (self.beta / total)
             return N, product / N
@@ -54,15 +48,16 @@ class Chinchilla(SumLaw):
     def optimum_exponents(self) -> dict[str, Any]:
         """N* grows as C^(beta/(alpha+beta)), D* as C^(alpha/(alpha+beta))."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            total = self.alpha + self.beta
+            total = np.asarray(self.alpha + self.beta)  # may be zero
             return {"exponent_N": self.beta / total, "exponent_D": self.alpha / total}
 
     def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Loss at (N, D), at compute C with N and D at their optimum, or at C with one of them given."""
         if "N" in at and "D" in at:
-            return self.predict(at["N"], at["D"])
+            return self.predict(N=at["N"], D=at["D"])
         if "N" in at:
-            return self.predict(at["N"], at["C"] / flops_per_param_token / at["N"])
+            return self.predict(N=at["N"], D=at["C"] / flops_per_param_token / at["N"])
         if "D" in at:
-            return self.predict(at["C"] / flops_per_param_token / at["D"], at["D"])
-        return self.predict(*self.optimum(at["C"], flops_per_param_token))
+            return self.predict(N=at["C"] / flops_per_param_token / at["D"], D=at["D"])
+        N, D = self.optimum(at["C"], flops_per_param_token)
+        return self.predict(N=N, D=D)

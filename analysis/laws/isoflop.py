@@ -60,7 +60,9 @@ class IsoFlop(Allocation):
 
     @classmethod
     def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis import isoflop  # the procedure knows the law; the law must not need the procedure to load
+        from analysis.procedures import (
+            isoflop,  # the procedure knows the law; the law must not need the procedure to load
+        )
 
         return isoflop.fit_isoflop(columns, cls, spec)
 
@@ -82,6 +84,6 @@ class Envelope(Allocation):
 
     @classmethod
     def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis import envelope
+        from analysis.procedures import envelope
 
         return envelope.fit_envelope(columns, cls, spec)

@@ -1,0 +1,251 @@
+"""What a parameter holds: bits of knowledge that it stores, and how many parameters of a reference model it is worth.
+
+Bits come from losses on synthetic biographies, whose entropy is known; density from scores, through reference models of many
+sizes. Which texts and tasks those are is the study's business.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from analysis.engine.objective import Objective
+from analysis.laws.base import (
+    FLOPS_PER_PARAM_TOKEN,
+    Coefficient,
+    FormulaLaw,
+    SumLaw,
+    Term,
+    free,
+    prefactor,
+    rounded_minimum,
+)
+from analysis.laws.downstream import Accuracy
+from experiments.cli import InputError
+
+if TYPE_CHECKING:
+    from analysis.engine.result import FitResult, FitSpec
+    from analysis.table import Columns
+
+ALLEN_ZHU = "Allen-Zhu & Li 2024 (arXiv 2404.05405)"
+DENSING = "Xiao et al. 2024 (Densing law; arXiv 2412.04315)"
+PLAIN_NAMES = 400 * 400 * 1000  # first, middle and last names of the source's biographies
+# Pronoun, birth date, birth city, university, major, employer; the work city follows from the employer.
+PLAIN_ATTRIBUTES = (2, 12 * 28 * 200, 200, 300, 100, 263)
+
+
+def stored_bits(people: float, choices: Any, loss_nats: Any) -> Any:
+    """People x log2(choices / e^loss), at least 0: what a model knows of one item a person.
+
+    choices: how many values the item is drawn from, uniformly; loss_nats: the model's mean loss for the whole item, its
+    tokens summed, given what precedes it. Chance leaves 0 bits, certainty log2(choices).
+    """
+    return people * np.maximum(
+        np.log2(np.asarray(choices, dtype=np.float64)) - np.asarray(loss_nats) / math.log(2), 0.0
+    )
+
+
+def biography_bits(
+    people: float,
+    name_loss: Any,
+    value_loss: Any,
+    names: float = PLAIN_NAMES,
+    attributes: tuple[float, ...] = PLAIN_ATTRIBUTES,
+) -> Any:
+    """Bits that a model holds of biographies (bioS): N log2(N_0/e^p1) + N log2(S_0/e^p2) for N people.
+
+    p1 = name_loss: loss of a whole name, with nothing before it; a model that knows the names and no more has ln N.
+    p2 = value_loss: loss of all attributes of a person together, given the name. S_0 is the product of `attributes`.
+    Losses in nats. Raises InputError for more people than names.
+    """
+    if not 0 < people <= names:
+        raise InputError(f"people: {people} is not from 1 to the number of names, {names}")
+    values = math.prod(map(float, attributes))
+    return stored_bits(people, names, name_loss) + stored_bits(people, values, value_loss)
+
+
+def biography_limit(
+    people: float, names: float = PLAIN_NAMES, attributes: tuple[float, ...] = PLAIN_ATTRIBUTES
+) -> float:
+    """Bits in the biographies themselves: those of a model that knows which names occur, and every attribute."""
+    return float(biography_bits(people, math.log(people), 0.0, names, attributes))
+
+
+def random_bits(
+    people: float, names: float, knowledge: tuple[int, int, int, int, int], losses: tuple[float, float, float]
+) -> float:
+    """Bits of random data (bioD), to leading order: those of names, values, and of the sets that values come from.
+
+    knowledge: K attributes a person, C chunks a value, D different chunks an attribute, L tokens a chunk, T tokens in all.
+    losses: p1 of a name, p2 of a value, p3 of the first sight of a chunk, in nats each. The sum is
+    N log2(N_0/e^p1) + N K log2(D^C/e^p2) + K D log2(T^L/(D e^p3)), each term at least 0.
+    """
+    K, C, D, L, T = knowledge
+    if min(knowledge) < 1 or not 0 < people <= names or float(T) ** L < D:
+        raise InputError(
+            f"knowledge: {knowledge} does not fit {people} of {names} names; expected counts K, C, D, L, T"
+        )
+    chunk = L * math.log2(T) - math.log2(D) - losses[2] / math.log(2)
+    value = max(C * math.log2(D) - losses[1] / math.log(2), 0.0)
+    return float(stored_bits(people, names, losses[0]) + people * K * value + K * D * max(chunk, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class KnowledgeCapacity(FormulaLaw):
+    """bits = min(k N, H): k bits a parameter, until the data's H bits are all known.
+
+    The corner is rounded: ((k N)^-q + H^-q)^(-1/q), as near the ceiling the last bits come at a lower price. Its source
+    finds k near 2 after 1000 exposures to every fact, near 1 after 100, and no less for weights in 8 bits.
+    """
+
+    k: Any
+    q: Any
+
+    NAME: ClassVar[str] = "knowledge_capacity"
+    FORMULA: ClassVar[str] = "bits = ((k N)^-q + H^-q)^(-1/q), that is min(k N, H) with a rounded corner"
+    SOURCE: ClassVar[str] = f"{ALLEN_ZHU}; the ceiling's form is ours"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "data_bits", "bits")
+    TARGET: ClassVar[str] = "bits"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "k": prefactor(*(float(bits) for bits in 2.0 ** np.arange(-8, 6))),
+        "q": prefactor(1.0, 2.0, 4.0, 10.0, 30.0, low=0.2, high=100.0),
+    }
+
+    def predict(self, N: Any, data_bits: Any) -> Any:
+        """Bits that N parameters hold of data with that many bits."""
+        return rounded_minimum(self.k * N, data_bits, self.q)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerLoss(SumLaw):
+    """L = a/N^alpha + b/D^beta: loss of the reference models on a task's answers given the questions, nats.
+
+    Step 2, from that loss to the score, is downstream.Accuracy.
+    """
+
+    a: Any
+    b: Any
+    alpha: Any
+    beta: Any
+
+    NAME: ClassVar[str] = "answer_loss"
+    FORMULA: ClassVar[str] = "task_loss = a/N^alpha + b/D^beta"
+    SOURCE: ClassVar[str] = f"{DENSING}, step 1"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "task_loss")
+    TARGET: ClassVar[str] = "task_loss"
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("a", (("N", -1.0, "alpha"),)), Term("b", (("D", -1.0, "beta"),)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Density:
+    """Effective size and density of any model by its score on a task.
+
+    reference: loss of reference models on the answers. accuracy: the score that such a loss gives, c, gamma, l and d of
+    the source as a, k, L0 and b; its k is negative for a score that rises as the loss falls. tokens: D_0, what the
+    reference models of the comparison are trained on.
+    """
+
+    reference: AnswerLoss
+    accuracy: Accuracy
+    tokens: float = 1e12
+
+    def answer_loss(self, score: Any) -> Any:
+        """l - ln(c/(S - d) - 1)/gamma: the loss of a score; nan at or beyond that of a guess, d, and the best, c + d."""
+        law = self.accuracy
+        with np.errstate(all="ignore"):
+            odds = law.a / (np.asarray(score, dtype=np.float64) - law.b) - 1
+            return law.L0 - np.log(np.where((odds > 0) & np.isfinite(odds), odds, np.nan)) / law.k
+
+    def effective_size(self, score: Any) -> Any:
+        """Parameters of the reference model, trained on D_0 tokens, that has this score.
+
+        nan where no size has it: a score no better than a guess, or beyond what D_0 tokens allow.
+        """
+        rest = self.answer_loss(score) - self.reference.b * self.tokens**-self.reference.beta
+        with np.errstate(all="ignore"):
+            return (np.where(rest > 0, rest, np.nan) / self.reference.a) ** (-1 / self.reference.alpha)
+
+    def density(self, score: Any, N: Any) -> Any:
+        """Effective over actual parameters N."""
+        return self.effective_size(score) / N
+
+
+def fit_density(
+    losses: "Columns", scores: "Columns", spec: "FitSpec | None" = None, tokens: float = 1e12
+) -> "tuple[Density, Mapping[str, FitResult]]":
+    """Fit both steps: reference models as rows (N, D, task_loss), any models as rows (task_loss, accuracy) on one task.
+
+    Returns the measure and the two fits by the law's name.
+    """
+    from analysis.engine.result import FitSpec
+    from analysis.fit import fit
+
+    found = {law.NAME: fit(rows, law, spec or FitSpec()) for law, rows in ((AnswerLoss, losses), (Accuracy, scores))}
+    return Density(found[AnswerLoss.NAME].law, found[Accuracy.NAME].law, tokens), found
+
+
+def records(days: Any, density: Any) -> np.ndarray:
+    """Which models are denser than every one before them [rows]; of those of one day, the densest may be."""
+    days, density = np.asarray(days, dtype=np.float64), np.asarray(density, dtype=np.float64)
+    order = np.lexsort((-density, days))
+    before = np.maximum.accumulate(np.r_[-np.inf, density[order][:-1]])
+    kept = np.zeros(len(days), dtype=bool)
+    kept[order] = density[order] > before
+    return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityGrowth(FormulaLaw):
+    """ln rho_max = A days + B: the densest model so far, fitted to the models that were records when they appeared.
+
+    Its source has A = 0.0073 a day, a doubling in 95 days. The interval is that of the records that happened: it
+    does not know of the models that were never measured.
+    """
+
+    A: Any
+    B: Any
+
+    NAME: ClassVar[str] = "density_growth"
+    FORMULA: ClassVar[str] = "ln rho_max = A days + B"
+    SOURCE: ClassVar[str] = DENSING
+    ROLES: ClassVar[tuple[str, ...]] = ("days", "density")
+    TARGET: ClassVar[str] = "density"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "A": free(0.002, 0.01, low=-10.0, high=10.0),
+        "B": free(-3.0, 0.0, 3.0),
+    }
+
+    @classmethod
+    def estimate(cls, columns: "Columns", spec: "FitSpec") -> "FitResult":
+        """Fit the records; the doubling time with its interval is in details["doubling_days"]."""
+        from analysis.fit import fit_formula
+
+        columns = columns.take(records(columns["days"], columns["density"]), "an earlier model is as dense")
+        middle = float(columns["days"].mean())  # days may count from far away
+        centred = dataclasses.replace(columns, values={**columns.values, "days": columns["days"] - middle})
+        result = fit_formula(centred, cls, spec)
+        shift = np.array([0.0, middle])
+        law = cls(result.law.A, result.law.B - result.law.A * middle)
+        draws = result.draws - result.draws[:, :1] * shift if len(result.draws) else result.draws
+        doubling: dict[str, Any] = {"value": law.doubling_days()}
+        if len(draws):
+            interval = result.interval(cls.stack(draws).doubling_days())
+            doubling["interval"] = None if interval is None else dataclasses.asdict(interval)
+        details = {**result.details, "doubling_days": doubling}
+        return dataclasses.replace(result, law=law, draws=draws, columns=columns, details=details)
+
+    def predict(self, days: Any) -> Any:
+        """Density of the densest model of that day."""
+        return np.exp(self.A * days + self.B)
+
+    def doubling_days(self) -> Any:
+        """Days in which the record doubles; negative where it falls."""
+        return math.log(2) / self.A
+
+    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
+        """The doubling time, the same at any day."""
+        return {"doubling_days": self.doubling_days() + 0 * at["days"]}

@@ -1,0 +1,269 @@
+"""What a model can do: the loss on a task's answers, the accuracy that it buys, and how often a sample passes.
+
+The way from parameters and tokens, or from compute, to an accuracy is taken in two steps; analysis/procedures/downstream.py fits
+them on the same resampled rows, so that an interval of the accuracy carries both.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.engine.objective import Objective
+from analysis.laws.base import (
+    FLOPS_PER_PARAM_TOKEN,
+    Coefficient,
+    FormulaLaw,
+    Law,
+    SumLaw,
+    Term,
+    exponent,
+    free,
+    power,
+    prefactor,
+)
+
+TASKS = "Bhagia et al. 2024 (arXiv 2412.04403)"
+LLAMA = "Llama 3 (arXiv 2407.21783), section 3.2.1"
+SQUARES = Objective("least_squares", "raw")
+POINT = Objective("huber", "raw", 0.01)  # a stray run counts by its sign: noise of accuracies is about a point
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss(SumLaw):
+    """Loss on a task's answers = E + A/N^alpha + B/D^beta, in the units of the grid (nats or bits, per token or byte)."""
+
+    E: Any
+    A: Any
+    B: Any
+    alpha: Any
+    beta: Any
+
+    NAME: ClassVar[str] = "task_loss"
+    FORMULA: ClassVar[str] = "task_loss = E + A/N^alpha + B/D^beta"
+    SOURCE: ClassVar[str] = f"{TASKS}, step 1"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "task_loss")
+    TARGET: ClassVar[str] = "task_loss"
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("E"),
+        Term("A", (("N", -1.0, "alpha"),)),
+        Term("B", (("D", -1.0, "beta"),)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLossCompute(SumLaw):
+    """Loss on a task's answers = E + A/C^alpha, C in training FLOPs of compute-optimal (or alike) runs."""
+
+    E: Any
+    A: Any
+    alpha: Any
+
+    NAME: ClassVar[str] = "task_loss_compute"
+    FORMULA: ClassVar[str] = "task_loss = E + A/C^alpha"
+    SOURCE: ClassVar[str] = f"{TASKS}, step 1 in compute"
+    ROLES: ClassVar[tuple[str, ...]] = ("C", "task_loss")
+    TARGET: ClassVar[str] = "task_loss"
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("E"), Term("A", (("C", -1.0, "alpha"),)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLossLog(FormulaLaw):
+    """Loss on a task's answers = u - v ln C: a straight line, good over the range that it was fitted on and a bit more."""
+
+    u: Any
+    v: Any
+
+    NAME: ClassVar[str] = "task_loss_log"
+    FORMULA: ClassVar[str] = "task_loss = u - v ln C"
+    SOURCE: ClassVar[str] = LLAMA
+    ROLES: ClassVar[tuple[str, ...]] = ("C", "task_loss")
+    TARGET: ClassVar[str] = "task_loss"
+    OBJECTIVE: ClassVar[Objective] = SQUARES
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"u": free(), "v": free()}
+
+    def predict(self, C: Any) -> Any:
+        """Loss on the answers at C training FLOPs."""
+        return self.u - self.v * np.log(C)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy(FormulaLaw):
+    """Accuracy = a/(1 + exp(-k (L - L0))) + b for a loss L on the answers; k < 0 where a lower loss is better.
+
+    (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one.
+    """
+
+    a: Any
+    k: Any
+    L0: Any
+    b: Any
+
+    NAME: ClassVar[str] = "accuracy"
+    FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (task_loss - L0))) + b"
+    SOURCE: ClassVar[str] = f"{TASKS}, step 2; {LLAMA}"
+    ROLES: ClassVar[tuple[str, ...]] = ("task_loss", "accuracy")
+    TARGET: ClassVar[str] = "accuracy"
+    OBJECTIVE: ClassVar[Objective] = POINT
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "a": prefactor(),
+        "k": free(-1.0, -3.0, -8.0, -25.0, 5.0),
+        "L0": free(0.3, 0.5, 0.8, 1.1, 1.5, 2.0, 3.0, 5.0),
+        "b": free(),
+    }
+
+    def predict(self, task_loss: Any) -> Any:
+        """Accuracy, 0 to 1, at that loss."""
+        return self.a * (1 + np.tanh(self.k * (task_loss - self.L0) / 2)) / 2 + self.b  # exp would overflow
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStep(Law):
+    """A task-loss law, then Accuracy. Coefficients are those of the two, in that order."""
+
+    FIRST: ClassVar[type[FormulaLaw]]
+    SECOND: ClassVar[type[FormulaLaw]] = Accuracy
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run")
+    TARGET: ClassVar[str] = "accuracy"
+    OBJECTIVE: ClassVar[Objective] = POINT  # of the second step; the first has its own law's
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.ROLES = (*cls.FIRST.inputs(), "task_loss", "accuracy")
+        cls.INPUTS = (cls.FIRST.inputs(),)
+
+    @classmethod
+    def estimate(cls, columns: Any, spec: Any) -> Any:
+        from analysis.procedures import (
+            downstream,  # the procedure knows the law; the law must not need the procedure to load
+        )
+
+        return downstream.fit_two_step(columns, cls, spec)
+
+    def steps(self) -> tuple[FormulaLaw, FormulaLaw]:
+        """The two laws."""
+        values = [getattr(self, name) for name in self.names()]
+        count = len(self.FIRST.names())
+        return self.FIRST(*values[:count]), self.SECOND(*values[count:])
+
+    def predict(self, **inputs: Any) -> Any:
+        """Accuracy, 0 to 1."""
+        first, second = self.steps()
+        return second.predict(first.predict(**inputs))
+
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        del flops_per_param_token
+        return self.predict(**{role: at[role] for role in self.FIRST.inputs()})
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStepAccuracy(TwoStep):
+    """Accuracy from parameters and tokens, by way of the loss on the answers."""
+
+    E: Any
+    A: Any
+    B: Any
+    alpha: Any
+    beta: Any
+    a: Any
+    k: Any
+    L0: Any
+    b: Any
+
+    NAME: ClassVar[str] = "two_step"
+    FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (E + A/N^alpha + B/D^beta - L0))) + b"
+    SOURCE: ClassVar[str] = TASKS
+    FIRST: ClassVar[type[FormulaLaw]] = TaskLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStepCompute(TwoStep):
+    """Accuracy from training FLOPs, by way of the loss on the answers."""
+
+    E: Any
+    A: Any
+    alpha: Any
+    a: Any
+    k: Any
+    L0: Any
+    b: Any
+
+    NAME: ClassVar[str] = "two_step_compute"
+    FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (E + A/C^alpha - L0))) + b"
+    SOURCE: ClassVar[str] = TASKS
+    FIRST: ClassVar[type[FormulaLaw]] = TaskLossCompute
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStepLog(TwoStep):
+    """Accuracy from training FLOPs, by way of a loss on the answers that is linear in ln C."""
+
+    u: Any
+    v: Any
+    a: Any
+    k: Any
+    L0: Any
+    b: Any
+
+    NAME: ClassVar[str] = "two_step_log"
+    FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (u - v ln C - L0))) + b"
+    SOURCE: ClassVar[str] = LLAMA
+    FIRST: ClassVar[type[FormulaLaw]] = TaskLossLog
+
+
+@dataclasses.dataclass(frozen=True)
+class PassUntil(FormulaLaw):
+    """-ln PU = c N^-alpha: the share PU of samples that solve a task, estimated by sampling until some do.
+
+    That sampling gives each ln PU an error of the same size, so residuals are those of ln PU. analysis/procedures/emergence.py has
+    the estimate of PU and asks whether a task improves faster than this law.
+    """
+
+    c: Any
+    alpha: Any
+
+    NAME: ClassVar[str] = "pass_until"
+    FORMULA: ClassVar[str] = "-ln(pass_rate) = c N^-alpha"
+    SOURCE: ClassVar[str] = "Hu et al. 2023 (arXiv 2310.03262)"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "pass_rate")
+    TARGET: ClassVar[str] = "pass_rate"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "c": prefactor(*(float(scale) for scale in 10.0 ** np.arange(0, 14))),
+        "alpha": exponent(),
+    }
+
+    def predict(self, N: Any) -> Any:
+        """Pass rate, 0 to 1, of a model with N parameters."""
+        return np.exp(-self.c * power(N, -self.alpha))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difficulty(FormulaLaw):
+    """Accuracy = g + (1 - g) exp(-a C^-b - c) of tasks that are alike in difficulty; g is what guessing gives.
+
+    Fix g where it is known (--fix=g=0.25 for four choices, g=0 for free answers). exp(-c) is what remains out of reach.
+    """
+
+    g: Any
+    a: Any
+    b: Any
+    c: Any
+
+    NAME: ClassVar[str] = "difficulty"
+    FORMULA: ClassVar[str] = "acc = g + (1 - g) exp(-a/C^b - c)"
+    SOURCE: ClassVar[str] = "Xu et al. 2025 (arXiv 2502.17262), clustering on difficulty"
+    ROLES: ClassVar[tuple[str, ...]] = ("C", "accuracy")
+    TARGET: ClassVar[str] = "accuracy"
+    OBJECTIVE: ClassVar[Objective] = POINT
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "g": free(0.0, 0.1, 0.25, low=0.0, high=0.99),
+        "a": prefactor(*(float(scale) for scale in 10.0 ** np.arange(0, 23, 1.5))),
+        "b": exponent(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, low=1e-3),
+        "c": free(0.0, 0.1, 0.5, low=0.0),
+    }
+
+    def predict(self, C: Any) -> Any:
+        """Accuracy, 0 to 1, at C training FLOPs."""
+        return self.g + (1 - self.g) * np.exp(-self.a * power(C, -self.b) - self.c)

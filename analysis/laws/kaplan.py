@@ -1,0 +1,131 @@
+"""Power laws without a floor, and the two ways in which Kaplan et al. 2020 join them."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.laws.base import (
+    FLOPS_PER_PARAM_TOKEN,
+    Coefficient,
+    FormulaLaw,
+    SumLaw,
+    Term,
+    exponent,
+    power,
+    prefactor,
+)
+
+SOURCE = "Kaplan et al. 2020 (arXiv 2001.08361)"
+SCALES = tuple(float(scale) for scale in 10.0 ** np.arange(2, 19, 2))  # of parameters, tokens or steps
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanN(SumLaw):
+    """L(N) = A_N N^-alpha_N at enough data, nats per token; the paper's N_c is A_N^(1/alpha_N). N without embeddings."""
+
+    A_N: Any
+    alpha_N: Any
+
+    NAME: ClassVar[str] = "kaplan_n"
+    FORMULA: ClassVar[str] = "L = A_N / N^alpha_N"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.1"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "loss")
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("A_N", (("N", -1.0, "alpha_N"),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanD(SumLaw):
+    """L(D) = A_D D^-alpha_D of a large model stopped early, nats per token; D_c is A_D^(1/alpha_D)."""
+
+    A_D: Any
+    alpha_D: Any
+
+    NAME: ClassVar[str] = "kaplan_d"
+    FORMULA: ClassVar[str] = "L = A_D / D^alpha_D"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.2"
+    ROLES: ClassVar[tuple[str, ...]] = ("D", "loss")
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("A_D", (("D", -1.0, "alpha_D"),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanC(SumLaw):
+    """L(C) = A_C C^-alpha_C on the compute-efficient frontier, nats per token; C_c is A_C^(1/alpha_C)."""
+
+    A_C: Any
+    alpha_C: Any
+
+    NAME: ClassVar[str] = "kaplan_c"
+    FORMULA: ClassVar[str] = "L = A_C / C^alpha_C"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.3"
+    ROLES: ClassVar[tuple[str, ...]] = ("C", "loss")
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("A_C", (("C", -1.0, "alpha_C"),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanND(FormulaLaw):
+    """L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, nats per token: model size and overfitting together."""
+
+    N_c: Any
+    D_c: Any
+    alpha_N: Any
+    alpha_D: Any
+
+    NAME: ClassVar[str] = "kaplan"
+    FORMULA: ClassVar[str] = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.5"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "loss")
+    INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N", "D"), ("C",))
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "N_c": prefactor(*SCALES),
+        "D_c": prefactor(*SCALES),
+        "alpha_N": exponent(0.05, 0.1, 0.2, 0.4, low=1e-3),
+        "alpha_D": exponent(0.05, 0.1, 0.2, 0.4, low=1e-3),
+    }
+
+    def predict(self, N: Any, D: Any) -> Any:
+        """Loss in nats per token for N parameters and D tokens."""
+        ratio = self.alpha_N / self.alpha_D
+        return power(power(self.N_c / N, ratio) + self.D_c / D, self.alpha_D)
+
+    def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
+        """(N, D) of least loss: the slopes of both terms over ln N cancel."""
+        product = C / flops_per_param_token
+        ratio = self.alpha_N / self.alpha_D
+        with np.errstate(all="ignore"):
+            log_n = (np.log(ratio) + ratio * np.log(self.N_c) - np.log(self.D_c) + np.log(product)) / (1 + ratio)
+            N = np.exp(log_n)
+            return N, product / N
+
+    def optimum_exponents(self) -> dict[str, Any]:
+        with np.errstate(all="ignore"):
+            total = self.alpha_N + self.alpha_D
+            return {"exponent_N": self.alpha_D / total, "exponent_D": self.alpha_N / total}
+
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
+        return self.predict(N, D)
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanNS(SumLaw):
+    """L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S, nats per token: size and optimizer steps.
+
+    S_min is the number of steps at a batch far above the critical one: S / (1 + B_crit/B). Prefactors are N_c^alpha_N
+    and S_c^alpha_S.
+    """
+
+    A_N: Any
+    A_S: Any
+    alpha_N: Any
+    alpha_S: Any
+
+    NAME: ClassVar[str] = "kaplan_steps"
+    FORMULA: ClassVar[str] = "L = A_N/N^alpha_N + A_S/S^alpha_S"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.6"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "S", "loss")
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("A_N", (("N", -1.0, "alpha_N"),)),
+        Term("A_S", (("S", -1.0, "alpha_S"),)),
+    )

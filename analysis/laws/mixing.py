@@ -1,0 +1,219 @@
+"""Which data to train on: the loss as a function of the shares of the parts of a mixture.
+
+Shares add up to 1, so that a constant may move between the coefficients of the parts and the one before them without
+changing the law. That freedom is used up by giving the average mixture of the grid the weight zero: sum_j t_j r_j = 0
+there. The procedures are in analysis/procedures/mixture.py.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from analysis.engine.objective import Objective
+from analysis.laws.base import (
+    FLOPS_PER_PARAM_TOKEN,
+    Coefficient,
+    FormulaLaw,
+    Law,
+    SumLaw,
+    Term,
+    free,
+    gather,
+    prefactor,
+)
+from experiments.cli import InputError, nearest
+
+
+class OfShares:
+    """A law of the role `share`; `of` gives it the names of the parts, and a coefficient LETTER_part for each."""
+
+    LETTER: ClassVar[str] = ""
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def of(cls, parts: Mapping[str, tuple[str, ...]]) -> type[Self]:
+        """The law with one coefficient for each part of `share`."""
+        return _with_parts(cls, tuple(parts["share"])) if "share" in parts and not cls.PARTS else cls
+
+    def weighted(self, share: Any) -> Any:
+        """sum_j t_j r_j of shares [..., parts]."""
+        share = np.asarray(share)
+        names = [f"{self.LETTER}_{part}" for part in self.PARTS["share"]]
+        return sum(getattr(self, name) * share[..., at] for at, name in enumerate(names))
+
+
+@functools.lru_cache(maxsize=256)
+def _with_parts(law: Any, parts: tuple[str, ...]) -> Any:
+    names = [f"{law.LETTER}_{part}" for part in parts] if law.LETTER else []
+    body: dict[str, Any] = {"PARTS": {"share": parts}, "__module__": law.__module__, "__doc__": law.__doc__}
+    if hasattr(law, "COEFFICIENTS"):
+        body["COEFFICIENTS"] = law.COEFFICIENTS | dict.fromkeys(names, free(0.0))
+    else:
+        body["INPUTS"] = (tuple(f"share_{part}" for part in parts),)
+    return dataclasses.make_dataclass(
+        law.__name__, [(name, Any) for name in names], bases=(law,), namespace=body, frozen=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(OfShares, FormulaLaw):
+    """L = c + k exp(sum_j t_j r_j), nats per token on one domain, for a mixture with shares r_j of its parts.
+
+    (k, t) and (k e^-u, t + u) are one law. Here the average mixture of the grid has sum_j t_j r_j = 0, and k is its
+    loss above c.
+    """
+
+    c: Any
+    k: Any
+
+    NAME: ClassVar[str] = "mixing"
+    FORMULA: ClassVar[str] = "L = c + k exp(sum_j t_j r_j)"
+    SOURCE: ClassVar[str] = "Ye et al. 2024 (arXiv 2403.16952), data mixing laws"
+    ROLES: ClassVar[tuple[str, ...]] = ("share", "loss")
+    LETTER: ClassVar[str] = "t"
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"c": prefactor(), "k": prefactor()}
+
+    @classmethod
+    def problem(cls, columns: Any, raw: bool, above: Any = None) -> Any:
+        """What a fit solves: two terms whose logarithms are linear in (ln c, ln k, t)."""
+        from analysis.procedures import (
+            mixture,  # the procedure knows the law; the law must not need the procedure to load
+        )
+
+        return mixture.exponential(columns, raw, above)
+
+    def predict(self, share: Any) -> Any:
+        """Loss in nats per token for shares [..., parts]."""
+        return self.c + self.k * np.exp(self.weighted(share))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMixing(OfShares, FormulaLaw):
+    """L = b + sum_j w_j r_j by ordinary least squares, nats per token on a domain; b is the average mixture's loss."""
+
+    b: Any
+
+    NAME: ClassVar[str] = "mixing_linear"
+    FORMULA: ClassVar[str] = "L = b + sum_j w_j r_j"
+    SOURCE: ClassVar[str] = "Liu et al. 2024 (RegMix; arXiv 2407.01492), the linear regression"
+    ROLES: ClassVar[tuple[str, ...]] = ("share", "loss")
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
+    LETTER: ClassVar[str] = "w"
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"b": free()}
+
+    @classmethod
+    def estimate(cls, columns: Any, spec: Any) -> Any:
+        from analysis.procedures import mixture
+
+        return mixture.fit_linear(columns, cls, spec)
+
+    def predict(self, share: Any) -> Any:
+        """Loss in nats per token for shares [..., parts]."""
+        return self.b + self.weighted(share)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoostedMixing(OfShares, Law):
+    """Gradient-boosted regression trees of the shares; the trees, as text, are its only coefficient."""
+
+    trees: str
+
+    NAME: ClassVar[str] = "mixing_lightgbm"
+    FORMULA: ClassVar[str] = "L = sum of regression trees of (r_1, ..., r_m)"
+    SOURCE: ClassVar[str] = "Liu et al. 2024 (RegMix; arXiv 2407.01492)"
+    ROLES: ClassVar[tuple[str, ...]] = ("share", "loss")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("validation",)
+    INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("share",),)
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
+
+    @classmethod
+    def estimate(cls, columns: Any, spec: Any) -> Any:
+        from analysis.procedures import mixture
+
+        return mixture.fit_boosted(columns, cls, spec)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def restore(cls, coefficients: Mapping[str, Any], details: Mapping[str, Any]) -> Self:
+        del coefficients
+        return cls(str(details["trees"]))
+
+    def predict(self, share: Any) -> Any:
+        """Loss in nats per token for shares [..., parts]."""
+        share = np.asarray(share, dtype=np.float64)
+        return _booster(self.trees).predict(np.atleast_2d(share), num_threads=1).reshape(share.shape[:-1])
+
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        del flops_per_param_token
+        return self.predict(gather("share", self.PARTS, at))
+
+
+@functools.lru_cache(maxsize=16)
+def _booster(trees: str) -> Any:
+    import lightgbm
+
+    return lightgbm.Booster(model_str=trees)
+
+
+@dataclasses.dataclass(frozen=True)
+class BiMix(SumLaw):
+    """L = r^-a (B s^-b + C), nats per token on one domain that has the share r of the data, after s steps.
+
+    The source's factor A before the bracket cannot be told from B and C; it is part of them here.
+    """
+
+    B: Any
+    C: Any
+    a: Any
+    b: Any
+
+    NAME: ClassVar[str] = "bimix"
+    FORMULA: ClassVar[str] = "L = (B/s^b + C)/r^a"
+    SOURCE: ClassVar[str] = "Ge et al. 2024 (BiMix; arXiv 2405.14908)"
+    ROLES: ClassVar[tuple[str, ...]] = ("proportion", "S", "loss")
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("B", (("proportion", -1.0, "a"), ("S", -1.0, "b"))),
+        Term("C", (("proportion", -1.0, "a"),)),
+    )
+
+
+def spearman(law: Any, table: Any) -> float:
+    """Rank correlation of predicted and measured losses over the rows of a table with `share` and `loss`."""
+    from scipy import stats
+
+    return float(stats.spearmanr(np.asarray(law.predict(table["share"])), np.asarray(table["loss"])).statistic)
+
+
+def best_mixture(
+    law: Any, prior: Mapping[str, float] | Sequence[float], draws: int = 100_000, top: int = 128, seed: int = 42
+) -> np.ndarray:
+    """Shares [parts] that make a law's loss least: the mean of the `top` best of mixtures drawn around a prior.
+
+    Mixtures are drawn from Dirichlet(prior) by numpy's RandomState(seed), as RegMix does. The prior is the share of
+    each part in the data that there is, in the order of the law's parts or by name. Raises InputError for a prior that
+    is not positive or names other parts.
+    """
+    parts = law.PARTS["share"]
+    if isinstance(prior, Mapping):
+        for name in prior:
+            if name not in parts:
+                raise InputError(f"prior: {name!r} is not a part of the mixture; {nearest(name, parts, 'part')}")
+        missing = [part for part in parts if part not in prior]
+        if missing:
+            raise InputError(f"prior: no share for {', '.join(missing)}; expected one for each part")
+        prior = [prior[part] for part in parts]
+    weights = np.asarray(prior, dtype=np.float64)
+    if weights.shape != (len(parts),) or not (np.isfinite(weights) & (weights > 0)).all():
+        raise InputError(
+            f"prior: {list(map(float, weights))} is not one positive number for each of {len(parts)} parts"
+        )
+    if not 0 < top <= draws:
+        raise InputError(f"top: {top} is not between 1 and the {draws} draws")
+    share = np.random.RandomState(seed).dirichlet(weights, draws)
+    return share[np.argsort(law.predict(share), kind="stable")[:top]].mean(axis=0)

@@ -1,0 +1,162 @@
+"""Mixtures of experts: how the number of experts, their granularity and the share that is active enter the loss."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.engine.objective import Objective
+from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor
+
+
+def saturated(count: Any, start: Any, most: Any) -> Any:
+    """1/(1/(count - 1 + 1/(1/start - 1/most)) + 1/most): `start` at count = 1, rising to `most` (Clark, equation 20)."""
+    return 1 / (1 / (count - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutedLM(FormulaLaw):
+    """log10 L = a log10 N + b log10 E' + c log10 N log10 E' + d, E' the saturated number of experts E.
+
+    N: parameters that one token passes through; L in nats per token, at one fixed number of training tokens.
+    """
+
+    a: Any
+    b: Any
+    c: Any
+    d: Any
+    E_start: Any
+    E_max: Any
+
+    NAME: ClassVar[str] = "clark"
+    FORMULA: ClassVar[str] = (
+        "log10 L = a log10 N + b log10 E' + c log10 N log10 E' + d, E' = experts between E_start and E_max"
+    )
+    SOURCE: ClassVar[str] = "Clark et al. 2022 (arXiv 2202.01169), equations 2 and 20"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "experts", "loss")
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "a": free(-0.05, -0.1),
+        "b": free(-0.05, -0.15),
+        "c": free(0.0, 0.02),
+        "d": free(0.8, 1.2),
+        "E_start": prefactor(1.2, 2.0, 4.0, low=1e-2),
+        "E_max": prefactor(100.0, 300.0, 1000.0, high=1e9),
+    }
+
+    def predict(self, N: Any, experts: Any) -> Any:
+        """Loss in nats per token."""
+        size, many = np.log(N) / np.log(10), np.log(saturated(experts, self.E_start, self.E_max)) / np.log(10)
+        return np.exp(np.log(10) * (self.a * size + self.b * many + self.c * size * many + self.d))
+
+    def effective(self, N: Any, experts: Any) -> Any:
+        """Parameters of a dense model of the same loss (their equation 7)."""
+        first, many = (np.log10(saturated(e, self.E_start, self.E_max)) for e in (1, experts))
+        return power(N, (self.a + self.c * many) / (self.a + self.c * first)) * 10 ** (
+            self.b * (many - first) / (self.a + self.c * first)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FineGrained(FormulaLaw):
+    """L = c + (g G^-gamma + a) N^-alpha + b D^-beta, nats per token; G = d_ff / expert size; at one expansion rate."""
+
+    c: Any
+    g: Any
+    a: Any
+    b: Any
+    gamma: Any
+    alpha: Any
+    beta: Any
+
+    NAME: ClassVar[str] = "fine_grained"
+    FORMULA: ClassVar[str] = "L = c + (g/G^gamma + a)/N^alpha + b/D^beta"
+    SOURCE: ClassVar[str] = "Krajewski et al. 2024 (arXiv 2402.07871), equation 4"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "granularity", "loss")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        **dict.fromkeys(("c", "g", "a", "b"), prefactor()),
+        "gamma": exponent(0.2, 0.5, 1.0),
+        "alpha": exponent(),
+        "beta": exponent(),
+    }
+
+    def predict(self, N: Any, D: Any, granularity: Any) -> Any:
+        """Loss in nats per token."""
+        size = self.g * power(granularity, -self.gamma) + self.a
+        return self.c + size * power(N, -self.alpha) + self.b * power(D, -self.beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsity(FormulaLaw):
+    """L = a N^-alpha + b D^-beta + c (1-S)^lambda + d (1-S)^-delta N^-gamma + e, nats per token.
+
+    N: all parameters; S = (E - K)/E: the share of experts that a token does not use.
+    """
+
+    a: Any
+    b: Any
+    c: Any
+    d: Any
+    e: Any
+    alpha: Any
+    beta: Any
+    lam: Any
+    delta: Any
+    gamma: Any
+
+    NAME: ClassVar[str] = "sparsity"
+    FORMULA: ClassVar[str] = "L = a/N^alpha + b/D^beta + c (1-S)^lam + d/((1-S)^delta N^gamma) + e"
+    SOURCE: ClassVar[str] = "Abnar et al. 2025 (arXiv 2501.12370), equation 5"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "sparsity", "loss")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        **dict.fromkeys(("a", "b", "c", "d", "e"), prefactor()),
+        "alpha": exponent(0.3, 0.6, 0.9),
+        "beta": exponent(0.2, 0.4, 0.7),
+        "lam": exponent(0.05, 0.17, 0.5),
+        "delta": exponent(0.05, 0.16, 0.5),
+        "gamma": exponent(0.05, 0.16, 0.4),
+    }
+
+    def predict(self, N: Any, D: Any, sparsity: Any) -> Any:
+        """Loss in nats per token."""
+        active = 1 - np.asarray(sparsity)
+        plain = self.a * power(N, -self.alpha) + self.b * power(D, -self.beta) + self.c * power(active, self.lam)
+        return plain + self.d * power(active, -self.delta) * power(N, -self.gamma) + self.e
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficiencyLeverage(FormulaLaw):
+    """C_dense/C_moe at equal loss = A'^(a + d log10 C + g (log2 G)^2 + b log2 G): what a mixture's compute is worth.
+
+    A: share of experts that is active (shared ones included), 1/A' its saturated inverse; G = 2 width / expert size.
+    The bases of the logarithms are not printed in the paper; these give its printed examples.
+    """
+
+    a: Any
+    d: Any
+    g: Any
+    b: Any
+    A_start: Any
+    A_max: Any
+
+    NAME: ClassVar[str] = "efficiency_leverage"
+    FORMULA: ClassVar[str] = "EL = A'^(a + d log10 C + g (log2 G)^2 + b log2 G), A' = share between A_start and A_max"
+    SOURCE: ClassVar[str] = "Tian et al. 2025 (Ling; arXiv 2507.17702)"
+    ROLES: ClassVar[tuple[str, ...]] = ("C", "active_share", "granularity", "leverage")
+    TARGET: ClassVar[str] = "leverage"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "a": free(-1.0, 0.0, 1.0),
+        "d": free(-0.1, 0.0),
+        "g": free(0.0, 0.02),
+        "b": free(-0.1, 0.0),
+        "A_start": prefactor(1e-3, 1e-2, 1e-1),
+        "A_max": prefactor(1e2, 1e6, 1e12, high=1e30),
+    }
+
+    def predict(self, C: Any, active_share: Any, granularity: Any) -> Any:
+        """Efficiency leverage, a factor of compute."""
+        share = 1 / (1 / (active_share + 1 / (1 / self.A_start - 1 / self.A_max)) + 1 / self.A_max)
+        grain = np.log2(granularity)
+        rate = self.a + self.d * np.log10(C) + self.g * grain**2 + self.b * grain
+        return power(share, rate)

@@ -1,0 +1,80 @@
+"""Loss away from the compute-optimal ratio of tokens to parameters, and errors from losses."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.engine.objective import Objective
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, free, power, prefactor
+
+SOURCE = "Gadre et al. 2024 (arXiv 2403.08540)"
+
+
+@dataclasses.dataclass(frozen=True)
+class OverTraining(FormulaLaw):
+    """L(C, M) = E + (a M^eta + b M^-eta) C^-eta, nats per token, with M = D/N tokens per parameter and C = 6 N D.
+
+    It is Chinchilla's form with alpha = beta = 2 eta: one exponent at every ratio, and a best ratio that does not change.
+    Prefactors are in units of FLOPs^eta.
+    """
+
+    E: Any
+    a: Any
+    b: Any
+    eta: Any
+
+    NAME: ClassVar[str] = "overtraining"
+    FORMULA: ClassVar[str] = "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 4"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "loss")
+    INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N", "D"), ("C",))
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "E": prefactor(),
+        "a": prefactor(),
+        "b": prefactor(),
+        "eta": exponent(0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.6, low=1e-3),
+    }
+
+    def predict(self, N: Any, D: Any) -> Any:
+        """Loss in nats per token for N parameters and D tokens."""
+        ratio, compute = power(D / N, self.eta), power(FLOPS_PER_PARAM_TOKEN * N * D, -self.eta)
+        return self.E + (self.a * ratio + self.b / ratio) * compute
+
+    def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
+        """(N, D) with the ratio M* = (b/a)^(1/(2 eta)), which is the same at every compute."""
+        with np.errstate(all="ignore"):
+            ratio = power(self.b / self.a, 0.5 / self.eta)
+            N = np.sqrt(C / flops_per_param_token / ratio)
+            return N, ratio * N
+
+    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
+        return self.predict(N, D)
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorFromLoss(FormulaLaw):
+    """Err(L) = eps - k exp(-gamma L): average top-1 error of downstream tasks from the loss in nats per token."""
+
+    eps: Any
+    k: Any
+    gamma: Any
+
+    NAME: ClassVar[str] = "error_from_loss"
+    FORMULA: ClassVar[str] = "Err = eps - k exp(-gamma L)"
+    SOURCE: ClassVar[str] = f"{SOURCE}, equation 5"
+    ROLES: ClassVar[tuple[str, ...]] = ("loss", "error")
+    TARGET: ClassVar[str] = "error"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "eps": free(),
+        "k": free(),
+        "gamma": exponent(0.1, 0.25, 0.5, 1.0, 2.0, 4.0, low=1e-3, high=20.0),
+    }
+
+    def predict(self, loss: Any) -> Any:
+        """Error at a loss."""
+        return self.eps - self.k * np.exp(-self.gamma * loss)

@@ -1,0 +1,111 @@
+"""Numbers of few bits: training in them, and rounding to them afterwards."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analysis.laws.base import Coefficient, FormulaLaw, exponent, power, prefactor
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision(FormulaLaw):
+    """L = E + A/N'^alpha + B/D^beta with N' = N (1 - exp(-P_w/g_w)) (1 - exp(-P_a/g_a)) (1 - exp(-P_kv/g_kv)).
+
+    P: bits of weights, activations and key-value cache while training. Nats per token.
+    """
+
+    E: Any
+    A: Any
+    B: Any
+    alpha: Any
+    beta: Any
+    g_w: Any
+    g_a: Any
+    g_kv: Any
+
+    NAME: ClassVar[str] = "precision"
+    FORMULA: ClassVar[str] = "L = E + A/(N (1-exp(-P_w/g_w)) (1-exp(-P_a/g_a)) (1-exp(-P_kv/g_kv)))^alpha + B/D^beta"
+    SOURCE: ClassVar[str] = "Kumar et al. 2024 (arXiv 2411.04330), equations 2 to 4"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "bits_weights", "bits_activations", "bits_cache", "loss")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        **dict.fromkeys(("E", "A", "B"), prefactor()),
+        "alpha": exponent(0.2, 0.35, 0.5),
+        "beta": exponent(0.2, 0.35, 0.5),
+        **dict.fromkeys(("g_w", "g_a", "g_kv"), prefactor(0.5, 1.5, 3.0, low=1e-3, high=100.0)),
+    }
+
+    def predict(self, N: Any, D: Any, bits_weights: Any, bits_activations: Any, bits_cache: Any) -> Any:
+        """Loss in nats per token."""
+        bits = ((bits_weights, self.g_w), (bits_activations, self.g_a), (bits_cache, self.g_kv))
+        log_size = np.log(N) + sum(np.log(1 - np.exp(-p / g)) for p, g in bits)
+        return self.E + self.A * np.exp(-self.alpha * log_size) + self.B * power(D, -self.beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatingPoint(FormulaLaw):
+    """L = n/N^alpha + d/D^beta + e + (D^beta/N^alpha) log2(B) / (gamma (Ex + 0.5)^delta (Mx + 0.5)^nu), nats per token.
+
+    Ex, Mx: exponent and mantissa bits of training, B: numbers that share a scale.
+    """
+
+    n: Any
+    d: Any
+    e: Any
+    gamma: Any
+    alpha: Any
+    beta: Any
+    delta: Any
+    nu: Any
+
+    NAME: ClassVar[str] = "floating_point"
+    FORMULA: ClassVar[str] = (
+        "L = n/N^alpha + d/D^beta + e + (D^beta/N^alpha) log2(B) / (gamma (Ex+.5)^delta (Mx+.5)^nu)"
+    )
+    SOURCE: ClassVar[str] = "Sun et al. 2025 (Capybara; arXiv 2501.02423), equation 26"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "exponent_bits", "mantissa_bits", "block", "loss")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        **dict.fromkeys(("n", "d", "e"), prefactor()),
+        "gamma": prefactor(1e2, 1e4, 1e6),
+        "alpha": exponent(0.2, 0.35, 0.5),
+        "beta": exponent(0.2, 0.35, 0.5),
+        "delta": exponent(1.0, 2.0, 3.5, high=10.0),
+        "nu": exponent(1.0, 2.0, 3.5, high=10.0),
+    }
+
+    def predict(self, N: Any, D: Any, exponent_bits: Any, mantissa_bits: Any, block: Any) -> Any:
+        """Loss in nats per token."""
+        size, data = power(N, self.alpha), power(D, self.beta)
+        bits = power(exponent_bits + 0.5, self.delta) * power(mantissa_bits + 0.5, self.nu)
+        return self.n / size + self.d / data + self.e + data / size * np.log2(block) / (self.gamma * bits)
+
+    def critical_tokens(self, N: Any, exponent_bits: Any, mantissa_bits: Any, block: Any) -> Any:
+        """Tokens beyond which more of them raise the loss."""
+        bits = power(exponent_bits + 0.5, self.delta) * power(mantissa_bits + 0.5, self.nu)
+        return power(self.d * self.gamma * power(N, self.alpha) * bits / np.log2(block), 1 / (2 * self.beta))
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundingPenalty(FormulaLaw):
+    """Loss added by rounding trained weights to P bits: k D^beta / (N^alpha P^gamma), nats per token."""
+
+    k: Any
+    beta: Any
+    alpha: Any
+    gamma: Any
+
+    NAME: ClassVar[str] = "rounding_penalty"
+    FORMULA: ClassVar[str] = "dL = k D^beta / (N^alpha P^gamma)"
+    SOURCE: ClassVar[str] = "Ouyang et al. 2024 (QiD; arXiv 2411.17691), equation 4"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "bits_weights", "added_loss")
+    TARGET: ClassVar[str] = "added_loss"
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "k": prefactor(),
+        "beta": exponent(0.3, 0.6),
+        "alpha": exponent(0.2, 0.4),
+        "gamma": exponent(3.0, 5.5, high=20.0),
+    }
+
+    def predict(self, N: Any, D: Any, bits_weights: Any) -> Any:
+        """Added loss in nats per token."""
+        return self.k * power(D, self.beta) * power(N, -self.alpha) * power(bits_weights, -self.gamma)

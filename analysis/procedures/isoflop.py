@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from analysis import allocation
-from analysis.certificate import WIDEST_CONSTANT
+from analysis.engine.certificate import WIDEST_CONSTANT
+from analysis.engine.result import Certificate, FitResult, FitSpec, Interval
 from analysis.laws.isoflop import IsoFlop
-from analysis.result import Certificate, FitResult, FitSpec, Interval
+from analysis.procedures import allocation
 from analysis.table import Columns
 from experiments.cli import InputError
 
@@ -60,9 +60,12 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
         )
     log_c = np.log([budget.flops for budget in used])
     minima = np.array([[budget.minimum, budget.tokens(budget.minimum), budget.loss] for budget in used])
-    coefficients, objective = allocation.regress(log_c, minima[None])
     noise, freedom = noise_sd(columns, budgets, spec.interpolation)
-    draws = bootstrap_minima(used, log_c, spec, noise, freedom) if noise > 0 else np.empty((0, len(law.names())))
+    copies = bootstrap_minima(used, spec, noise, freedom) if noise > 0 else np.empty((0, len(used), 3))
+    trust = precision(used, copies) if spec.weighted else np.ones(len(used))
+    coefficients, objective = allocation.regress(log_c, minima[None], trust)
+    enough = copies[np.isfinite(copies[:, :, 0]).sum(axis=1) >= 2]
+    draws = allocation.regress(log_c, enough, trust)[0] if len(enough) else np.empty((0, len(law.names())))
     fitted = law(*map(float, coefficients[0]))
     residual = minima[:, 0] - (np.log(fitted.k_N) + fitted.a * log_c)
     return FitResult(
@@ -77,6 +80,7 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
             "budgets": [_describe(budget) for budget in budgets],
             "noise_sd": noise,
             "interpolation": spec.interpolation,
+            "weights": trust.tolist(),
         },
     )
 
@@ -239,12 +243,29 @@ def noise_sd(columns: Columns, budgets: list[Budget], interpolation: str) -> tup
     return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
-def bootstrap_minima(used: list[Budget], log_c: np.ndarray, spec: FitSpec, noise: float, freedom: int) -> np.ndarray:
-    """Refits [replicates, coefficients] to copies of the curves with normal noise added to every size.
+def precision(used: list[Budget], copies: np.ndarray) -> np.ndarray:
+    """Weight of each budget's minimum, 1/s^2 with mean 1: s is the deviation of ln N* over noisy copies of its curve.
+
+    As Porian et al. 2024: never below a third of the spacing of the sizes, and the larger, the more of the copies have
+    their minimum on an edge. Equal weights without copies.
+    """
+    if len(copies) < 2:
+        return np.ones(len(used))
+    s = np.empty(len(used))
+    for at, budget in enumerate(used):
+        there = np.isfinite(copies[:, at, 0])
+        spacing = np.ptp(budget.log_n) / (len(budget.log_n) - 1)
+        deviation = float(copies[there, at, 0].std()) if there.sum() > 1 else np.inf
+        s[at] = max(deviation, 0.33 * spacing) / max(there.mean(), 1 / len(copies))
+    weight = np.where(np.isfinite(s), 1 / s**2, 0.0)
+    return weight / weight.mean() if weight.any() else np.ones(len(used))
+
+
+def bootstrap_minima(used: list[Budget], spec: FitSpec, noise: float, freedom: int) -> np.ndarray:
+    """Minima [replicates, budgets, 3] of copies of the curves with normal noise added to every size: ln N*, D*, L*.
 
     The copies are centred on the observed losses. Each replicate has a noise of its own, as uncertain as `freedom`
-    degrees of freedom leave it. A replicate leaves out the budgets whose minimum falls on an edge
-    and is dropped when fewer than two remain.
+    degrees of freedom leave it. NaN marks a minimum on an edge.
     """
     stream = np.random.RandomState(spec.seed)
     minima = np.empty((spec.bootstrap, len(used), 3))
@@ -254,8 +275,7 @@ def bootstrap_minima(used: list[Budget], log_c: np.ndarray, spec: FitSpec, noise
         copies = budget.log_loss[:, None] + scale * stream.standard_normal((len(budget.log_n), spec.bootstrap))
         where, loss = minimise_curves(budget, copies, spec.interpolation)
         minima[:, at] = np.stack([where, budget.tokens(where), loss], axis=1)
-    keep = np.isfinite(minima[:, :, 0]).sum(axis=1) >= 2
-    return allocation.regress(log_c, minima[keep])[0] if keep.any() else np.empty((0, 7))
+    return minima
 
 
 def _describe(budget: Budget) -> dict[str, object]:

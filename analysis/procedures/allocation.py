@@ -5,27 +5,35 @@ import numpy as np
 EXPONENTS = np.geomspace(0.003, 1.0, 160)  # of the loss at the optimum; published values lie between 0.04 and 0.2
 
 
-def regress(log_c: np.ndarray, minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def regress(log_c: np.ndarray, minima: np.ndarray, trust: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients [copies, 7] (a, b, k_N, k_D, E, K, gamma) and the sum of squares of ln N* and ln D* [copies].
 
     `minima` [copies, budgets, 3] are ln N*, ln D*, ln L*; NaN marks a minimum on the edge, which is left out.
+    `trust` [budgets] weights the lines of ln N* and ln D*.
     """
     have = np.isfinite(minima[:, :, 0])
-    a, log_k_n, miss_n = _line(log_c, minima[:, :, 0], have)
-    b, log_k_d, miss_d = _line(log_c, minima[:, :, 1], have)
+    with np.errstate(all="ignore"):  # copies whose minima ran away
+        return _regress(log_c, minima, have, trust)
+
+
+def _regress(
+    log_c: np.ndarray, minima: np.ndarray, have: np.ndarray, trust: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    a, log_k_n, miss_n = _line(log_c, minima[:, :, 0], have * trust)
+    b, log_k_d, miss_d = _line(log_c, minima[:, :, 1], have * trust)
     E, K, gamma = _floor_and_power(log_c, np.exp(np.where(have, minima[:, :, 2], 0.0)), have)
     with np.errstate(over="ignore", under="ignore"):
         return np.stack([a, b, np.exp(log_k_n), np.exp(log_k_d), E, K, gamma], axis=1), miss_n + miss_d
 
 
 def _line(x: np.ndarray, y: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares y = slope x + intercept over the points that are there; slope, intercept, sum of squares."""
+    """Least squares y = slope x + intercept, weighted by `have`, 0 for missing points; slope, intercept, squares."""
     count = have.sum(axis=1)
-    y = np.where(have, y, 0.0)
+    y = np.where(have > 0, y, 0.0)
     mean_x, mean_y = (have * x).sum(axis=1) / count, y.sum(axis=1) / count
-    dx, dy = have * (x - mean_x[:, None]), have * (y - mean_y[:, None])
-    slope = (dx * dy).sum(axis=1) / (dx * dx).sum(axis=1)
-    return slope, mean_y - slope * mean_x, ((dy - slope[:, None] * dx) ** 2).sum(axis=1)
+    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    slope = (have * dx * dy).sum(axis=1) / (have * dx * dx).sum(axis=1)
+    return slope, mean_y - slope * mean_x, (have * (dy - slope[:, None] * dx) ** 2).sum(axis=1)
 
 
 def _floor_and_power(

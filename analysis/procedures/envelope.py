@@ -2,19 +2,32 @@
 
 import numpy as np
 
-from analysis import allocation, bootstrap
+from analysis.engine import bootstrap
+from analysis.engine.result import Certificate, FitResult, FitSpec
 from analysis.laws.isoflop import Envelope
-from analysis.result import Certificate, FitResult, FitSpec
+from analysis.procedures import allocation
 from analysis.table import Columns
 from experiments.cli import InputError
+
+SAME = 0.01  # of ln C
 
 
 def lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Positions of the lower convex hull of the points, left to right, as far as y decreases.
 
-    A far point (x + ln 2, y + ln 2 beyond the largest) closes the hull, as in Gemstones; it is not returned.
+    A far point (x + ln 2, y + ln 2 beyond the largest) closes the hull, as in Gemstones; it is not returned. Of points
+    closer than SAME in x only the lowest counts: runs of one budget whose C differ by rounding are no frontier.
     """
     order = np.lexsort((y, x))
+    window = np.zeros(len(order), dtype=int)
+    start = x[order[0]]
+    for at, point in enumerate(order):
+        if at and x[point] - start > SAME:
+            start = x[point]
+            window[at] = 1
+    window = np.cumsum(window)
+    lowest_first = np.lexsort((y[order], window))
+    order = order[lowest_first[np.unique(window[lowest_first], return_index=True)[1]]]
     x, y = np.r_[x[order], x.max() + np.log(2)], np.r_[y[order], y.max() + np.log(2)]
     hull: list[int] = []
     for point in range(len(x)):

@@ -1,24 +1,32 @@
-"""Fit the small, predict the large: the error of a law on runs that it has not seen."""
+"""Fit the small, predict the large: the error of a law on runs that it has not seen, against how far it had to reach."""
 
 import dataclasses
+import itertools
+from typing import Any
 
 import numpy as np
 
 from analysis import fit as fitting
-from analysis.isoflop import cluster
-from analysis.laws.base import Law
-from analysis.result import FitError, FitSpec, Interval
+from analysis.engine.result import FitError, FitResult, FitSpec
+from analysis.laws.base import FormulaLaw, Law
+from analysis.procedures.isoflop import cluster
 from analysis.table import Columns
 from experiments.cli import InputError
 
 LARGEST_SHARE = 0.2  # of the rows, when the grid has no budgets
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the rows that are fitted, when the grid has no budgets
+FACTORS = (1.0, 2.0, 5.0, 10.0, 30.0, 100.0, np.inf)  # bins of the summary
+MOST_SPLITS = 8
+STARTS = 40  # of each split; the whole grid was searched from more
+MARGIN = 2  # rows beyond the coefficients that a split leaves to fit
 
 
 @dataclasses.dataclass(frozen=True)
 class BackTest:
     """Held-out rows, what the law fitted to the others predicts for them, and how far it had to reach.
 
-    All arrays are [held-out rows]. covered: share of the held-out losses inside the interval for a new run.
+    All arrays are [held-out rows]; low and high are the interval for a new run. reach: the largest held-out compute over
+    the largest that was fitted, factor: the same row by row.
     """
 
     law: str
@@ -29,16 +37,23 @@ class BackTest:
     low: np.ndarray
     high: np.ndarray
     trained_rows: int
-    reach: float  # largest held-out C over the largest C that was fitted
+    reach: float
 
     @property
     def error(self) -> np.ndarray:
         """Relative error of each held-out row."""
         return self.predicted / self.observed - 1
 
+    @property
+    def factor(self) -> np.ndarray:
+        return self.compute / self.compute.max() * self.reach
+
+    @property
+    def inside(self) -> np.ndarray:
+        return (self.observed >= self.low) & (self.observed <= self.high)
+
     def summary(self) -> dict[str, float | str | int]:
         """Numbers for the report."""
-        inside = (self.observed >= self.low) & (self.observed <= self.high)
         return {
             "law": self.law,
             "rows_fitted": self.trained_rows,
@@ -47,8 +62,73 @@ class BackTest:
             "mean_error": float(self.error.mean()),
             "mean_absolute_error": float(np.abs(self.error).mean()),
             "largest_absolute_error": float(np.abs(self.error).max()),
-            "covered": float(inside.mean()),
+            "covered": float(self.inside.mean()),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Rolling:
+    """Back-tests at every budget in turn: fitted up to it, held out beyond it."""
+
+    law: str
+    splits: tuple[BackTest, ...]
+
+    def gathered(self, name: str) -> np.ndarray:
+        """One array of the splits (`error`, `factor`, `inside`, `rows`, ...) end to end."""
+        return np.concatenate([getattr(split, name) for split in self.splits])
+
+    def by_factor(self) -> list[dict[str, float]]:
+        """Errors by how many times the compute of a row is that of the largest row fitted."""
+        factor, error, inside = (self.gathered(name) for name in ("factor", "error", "inside"))
+        found = []
+        for low, high in itertools.pairwise(FACTORS):
+            use = (factor > low * (1 + 1e-9)) & (factor <= high * (1 + 1e-9))
+            if use.any():
+                found.append({
+                    "from": low,
+                    "to": float(factor[use].max()) if np.isinf(high) else high,
+                    "predictions": int(use.sum()),
+                    "mean_error": float(error[use].mean()),
+                    "rms_error": float(np.sqrt(np.mean(error[use] ** 2))),
+                    "covered": float(inside[use].mean()),
+                })  # fmt: skip
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """For fit.json: all splits, and by extrapolation factor."""
+        error = self.gathered("error")
+        return {
+            "splits": len(self.splits),
+            "predictions": len(error),
+            "rms_error": float(np.sqrt(np.mean(error**2))),
+            "covered": float(self.gathered("inside").mean()),
+            "by_factor": self.by_factor(),
+        }
+
+
+def effort(columns: Columns) -> np.ndarray:
+    """What grows along the grid [rows]: training FLOPs, or what stands for them. Raises InputError without such a role."""
+    if "C" in columns:
+        return columns["C"]
+    if "N" in columns and "D" in columns:
+        return 6 * columns["N"] * columns["D"]
+    for role in ("D", "N", "S", "X"):
+        if role in columns:
+            return columns[role]
+    raise InputError("GRID: a back-test needs a column that says which runs are larger (C, N, D, S or X)")
+
+
+def budgets(columns: Columns) -> np.ndarray | None:
+    """The rank of each row's FLOP budget [rows], 0 for the smallest; None when the grid has no clear budgets."""
+    size = effort(columns)
+    if "group" in columns:
+        _, label = np.unique(columns["group"].astype(str), return_inverse=True)
+    else:
+        label, near = cluster(np.log(size))
+        if not near.all() or np.bincount(label).max() < 3:
+            return None
+    middle = np.array([np.log(size[label == one]).mean() for one in range(label.max() + 1)])
+    return np.argsort(np.argsort(middle))[label]
 
 
 def largest_budget(columns: Columns) -> tuple[np.ndarray, float]:
@@ -56,53 +136,101 @@ def largest_budget(columns: Columns) -> tuple[np.ndarray, float]:
 
     When the grid has no clear budgets: the rows with the largest fifth of C, and the largest C.
     """
-    if "group" in columns:
-        _, label = np.unique(columns["group"].astype(str), return_inverse=True)
+    rank, size = budgets(columns), effort(columns)
+    if rank is None:
+        return size >= np.quantile(size, 1 - LARGEST_SHARE), float(size.max())
+    largest = rank == rank.max()
+    return largest, float(np.exp(np.log(size[largest]).mean()))
+
+
+def held_out(columns: Columns, fewest: int) -> list[np.ndarray]:
+    """Rows [booleans] to hold out, split by split, the last one the largest budget; at least `fewest` rows are left."""
+    rank, size = budgets(columns), effort(columns)
+    if rank is None:
+        found = [size >= np.quantile(size, share) for share in SHARES]
     else:
-        label, near = cluster(np.log(columns["C"]))
-        if not near.all() or np.bincount(label).max() < 3:
-            return columns["C"] >= np.quantile(columns["C"], 1 - LARGEST_SHARE), float(columns["C"].max())
-    middle = {one: np.log(columns["C"][label == one]).mean() for one in np.unique(label)}
-    largest = max(middle, key=middle.__getitem__)
-    return label == largest, float(np.exp(middle[largest]))
+        found = [rank >= first for first in range(min(2, rank.max()), rank.max() + 1)]  # one budget tells no exponent
+    found = [held for held in found if held.any() and (~held).sum() >= fewest]
+    return found[-MOST_SPLITS:]
 
 
-def back_test(columns: Columns, law: type[Law], spec: FitSpec) -> BackTest:
-    """Fit without the largest budget and predict it. `columns` need N, D, C and loss.
+def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: np.ndarray | None = None) -> BackTest:
+    """Fit without the `held` rows (the largest budget) and predict them.
 
     Raises InputError or FitError when too little is left to fit.
     """
-    held, _ = largest_budget(columns)
+    if held is None:
+        held, _ = largest_budget(columns)
     if held.all() or not held.any():
         raise InputError("GRID: a back-test needs rows below the largest budget")
-    result = fitting.fit(columns.take(~held), law, spec)
-    out = columns.take(held)
-    at = {role: out[role] for role in ("N", "D")}
-    predicted = np.asarray(result.law.loss(at))
-    stream = np.random.default_rng(0)
-    low, high = predicted.copy(), predicted.copy()
-    for row in range(len(out)):
-        draws = result.stacked().loss({role: value[row] for role, value in at.items()})
-        noise = stream.standard_normal(len(draws)) * (result.certificate.rms_log_residual or 0.0)
-        interval = Interval.of(draws * np.exp(noise), spec.level)
-        if interval is not None:
-            low[row], high[row] = interval.low, interval.high
+    result = fitting.fit(
+        columns.take(~held), law, dataclasses.replace(spec, thorough=False, starts=min(spec.starts, STARTS))
+    )
+    out, target = columns.take(held), law.TARGET
+    predicted, low, high = predict_runs(result, out)
     return BackTest(
         law=law.NAME,
         rows=out.row,
-        compute=out["C"],
-        observed=out["loss"],
+        compute=effort(out),
+        observed=out[target],
         predicted=predicted,
         low=low,
         high=high,
         trained_rows=len(result.columns),
-        reach=float(out["C"].max() / result.columns["C"].max()),
+        reach=float(effort(out).max() / effort(result.columns).max()),
     )
+
+
+def predict_runs(result: FitResult, rows: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The law at other rows [rows], and the ends of the interval of a new run there: the law's own and its scatter."""
+    law = result.law
+    if not isinstance(law, FormulaLaw):
+        raise InputError(f"{law.NAME}: it predicts optima, not runs; a back-test needs a law of single runs")
+    made = [role for role in type(law).inputs() if role not in rows]
+    if made:
+        raise InputError(f"{law.NAME}: {', '.join(made)} come from whole runs, not from rows; there is no back-test")
+    at = {role: rows[role] for role in type(law).inputs()}
+    with np.errstate(all="ignore"):
+        predicted = np.broadcast_to(np.asarray(law.predict(**at), dtype=np.float64), (len(rows),))
+    if not len(result.draws):
+        return predicted, predicted, predicted
+    with np.errstate(all="ignore"):
+        draws = type(law)(*(column[:, None] for column in result.draws.T)).predict(**at)
+    noise = np.random.default_rng(0).standard_normal((len(draws), 1)) * (result.certificate.rms_log_residual or 0.0)
+    spread = draws + noise if result.additive else draws * np.exp(noise)
+    level = result.spec.level
+    low, high = np.nanpercentile(spread, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    return predicted, np.broadcast_to(low, predicted.shape), np.broadcast_to(high, predicted.shape)
+
+
+def rolling(columns: Columns, law: type[Law], spec: FitSpec, fewest: int | None = None) -> Rolling:
+    """Back-tests at every budget of the grid; splits whose fit fails are left out.
+
+    `fewest` rows are left to fit in each. Raises InputError when no split is possible.
+    """
+    fewest = len(law.of(columns.parts).names()) + MARGIN if fewest is None else fewest
+    found, why = [], "too few rows below the largest budget"
+    for held in held_out(columns, fewest):
+        try:
+            found.append(back_test(columns, law, spec, held))
+        except (InputError, FitError) as error:
+            why = str(error)
+    if not found:
+        raise InputError(f"GRID: no back-test of {law.NAME} ({why.removeprefix('GRID: ')})")
+    return Rolling(law.NAME, tuple(found))
 
 
 def try_back_test(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[BackTest | None, str]:
     """The back-test, or why there is none."""
     try:
         return back_test(columns, law, spec), ""
+    except (InputError, FitError) as error:
+        return None, str(error)
+
+
+def try_rolling(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[Rolling | None, str]:
+    """The rolling back-test, or why there is none."""
+    try:
+        return rolling(columns, law, spec), ""
     except (InputError, FitError) as error:
         return None, str(error)

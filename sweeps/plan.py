@@ -19,7 +19,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli, files, schema
+from experiments import cli, files, record, schema
 from experiments.cli import InputError, nearest
 from experiments.record import ledger
 from experiments.schema import Run
@@ -160,6 +160,14 @@ def plan(study: studies.Study, target: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "target": target, "study": study.spec, "signatures": signatures, "totals": totals}
 
 
+def candidates(study: studies.Study) -> str:
+    """The runs of a study as CSV, with the grid's columns that are known before training; for analysis.design."""
+    import pandas as pd
+
+    rows = [{"name": cell.name, **record.columns(cell.run), **ledger(cell.run)} for cell in study.cells]
+    return pd.DataFrame(rows).to_csv(index=False)
+
+
 def table(value: dict[str, Any], name: str) -> Table:
     """The plan for a reader."""
     out = Table(title=f"{name} on {value['target']}")
@@ -177,6 +185,10 @@ def table(value: dict[str, Any], name: str) -> Table:
 def main(_: list[str]) -> int:
     """The command line."""
     study = studies.load(flags.FLAGS.study)
+    if flags.FLAGS.runs:
+        files.write_bytes(flags.FLAGS.runs, candidates(study).encode())
+        Console(highlight=False).print(f"{len(study.cells)} runs, nothing compiled; written: {flags.FLAGS.runs}")
+        return 0
     value = plan(study, flags.FLAGS.target)
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -197,5 +209,6 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("target", "cpu", f"the machine to plan for: {', '.join(TARGETS)}")
+    flags.DEFINE_string("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
     flags.DEFINE_string("json", None, "write the plan to this file as well")
     cli.run(main, required=("study",))

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import backtest, bootstrap, expression, laws, result, solver
+from analysis import backtest, expression, laws
 from analysis import fit as fitting
+from analysis.engine import bootstrap, optimum, result, solver
+from analysis.engine.objective import LOSSES, RESIDUALS, Objective
+from analysis.engine.result import INTERPOLATIONS, FitError, FitSpec
 from analysis.laws.base import Law
-from analysis.objective import LOSSES, RESIDUALS, Objective
-from analysis.result import INTERPOLATIONS, FitError, FitSpec
 from analysis.table import load, parse_roles, select
 from experiments.cli import InputError
 from tests import planted
@@ -209,7 +210,7 @@ def test_gradient_and_curvature_agree_with_differences():
         target = problem.target[None]
 
         def local(at, problem=problem, weight=weight, target=target):
-            return solver.expand(problem, at, weight, target, np.inf)
+            return problem.expand(at, weight, target, np.inf)
 
         step = 1e-6 * np.eye(5)
         up, down = ([local(theta + sign * row) for row in step] for sign in (1, -1))
@@ -280,14 +281,14 @@ def test_least_absolute_deviations_are_certified_by_their_subgradient():
     columns = select(planted.grid(planted.isoflop_frame(noise=0.01)), CHINCHILLA.ROLES)
     problem = solver.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
     weight, stages = np.ones(len(columns)), Objective("lad").stages()
-    end = solver.minimise(problem, solver.start_points(problem, weight, 32), weight, stages)
+    end = solver.minimise(problem, problem.starts(weight, 32), weight, stages)
     values = np.abs(problem.residuals(end)).sum(axis=1)
     best = end[np.argmin(values)]
     assert (
         np.abs(problem.residuals(best[None])) < 1e-7
     ).sum() == 5  # it goes through as many rows as it has coefficients
-    assert fitting.stationarity(problem, best, weight, stages[-1], lad=True) < fitting.STATIONARY
-    assert fitting.stationarity(problem, best + 1e-3, weight, stages[-1], lad=True) > 100 * fitting.STATIONARY
+    assert optimum.stationarity(problem, best, weight, stages[-1], lad=True) < optimum.STATIONARY
+    assert optimum.stationarity(problem, best + 1e-3, weight, stages[-1], lad=True) > 100 * optimum.STATIONARY
 
 
 def test_weights_count_as_repeats():
@@ -376,7 +377,7 @@ def test_computed_roles():
     ("text", "message"),
     [
         ("N=parms", "'parms' is not a column.*did you mean 'params'"),
-        ("X=params", "'X' is not a role"),
+        ("Q=params", "'Q' is not a role"),
         ("N=params,N=tokens", "given twice"),
         ("N", "not ROLE=COLUMN"),
         ("N=__import__('os').getpid()", "not allowed"),

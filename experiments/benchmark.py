@@ -7,6 +7,7 @@ step        our train step against hand-written jax.jit steps of the same shapes
 start       from process start to the first step, with an empty and with a warm compilation cache
 population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
             checkpoints and evaluation on 16,384 tokens included
+analysis    Chinchilla's approach 3 from 4500 starts and with 4000 bootstrap refits, ours against scipy (about a minute)
 families    what each family promises: step times and memory beside the dense family, compiled FLOPs, compile times
 Times are of this machine at this moment: compare within one table, quote ratios and medians.
 """
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
+from experiments.benchmark_analysis import bench_analysis
 from experiments.benchmark_families import bench_families, stepper, take_turns
 from experiments.cli import InputError
 
@@ -40,6 +42,7 @@ SIZES = {
     "large": {"width": 128, "depth": 4, "heads": 4, "batch": 8, "seq_len": 128},
 }
 STEPS = 100
+PARTS = ("step", "start", "population", "families", "analysis")
 
 
 def config_of(shape: dict[str, int], **options: Any) -> dict[str, Any]:
@@ -264,6 +267,9 @@ def main(_: list[str]) -> int:
     if given.job:
         print(json.dumps(do_job(json.loads(given.job))))
         return 0
+    for part in given.parts:
+        if part not in PARTS:
+            raise InputError(f"--parts={part}; {cli.nearest(part, PARTS, 'part')}")
     for size in given.sizes:
         if size not in SIZES:
             raise InputError(f"--sizes={size}; {cli.nearest(size, SIZES, 'size')}")
@@ -284,6 +290,8 @@ def main(_: list[str]) -> int:
             result["start"] = bench_start(scratch, root, given.rounds)
         if "population" in given.parts:
             result["population"] = bench_population(scratch, root, given.sizes, runs)
+        if "analysis" in given.parts:
+            result["analysis"] = bench_analysis(given.rounds, given.data)
         if "step" in given.parts:
             train.set_up_devices(Execution(compile_cache=None))
             result["step"] = bench_steps(given.rounds)
@@ -301,11 +309,14 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("parts", ["step", "start", "population"], "which parts: step, start, population, families")
+    flags.DEFINE_list(
+        "parts", ["step", "start", "population"], "which parts: step, start, population, families, analysis"
+    )
     flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
     flags.DEFINE_integer("rounds", 5, "rounds of the step, start and families parts", lower_bound=1)
     flags.DEFINE_string("data_root", "data", "where prepared corpora are")
+    flags.DEFINE_string("data", None, "grid of the analysis part (chinchilla_epoch.csv); a planted one without it")
     flags.DEFINE_string("json", None, "write the numbers here too")
     flags.DEFINE_string("job", None, "used by the benchmark itself: a job for a child process")
     cli.run(main)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis import figures, predict, report
-from analysis.result import FitSpec
-from analysis.survey import survey
+from analysis.engine.result import FitSpec
+from analysis.reporting.survey import survey
 from analysis.table import load
 from experiments.cli import InputError
 from tests import planted
@@ -124,7 +124,7 @@ def test_an_output_that_cannot_be_written(grid_path, tmp_path):
 
 def test_a_fit_that_fails_is_exit_code_1(grid_path, tmp_path):
     program = (
-        "import sys; from absl import flags; from analysis import fit, options, solver; from experiments import cli\n"
+        "import sys; from absl import flags; from analysis import fit, options; from analysis.engine import solver; from experiments import cli\n"
         "solver.minimise = lambda problem, theta, *a, **k: theta\n"
         "options.define(); flags.DEFINE_string('law', 'chinchilla', ''); flags.DEFINE_string('interpolation', 'cubic', '')\n"
         "flags.DEFINE_string('out', None, ''); flags.DEFINE_bool('laws', False, ''); cli.run(fit.main)\n"
@@ -144,7 +144,7 @@ def test_help_and_laws_need_no_grid():
 
 def test_analysis_needs_no_jax_and_no_model():
     program = (
-        "import sys\nfrom analysis import envelope, figures, fit, isoflop, predict, report\n"
+        "import sys\nfrom analysis import figures, fit, predict, report\nfrom analysis.procedures import envelope, isoflop\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('jax', 'flax', 'models', 'tensorflow')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -170,7 +170,7 @@ def test_report_is_one_file_that_fetches_nothing(reported):
     folder, _ = reported
     html = (folder / "report.html").read_text()
     assert planted.outside_references(html) == []
-    assert html.count("<svg") == html.count("</svg>") == html.count("<figcaption") == 7
+    assert html.count("<svg") == html.count("</svg>") == html.count("<figcaption") == len(figures.CAPTIONS) - 2
     for heading in ("Where the next budgets should go", "Back-test", "Learning rate", "every count", "Rows left out"):
         assert heading in html
     assert "group is lr_bracket, not isoflop" in html and "status is diverged" in html
@@ -180,7 +180,11 @@ def test_report_is_one_file_that_fetches_nothing(reported):
 def test_report_writes_numbers_and_figures(reported):
     folder, _ = reported
     names = {path.name for path in (folder / "figures").iterdir()}
-    assert names == {f"{name}.{kind}" for name in figures.CAPTIONS for kind in ("svg", "png")}
+    drawn = set(figures.CAPTIONS) - {"rate_batch", "exchange"}  # this grid has one batch and one family
+    assert names == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
+    html = (folder / "report.html").read_text()
+    for name in drawn:
+        assert f'<figure class="card" id="{name}">' in html and f'href="figures/{name}.svg"' in html
     data = json.loads((folder / "numbers.json").read_text())
     assert data["schema"] == report.SCHEMA and len(data["data"]["sha256"]) == 64
     assert data["data"]["rows_used"] == 20 and len(data["data"]["rows_dropped"]) == 6
@@ -211,7 +215,7 @@ def test_report_without_budgets_says_why(tmp_path):
     np.savetxt(path, np.stack([N, D, TRUTH.predict(N, D)], 1), delimiter=",", header="N,D,loss", comments="")
     grid = load(path)
     found = survey(grid, FitSpec(bootstrap=50), None, None)
-    assert list(found.results) == ["chinchilla"] and "budget" in found.failures["isoflop"]
+    assert list(found.results) == ["chinchilla", "envelope"] and "budget" in found.failures["isoflop"]
     html = report.render(found, grid, "command", figures.draw_all(found))
     assert "approach 2, parabola: not fitted" in html and "isoflop needs" in html
     assert planted.outside_references(html) == []
@@ -223,4 +227,5 @@ def test_a_name_in_the_grid_cannot_become_markup(tmp_path):
     frame.to_csv(path, index=False)
     grid = load(path)
     found = survey(grid, FitSpec(bootstrap=20), None, None)
-    assert "<script" not in report.render(found, grid, "command", {})
+    html = report.render(found, grid, "command </script><b>", figures.draw_all(found))
+    assert html.count("<script") == html.count("</script") == 1 and "alert(1)&lt;/script&gt;" in html

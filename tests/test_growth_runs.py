@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.speedup import speedup
+from analysis.procedures.speedup import speedup
 from experiments import checkpoint, inherit, lineage, prepare, record, schema, step, train, weights
 from experiments.cli import InputError
 from experiments.trial import Trial

@@ -4,7 +4,7 @@
 
 A model of 8 layers is stacked from trunks of 4 and of 2 layers (growth factors 2 and 4) after a twentieth to two fifths
 of its tokens, and trained on with a new schedule on text that the trunk has not read. Controls
-start from scratch with several budgets, so that a grown run can be compared at equal loss: analysis/speedup.py. Columns
+start from scratch with several budgets, so that a grown run can be compared at equal loss: analysis/procedures/speedup.py. Columns
 lineage_tokens and flops_lineage charge a run with its trunk. The published rule for the timing (ladder.stack_timing) is
 of models ten thousand times this size and asks for more than all the text here: hence the grid. 20 runs of 120 thousand
 parameters and less, 9.3e12 FLOPs: five to six minutes on two CPU cores.

@@ -11,7 +11,9 @@ import numpy as np
 
 from analysis import backtest, laws
 from analysis import fit as fitting
-from analysis.result import INTERPOLATIONS, FitError, FitResult, FitSpec, Interval, finite, ranges
+from analysis.compare import Comparison, compare
+from analysis.engine.result import INTERPOLATIONS, FitError, FitResult, FitSpec, finite, ranges
+from analysis.reporting.tuning import Cell, Rates, learning_rates, rate_and_batch
 from analysis.table import Columns, Grid, select
 from experiments.cli import InputError
 
@@ -19,19 +21,6 @@ FACTORS = (1, 10, 100)  # of the largest budget
 PARAMS = ("params_total", "params_no_embed", "params_non_embedding", "params_active")
 FLOPS = ("flops_total", "flops_causal", "flops_6nd", "flops_kaplan", "flops_chinchilla", "flops_deepseek", "flops")
 FEWER = 200  # bootstrap replicates of side computations
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """Loss against learning rate at one size, sorted by rate; the fitted best rate and the rate of the law's rows."""
-
-    label: str
-    rate: np.ndarray
-    loss: np.ndarray
-    best: float | None  # minimum of a parabola in ln rate through the lowest point and its neighbours
-    best_loss: float | None
-    used: float | None  # rate of the rows in the fit at this size
-    excess: float | None  # relative loss that the used rate gives away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +36,10 @@ class Survey:
     conventions: list[dict[str, Any]]
     test: backtest.BackTest | None
     no_test: str
+    rolling: backtest.Rolling | None
     rates: list[Rates]
+    cells: list[Cell]
+    comparison: Comparison | None
     verdict: str  # good, care, poor
     reasons: list[str]  # behind the verdict
 
@@ -61,15 +53,20 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
         grid, ("N", "D", "loss", "C"), optional=("group", "weight", "run"), columns=columns_text, where=where
     )
     results, failures = _fit_all(columns, spec)
-    if not results:
+    if set(results) <= {"envelope"}:  # a hull goes through any runs: alone it is no law
         raise InputError(f"GRID: no law can be fitted ({'; '.join(dict.fromkeys(failures.values()))})")
     headline = "chinchilla" if "chinchilla" in results else next(iter(results))
     _, largest = backtest.largest_budget(columns)
     optima = [optimum_row(results[name], name, factor, largest) for name in results for factor in FACTORS]
     law = laws.load("chinchilla")
-    quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER))
+    quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER), thorough=False)
     test, no_test = backtest.try_back_test(columns, law, quick)
     verdict, reasons = judge(results, test)
+    comparison = compare_families(grid, quick, columns_text, where)
+    if comparison is not None:
+        names = ", ".join(comparison.families.families)
+        reasons.append(f"one law is fitted to runs of several families ({names}); choose one with --where")
+        verdict = "care" if verdict == "good" else verdict
     return Survey(
         columns=columns,
         results=results,
@@ -80,7 +77,10 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
         conventions=compare_conventions(grid, columns, quick, columns_text, where),
         test=test,
         no_test=no_test,
+        rolling=backtest.try_rolling(columns, law, quick)[0],
         rates=learning_rates(grid, columns),
+        cells=rate_and_batch(grid, columns),
+        comparison=comparison,
         verdict=verdict,
         reasons=reasons,
     )
@@ -91,6 +91,7 @@ def _fit_all(columns: Columns, spec: FitSpec) -> tuple[dict[str, FitResult], dic
     for interpolation in INTERPOLATIONS:
         name = "isoflop" if interpolation == "quadratic" else f"isoflop_{interpolation}"
         wanted.append((name, "isoflop", dataclasses.replace(spec, interpolation=interpolation)))
+    wanted.append(("envelope", "envelope", spec))
     results: dict[str, FitResult] = {}
     failures: dict[str, str] = {}
     for name, law, choice in wanted:
@@ -105,13 +106,14 @@ def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> 
     """Compute-optimal N, D, tokens per parameter and loss at `factor` times the largest budget, with intervals."""
     C = factor * largest
 
+    ratio = result.flops_per_param_token
+
     def allocate(law: Any) -> dict[str, Any]:
-        N, D = law.optimum(C, result.flops_per_param_token)
-        return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.loss({"C": C}, result.flops_per_param_token)}
+        N, D = law.optimum(C, ratio)
+        return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.loss({"C": C}, ratio)}
 
     values = allocate(result.law)
-    draws = allocate(result.stacked()) if len(result.draws) else {}
-    intervals = {key: Interval.of(value, result.spec.level) for key, value in draws.items()}
+    intervals = {key: result.interval_of(lambda law, key=key: allocate(law)[key]) for key in values}
     return {
         "law": name,
         "times_largest": factor,
@@ -157,6 +159,16 @@ def compare_conventions(
     return rows
 
 
+def compare_families(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None) -> Comparison | None:
+    """Exchange rates between the families of the grid; None when it has fewer than two that can be fitted."""
+    law = laws.load("chinchilla")
+    try:
+        columns = select(grid, (*law.ROLES, "family"), optional=(*law.OPTIONAL, "C"), columns=columns_text, where=where)
+        return compare(columns, law, spec) if len(set(columns["family"].astype(str))) > 1 else None
+    except (InputError, FitError):
+        return None
+
+
 def _distinct(grid: Grid, names: Sequence[str], columns: Columns) -> list[str]:
     """Columns of the grid among `names` that are positive on the rows used and differ from each other."""
     found: dict[str, np.ndarray] = {}
@@ -168,45 +180,6 @@ def _distinct(grid: Grid, names: Sequence[str], columns: Columns) -> list[str]:
         if usable and not any(np.allclose(value, other, rtol=1e-6) for other in found.values()):
             found[name] = value
     return list(found)
-
-
-def learning_rates(grid: Grid, columns: Columns) -> list[Rates]:
-    """Loss against learning rate for the rows with group == 'lr_bracket', by size; empty without such rows."""
-    frame = grid.frame
-    if "group" not in frame.columns or "lr" not in frame.columns or columns.sources["loss"] not in frame.columns:
-        return []
-    bracket = frame[frame["group"].astype(str) == "lr_bracket"]
-    if "status" in frame.columns:
-        bracket = bracket[bracket["status"].astype(str) == "complete"]
-    rates = []
-    keys = [name for name in (columns.sources["N"], columns.sources["D"]) if name in frame.columns]
-    for size, rows in bracket.groupby(keys) if keys else []:
-        used = frame.iloc[columns.row]
-        same = used[
-            np.all([np.isclose(used[key], value) for key, value in zip(keys, np.atleast_1d(size), strict=True)], axis=0)
-        ]
-        rule = float(same["lr"].iloc[0]) if len(same) else None
-        together = [rows, same] if len(same) else [rows]
-        rate = np.concatenate([part["lr"].to_numpy(float) for part in together])
-        loss = np.concatenate([part[columns.sources["loss"]].to_numpy(float) for part in together])
-        good = np.isfinite(rate) & np.isfinite(loss) & (rate > 0) & (loss > 0)
-        rates.append(_rates(f"{float(np.atleast_1d(size)[0]):.3g} parameters", rate[good], loss[good], rule))
-    return [one for one in rates if len(one.rate) >= 2]
-
-
-def _rates(label: str, rate: np.ndarray, loss: np.ndarray, used: float | None) -> Rates:
-    rate, inverse = np.unique(rate, return_inverse=True)
-    loss = np.bincount(inverse, weights=loss) / np.bincount(inverse)
-    at = int(np.argmin(loss)) if len(loss) else 0
-    best = best_loss = excess = None
-    if 0 < at < len(rate) - 1:
-        near = slice(at - 1, at + 2)
-        curve = np.polyfit(np.log(rate[near]), np.log(loss[near]), 2)
-        middle = -curve[1] / (2 * curve[0])
-        best, best_loss = float(np.exp(middle)), float(np.exp(np.polyval(curve, middle)))
-        if used is not None:
-            excess = float(loss[np.argmin(np.abs(np.log(rate / used)))] / best_loss - 1)
-    return Rates(label, rate, loss, best, best_loss, used, excess)
 
 
 def judge(results: Mapping[str, FitResult], test: backtest.BackTest | None) -> tuple[str, list[str]]:

@@ -1,0 +1,1 @@
+"""Notebooks as Python files (jupytext, percent format): `jupytext --to notebook FILE.py`, or open them in Jupyter Lab."""

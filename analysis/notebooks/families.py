@@ -1,0 +1,70 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Comparing families
+#
+# Two families are compared by what their compute is worth: how many FLOPs of the baseline buy the loss that one FLOP of the
+# other buys, how sure that is, and where it turns over.
+
+# %%
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(
+    0,
+    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
+)
+
+import pandas as pd
+
+from analysis import compare, figures, laws, table
+from analysis.engine.result import FitSpec
+from analysis.figures import families
+from analysis.laws.chinchilla import Chinchilla
+from analysis.notebooks import grids
+
+FOLDER = pathlib.Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## The runs
+# Planted here, so that the truth is known: a dense family, and a routed one that starts behind and overtakes. For your own
+# runs load a grid with a column `family`.
+
+# %%
+routed = Chinchilla(E=1.63, A=430.0, B=440.0, alpha=0.34, beta=0.28)
+frame = pd.concat([grids.planted(family="dense", seed=1), grids.planted(routed, family="routed", seed=2)])
+grid = grids.as_grid(frame, FOLDER / "families.parquet")
+law = laws.load("chinchilla")
+columns = table.select(grid, (*law.ROLES, "family"), optional=("C",))
+
+# %%
+found = compare.compare(columns, law, FitSpec(bootstrap=200))
+pd.DataFrame({name: family.law.coefficients() for name, family in found.families.families.items()}).T
+
+# %% [markdown]
+# Whether the families may share exponents is tested, not assumed.
+
+# %%
+found.families.sharing
+
+# %% [markdown]
+# ## Exchange rates
+
+# %%
+figures.picture(families.exchange, found)
+
+# %%
+for name, crossing in found.crossings.items():
+    print(f"{name} against {found.baseline}: {compare.describe(crossing, 'FLOPs')}")
+
+# %% [markdown]
+# The same from the command line: `python -m analysis.compare GRID --by=family --baseline=dense --out=compare.json`. Grids
+# with accelerator hours are also compared at equal hours.

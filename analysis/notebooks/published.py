@@ -1,0 +1,75 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Published grids
+#
+# The grids behind published laws, refitted: their numbers, ours, and what is wrong with some of them. The files are not part
+# of the project. Set `LOSSGRID_GRIDS` to the folder that holds them (`chinchilla_epoch.csv`, ...); what is not there
+# is skipped.
+
+# %%
+import pathlib
+import sys
+
+sys.path.insert(
+    0,
+    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
+)
+
+import importlib
+
+import pandas as pd
+
+from analysis import figures, fit, laws, table
+from analysis.engine.result import FitSpec
+from analysis.figures import quality
+from analysis.laws.chinchilla import Chinchilla
+from analysis.notebooks import grids
+from analysis.published import STUDIES
+from analysis.published.target import compare
+from analysis.reporting.survey import survey
+
+# %%
+studies = {name: importlib.import_module(f"analysis.published.{module}").STUDY for name, module in STUDIES.items()}
+here = {name: [grids.published(file) for file in study.files] for name, study in studies.items()}
+pd.DataFrame(
+    {"title": [studies[name].title for name in studies], "files here": [all(found) for found in here.values()]},
+    index=studies,
+)
+
+# %% [markdown]
+# ## Chinchilla, approach 3
+# Besiroglu et al. 2024 read 245 runs off a figure of Hoffmann et al. 2022 and left five out.
+
+# %%
+path = grids.published("chinchilla_epoch.csv")
+if path is None:
+    print("chinchilla_epoch.csv is not here")
+else:
+    grid = table.load(path)
+    columns = table.select(grid, ("N", "D", "loss"), optional=("C",), where="in_published_fit == 1")
+    result = fit.fit(columns, laws.load("chinchilla"), FitSpec(bootstrap=100))
+    published = Chinchilla(E=1.8172, A=477.84, B=2143.86, alpha=0.34731, beta=0.36718)
+    display(pd.DataFrame({"published": published.coefficients(), "ours": result.law.coefficients()}))
+    everything = survey(grid, FitSpec(bootstrap=100), None, "in_published_fit == 1")
+    display(figures.picture(quality.back_tests, everything))
+
+# %% [markdown]
+# ## Published numbers and ours
+# Every number that a study states. Those of the other grids take minutes: name them in `wanted`.
+
+# %%
+wanted = ["clark"]
+rows = []
+for name in wanted:
+    if all(here[name]):
+        files = {file: table.load(found) for file, found in zip(studies[name].files, here[name], strict=True)}
+        rows += compare(name, studies[name], studies[name].refit(files))
+pd.DataFrame([vars(row) for row in rows], columns=["study", "quantity", "published", "ours", "verdict", "note"])

@@ -1,0 +1,100 @@
+"""How a report speaks: names of the approaches, the headline, the back-test and the learning rates in sentences."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from analysis.output import human, number, span
+
+TITLES = {
+    "chinchilla": "approach 3, parametric",
+    "isoflop": "approach 2, parabola",
+    "isoflop_cubic": "approach 2, cubic",
+    "isoflop_akima": "approach 2, Akima",
+    "envelope": "approach 1, envelope",
+}
+WORDS = {
+    "good": "Nothing speaks against this fit.",
+    "care": "Use with care.",
+    "poor": "Do not extrapolate from this fit.",
+}
+
+
+def law_text(found: Any) -> str:
+    """The law with its numbers in place."""
+    text, values = found.law.FORMULA, found.law.coefficients()
+    for name, value in values.items():
+        text = re.sub(rf"(?<![A-Za-z_]){name}(?![A-Za-z_*])", number(value), text)
+    return text
+
+
+def headline(survey: Any) -> dict[str, str]:
+    """The law in one line and what it says in one sentence."""
+    found = survey.results[survey.headline]
+    interval = found.intervals().get("exponent_N")
+    exponent = number(float(found.law.optimum_exponents()["exponent_N"]), 3)
+    between = f" ({found.spec.level:.0%} interval {span(interval, 3)})" if interval else ""
+    far = next(row for row in survey.optima if row["law"] == survey.headline and row["times_largest"] == 100)
+    title = f"Compute-optimal parameters grow as C^{exponent}{between}"
+    sentence = (
+        f"At 100 times the largest budget, {number(far['C'], 2)} FLOPs: {human(far['N'])} parameters, "
+        f"{human(far['D'])} tokens, loss {number(far['loss'], 4)} nats per token ({TITLES[survey.headline]})."
+    )
+    lost = found.certificate.not_identified
+    if far["N"] is None or {"alpha", "beta"} & set(lost):
+        title = "These runs do not say how parameters should grow with compute"
+        exponent, between = "", ""
+        sentence = f"Not identified: {', '.join(lost)}." if lost else "The law has no compute-optimal point."
+    return {
+        "exponent": exponent,
+        "between": between,
+        "title": title,
+        "law": law_text(found),
+        "sentence": sentence,
+    }
+
+
+def test_text(survey: Any) -> str:
+    """The back-test in one sentence, empty when there is none."""
+    if survey.test is None:
+        return ""
+    found = survey.test.summary()
+    return (
+        f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({TITLES[found['law']]}) misses the "
+        f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
+        f"{found['mean_error']:+.2%} on average (absolute {found['mean_absolute_error']:.2%}, worst "
+        f"{found['largest_absolute_error']:.2%}); "
+        f"{found['covered']:.0%} of them lie in the interval that was given for them."
+    )
+
+
+def rate_text(one: Any) -> str:
+    """One size of the learning-rate bracket in a sentence."""
+    if one.best is None:
+        return f"{one.label}: the best rate tried, {one.rate[np.argmin(one.loss)]:.3g}, is at the edge of the bracket."
+    text = f"{one.label}: the best rate is {one.best:.3g}"
+    if one.used is None:
+        return f"{text}."
+    return f"{text}; the runs in the fit used {one.used:.3g}, which gives away {one.excess:.2%} of the loss."
+
+
+def by_budget(survey: Any) -> list[dict[str, Any]]:
+    """The optima, budget by budget."""
+    return sorted(survey.optima, key=lambda row: row["times_largest"])
+
+
+def optimum_cells(row: dict[str, Any], first: str) -> dict[str, Any]:
+    cells = []
+    for key, digits in (("N", 3), ("D", 3), ("tokens_per_param", 3), ("loss", 4)):
+        write = human if key in "ND" else number
+        interval = row["intervals"].get(key)
+        between = f"{write(interval['low'], digits)} to {write(interval['high'], digits)}" if interval else ""
+        cells.append({"value": write(row[key], digits), "span": between})
+    return {
+        "times": row["times_largest"],
+        "C": number(row["C"], 3),
+        "law": TITLES[row["law"]],
+        "first": row["law"] == first,
+        "cells": cells,
+    }

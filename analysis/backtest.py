@@ -9,6 +9,7 @@ import numpy as np
 from analysis import fit as fitting
 from analysis.engine.result import FitError, FitResult, FitSpec
 from analysis.laws.base import FormulaLaw, Law
+from analysis.laws.isoflop import Allocation
 from analysis.procedures.isoflop import cluster
 from analysis.table import Columns
 from experiments.cli import InputError
@@ -38,6 +39,7 @@ class BackTest:
     high: np.ndarray
     trained_rows: int
     reach: float
+    quantity: str = "loss"  # N* for laws of the optimum alone: what is held out are the optima of larger budgets
 
     @property
     def error(self) -> np.ndarray:
@@ -56,6 +58,7 @@ class BackTest:
         """Numbers for the report."""
         return {
             "law": self.law,
+            "quantity": self.quantity,
             "rows_fitted": self.trained_rows,
             "rows_held_out": len(self.rows),
             "extrapolation": self.reach,
@@ -98,6 +101,7 @@ class Rolling:
         """For fit.json: all splits, and by extrapolation factor."""
         error = self.gathered("error")
         return {
+            "quantity": self.splits[0].quantity,
             "splits": len(self.splits),
             "predictions": len(error),
             "rms_error": float(np.sqrt(np.mean(error**2))),
@@ -163,9 +167,10 @@ def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: np.ndarray 
         held, _ = largest_budget(columns)
     if held.all() or not held.any():
         raise InputError("GRID: a back-test needs rows below the largest budget")
-    result = fitting.fit(
-        columns.take(~held), law, dataclasses.replace(spec, thorough=False, starts=min(spec.starts, STARTS))
-    )
+    spec = dataclasses.replace(spec, thorough=False, starts=min(spec.starts, STARTS))
+    result = fitting.fit(columns.take(~held), law, spec)
+    if issubclass(law, Allocation):
+        return _back_test_optima(columns, result, fitting.fit(columns, law, dataclasses.replace(spec, bootstrap=0)))
     out, target = columns.take(held), law.TARGET
     predicted, low, high = predict_runs(result, out)
     return BackTest(
@@ -178,6 +183,38 @@ def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: np.ndarray 
         high=high,
         trained_rows=len(result.columns),
         reach=float(effort(out).max() / effort(result.columns).max()),
+    )
+
+
+def _back_test_optima(columns: Columns, small: FitResult, whole: FitResult) -> BackTest:
+    """N* that the fit of the smaller budgets gives for the larger ones, against the optima found there."""
+    largest = float(effort(small.columns).max())
+    if "budgets" in whole.details:
+        C, N = np.array([(one["flops"], one["N"]) for one in whole.details["budgets"] if one["N"]]).reshape(-1, 2).T
+    else:
+        on_hull = np.isin(columns.row, whole.details["hull_rows"])
+        C, N = columns["C"][on_hull], columns["N"][on_hull]
+    C, N = C[largest * 1.01 < C], N[largest * 1.01 < C]
+    if not len(C):
+        raise InputError(f"GRID: no back-test of {small.law.NAME}: no optimum is found beyond the budgets fitted")
+    predicted = np.asarray(small.law.optimum(C)[0])
+    low = high = predicted
+    if len(small.draws):
+        draws = type(small.law)(*(column[:, None] for column in small.draws.T)).optimum(C)[0]
+        level = small.spec.level
+        low, high = np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    nearest = np.abs(np.log(columns["C"][:, None] / C)).argmin(axis=0)
+    return BackTest(
+        law=small.law.NAME,
+        rows=columns.row[nearest],
+        compute=C,
+        observed=N,
+        predicted=predicted,
+        low=low,
+        high=high,
+        trained_rows=len(small.columns),
+        reach=float(C.max() / largest),
+        quantity="N*",
     )
 
 

@@ -192,8 +192,8 @@ def show_hindsight(test: dict[str, Any] | None, console: Any) -> None:
         return
     reach = test["by_factor"][-1]["to"]
     console.print(
-        f"back-test: {test['rms_error']:.2%} root mean square error of {test['predictions']} predictions up to "
-        f"{reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in the interval given for a run",
+        f"back-test: {test['rms_error']:.2%} root mean square error of {test['predictions']} predictions of "
+        f"{test['quantity']} up to {reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in their interval",
         highlight=False,
     )
 

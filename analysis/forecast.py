@@ -1,7 +1,7 @@
 """Predictions that are frozen before the run they speak of, and scored when it is there.
 
     python -m analysis.forecast fit.json --at="N=1e9,D=2e10" --out=forecasts/1b.json        freeze
-    python -m analysis.forecast forecasts/*.json --score=grid.parquet --out=scores.json     score
+    python -m analysis.forecast forecasts/*.json --score=grid.parquet --out=scores.json [--figure=calibration.svg]   score
 
 A forecast holds the distribution that the fit gives for a new run, the hash of the data it rests on, the time, and a hash
 of all that, so that neither a changed number nor a changed date goes unnoticed. It is never overwritten. A row of the
@@ -231,11 +231,24 @@ def _freeze(paths: Sequence[str], out: str, console: Any) -> None:
     )
 
 
+def draw(outcomes: Sequence[Outcome], path: str) -> None:
+    """The calibration of all outcomes as an SVG or PNG file."""
+    from analysis.figures.families import calibration as draw_calibration
+    from analysis.figures.style import render
+
+    svg, png = render(lambda: draw_calibration(outcomes), "calibration")
+    write(path, png if path.endswith(".png") else svg, "--figure")
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     values = flags.FLAGS
     console = open_console()
     check_writable(values.out, "--out")
+    if values.figure is not None:
+        check_writable(values.figure, "--figure")
+        if not values.figure.endswith((".svg", ".png")):
+            raise InputError(f"--figure: {values.figure} is not the name of an SVG or PNG file")
     if values.score is None:
         _freeze(argv, values.out, console)
     else:
@@ -245,12 +258,16 @@ def main(argv: list[str]) -> None:
         outcomes, waiting = score([read(path) for path in argv], grid, values.columns, values.where, values.tolerance)
         write(values.out, to_json(outcomes, waiting, grid, command("analysis.forecast")), "--out")
         show(outcomes, waiting, values.level, console)
+        if values.figure is not None and outcomes:
+            draw(outcomes, values.figure)
+            console.print(f"written: {values.figure}")
     console.print(f"written: {values.out}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("at", None, 'The run to forecast: "N=1e9,D=2e10".')
     flags.DEFINE_string("score", None, "A grid with outcomes: scores the forecasts that are given.")
+    flags.DEFINE_string("figure", None, "With --score: the calibration of all forecasts as an SVG or PNG file.")
     flags.DEFINE_string("columns", None, "As for analysis.fit; by default the columns that the fit used.")
     flags.DEFINE_string("where", None, "As for analysis.fit.")
     flags.DEFINE_float("tolerance", 0.02, "Largest ln ratio between a row's inputs and the forecast's.")

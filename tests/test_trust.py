@@ -468,3 +468,16 @@ def test_sure_minima_count_more():
             weights = np.array(found.details["weights"])
             assert weights.mean() == pytest.approx(1) and (np.ptp(weights) > 0) == weighted
     assert np.mean(errors[True]) < np.mean(errors[False])
+
+
+@pytest.mark.parametrize("name", ["isoflop", "envelope"])
+def test_laws_of_the_optimum_are_tested_on_the_optima_of_larger_budgets(name):
+    law = laws.load(name)
+    columns = select(planted.grid(planted.isoflop_frame(noise=3e-4, sizes=11)), law.ROLES, optional=law.OPTIONAL)
+    test = backtest.rolling(columns, law, FitSpec(bootstrap=100))
+    last = test.splits[-1]
+    assert last.quantity == test.summary()["quantity"] == "N*" and last.reach == pytest.approx(10**0.5, rel=1e-3)
+    truth = planted.TRUTH.optimum(last.compute)[0]
+    np.testing.assert_allclose(last.observed, truth, rtol=0.25)
+    np.testing.assert_allclose(last.predicted, truth, rtol=0.25)
+    assert len(test.splits) == 3 and (last.low <= last.high).all()

@@ -44,8 +44,12 @@ def test_a_forecast_is_frozen_and_scored(grids):
     assert done.returncode == 0 and "frozen" in done.stdout, done.stderr
     again = command("analysis.forecast", str(fit), at, f"--out={frozen}")
     assert again.returncode == 2 and "never overwritten" in again.stderr
-    done = command("analysis.forecast", str(frozen), f"--score={grids / 'all.csv'}", f"--out={scores}")
+    figure = grids / "calibration.svg"
+    done = command(
+        "analysis.forecast", str(frozen), f"--score={grids / 'all.csv'}", f"--out={scores}", f"--figure={figure}"
+    )
     assert done.returncode == 0, done.stderr
+    assert 'data-run="30"' in figure.read_text()
     data = json.loads(scores.read_text())
     assert data["scores"][0]["row"] == 30 and data["scores"][0]["observed"] == pytest.approx(row["loss"])
     assert data["waiting"] == {} and [one["level"] for one in data["calibration"]] == [0.5, 0.8, 0.9, 0.95]

@@ -257,6 +257,9 @@ def select(
             )
     reasons: list[str | None] = [None] * len(grid.frame)
     _drop_by_record(grid, where, reasons, notes)
+    if "censored" in grid.frame.columns and "censored" not in values:
+        stopped = grid.numbers("censored", "censored") > 0
+        _mark(reasons, stopped, "the run was stopped early (censored), and this law has no use for a bound")
     if where:
         held = expression.select(where, functools.partial(_named, grid, values))
         _mark(reasons, ~np.broadcast_to(held, len(reasons)), f"--where {where} does not hold")

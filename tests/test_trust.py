@@ -67,6 +67,15 @@ def test_a_censored_run_only_bounds_the_law():
     )
 
 
+def test_a_law_that_cannot_use_a_bound_leaves_censored_runs_out():
+    law = laws.load("isoflop")
+    frame = planted.isoflop_frame().assign(censored=0)
+    frame.loc[3, ["censored", "loss"]] = 1, 9.0
+    columns = select(planted.grid(frame), law.ROLES, optional=law.OPTIONAL)
+    assert 3 not in columns.row and "stopped early" in columns.dropped[0].reason
+    assert 3 in chinchilla(frame).row
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])
 def test_a_share_that_is_none(value):
     with pytest.raises(InputError, match="--above"):

@@ -47,7 +47,7 @@ class Objective:
         The loss of a `censored` row (stopped early) only bounds that of the whole run from above: it may lie above the
         law at no cost.
         """
-        if censored is None:
+        if censored is None or not (np.asarray(censored) > 0).any():
             return self.above if self.above < 1 else None
         return np.where(np.asarray(censored) > 0, 0.0, self.above)
 

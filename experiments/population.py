@@ -9,6 +9,7 @@ of one on the same path.
 
 from collections.abc import Sequence
 import functools
+import math
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer
 import numpy as np
 
+from experiments import hosts
 from experiments import step as steps
 from experiments.record import ledger
 from experiments.schema import Execution, Run, representative, runtime_values, with_runtime
@@ -27,6 +29,11 @@ from models import growth, partition
 # XLA's YNNPACK fusions make small steps about 1.1x slower than its own reductions and matmuls, and a scheduler that
 # looks for concurrency costs a little more where there are as many devices as cores.
 CPU_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+# XLA for TPUs turns every gather of a split matrix before its matmul into a loop of permutations, which compiles three
+# times longer and keeps the scheduler from prefetching the gather: only above so many MiB.
+TPU_COMPILER = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+_COMPILERS = {"cpu": CPU_COMPILER, "tpu": TPU_COMPILER}
 
 # FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
 _DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
@@ -51,6 +58,12 @@ def _program(run: Run, slots: int, execution: Execution) -> "Program":
 def program(run: Run, slots: int, execution: Execution) -> "Program":
     """The Program of a run's signature on all devices; in one process equal ones are compiled once."""
     return _program(representative(run), slots, execution)
+
+
+def _peak_bytes(compiled: Any) -> int | None:
+    """Memory of one device that a compiled function needs at its peak, where the backend says so."""
+    memory = compiled.memory_analysis()
+    return int(memory.peak_memory_in_bytes) if memory is not None else None
 
 
 def _index(tree: Any, i: Any) -> Any:
@@ -78,7 +91,7 @@ class Program:
         self.steps_per_dispatch = execution.steps_per_dispatch or int(
             np.clip(_DISPATCH_FLOPS.get(backend, 2e13) / flops, 1, 64)
         )
-        self._compiler = CPU_COMPILER if backend == "cpu" else None
+        self._compiler = _COMPILERS.get(backend)
         self._spec = P("trial")
         self._rows = ("data", "fsdp")
         shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
@@ -173,7 +186,7 @@ class Program:
     def _init(self) -> Any:
         one = functools.partial(self._each, lambda v: steps.init_state(self.run, with_runtime(self.run, v)))
         # Runs once: on a CPU half of its time was compilation at the usual effort.
-        quick = {"xla_backend_optimization_level": 0} if self._compiler else None
+        quick = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
         return jax.jit(self._over_trials(one), out_shardings=self.state_sharding, compiler_options=quick)
 
     @functools.cached_property
@@ -212,16 +225,39 @@ class Program:
         return jax.jit(take, in_shardings=(self.state_sharding, None), out_shardings=whole)
 
     def compile(self, dtype: Any = np.uint16) -> "Program":
-        """Compile the train function ahead of its first use; sets `compile_seconds` and `memory_bytes` (peak)."""
+        """Compile the train function ahead of its first use; sets `compile_seconds` and `memory_bytes` (peak).
+
+        The devices need not be there: those of a topology (sweeps/aot.py) will do.
+        """
         tokens = self.token_shape()
         shapes = (self.state_shapes, self._abstract_values(), jax.ShapeDtypeStruct(tokens, dtype))
         start = time.monotonic()
         with jax.set_mesh(self.mesh):
             self.compiled = self._train.lower(*shapes, jax.ShapeDtypeStruct((self.slots,), np.int32)).compile()
         self.compile_seconds = time.monotonic() - start
-        memory = self.compiled.memory_analysis()
-        self.memory_bytes = int(memory.peak_memory_in_bytes) if memory is not None else None
+        self.memory_bytes = _peak_bytes(self.compiled)
         return self
+
+    def compile_rest(self, dtype: Any = np.uint16, batches: int = 1) -> dict[str, int | None]:
+        """Compile what else runs beside the train function: an evaluation on `batches` batches, and taking a slot's state
+        for its checkpoint. Peak bytes of each, all slots' states included.
+        """
+        tokens, counts = jax.ShapeDtypeStruct(self.token_shape(batches), dtype), (self.slots,)
+        with jax.set_mesh(self.mesh):
+            evaluate = self._evaluate.lower(self.state_shapes.params, tokens, jax.ShapeDtypeStruct(counts, np.int32))
+            take = self._take.lower(self.state_shapes, jax.ShapeDtypeStruct((), np.int32))
+            peaks = {"evaluation": _peak_bytes(evaluate.compile()), "checkpoint": _peak_bytes(take.compile())}
+        if peaks["evaluation"] is not None:  # it is given the parameters: the rest of the state lies beside them
+            peaks["evaluation"] += self.device_bytes() - self.device_bytes("params")
+        return peaks
+
+    def device_bytes(self, part: str | None = None) -> int:
+        """Of the train state of all slots, or a part of it, on one device."""
+        shapes, split = self.state_shapes, self.state_sharding
+        if part is not None:
+            shapes, split = getattr(shapes, part), getattr(split, part)
+        sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, split)
+        return sum(jax.tree.leaves(sizes))
 
     def token_shape(self, steps: int | None = None) -> tuple[int, int, int, int]:
         """Shape of the tokens of one dispatch: slots, steps, sequences, seq_len + 1."""
@@ -230,7 +266,7 @@ class Program:
     def init(self, runs: Sequence[Run]) -> steps.TrainState:
         """The initial state of the runs in all slots."""
         with jax.set_mesh(self.mesh):
-            return self._init(jax.device_put(self.stack_values(runs), self.slot_sharding))
+            return self._init(hosts.put(self.stack_values(runs), self.slot_sharding))
 
     def train(
         self,
@@ -242,7 +278,7 @@ class Program:
         """`counts[k]` optimizer steps of slot k. `state` is used up. Metrics are valid for the steps that were taken."""
         with jax.set_mesh(self.mesh):
             return self._train(
-                state, values, jax.device_put(tokens, self.tokens_sharding), jax.device_put(counts, self.slot_sharding)
+                state, values, hosts.put(tokens, self.tokens_sharding), hosts.put(counts, self.slot_sharding)
             )
 
     def take(self, state: steps.TrainState, slot: int) -> steps.TrainState:
@@ -262,11 +298,11 @@ class Program:
     ) -> Float[np.ndarray, "K S B"]:
         """Summed nats of each sequence, for the first `counts[k]` batches of slot k."""
         with jax.set_mesh(self.mesh):
-            return np.asarray(
+            return hosts.whole(
                 self._evaluate(
                     params,
-                    jax.device_put(tokens, self.tokens_sharding),
-                    jax.device_put(counts, self.slot_sharding),
+                    hosts.put(tokens, self.tokens_sharding),
+                    hosts.put(counts, self.slot_sharding),
                 )
             )
 

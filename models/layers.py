@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.partition import constrain
+from models.partition import backend, constrain
 from models.quantize import Recipe, matmul
 
 REMAT = ("none", "full", "dots")
@@ -138,7 +138,7 @@ def linear_recurrence(
     """
     length = decay_BLR.shape[1]
     if chunk is None:
-        chunk = length if jax.default_backend() == "cpu" else 0
+        chunk = length if backend() == "cpu" else 0
     return _recurrence(decay_BLR, update_BLR, min(chunk, length))
 
 
@@ -262,7 +262,7 @@ def fold_stack(
         return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *reports)
     graphdef, layers = nnx.split(module)
     depth = jax.tree.leaves(layers)[0].shape[0]
-    unroll = jax.default_backend() == "cpu" and depth <= 16 if unroll is None else unroll
+    unroll = backend() == "cpu" and depth <= 16 if unroll is None else unroll
 
     def body(carry: Any, rows: tuple[Any, ...]) -> tuple[Any, Any]:
         layer, *row = rows

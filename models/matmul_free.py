@@ -20,7 +20,7 @@ from experiments.cli import InputError
 from models import decoder, layers
 from models.contract import Accounting, Output
 from models.layers import Norm, param
-from models.partition import constrain
+from models.partition import backend, constrain
 
 TERNARY_GROUPS = ("head", "mixer", "mlp")  # of `account`: the ternary matrices, and nothing else
 
@@ -96,7 +96,7 @@ def whole_matmul(
 
 
 def _dot(a: Array, b: Array, axes_a: Any, axes_b: Any) -> Array:
-    if jax.default_backend() == "cpu":  # which has not all of these products in bfloat16, and none faster than float32
+    if backend() == "cpu":  # which has not all of these products in bfloat16, and none faster than float32
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.tensordot(a, b, axes=(axes_a, axes_b), preferred_element_type=jnp.float32)
 

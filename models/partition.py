@@ -84,6 +84,12 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def backend() -> str:
+    """The kind of device that is being traced for: that of the mesh (also one that is elsewhere), or jax's default."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) or jax.default_backend()
+
+
 def _spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, manual: bool) -> PartitionSpec:
     entries = []
     for axis, size in zip(axes, sizes, strict=True):

@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments.cli import InputError
 from experiments.option import option
+from models.partition import backend
 
 KERNELS = ("auto", "simulated", "real")
 # Formats for which there are matmul instructions; a scale factors out of the product unless it belongs to a block.
@@ -254,7 +255,7 @@ def _product(
     if types := _hardware(form_a, form_b, kernel):
         a, b = a.astype(types[0]), b.astype(types[1])
     else:  # a CPU has not all of these products in bfloat16, and none faster than float32
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else dtype
+        dtype = jnp.float32 if backend() == "cpu" else dtype
         a, b = a.astype(dtype), b.astype(dtype)
     batch = tuple(range(a.ndim - 2))
     out = jax.lax.dot_general(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from models.partition import backend
 from models.quantize import Format, straight_through
 
 SCORES = ("softmax", "softmax_after", "sigmoid")
@@ -166,7 +167,7 @@ def give_back(
 
 def is_ragged(kernel: str) -> bool:
     """Whether `kernel` (see `dropless`) is ragged on this backend."""
-    return kernel == "ragged" or (kernel == "auto" and jax.default_backend() == "tpu")
+    return kernel == "ragged" or (kernel == "auto" and backend() == "tpu")
 
 
 def block_rows(assignments: int, experts: int, kernel: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ Runs of one signature can train as one program. How many programs they are split
 split costs another process start and lets another worker help. Nothing here touches files.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -54,6 +54,18 @@ class Population:
         return ledger(run)["flops_per_token"] * run.batch_tokens
 
 
+def worker_input(population: Population, **options: object) -> dict[str, object]:
+    """What a worker of the population is given (experiments/train.py); `options` of the execution for what is left open."""
+    nodes = population.nodes
+    execution = dataclasses.asdict(nodes[0].execution)
+    return {
+        "schema": 1,
+        "runs": [schema.to_dict(node.run) for node in nodes],
+        "fingerprints": [node.fingerprint for node in nodes],
+        "execution": execution | {key: value for key, value in options.items() if execution[key] is None},
+    }
+
+
 def estimate(node: Node) -> float:
     """Seconds of one run's steps on one core, roughly."""
     counts = ledger(node.run)
@@ -88,11 +100,16 @@ def levels(nodes: Sequence[Node], known: Callable[[str], bool]) -> dict[str, int
 
 
 def populations(
-    nodes: Sequence[Node], slots: int, known: Callable[[str], bool], memory: int | None = None
+    nodes: Sequence[Node],
+    slots: int,
+    known: Callable[[str], bool],
+    memory: int | None = None,
+    together: Mapping[str, int] | None = None,
 ) -> list[Population]:
     """Populations for `slots` workers at a time: parents first, then the longest first.
 
-    Splits a signature where that makes the whole study end earlier, and where the states of its runs would not fit.
+    Splits a signature where that makes the whole study end earlier, and where the states of its runs would not fit:
+    more runs than `together` has for it (from a plan), or else than `memory` bytes can hold.
     """
     level = levels(nodes, known)
     groups: dict[object, list[Node]] = {}
@@ -101,16 +118,16 @@ def populations(
         groups.setdefault(key, []).append(node)
     limit = STATE_SHARE * (memory or memory_bytes()) / slots
     pieces: dict[int, list[Population]] = {}
-    for (depth, _, _), members in groups.items():  # type: ignore[misc]  # keys are the triples above
-        for piece in _fitting(members, limit):
+    for (depth, signature, _), members in groups.items():  # type: ignore[misc]  # keys are the triples above
+        for piece in _fitting(members, limit, (together or {}).get(signature)):
             pieces.setdefault(depth, []).append(Population(tuple(piece), depth))
     return [p for depth in sorted(pieces) for p in sorted(balance(pieces[depth], slots), key=lambda p: -p.seconds)]
 
 
-def _fitting(members: list[Node], limit: float) -> Iterable[list[Node]]:
-    """Runs in pieces of equal number whose states take at most `limit` bytes (or one run at a time)."""
+def _fitting(members: list[Node], limit: float, most: int | None = None) -> Iterable[list[Node]]:
+    """Runs in pieces of equal number: at most `most`, or whose states take at most `limit` bytes (or one at a time)."""
     each = STATE_BYTES * ledger(members[0].run)["params_total"]
-    most = max(1, int(limit // each))
+    most = most or max(1, int(limit // each))
     parts = -(-len(members) // most)
     members = sorted(members, key=estimate, reverse=True)
     return [members[i::parts] for i in range(parts)]

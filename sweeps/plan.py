@@ -1,163 +1,97 @@
-"""What a study costs and whether it fits, before anything is paid. Trains nothing and keeps nothing.
+"""What a study costs and whether it fits, before anything is paid. Trains nothing.
 
-    python -m sweeps.plan --study=sweeps/studies/quickstart.py [--target=cpu] [--json=plan.json]
+    python -m sweeps.plan --study=sweeps/studies/quickstart.py                                   # measured on this machine
+    python -m sweeps.plan --study=sweeps/studies/sizes.py --target=v5e-16 --workdir=runs/sizes   # compiled for 16 TPU chips
 
-For each signature: the ledger's counts, the peak memory that the compiler reports, and the time of a step. On the
-machine at hand (target cpu) the program of each signature is compiled and takes a few steps on random tokens, on one
-core as a worker would. The JSON is
-`{"schema", "target", "signatures": [{"name", "runs", "fits", "peak_bytes", "flops_per_step", "collective_bytes",
-"step_seconds_bound", "bound_by", "compile_seconds", …}], "totals": {"chip_hours", "price_usd", "flops", …}}`.
+Every distinct signature is compiled once: for a TPU by libtpu, without a TPU, on the mesh and with as many runs in a
+program as promise the shortest time; on a CPU or GPU it also takes a few steps. Times for a TPU are what the chip could
+do at best (sweeps/roofline.py), so time, chip-hours and price are the least that they can be. Results of compilations
+are kept (sweeps/aot.py): the same plan again takes seconds. With --workdir the plan becomes the lock that launch heeds
+(sweeps/lock.py). The JSON is
+`{"schema", "target", "hash", "signatures": [{"name", "runs", "fits", "peak_bytes", "flops_per_step", "collective_bytes",
+"step_seconds_bound", "bound_by", "compile_seconds", …}], "totals": {"chip_hours", "price_usd", "flops", …}}`;
+the fields are those of Row and `totals`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
-import os
-import time
 from typing import Any
 
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from experiments import cli, files, record, schema
-from experiments.cli import InputError, nearest
 from experiments.record import ledger
-from experiments.schema import Run
-from sweeps import graph
+from sweeps import aot, lock, plan_table, targets
 from sweeps import study as studies
 from sweeps.executors import local
-from sweeps.study import Cell
+from sweeps.rows import Row, distinct, on_cpu, on_gpu
+from sweeps.search import on_tpu
+from sweeps.targets import Chip, Target
 
-SCHEMA = 1
-TARGETS = ("cpu",)
-WARM_STEPS, MEASURE_SECONDS = 2, 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Signature:
-    """What a worker of one signature needs. Bytes and seconds are of one population on one core."""
-
-    name: str
-    runs: int
-    steps: int
-    tokens: int
-    params_total: int
-    flops_per_step: float
-    flops: float
-    peak_bytes: int | None
-    fits: bool
-    step_seconds_bound: float
-    compile_seconds: float
-    collective_bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # none: runs do not speak to each other
-    bound_by: str = "measured"
-
-    @property
-    def seconds(self) -> float:
-        """Of one core: all steps, the compilation, and a process start."""
-        return self.steps * self.step_seconds_bound + self.compile_seconds + graph.START_SECONDS
+SCHEMA = 2
 
 
-def describe(run: Run) -> str:
-    """A signature in a few words."""
-    shape = "x".join(str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name))
-    return f"{run.family} {shape}, {run.batch} x {run.seq_len}"
+def critical_path(study: studies.Study, rows: Sequence[Row]) -> tuple[float, list[str]]:
+    """Seconds of the longest line of runs that wait for each other, and the names of its runs, eldest first."""
+    step = {row.signature: row.step_seconds_bound for row in rows}
+    best: tuple[float, list[str]] = (0.0, [])
+    for cell in study.cells:
+        line = studies.line(cell)
+        seconds = sum(one.run.steps * step.get(schema.signature(one.run), 0.0) for one in line)
+        if seconds > best[0]:
+            best = (seconds, [one.name for one in line])
+    return best
 
 
-def distinct(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by signature; points that are one run as far as can be known without preparing data are counted once."""
-    unique = {schema.fingerprint(c.run, (str(c.run.data),)): c for c in cells}
-    groups: dict[str, list[Cell]] = {}
-    for cell in unique.values():
-        groups.setdefault(schema.signature(cell.run), []).append(cell)
-    return list(groups.values())
-
-
-def measure(run: Run, trials: int, execution: schema.Execution) -> tuple[float, int | None, float]:
-    """Seconds a step, peak bytes and compile seconds of a population's program on one core of this machine."""
-    import jax
-    import numpy as np
-
-    from experiments import population
-
-    program = population.Program(run, trials, execution, jax.devices()[:1]).compile()
-    state = program.init([run] * program.slots)
-    values = program.stack_values([run] * program.slots)
-    values = jax.device_put(values, program.slot_sharding)
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(0, run.model.vocab, program.token_shape()).astype(np.uint16)
-    counts = np.zeros(program.slots, np.int32)
-
-    def take(steps: int) -> float:
-        nonlocal state
-        counts[0], start = steps, time.monotonic()
-        state, metrics = program.train(state, values, tokens, counts)
-        jax.block_until_ready(metrics)
-        return time.monotonic() - start
-
-    once = take(min(WARM_STEPS, program.steps_per_dispatch))
-    steps, seconds = 0, 0.0
-    while seconds < min(MEASURE_SECONDS, 20 * once):
-        seconds += take(program.steps_per_dispatch)
-        steps += program.steps_per_dispatch
-    return seconds / steps, program.memory_bytes, program.compile_seconds
-
-
-def on_cpu(groups: Sequence[Sequence[Cell]], slots: int) -> list[Signature]:
-    """The signatures of a study, measured on one core of this machine."""
-    from experiments.train import set_up_devices
-
-    execution = dataclasses.replace(groups[0][0].execution, cpu_devices=1)
-    cores = local.available_cores()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[:1])  # before jax starts its threads: a worker has one core
-    out = []
-    try:
-        set_up_devices(execution)
-        for group in groups:
-            run, counts = group[0].run, [ledger(cell.run) for cell in group]
-            trials = -(-len(group) // slots)
-            seconds, peak, compiling = measure(run, trials, dataclasses.replace(group[0].execution, cpu_devices=1))
-            flops = counts[0]["flops_per_token"] * run.batch_tokens
-            out.append(
-                Signature(
-                    name=describe(run),
-                    runs=len(group),
-                    steps=sum(cell.run.steps for cell in group),
-                    tokens=sum(cell.run.steps * cell.run.batch_tokens for cell in group),
-                    params_total=counts[0]["params_total"],
-                    flops_per_step=flops,
-                    flops=sum(count["flops_total"] for count in counts),
-                    peak_bytes=peak,
-                    fits=peak is None or peak * slots <= graph.memory_bytes(),
-                    step_seconds_bound=seconds,
-                    compile_seconds=compiling,
-                )
-            )
-    finally:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores)
-    return out
-
-
-def plan(study: studies.Study, target: str) -> dict[str, Any]:
-    """The plan of a study, as its JSON. Raises InputError for an unknown target."""
-    if target not in TARGETS:
-        raise InputError(f"--target={target!r} cannot be planned for; {nearest(target, TARGETS, 'target')}")
-    slots = len(local.available_cores())
-    found = on_cpu(distinct(study.cells), slots)
-    work = [signature.seconds for signature in found]
-    longest = max(signature.seconds / signature.runs for signature in found)
+def plan(
+    study: studies.Study,
+    target: Target,
+    chips: dict[str, Chip],
+    layouts: int = 1,
+    cache: str | None = aot.CACHE,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """The plan of a study, as its JSON. Raises InputError for a target that cannot be planned for here."""
+    groups, slots = distinct(study.cells), 1
+    compiles = {"compiled": 0, "remembered": 0}
+    if target.kind == "cpu":
+        rows, slots = on_cpu(groups), len(local.available_cores())
+    elif target.kind == "gpu":
+        rows = on_gpu(groups, target, chips[target.chip])
+    else:
+        aot.set_up()
+        compiler = aot.Compiler(target, cache)
+        rows = on_tpu(groups, compiler, chips[target.chip], layouts, say)
+        compiles = {"compiled": compiler.compiled, "remembered": compiler.remembered}
+    price = chips[target.chip].price_usd if target.chip else None  # nobody has told what this machine costs
+    work, (longest, names) = [row.seconds for row in rows], critical_path(study, rows)
+    hours = sum(work) * target.chips / 3600
     totals = {
-        "runs": sum(signature.runs for signature in found),
-        "tokens": sum(signature.tokens for signature in found),
-        "flops": sum(signature.flops for signature in found),
-        "chip_hours": sum(work) / 3600,  # of cores
-        "price_usd": None,  # nobody has told what this machine costs
+        "runs": sum(row.runs for row in rows),
+        "tokens": sum(row.tokens for row in rows),
+        "flops": sum(row.flops for row in rows),
+        "fits": all(row.fits for row in rows),
+        "chips": target.chips,
+        "chip_hours": hours,  # on a CPU: of cores
+        "price_usd": None if price is None else hours * price,
+        "checkpoint_storage_bytes": sum(row.checkpoint_storage_bytes for row in rows),
         "seconds": max(sum(work) / slots, longest),
+        "critical_path_seconds": longest,
+        "critical_path": names,
         "workers": slots,
+        **compiles,
     }
-    signatures = [dataclasses.asdict(s) | {"seconds": s.seconds} for s in found]
-    return {"schema": SCHEMA, "target": target, "study": study.spec, "signatures": signatures, "totals": totals}
+    return {
+        "schema": SCHEMA,
+        "target": target.name,
+        "topology": target.topology,
+        "study": study.spec,
+        "hash": lock.study_hash(study),
+        "chip": dataclasses.asdict(chips[target.chip]) if target.chip else None,
+        "signatures": [dataclasses.asdict(row) for row in rows],
+        "totals": totals,
+    }
 
 
 def candidates(study: studies.Study) -> str:
@@ -168,47 +102,43 @@ def candidates(study: studies.Study) -> str:
     return pd.DataFrame(rows).to_csv(index=False)
 
 
-def table(value: dict[str, Any], name: str) -> Table:
-    """The plan for a reader."""
-    out = Table(title=f"{name} on {value['target']}")
-    heads = ("signature", "runs", "parameters", "tokens", "FLOPs/step", "FLOPs", "peak MB", "fits")
-    for head in (*heads, "ms/step", "compile s", "core s"):
-        out.add_column(head, justify="left" if head == "signature" else "right")
-    for s in value["signatures"]:
-        peak = "?" if s["peak_bytes"] is None else f"{s['peak_bytes'] / 1e6:.1f}"
-        cells = (s["name"], s["runs"], f"{s['params_total']:,}", f"{s['tokens']:,}", f"{s['flops_per_step']:.3g}")
-        cells += (f"{s['flops']:.3g}", peak, "yes" if s["fits"] else "NO", f"{1e3 * s['step_seconds_bound']:.2f}")
-        out.add_row(*map(str, cells), f"{s['compile_seconds']:.1f}", f"{s['seconds']:.0f}")
-    return out
-
-
 def main(_: list[str]) -> int:
-    """The command line."""
-    study = studies.load(flags.FLAGS.study)
+    """The command line. A study that does not fit is a failure: exit code 1."""
     if flags.FLAGS.runs:
+        study = studies.load(flags.FLAGS.study)
         files.write_bytes(flags.FLAGS.runs, candidates(study).encode())
         Console(highlight=False).print(f"{len(study.cells)} runs, nothing compiled; written: {flags.FLAGS.runs}")
         return 0
-    value = plan(study, flags.FLAGS.target)
+    target = targets.target(flags.FLAGS.target)
+    chips = targets.load_chips(flags.FLAGS.prices)
+    if target.kind == "tpu" and (reason := aot.available()):
+        raise cli.InputError(f"--target={target.name}: {reason}")
+    study = studies.load(flags.FLAGS.study)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160
+        console.width = 180
+    progress = Console(stderr=True, highlight=False)
+    say = lambda text: progress.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    cache = aot.CACHE if flags.FLAGS.cache is None else flags.FLAGS.cache or None
+    value = plan(study, target, chips, flags.FLAGS.layouts, cache, say)
     for note in study.notes:
         console.print(f"note: {note}", markup=False)
-    console.print(table(value, study.name))
-    totals = value["totals"]
-    console.print(
-        f"{totals['runs']} runs, {totals['tokens']:,} tokens, {totals['flops']:.3g} FLOPs: "
-        f"about {totals['seconds']:.0f} s on {totals['workers']} cores ({totals['chip_hours']:.3f} core hours)"
-    )
-    if flags.FLAGS.json:
-        files.write_json(flags.FLAGS.json, value)
-    return 0
+    plan_table.show(console, value, study.name)
+    paths = [flags.FLAGS.json, flags.FLAGS.workdir and f"{flags.FLAGS.workdir}/{lock.NAME}"]
+    for path in filter(None, paths):
+        files.write_json(path, value)
+    return 0 if value["totals"]["fits"] else cli.EXIT_FAILURE
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-    flags.DEFINE_string("target", "cpu", f"the machine to plan for: {', '.join(TARGETS)}")
+    flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(targets.EXAMPLES)}")
     flags.DEFINE_string("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
     flags.DEFINE_string("json", None, "write the plan to this file as well")
+    flags.DEFINE_string("workdir", None, "folder of the study: leave the plan there as its lock")
+    flags.DEFINE_string("prices", None, "JSON like sweeps/chips.json with the figures and prices to use instead")
+    flags.DEFINE_integer(
+        "layouts", 1, "layouts of a signature that are compiled and compared, of those that are close", 1
+    )
+    flags.DEFINE_string("cache", None, f"folder for results of compilations; default {aot.CACHE}; empty: keep none")
     cli.run(main, required=("study",))

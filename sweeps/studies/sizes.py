@@ -1,0 +1,33 @@
+"""Do models of a billion parameters fit, and on what mesh? One dense, one mixture of 8 such experts, one MatMul-free.
+
+    python -m sweeps.plan --study=sweeps/studies/sizes.py --target=v5e-16          # or v5p-128, v6e-256, …
+    python -m sweeps.plan --study=sweeps/studies/sizes.py:plain --target=v5e-16    # float32, nothing recomputed
+
+A study to plan more than to train: 20 tokens per parameter are 2e10 tokens and 1.6e20 FLOPs a run (the mixture, by its
+active parameters, 2.7e20). `sizes.py` computes in bfloat16 and recomputes each layer in the backward pass (remat); `plain`
+leaves both at their defaults, to see what a plan says of what does not fit. `sizes.py:dense` is that family alone.
+
+Cost: 3 runs, 5.10e+20 FLOPs.
+"""
+
+from sweeps.axes import Grid, cases, chain, product, tag
+
+SEQUENCES, LENGTH = 64, 2048
+SHAPE = {"model.width": 2048, "model.depth": 20, "model.vocab": 32_768}
+FAMILIES = {
+    "dense": SHAPE | {"model.heads": 16},
+    # Each expert is as large as the feed-forward of the dense model: 5.9B parameters, of which a token uses 1.8B.
+    "moe": SHAPE | {"model.heads": 16, "model.experts": 8, "model.top_k": 2, "model.expert_ff": 5472},
+    "matmul_free": SHAPE,
+}
+SMALLER = {"model.dtype": "bfloat16", "model.remat": "full"}
+
+
+def get_study(which: str = "") -> Grid:
+    """The study; after the colon: nothing, plain, or a family."""
+    if which not in ("", "plain", *FAMILIES):
+        raise ValueError(f"{which!r} is not known; expected plain, {', '.join(FAMILIES)} or nothing")
+    chosen = [which] if which in FAMILIES else list(FAMILIES)
+    common = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
+    common |= {} if which == "plain" else SMALLER
+    return tag(product(cases(common), chain(*(cases({"family": f} | FAMILIES[f]) for f in chosen))), group="sizes")

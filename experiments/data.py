@@ -27,8 +27,8 @@ class Data:
     """The text of a run and how it becomes tokens."""
 
     corpus: tuple[str, ...] = ("embedded",)
-    """Each: "embedded" (or "embedded:MB" for another size than 32), "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl
-    or .parquet file, a folder or a glob of them."""
+    """Each: "embedded" (or "embedded:MB" for another size than 32, "embedded/PACKAGE" for the text of one package),
+    "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl or .parquet file, a folder or a glob of them."""
     weights: tuple[float, ...] = ()
     """Share of each corpus in the training records (any positive numbers); empty: by size."""
     tokenizer: str = "bytes"
@@ -68,8 +68,10 @@ class Data:
 def _check_corpus(name: str) -> None:
     suffix = os.path.splitext(name)[1]
     if re.match(r"embedded\b", name):
-        if not re.fullmatch(r"embedded(:[1-9]\d{0,3})?", name):
-            raise InputError(f"data.corpus={name!r}: expected 'embedded', or 'embedded:MB' such as 'embedded:8'")
+        if not re.fullmatch(r"embedded(/[\w.-]+)?(:[1-9]\d{0,3})?", name):
+            raise InputError(
+                f"data.corpus={name!r}: expected 'embedded', 'embedded:MB' such as 'embedded:8', or 'embedded/PACKAGE'"
+            )
     elif name.startswith("tfds:"):
         if not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
             raise InputError(

@@ -35,7 +35,7 @@ class Point:
         parent = self.values.get("parent")
         return nest(self.values if not isinstance(parent, Point) else {**self.values, "parent": parent.digest})
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Stands for the fingerprint of the point's run while its data are not known."""
         run, _ = schema.freeze(self.config)

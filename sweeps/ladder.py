@@ -69,15 +69,51 @@ def aspect(width: int, ratio: int, head_size: int) -> dict[str, Any]:
     }
 
 
+def shape_of_size(params: float, ratio: int, head_size: int) -> dict[str, Any]:
+    """Config keys of a transformer of about `params` parameters without embeddings and width / depth about `ratio`.
+
+    From N = 12 L d^2 (Kaplan et al. 2020, section 2.1): d = (ratio N / 12)^(1/3), rounded to whole heads; then L = N /
+    (12 d^2), so that what rounding the width has moved, the depth puts right again.
+    """
+    width = rounded(f"width of {params:.3g} parameters", (ratio * params / 12) ** (1 / 3), head_size)
+    depth = rounded(f"depth of {params:.3g} parameters at width {width}", params / (12 * width**2), 1)
+    return {"model.width": width, "model.depth": depth, "model.heads": width // head_size}
+
+
+# --- vocabulary
+
+
+@rule("Tao et al. 2024 (arXiv 2407.13623), approach 2: N_v = 3,145,728 (N_nv / 33e6)^0.8354, vocabulary N_v / width")
+def tao_tokenizer(run: Run, tags: Mapping[str, Any]) -> str:
+    """A byte-pair tokenizer trained on the corpus, of the compute-optimal size for the model without its tables."""
+    table = 3_145_728 * (counts(run)["params_no_embed"] / 33e6) ** 0.8354
+    return f"bpe:{max(257, rounded('vocabulary', table / run.model.width, 8))}"
+
+
 # --- tokens
+
+
+def _budget(tags: Mapping[str, Any]) -> float:
+    if "budget_flops" not in tags:
+        raise KeyError("the tag budget_flops is not set; expected it from tags_over('budget_flops', …)")
+    return tags["budget_flops"]
+
+
+def _spending(run: Run, tags: Mapping[str, Any]) -> float:
+    """Tokens that spend the budget, before they are rounded."""
+    return _budget(tags) / counts(run)["flops_total"]
+
+
+@rule("DeepSeek LLM 2024 (arXiv 2401.02954, eq. 4): D = 5.8316 C^0.4757; the tag budget_flops is C")
+def deepseek_tokens(run: Run, tags: Mapping[str, Any]) -> int:
+    """Compute-optimal tokens of a budget, in whole steps."""
+    return rounded("tokens", 5.8316 * _budget(tags) ** 0.4757, run.batch_tokens)
 
 
 @rule("IsoFLOP: D = C / (training FLOPs per token by the ledger's `flops_total`); the tag budget_flops is C")
 def tokens_of_budget(run: Run, tags: Mapping[str, Any]) -> int:
     """Tokens that spend the budget, in whole steps."""
-    if "budget_flops" not in tags:
-        raise KeyError("the tag budget_flops is not set; expected it from tags_over('budget_flops', …)")
-    return rounded("tokens", tags["budget_flops"] / counts(run)["flops_total"], run.batch_tokens)
+    return rounded("tokens", _spending(run, tags), run.batch_tokens)
 
 
 def tokens_per_parameter(ratio: float) -> Rule:
@@ -115,6 +151,31 @@ def inverse_width_lr(run: Run, tags: Mapping[str, Any]) -> float:
     return 0.14 / run.model.width
 
 
+@rule("Zhu et al. 2024 (arXiv 2406.02528): 4e-3 at 370M, 2.5e-3 at 1.3B, 1.5e-3 at 2.7B parameters; line in log-log")
+def matmul_free_lr(run: Run, tags: Mapping[str, Any]) -> float:
+    """Peak learning rate 4e-3 (N / 370e6)^-0.45: within 10% of the three. Far below 370M it asks for too much."""
+    return 4e-3 * (counts(run)["params_total"] / 370e6) ** -0.45
+
+
+# Best of 1/2, 1, 2, 4, 8 times inverse_width_lr: 2 layers, widths 16 and 32, 8 x 64 bytes of Python, 2e10 FLOPs. At these
+# the loss is within 0.07 nats of the best of both widths; matmul_free loses 0.23 at width 32 with a factor of 1.
+SMALL_FACTORS = {"matmul_free": 4.0, "min_gru": 2.0, "moe": 2.0, "tokenformer": 2.0}
+
+
+@rule(
+    "measured here at 2e10 FLOPs: inverse_width_lr; 4 times as much for matmul_free, twice for other families than dense"
+)
+def small_lr(run: Run, tags: Mapping[str, Any]) -> float:
+    """Peak learning rate of a small byte model of any family."""
+    return SMALL_FACTORS.get(run.family, 1.0) * inverse_width_lr(run, tags)
+
+
+@rule("Hagele et al. 2024 (arXiv 2405.18392, code): half of the best cosine rate, here of small_lr")
+def constant_lr(run: Run, tags: Mapping[str, Any]) -> float:
+    """Rate of a trunk that is kept constant until its cooldown."""
+    return 0.5 * small_lr(run, tags)
+
+
 # --- growth
 
 
@@ -147,6 +208,12 @@ def _batch(what: str, wanted: float, run: Run) -> int:
 def step_law_batch(run: Run, tags: Mapping[str, Any]) -> int:
     """Tokens a step, in whole sequences."""
     return _batch("batch_tokens", 0.58 * run.tokens**0.571, run)
+
+
+@rule("Step Law, Li et al. 2025: 0.58 D^0.571 with D = C / (FLOPs per token); the tag budget_flops is C")
+def step_law_budget_batch(run: Run, tags: Mapping[str, Any]) -> int:
+    """Tokens a step of a run that spends a budget, in multiples of 16 sequences: a number that meshes divide."""
+    return rounded("batch_tokens", 0.58 * _spending(run, tags) ** 0.571, 16 * run.seq_len)
 
 
 @rule("DeepSeek LLM 2024 (arXiv 2401.02954, eq. 1): batch in tokens 0.2920 C^0.3271")

@@ -24,6 +24,7 @@ RESERVED += (
     "lineage_tokens",
     "flops_lineage",
     "steps_done",
+    "censored",
     "wall_seconds",
     "packing",
     "packing_trials",
@@ -51,6 +52,22 @@ class Study:
     doc: str
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What training all of some runs takes, by the ledger: nothing is compiled. A run that occurs twice counts once."""
+
+    runs: int
+    tokens: int
+    flops: float
+
+
+def cost(grid: Grid) -> Cost:
+    """Of a grid's runs, without the runs outside of it that they start from. Raises InputError like `freeze`."""
+    runs = {schema.fingerprint(cell.run, (str(cell.run.data),)): cell.run for cell in freeze(grid)}.values()
+    flops = sum(record.ledger(run)["flops_total"] for run in runs)
+    return Cost(len(runs), sum(run.steps * run.batch_tokens for run in runs), flops)
 
 
 def _where(error: BaseException, path: str) -> str:

@@ -14,8 +14,8 @@ class InstalledPython(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, megabytes: int = selection.MEGABYTES, **options: Any):
-        self._megabytes = megabytes
+    def __init__(self, *, megabytes: int = selection.MEGABYTES, package: str | None = None, **options: Any):
+        self._megabytes, self._package = megabytes, package
         self.dropped: dict[str, int] = {}
         super().__init__(**options)
 
@@ -28,5 +28,5 @@ class InstalledPython(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for source, text in selection.documents(self._megabytes, self.dropped):
+        for source, text in selection.documents(self._megabytes, self.dropped, self._package):
             yield source.checksum, {"text": text, "package": source.package}

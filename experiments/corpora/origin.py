@@ -36,12 +36,15 @@ def describe(name: str, text_field: str) -> Origin:
     """Look at a source without reading its texts: versions of packages; names, sizes and times of files. No TFDS."""
     kind = "embedded" if name.startswith("embedded") else "tfds" if name.startswith("tfds:") else "local"
     if kind == "embedded":
-        options: dict[str, Any] = {"kind": kind, "megabytes": int(name.partition(":")[2] or selection.MEGABYTES)}
+        which, _, megabytes = name.partition(":")
+        options: dict[str, Any] = {"kind": kind, "megabytes": int(megabytes or selection.MEGABYTES)}
+        if package := which.partition("/")[2]:
+            options["package"] = package
     else:
         options = {"kind": kind, "text_field": text_field}
     try:
         if kind == "embedded":
-            packages = selection.packages()
+            packages = selection.only(selection.packages(), options.get("package"))
             return Origin(name, options, digest([selection.VERSION, packages]), {"packages": packages})
         if kind == "local":
             listed = [(relative, *_state(path)) for relative, path in reading.find(name)]
@@ -143,7 +146,9 @@ def _build(origin: Origin, folder: epath.Path, field: str) -> dict[str, int]:
         if origin.options["kind"] == "embedded":
             from experiments.corpora.installed import InstalledPython
 
-            builder: Any = InstalledPython(megabytes=origin.options["megabytes"], **options)
+            builder: Any = InstalledPython(
+                megabytes=origin.options["megabytes"], package=origin.options.get("package"), **options
+            )
         else:
             from experiments.corpora.local import LocalText
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import pathlib
 import re
 
-from experiments.cli import InputError
+from experiments.cli import InputError, nearest
 from experiments.corpora.dedup import Seen
 
 VERSION = 1  # raise when the same packages would give other documents
@@ -57,6 +57,16 @@ def packages(requirements: pathlib.Path = REQUIREMENTS) -> dict[str, str]:
     return found
 
 
+def only(found: dict[str, str], package: str | None) -> dict[str, str]:
+    """That package and its version; all of them when it is None. Raises InputError for an unknown one."""
+    if package is None:
+        return found
+    if package not in found:
+        hint = nearest(package, found, "package")
+        raise InputError(f"data.corpus='embedded/{package}': {REQUIREMENTS.name} pins no such package; {hint}")
+    return {package: found[package]}
+
+
 def sources(names: Iterable[str]) -> list[Source]:
     """The Python files of some installed packages, in the order of their checksums; equal files once."""
     found: dict[str, Source] = {}
@@ -91,10 +101,13 @@ def why_not(text: bytes) -> str | None:
     return None
 
 
-def documents(megabytes: int, dropped: dict[str, int]) -> Iterator[tuple[Source, bytes]]:
-    """Sources and their text up to a total size in MB; counts those left out by reason in `dropped`."""
+def documents(megabytes: int, dropped: dict[str, int], package: str | None = None) -> Iterator[tuple[Source, bytes]]:
+    """Sources and their text up to a total size in MB; counts those left out by reason in `dropped`.
+
+    `package`: of this one only. Raises InputError when requirements.txt does not pin it.
+    """
     seen, left = Seen(), megabytes * 1_000_000
-    for source in sources(packages()):
+    for source in sources(only(packages(), package)):
         try:
             whole = source.path.read_bytes()
         except FileNotFoundError:  # listed but removed, as some distributions do with tests

@@ -3,9 +3,20 @@
 A worker is `python -m experiments.train --population=FILE --workdir=DIR`. It prints one JSON object a line on stdout
 (start, progress, record, compiled) and ends with 0 (every run has a record), 1 (it broke), 2 (bad input) or 75 (it
 was asked to stop and has saved). `EXECUTORS` names those that this version knows.
+
+    --executor=local                                          this machine
+    --executor=slurm:partition=a100,gpus=1,minutes=240,slots=16
+    --executor=ray:address=auto,tpus=4,hosts=4                one actor per host of a slice
+    --executor=tpu-vm:zone=us-east5-b,type=v5litepod-16,bucket=gs://mine/work,spot=true
+
+What follows the colon are fields of the executor's `Options`, a dataclass in its module. A worker may be far away: it
+runs the same command there (`LocalWorker` on the other host), and whoever starts it passes on its events.
 """
 
-from collections.abc import Callable
+import dataclasses
+import importlib
+import os
+import sys
 from typing import Any, Protocol
 
 from etils import epath
@@ -67,17 +78,45 @@ class Executor(Protocol):
         ...
 
 
-def _local() -> Executor:
-    from sweeps.executors import local
-
-    return local.LocalExecutor()
+# Module of each: it has `Options`, a frozen dataclass whose fields have defaults, and `executor(options)`.
+EXECUTORS = {"local": "local", "slurm": "slurm", "ray": "ray", "tpu-vm": "tpu_vm"}
 
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"local": _local}
-
-
-def load(name: str) -> Executor:
-    """The executor of a name. Raises InputError for an unknown one."""
+def load(spec: str) -> Executor:
+    """The executor of NAME or NAME:key=value,…. Raises InputError for an unknown name or key, and a wrong value."""
+    name, _, rest = spec.partition(":")
     if name not in EXECUTORS:
         raise InputError(f"--executor={name!r} is not known; {nearest(name, EXECUTORS, 'executor')}")
-    return EXECUTORS[name]()
+    module = importlib.import_module(f"sweeps.executors.{EXECUTORS[name]}")
+    return module.executor(options(module.Options, rest, f"--executor={name}"))
+
+
+def options(cls: Any, text: str, flag: str) -> Any:
+    """A dataclass from `key=value,…`. Raises InputError naming the flag, the key and what was expected."""
+    fields, out = {field.name: field for field in dataclasses.fields(cls)}, {}
+    for word in filter(None, text.split(",")):
+        key, given, value = word.partition("=")
+        if key not in fields:
+            raise InputError(f"{flag}:{word}: unknown option; {nearest(key, fields, 'option')}")
+        kind = type(fields[key].default)
+        try:
+            if not given:
+                raise ValueError
+            out[key] = {"true": True, "false": False}[value] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            expected = "true or false" if kind is bool else f"{key}=… of type {kind.__name__}"
+            raise InputError(f"{flag}:{word}: expected {expected}") from None
+    return cls(**out)
+
+
+def python_path() -> str:
+    """PYTHONPATH with which this package is found from any folder."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+def train_command(population: epath.Path, workdir: epath.Path, *more: str) -> list[str]:
+    """What a worker runs, with absolute paths."""
+    places = (p if "://" in p else os.path.abspath(p) for p in map(os.fspath, (population, workdir)))
+    at, folder = places
+    return [sys.executable, "-m", "experiments.train", f"--population={at}", f"--workdir={folder}", *more]

@@ -125,6 +125,16 @@ def _event(line: bytes) -> Event | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Options:
+    """None: the machine says it all."""
+
+
+def executor(_: Options) -> "LocalExecutor":
+    """This machine."""
+    return LocalExecutor()
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where a worker runs. cores: None when it may use all."""
 

@@ -10,10 +10,13 @@ of models ten thousand times this size and asks for more than all the text here:
 parameters and less, 9.3e12 FLOPs: five to six minutes on two CPU cores.
 
 `growth.py:operators` compares the operators in depth at one trunk; `growth.py:aquila` is AquilaMoE's way: a small dense
-model, scaled up in width and depth (AKI-Pro), then scaled out into eight experts.
+model, scaled up in width and depth (AKI-Pro), then scaled out into eight experts. `growth.py:smoke` is the timing study in a
+few steps, to see that everything works.
+
+Cost: 20 runs, 9.25e+12 FLOPs.
 """
 
-from sweeps import ladder
+from sweeps import ladder, recipe
 from sweeps.axes import Grid, branch, cases, chain, derive, over, product, tag
 
 BASE = {"data.corpus": ("embedded",), "model.width": 32, "model.heads": 2, "seq_len": 64, "batch_tokens": 512}
@@ -26,14 +29,23 @@ def trained(grid: Grid) -> Grid:
     return derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1))
 
 
-def timing() -> Grid:
+def timing(
+    base: Grid = cases(BASE),
+    tokens: int = TOKENS,
+    starts: tuple[int, ...] = tuple(512 * n for n in (75, 150, 300, 600)),
+) -> Grid:
     """Trunks of two depths and several lengths, what grows from each, and controls of equal and larger budgets."""
-    base = cases(BASE)
-    trunks = trained(product(base, over("model.depth", 2, 4), over("tokens", *(512 * n for n in (75, 150, 300, 600)))))
-    grown = branch(trunks, cases({"model.depth": DEPTH, "tokens": TOKENS, "schedule.warmup_tokens": TOKENS // 10}))
-    budgets = over("tokens", *(round(TOKENS * share) for share in (0.5, 1, 1.5, 2)))
+    trunks = trained(product(base, over("model.depth", 2, 4), over("tokens", *starts)))
+    grown = branch(trunks, cases({"model.depth": DEPTH, "tokens": tokens, "schedule.warmup_tokens": tokens // 10}))
+    budgets = over("tokens", *(round(tokens * share) for share in (0.5, 1, 1.5, 2)))
     scratch = trained(product(base, cases({"model.depth": DEPTH}), budgets))
     return chain(tag(trunks, group="trunk"), tag(grown, group="grown"), tag(scratch, group="scratch"))
+
+
+def smoke() -> Grid:
+    """The same, tiny."""
+    base = {key: value for key, value in BASE.items() if key.startswith(("model", "opt"))} | recipe.SCALES["smoke"]
+    return timing(cases(base), 256 * 20, (256 * 10,))
 
 
 def operators() -> Grid:
@@ -66,8 +78,8 @@ def aquila() -> Grid:
 
 
 def get_study(part: str = "timing") -> Grid:
-    """The study; the argument after the colon is timing, operators or aquila."""
-    parts = {"timing": timing, "operators": operators, "aquila": aquila}
+    """The study; the argument after the colon is timing, operators, aquila or smoke."""
+    parts = {"timing": timing, "operators": operators, "aquila": aquila, "smoke": smoke}
     if part not in parts:
         raise ValueError(f"{part!r} is not a part of this study; expected one of {', '.join(parts)}")
     return parts[part]()

@@ -2,7 +2,9 @@
 
     python -m sweeps.launch --study=sweeps/studies/lr_by_width.py --workdir=runs/lr_by_width
 
-About 9e14 FLOPs, most of them at width 512: minutes on an accelerator, hours on a laptop (`sweeps.plan` measures it).
+Most of it at width 512: minutes on an accelerator, hours on a laptop (`sweeps.plan` measures it).
+
+Cost: 12 runs, 8.53e+14 FLOPs.
 """
 
 from sweeps.axes import Grid, over, product

@@ -6,6 +6,8 @@
 sizes on both sides of its best one. A size keeps its shapes over all budgets, so seven programs serve all runs. The
 learning rate follows a stated rule; the bracket shows at one size and budget how far from its best the rule is.
 `quickstart.py:smoke` is the same in about a minute, to see that everything works: too short for a law.
+
+Cost: 24 runs, 2.65e+12 FLOPs.
 """
 
 import dataclasses

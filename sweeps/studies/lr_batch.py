@@ -1,0 +1,29 @@
+"""Which learning rate and batch does a size want for its tokens? Learning rate x batch, at two sizes and two lengths.
+
+    python -m sweeps.launch --study=sweeps/studies/lr_batch.py --workdir=runs/lr_batch
+
+The grid that laws such as lr = c N^a D^b, batch = c D^e are fitted to (Step Law, arXiv 2503.04715): all runs of one size
+and length see the same tokens, in batches of 256 to 2,048. Where the best batch is the smallest of the grid, the run is
+below its critical batch everywhere, and larger ones cost steps only.
+
+Cost: 80 runs, 7.12e+12 FLOPs.
+"""
+
+from sweeps import ladder, recipe
+from sweeps.axes import Grid, cases, chain, derive, over, product, tag
+
+FACTORS = {"full": (0.25, 0.5, 1, 2, 4), "smoke": (0.5, 2)}  # of inverse_width_lr
+BATCHES = {"full": (256, 512, 1_024, 2_048), "smoke": (256, 512)}
+WIDTHS = {"full": (16, 32), "smoke": (8,)}
+TOKENS = {"full": (2_048 * 100, 2_048 * 400), "smoke": (512 * 16,)}
+
+
+def get_study(argument: str = "") -> Grid:
+    """The study; after the colon full or smoke, and a family."""
+    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
+    settings = {key: v for key, v in recipe.SCALES[chosen.scale].items() if key != "batch_tokens"}
+    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
+    axes = over("tokens", *TOKENS[chosen.scale]), over("batch_tokens", *BATCHES[chosen.scale])
+    grid = recipe.warmed(product(cases(settings), sizes, *axes))
+    rates = (derive(grid, "opt.lr", ladder.inverse_width_lr, scale=factor) for factor in FACTORS[chosen.scale])
+    return tag(chain(*rates), group="lr_batch")

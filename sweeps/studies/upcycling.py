@@ -1,0 +1,51 @@
+"""When is a trained dense model worth turning into a mixture? Upcycled after several lengths, beside two controls.
+
+    python -m sweeps.launch --study=sweeps/studies/upcycling.py --workdir=runs/upcycling
+
+A dense trunk, and from several points of it: its feed-forward copied into 8 experts of which a token has 2 (Komatsuzaki
+et al. 2023), trained on with a schedule of its own; the dense model trained on for the same tokens; and the mixture from
+scratch with the tokens of the whole line. Compare at equal `flops_lineage` (analysis/speedup.py). Two ways to upcycle:
+whole copies, and slices of a quarter (fine-grained).
+
+Cost: 18 runs, 1.63e+12 FLOPs.
+"""
+
+from sweeps import ladder, recipe
+from sweeps.axes import Grid, branch, cases, chain, derive, product, tag
+
+WIDTH, FF = 32, 96
+STEPS = {"full": (150, 300, 600), "smoke": (20,)}  # of the trunk when it branches
+MORE = {"full": 400, "smoke": 20}  # steps of a branch
+WAYS = {
+    "full": {"whole": (8, 2, FF), "slices": (32, 8, FF // 4)},  # experts, top_k, expert_ff
+    "smoke": {"slices": (8, 4, FF // 4)},
+}
+
+
+def mixture(experts: int, top_k: int, size: int) -> dict[str, object]:
+    """Config keys of the mixture; its own learning rate is the dense rule's over two, for weights that are trained."""
+    sizes = {"model.experts": experts, "model.top_k": top_k, "model.expert_ff": size}
+    return {"family": "moe", **sizes, "model.load_balance": 1e-3}
+
+
+def get_study(argument: str = "") -> Grid:
+    """The study; after the colon full or smoke."""
+    scale = recipe.arguments(argument, scale=("full", "smoke")).scale
+    batch = recipe.SCALES[scale]["batch_tokens"]
+    base = product(
+        recipe.common(scale),
+        cases({"model.width": WIDTH, "model.heads": WIDTH // 8, "model.depth": 2, "model.ff": FF}),
+    )
+    parts, more = [], MORE[scale] * batch
+    for steps in STEPS[scale]:
+        dense = derive(product(base, cases({"tokens": steps * batch})), "opt.lr", ladder.small_lr)
+        trunk = recipe.warmed(dense)
+        rate = {"opt.lr": trunk[0].values["opt.lr"] / 2}
+        on = {"tokens": more, "schedule.warmup_tokens": more // 20, **rate}
+        parts += [tag(trunk, group="trunk"), tag(branch(trunk, cases(on)), group="dense on")]
+        for way, sizes in WAYS[scale].items():
+            whole = {**mixture(*sizes), "tokens": steps * batch + more}
+            alone = recipe.warmed(derive(product(base, cases(whole)), "opt.lr", ladder.small_lr))
+            parts.append(tag(branch(trunk, cases({**mixture(*sizes), **on})), group="upcycled", way=way))
+            parts.append(tag(alone, group="scratch", way=way))
+    return chain(*parts)

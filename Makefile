@@ -1,6 +1,7 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
 # make lint    ruff and pyright             make test-hf     against transformers (installs torch)
+# make test-executors   Slurm, Ray, gcloud, several hosts (installs ray and submitit)
 # make setup   only the virtual environment
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
 
@@ -10,10 +11,10 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= demo
 STUDY := sweeps/studies/quickstart.py
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-hf lint clean
+.PHONY: help setup demo test test-slow test-hf test-executors lint clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup: $(VENV)/.installed
 
@@ -44,6 +45,14 @@ test-slow: setup
 
 test-hf: $(VENV)/.installed-hf
 	@$(RUN) -m pytest -n 2 -m hf
+
+test-executors: $(VENV)/.installed-executors
+	@$(RUN) -m pytest -m "slow or not slow" tests/test_executors.py tests/test_hosts.py
+
+$(VENV)/.installed-executors: requirements-ray.txt requirements-slurm.txt $(VENV)/.installed
+	@echo "adding ray and submitit to $(VENV): a minute, once"
+	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check -r requirements-ray.txt -r requirements-slurm.txt
+	@touch $@
 
 $(VENV)/.installed-hf: requirements-hf.txt $(VENV)/.installed
 	@echo "adding transformers and torch to $(VENV): a few minutes, once"

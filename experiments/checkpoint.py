@@ -5,6 +5,7 @@ beside the arrays and compared. A damaged step is reported and the one before it
 """
 
 from collections.abc import Callable, Mapping
+import hashlib
 import os
 from typing import Any
 import zlib
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import hosts
 from experiments.cli import InputError
 from experiments.step import TrainState
 
@@ -23,7 +25,7 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _seal(array: Any) -> dict[str, Any]:
-    array = np.asarray(array)  # not ascontiguousarray, which gives a scalar an axis
+    array = hosts.whole(array)  # not ascontiguousarray, which gives a scalar an axis
     return {"crc32": zlib.crc32(array.tobytes()), "shape": list(array.shape), "dtype": str(array.dtype)}
 
 
@@ -53,13 +55,18 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
-    def restore(self, like: TrainState, report: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(
+        self, like: TrainState, report: Callable[[str], None], until: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound state and its notes, or None when there is none. `like` gives shapes and types.
+
+        `until`: not one of a later step.
 
         Raises InputError when the checkpoint belongs to another run.
         """
         self._manager.reload()
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = [step for step in self._manager.all_steps() if until is None or step <= until]
+        for step in sorted(steps, reverse=True):
             try:
                 return self._restore(like, step)
             except InputError:
@@ -141,3 +148,25 @@ def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState,
             raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {sealed[name]}")
     treedef = jax.tree_util.tree_structure(like)
     return jax.tree_util.tree_unflatten(treedef, [np.asarray(leaves[name]) for name in names]), max(steps)
+
+
+def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
+    """SHA-256 of every leaf of a checkpoint, by name, as its bytes are read back and agree with their checksums.
+
+    Raises InputError when it is missing or damaged.
+    """
+    folder = epath.Path(os.path.abspath(directory)) / str(step)
+    try:
+        sealed = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")["leaves"]
+        item = {name: jax.ShapeDtypeStruct(tuple(seal["shape"]), seal["dtype"]) for name, seal in sealed.items()}
+        host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in sealed}
+        leaves = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+            folder / "state", args=ocp.args.PyTreeRestore(item=item, restore_args=host)
+        )
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} is missing or damaged ({type(error).__name__}: {text})") from error
+    for name, leaf in leaves.items():
+        if _seal(leaf) != sealed[name]:
+            raise InputError(f"{folder}: checksum of {name} differs")
+    return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in sorted(leaves.items())}

@@ -30,3 +30,25 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Write strict JSON (no NaN, no Infinity) atomically."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; none when it does not exist. A line that is half written is left out."""
+    out = []
+    try:
+        lines = epath.Path(path).read_text().splitlines()
+    except (OSError, ValueError):
+        return []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            out.append(value)
+    return out
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """A JSON file. Raises OSError or ValueError."""
+    return json.loads(epath.Path(path).read_text())

@@ -131,7 +131,10 @@ def read(folder: epath.Path) -> Parent:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from error
-    status = records.read(folder / "record.json")["status"] if (folder / "record.json").exists() else "not finished"
+    status = "not finished"
+    if (folder / "record.json").exists():
+        found = records.read(folder / "record.json")
+        status = "stopped early" if found["columns"].get("censored") else found["status"]
     if status != "complete":
         raise InputError(f"parent {name} in {folder} is {status}; expected a run that is complete")
     return Parent(name, folder, run.family, run.model, run, line)

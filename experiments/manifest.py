@@ -150,7 +150,7 @@ def load(directory: epath.PathLike) -> Manifest:
         fields |= {name: Split(**fields[name]) for name in ("train", "holdout")}
         manifest = Manifest(**fields, directory=directory)
         intact = manifest.fingerprint == stored["fingerprint"]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: unreadable ({type(error).__name__}: {error}); {REMEDY}") from error
     if not intact:
         raise InputError(f"{path}: does not match its own fingerprint; it was edited or damaged; {REMEDY}")

@@ -5,10 +5,11 @@ metrics.jsonl   one JSON object a line; cut back to the restored step on resume
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
+from collections.abc import Sequence
 import json
 import math
 import platform
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -116,11 +117,23 @@ def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
     return {"reason": None, "manifests": [], "environment": {}} | record
 
 
-class Metrics:
-    """The append-only log of a run, and its TensorBoard mirror."""
+class Mirror(Protocol):
+    """Where metrics are shown as well. Never the source of anything: what fails here must not fail the run."""
 
-    def __init__(self, directory: epath.Path, tensorboard: bool):
-        self.path, self._writer = directory / "metrics.jsonl", None
+    def add(self, row: dict[str, Any]) -> None:
+        """One row, as `Metrics.append` has it."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go."""
+        ...
+
+
+class Metrics:
+    """The append-only log of a run, and its mirrors: TensorBoard, and those given."""
+
+    def __init__(self, directory: epath.Path, tensorboard: bool, mirrors: Sequence[Mirror] = ()):
+        self.path, self._writer, self._mirrors = directory / "metrics.jsonl", None, tuple(mirrors)
         self._tensorboard, self._directory, self._rows = tensorboard, directory / "tb", 0
         self._file: Any = None
 
@@ -145,6 +158,8 @@ class Metrics:
         self._file.flush()
         if self._tensorboard:
             self._mirror(row)
+        for mirror in self._mirrors:
+            mirror.add(row)
 
     def _mirror(self, row: dict[str, Any]) -> None:
         if self._writer is None:
@@ -155,9 +170,20 @@ class Metrics:
             if name not in ("step", "tokens") and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, row["step"])
 
-    def close(self) -> None:
-        """Flush both logs."""
+    def rewind(self, step: int) -> None:
+        """Go back to a step while the run is under way."""
+        self._release()
+        self.cut(step)
+
+    def _release(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._writer is not None:
             self._writer.close()
+        self._file = self._writer = None
+
+    def close(self) -> None:
+        """Flush all logs."""
+        self._release()
+        for mirror in self._mirrors:
+            mirror.close()

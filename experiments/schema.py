@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from typing import Any
@@ -61,6 +62,7 @@ class Evaluation:
     """Held-out loss at the end of a run (and on the way: execution.eval_every_tokens)."""
 
     tokens: int = 65_536  # at most; fewer when the corpus holds out fewer
+    weights: tuple[float, ...] = ()  # share of each corpus in what is evaluated; empty: data.weights, or by size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,11 @@ class Execution:
     keep_checkpoints: int = 2
     tensorboard: bool = True
     compile_cache: str | None = "~/.cache/lossgrid/xla"
+    wandb: str | None = None  # project of a Weights & Biases mirror of the metrics; its own settings are its variables'
+    stall_factor: float | None = 30.0  # a step so many times slower than any before it ends the process (watchdog.py)
+    stall_seconds: float = 300.0  # but never one faster than this
+    spike_factor: float | None = None  # go back and leave out batches after such a loss spike; see spikes.py
+    spike_limit: int = 3  # how often a run may do that
 
 
 SECTIONS = {
@@ -235,11 +242,21 @@ def check(run: Run, execution: Execution = Execution()) -> None:
     if run.parent is None and run.growth != Growth():
         changed = next(f.name for f in dataclasses.fields(Growth) if getattr(run.growth, f.name) != f.default)
         raise InputError(f"growth.{changed}={getattr(run.growth, changed)!r} has no meaning without a parent")
+    for name in ("stall_factor", "stall_seconds", "spike_factor"):
+        if (value := getattr(execution, name)) is not None and not value > 0:
+            raise InputError(f"execution.{name}={value} must be positive")
+    if execution.wandb is not None and not re.fullmatch(r"[\w.-]{1,128}", execution.wandb):
+        raise InputError(f"execution.wandb={execution.wandb!r}: expected a project name of letters, digits, . _ and -")
     for name in ("log_every_steps", "keep_checkpoints"):
         if getattr(execution, name) < 1:
             raise InputError(f"execution.{name}={getattr(execution, name)} must be at least 1")
     run.growth.check()
     run.data.check()
+    weights = run.evaluation.weights
+    if weights and (len(weights) != len(run.data.corpus) or not all(0 < w < math.inf for w in weights)):
+        raise InputError(
+            f"evaluation.weights={weights}: expected {len(run.data.corpus)} positive numbers, one per data.corpus, or none"
+        )
     run.model.check(run.seq_len)
 
 

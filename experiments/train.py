@@ -7,12 +7,12 @@ parameters do not depend on where a run was interrupted.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import json
 import math
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -20,12 +20,14 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from experiments import cli, config_file, inherit, prepare, schema
+from experiments import cli, config_file, files, hosts, inherit, prepare, schema, watchdog
 from experiments import lineage as lineages
 from experiments import record as records
 from experiments.cli import EXIT_AGAIN, InputError
 from experiments.schema import Execution, Run
+from experiments.stops import Stop
 from experiments.trial import Trial, workdir_of
+from experiments.watchdog import Watchdog
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -57,9 +59,13 @@ class Population:
         self.trials = list(trials)
         runs = [t.run if t else first for t in self.slots]
         added = [t.parent.added(t.run) if t and t.parent else None for t in self.slots]
-        self.values = jax.device_put(program.stack_values(runs, added), program.slot_sharding)
+        self.values = hosts.put(program.stack_values(runs, added), program.slot_sharding)
+        self.watchdog = Watchdog(execution.stall_factor, execution.stall_seconds)
         self.state = self._start(runs)
+        for trial in trials if hosts.first() else ():  # for whoever asks what speed to expect of it (sweeps.status)
+            files.write_json(trial.directory / "machine.json", {"schema": 1, **records.environment()})
         self._last_save = time.monotonic()
+        self._save([t for t in trials if t.spikes and t.saved < 0])  # the first steps need somewhere to go back to
 
     def _start(self, runs: Sequence[Run]) -> Any:
         """Initial states; in their place those of checkpoints, or else of parents, where trials have them."""
@@ -71,18 +77,17 @@ class Population:
             found = trial and trial.checkpoints.restore(like, lambda text: print(text, file=sys.stderr))
             if trial and found:
                 restored[slot] = found[0]
-                trial.step = trial.saved = int(found[0].step)
-                trial.seconds = found[1]["seconds"]
+                trial.recall(int(found[0].step), found[1])
             if trial:
                 trial.metrics.cut(trial.step)
         born = {i: t for i, t in enumerate(self.slots) if t and t.parent and i not in restored}
         if restored or born:
-            host = jax.tree.map(lambda x: np.array(x), state)
+            host = jax.tree.map(lambda x: np.array(hosts.whole(x)), state)
             for slot, trial in born.items():
                 restored[slot] = trial.inherited(jax.tree.map(lambda x, slot=slot: x[slot].copy(), host))
             for slot, one in restored.items():
                 jax.tree.map(lambda whole, part, slot=slot: whole.__setitem__(slot, part), host, one)
-            state = jax.device_put(host, self.program.state_sharding)
+            state = hosts.put(host, self.program.state_sharding)
         return state
 
     def _tokens(self, counts: np.ndarray) -> np.ndarray:
@@ -105,7 +110,7 @@ class Population:
         while any(t.left for t in self.trials):
             self._dispatch()
             self._settle()
-            if self.stop:
+            if hosts.anywhere([self.stop])[0]:
                 self._save([t for t in self.trials if t.status == "running"])
                 for trial in self.trials:
                     trial.checkpoints.close()
@@ -114,10 +119,11 @@ class Population:
     def _dispatch(self) -> None:
         """One call of the program: some steps of each slot, then their metrics."""
         counts = self.program.counts([t.until_event() if t else 0 for t in self.slots])
-        tokens = self._tokens(counts)
-        start = time.monotonic()
-        self.state, metrics = self.program.train(self.state, self.values, tokens, counts)
-        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        with self.watchdog.watch("step", f"a dispatch of {int(counts.sum())} steps, or its data,"):
+            tokens = self._tokens(counts)
+            start = time.monotonic()
+            self.state, metrics = self.program.train(self.state, self.values, tokens, counts)
+            metrics = {name: hosts.whole(values) for name, values in metrics.items()}
         seconds = time.monotonic() - start
         steps, latest = int(counts.sum()), math.nan
         for slot, trial in enumerate(self.slots):
@@ -125,27 +131,66 @@ class Population:
                 first, trial.step = trial.step, trial.step + count
                 trial.seconds += seconds * count / steps
                 mine = {name: values[slot, :count] for name, values in metrics.items()}
+                if (spike := trial.spike(first, mine["loss"])) is not None:
+                    self._go_back(slot, trial, spike)
+                    continue
                 trial.log(first, mine, count * trial.run.batch_tokens / seconds)
                 latest = float(mine["loss"][-1])
         speed = steps * self.trials[0].run.batch_tokens / seconds
         done = sum(t.run.steps if t.status != "running" else t.step for t in self.trials)
         self.report({"event": "progress", "done": done, "loss": latest, "tokens_per_second": round(speed)})
 
+    def _go_back(self, slot: int, trial: Trial, spike: int) -> None:
+        """After a loss spike: the state of the newest checkpoint, and the batches from there to the spike left out."""
+        assert trial.spikes
+        trial.checkpoints.wait()
+        like = self._jax.tree.map(lambda x: self._jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.state)
+        found = trial.checkpoints.restore(like, lambda text: print(text, file=sys.stderr), until=spike)
+        if found is None:
+            raise RuntimeError(f"{trial.directory}: no sound checkpoint to go back to from step {spike + 1}")
+        skips, seconds = trial.spikes.skips, trial.seconds
+        trial.recall(int(found[0].step), found[1])
+        trial.spikes.skips, trial.seconds = skips, seconds  # the checkpoint may be older than what was left out before
+        trial.spikes.skip(trial.step, spike)
+        trial.metrics.rewind(trial.step)
+        host = self._jax.tree.map(lambda x: np.array(hosts.whole(x)), self.state)
+        self._jax.tree.map(lambda whole, part: whole.__setitem__(slot, part), host, found[0])
+        self.state = hosts.put(host, self.program.state_sharding)
+        print(f"{trial.fingerprint}: loss spike at step {spike + 1}; back to step {trial.step}", file=sys.stderr)
+
     def _settle(self) -> None:
         """Evaluate, save and record what is due."""
         execution = self.execution
         active = [t for t in self.trials if t.status == "running"]
-        evaluated = self._evaluate([t for t in active if t.due(execution.eval_every_tokens)])
+        asked = self._asked(active)
+        evaluated = self._evaluate([t for t in active if t.due(execution.eval_every_tokens) or t.fingerprint in asked])
         late = execution.checkpoint_every_seconds
-        late = late is not None and time.monotonic() - self._last_save > late
-        self._save([t for t in active if t.status == "running" and (late or t.due(execution.checkpoint_every_tokens))])
+        (late,) = hosts.anywhere([late is not None and time.monotonic() - self._last_save > late])
+        due = [t for t in active if late or t.due(execution.checkpoint_every_tokens) or t.fingerprint in asked]
+        self._save([t for t in due if t.status == "running"])
         for trial in self.trials:
             if trial.status == "diverged":
                 self._finish(trial, f"loss is not finite at step {trial.step}", {})
             elif trial.status == "running" and trial.step == trial.run.steps:
-                trial.checkpoints.wait()
+                self._close(trial)
                 trial.status = "complete"
-                self._finish(trial, None, dataclasses.asdict(evaluated[trial.fingerprint]))
+                self._finish(trial, None, evaluated[trial.fingerprint].columns)
+            elif trial.status == "running" and (stop := asked.get(trial.fingerprint)):
+                self._close(trial)
+                trial.status = stop.status
+                results = evaluated[trial.fingerprint].columns
+                self._finish(trial, stop.reason, results | {"censored": 1})
+
+    @staticmethod
+    def _asked(active: Sequence[Trial]) -> dict[str, Stop]:
+        """Runs that were asked to end early, by fingerprint."""
+        asked = {t.fingerprint: stop for t in active if t.step < t.run.steps and (stop := t.asked_to_stop())}
+        told = hosts.told({name: [stop.status, stop.reason] for name, stop in asked.items()})
+        return {name: Stop(*values) for name, values in told.items()}
+
+    def _close(self, trial: Trial) -> None:
+        with self.watchdog.watch("save", f"saving {trial.directory}"):
+            trial.checkpoints.wait()
 
     def _evaluate(self, due: Sequence[Trial]) -> dict[str, Any]:
         """Held-out results by fingerprint; written to the metrics too."""
@@ -159,7 +204,8 @@ class Population:
             if sequences:
                 tokens[slot, : sequences.batches] = sequences.tokens
         counts = np.array([h.batches if h else 0 for h in held_out], np.int32)
-        nats = self.program.evaluate(self.program.effective(self.state, self.values), tokens, counts)
+        with self.watchdog.watch("evaluate", "an evaluation"):
+            nats = self.program.evaluate(self.program.effective(self.state, self.values), tokens, counts)
         seconds, out = time.monotonic() - start, {}
         for slot, trial in enumerate(self.slots):
             if trial and (sequences := held_out[slot]):
@@ -177,7 +223,7 @@ class Population:
     def _save(self, due: Sequence[Trial]) -> None:
         for slot, trial in enumerate(self.slots):
             if trial in due and trial.saved != trial.step:
-                trial.checkpoints.save(self.program.take(self.state, slot), trial.step, {"seconds": trial.seconds})
+                trial.checkpoints.save(self.program.take(self.state, slot), trial.step, trial.notes)
                 trial.saved = trial.step
         if due:
             self._last_save = time.monotonic()
@@ -188,11 +234,12 @@ class Population:
         status, program = trial.status, self.program
         mesh = "x".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "1"
         results |= {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
-        results |= lineages.columns(trial.lineage)
+        results |= lineages.columns(trial.lineage) | (trial.spikes.columns() if trial.spikes else {})
         results |= {"packing": program.packing, "packing_trials": len(self.trials), "packing_mesh": mesh}
         manifests = tuple(m.fingerprint for m in trial.manifests)
         record = records.make(trial.run, trial.fingerprint, manifests, status, reason, results)
-        records.write(trial.directory, record)
+        if hosts.first():
+            records.write(trial.directory, record)
         trial.status = status + " and recorded"
         event = {"event": "record", "fingerprint": trial.fingerprint, "status": status}
         self.report(event | {"loss_nats": results.get("loss_nats")})
@@ -235,7 +282,12 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
     if not trials:
         return
     set_up_devices(execution)
-    population = Population([Trial(*trial[:4], execution, trial[4]) for trial in trials], execution, report)
+    started = [Trial(*trial[:4], execution, trial[4]) for trial in trials]
+    if not hosts.first():
+        report = _say_nothing
+        for trial in started:
+            trial.metrics = hosts.Silence()
+    population = Population(started, execution, report)
 
     def stop(*_: Any) -> None:
         population.stop = True
@@ -256,8 +308,16 @@ def _line(run: Run, manifests: tuple[Any, ...], parent: inherit.Parent | None) -
     return line
 
 
+def _say_nothing(event: dict[str, Any]) -> None:
+    """Events are the first process's to report."""
+
+
+_printing = threading.Lock()  # two threads report: the loop, and the signs of life
+
+
 def _print_event(event: dict[str, Any]) -> None:
-    print(json.dumps({k: _null(v) for k, v in event.items()}), flush=True)
+    with _printing:
+        print(json.dumps({k: _null(v) for k, v in event.items()}), flush=True)
 
 
 def _null(value: Any) -> Any:
@@ -266,9 +326,12 @@ def _null(value: Any) -> Any:
 
 def _train_population(path: str, workdir: str) -> int:
     """Worker of a study: the runs of a population file, events as JSON lines on stdout (sweeps/executors)."""
+    watchdog.breathe(_print_event)
     try:
         value = json.loads(epath.Path(path).read_text())
         frozen = [schema.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
+        if bad := [name for name in value["fingerprints"] if not inherit.FINGERPRINT.fullmatch(name)]:
+            raise ValueError(f"{bad[0]!r} is no fingerprint")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--population={path} is not a readable population ({type(error).__name__}: {error})"
@@ -306,6 +369,8 @@ def _train_one(workdir: str) -> int:
         train([run], [directory], execution, bar)
     finally:
         bar.bar.stop()
+    if flags.FLAGS.hosts and not hosts.first():
+        return 0
     record = records.read(directory / "record.json")
     columns = record["columns"]
     if record["status"] == "diverged":
@@ -325,6 +390,7 @@ def main(_: list[str]) -> int:
     given = flags.FLAGS
     if (given.config is None) == (given.population is None):
         raise InputError("expected --config=FILE.py, for one run (see --help)")
+    hosts.join(given.hosts)
     try:
         return _train_population(given.population, given.workdir) if given.population else _train_one(given.workdir)
     except Stopped:
@@ -335,5 +401,8 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     config_file.define()
     flags.DEFINE_string("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
+    flags.DEFINE_string(
+        "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/hosts.py)"
+    )
     flags.DEFINE_string("population", None, "used by sweeps.launch: a population file whose runs train as one program")
     cli.run(main, ["workdir"], config_file.check_arguments)

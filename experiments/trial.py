@@ -3,17 +3,20 @@
 import dataclasses
 import json
 import math
+import os
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from experiments import files, inherit, schema
+from experiments import files, inherit, schema, stops
 from experiments import lineage as lineages
 from experiments import record as records
 from experiments.cli import InputError
+from experiments.data import check_enough
 from experiments.inherit import Parent
 from experiments.schema import Execution, Run
+from experiments.spikes import Spikes
 
 
 @dataclasses.dataclass
@@ -44,14 +47,25 @@ class Trial:
         self._first = at.sequences + lineages.learned_tokens(run, self.learns) // run.seq_len
         self.batches = Batches(self.manifests, run.data, run.seq_len, run.batch, at.seed)
         self.held_out = Sequences(run, self.manifests)
-        self.metrics = records.Metrics(self.directory, self.execution.tensorboard)
+        self.metrics = records.Metrics(self.directory, self.execution.tensorboard, self._mirrors())
+        factor, limit = self.execution.spike_factor, self.execution.spike_limit
+        self.spikes = None if factor is None else Spikes(factor, limit)
         self.checkpoints = Checkpoints(
             self.directory / "checkpoints", self.execution.keep_checkpoints, self.fingerprint
         )
 
+    def _mirrors(self) -> list[records.Mirror]:
+        if self.execution.wandb is None:
+            return []
+        from experiments import wandb_mirror
+
+        return [wandb_mirror.WandbMirror(self.execution.wandb, self.fingerprint, self.directory, self.run)]
+
     def records(self, start: int, stop: int) -> np.ndarray:
         """Training sequences of steps [start, stop): [(stop - start) batch, seq_len + 1]. Steps of learning are negative."""
         batch = self.run.batch
+        if self.spikes:  # what was left out lies before all steps to come
+            start, stop = self.spikes.batch(start), self.spikes.batch(start) + stop - start
         return self.batches.records(self._first + start * batch, self._first + stop * batch)
 
     def inherited(self, fresh: Any) -> Any:
@@ -60,6 +74,35 @@ class Trial:
             return fresh
         steps = self.run.growth.learn_steps
         return inherit.state(self.parent, self.run, fresh, lambda i: self.records(i - steps, i - steps + 1))
+
+    def spike(self, first: int, losses: np.ndarray) -> int | None:
+        """The step (0-based) of a loss spike among steps first, first+1, … that the run is to go back from, or None."""
+        at = self.spikes.find(losses) if self.spikes else None
+        if at is None or self.spikes is None or self.saved < 0:
+            return None
+        sequences = self._first + (self.run.steps + self.spikes.left_out + first + at + 1 - self.saved) * self.run.batch
+        try:
+            check_enough(self.manifests, self.run.data, sequences * self.run.seq_len, self.run.seq_len)
+        except InputError:
+            return None  # no text to put in the place of what would be left out
+        return first + at
+
+    def asked_to_stop(self) -> stops.Stop | None:
+        """A request to end this run early, for a run under way on a local disk."""
+        local = "://" not in os.fspath(self.directory)
+        return stops.asked(self.directory) if local and self.status == "running" else None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint has to remember besides the state."""
+        return {"seconds": self.seconds} | ({"spikes": self.spikes.notes()} if self.spikes else {})
+
+    def recall(self, step: int, notes: dict[str, Any]) -> None:
+        """Go on from the checkpoint of a step."""
+        self.step = self.saved = step
+        self.seconds = notes["seconds"]
+        if self.spikes:
+            self.spikes.recall(notes.get("spikes", {}))
 
     @property
     def left(self) -> int:

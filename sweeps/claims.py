@@ -1,9 +1,11 @@
 """Who is training a run right now. A claim is a file beside the run's record, so that nobody trains it twice.
 
-A claim names the launcher and its worker by host, boot, process id and start time. On the same host it is alive as
-long as one of the two processes is, whatever the clock says; a claim from another host is alive while its heartbeat
-is fresh. Claims are taken under a lock on the workdir, which the system lets go of when its holder dies. On an object
-store there is no such lock: two launchers that start within the same second may then train a run twice (the
+A claim names the launcher and its worker by host, boot, process id and start time, and the launcher's lease. On the
+same host it is alive as long as one of the two processes is, whatever the clock says. Elsewhere the lease decides: a
+counter in launchers/<lease>.json that its launcher raises every few seconds. It is dead when this process has watched
+the counter stand still for STALE_SECONDS of its own monotonic clock; no two clocks are ever compared, so that none of
+them may jump. Claims are taken under a lock on the workdir, which the system lets go of when its holder dies. On an
+object store there is no such lock: two launchers that start within the same second may then train a run twice (the
 records agree; nothing is lost).
 """
 
@@ -13,10 +15,12 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import socket
 import subprocess
 import time
 from typing import Any
+import uuid
 
 from etils import epath
 
@@ -24,7 +28,8 @@ from experiments import files
 
 SCHEMA = 1
 HEARTBEAT_SECONDS = 15.0
-STALE_SECONDS = 180.0  # a claim from another host without a heartbeat for so long is dead
+STALE_SECONDS = 180.0  # a claim from another host whose counter we have seen stand still for so long is dead
+_LEASE = re.compile(r"[0-9a-f]{1,32}")
 
 
 @functools.cache
@@ -33,6 +38,15 @@ def _boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _space() -> str:
+    """What tells containers of one host apart: the same process id is another process in each."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
@@ -58,16 +72,17 @@ class Process:
     boot: str
     pid: int
     started: str | None
+    space: str = ""
 
     @classmethod
     def of(cls, pid: int) -> "Process":
         """A process of this host."""
-        return cls(socket.gethostname(), _boot(), pid, started(pid))
+        return cls(socket.gethostname(), _boot(), pid, started(pid), _space())
 
     @property
     def local(self) -> bool:
-        """Whether it is (or was) on this host."""
-        return self.host == socket.gethostname()
+        """Whether it is (or was) on this host, where its process id means something to us."""
+        return self.host == socket.gethostname() and self.space == _space()
 
     @property
     def alive(self) -> bool:
@@ -77,21 +92,14 @@ class Process:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One run, taken by a launcher for a worker. Times are seconds since 1970."""
+    """One run, taken by a launcher for a worker. `since` (seconds since 1970) is for readers only."""
 
     fingerprint: str
     launcher: Process
     worker: Process
     population: str
     since: float
-    heartbeat: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether somebody is still at it."""
-        if self.launcher.local:
-            return self.launcher.alive or self.worker.alive
-        return abs(time.time() - self.heartbeat) < STALE_SECONDS
+    lease: str
 
     def __str__(self) -> str:
         return f"process {self.launcher.pid} on {self.launcher.host}"
@@ -102,6 +110,8 @@ class Claims:
 
     def __init__(self, root: epath.Path):
         self.root, self.me = root, Process.of(os.getpid())
+        self.lease, self._beats = uuid.uuid4().hex[:12], 0
+        self._seen: dict[str, tuple[int | None, float]] = {}  # by lease: its counter, when we saw it change
 
     def _path(self, fingerprint: str) -> epath.Path:
         return self.root / "runs" / fingerprint / "claim.json"
@@ -128,6 +138,55 @@ class Claims:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    # --- leases
+
+    def _lease_path(self, lease: str) -> epath.Path:
+        if not _LEASE.fullmatch(lease):
+            raise ValueError(f"lease={lease!r}; expected hexadecimal digits")
+        return self.root / "launchers" / f"{lease}.json"
+
+    def _renew(self) -> None:
+        """Raise the counter of our lease."""
+        self._beats += 1
+        files.write_json(
+            self._lease_path(self.lease),
+            {"schema": SCHEMA, "beat": self._beats, "launcher": dataclasses.asdict(self.me), "time": time.time()},
+        )
+
+    def _counter(self, lease: str) -> int | None:
+        try:
+            return int(json.loads(self._lease_path(lease).read_text())["beat"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def alive(self, claim: Claim) -> bool:
+        """Whether somebody is still at it. One from another host counts as alive until it was watched for long enough."""
+        if claim.launcher.local:
+            return claim.launcher.alive or (claim.worker.local and claim.worker.alive)
+        counter, now = self._counter(claim.lease), time.monotonic()
+        if claim.lease not in self._seen or self._seen[claim.lease][0] != counter:
+            self._seen[claim.lease] = (counter, now)
+        return now - self._seen[claim.lease][1] < STALE_SECONDS
+
+    def close(self) -> None:
+        """Give the lease back, and those of launchers of this host that are over."""
+        folder = self.root / "launchers"
+        for path in list(folder.glob("*.json")) if folder.exists() else []:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                holder = Process(**json.loads(path.read_text())["launcher"])
+                if holder == self.me or (holder.local and not holder.alive):
+                    path.unlink(missing_ok=True)
+
+    # --- claims
+
+    def sweep(self, recorded: Sequence[str]) -> None:
+        """Remove what launchers have left that were killed after their last run: leases, claims of recorded runs."""
+        with self.lock():
+            for fingerprint in recorded:
+                if (claim := self.read(fingerprint)) and not self.alive(claim):
+                    self._path(fingerprint).unlink(missing_ok=True)
+        self.close()
+
     def _write(self, claim: Claim) -> None:
         value: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(claim)}
         files.write_json(self._path(claim.fingerprint), value)
@@ -140,25 +199,20 @@ class Claims:
     def by_other(self, fingerprint: str) -> Claim | None:
         """The claim of somebody else who is still at it."""
         claim = self.read(fingerprint)
-        return claim if claim and claim.launcher != self.me and claim.alive else None
+        return claim if claim and claim.launcher != self.me and self.alive(claim) else None
 
     def take(self, fingerprints: Sequence[str], worker: int, population: str) -> None:
         """Claim runs for a worker process of ours. Call under `lock`, after `by_other` has said that they are free."""
-        now = time.time()
+        if not self._beats:
+            self._renew()
         for fingerprint in fingerprints:
-            self._write(Claim(fingerprint, self.me, Process.of(worker), population, now, now))
+            self._write(Claim(fingerprint, self.me, Process.of(worker), population, time.time(), self.lease))
 
     def beat(self, fingerprints: Sequence[str]) -> list[str]:
         """Say that we are still at it. Returns the runs that somebody else has taken from us meanwhile."""
-        taken = []
+        self._renew()
         with self.lock():
-            for fingerprint in fingerprints:
-                claim = self.read(fingerprint)
-                if claim is None or claim.launcher != self.me:
-                    taken.append(fingerprint)
-                else:
-                    self._write(dataclasses.replace(claim, heartbeat=time.time()))
-        return taken
+            return [fingerprint for fingerprint in fingerprints if not self.mine(fingerprint)]
 
     def release(self, fingerprints: Sequence[str]) -> None:
         """Let go of what is ours among these runs."""

@@ -70,6 +70,8 @@ def grid(store: Store) -> tuple[pd.DataFrame, list[str]]:
         dict.fromkeys([*list(rows[0])[:4], *(n for own in tags.values() for n in own), *(n for r in rows for n in r)])
     )
     frame = pd.DataFrame(rows, columns=names)
+    if "censored" in frame:  # 1 where a run was stopped early: its loss is an upper bound
+        frame["censored"] = frame["censored"].fillna(0).astype(int)
     for name in names:  # a column that only some records have a value for is of numbers where it can be, not of objects
         kinds = {type(value) for value in frame[name] if value is not None}
         if frame[name].dtype == object and kinds <= {int, float}:

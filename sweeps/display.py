@@ -80,6 +80,8 @@ class Display:
             self._bars.update(task, completed=done, total=event.get("steps", population.steps), note=note)
         elif kind == "record":
             self.recorded += 1
+        elif kind == "say":
+            self.say(str(event.get("text")))
         self._refresh()
 
     def end(self, key: Any, missing: Sequence[Node]) -> None:

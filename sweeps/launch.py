@@ -6,9 +6,13 @@ Every point is frozen and checked before the first is launched; missing corpora 
 are left alone; the others train as populations. The same command again does only what is missing, whatever has
 happened to the one before. Exit code 0 when every run has a record and none failed (a diverged run is a result),
 1 when some failed, 2 for bad input, 75 when it was stopped and the same command goes on.
+
+Executors other than the local one ask for a plan of the study as it stands (sweeps.plan --workdir=DIR; sweeps/lock.py),
+whose meshes and packing the runs then have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 import time
@@ -17,10 +21,11 @@ from absl import flags
 
 from experiments import cli
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
-from sweeps import executors, graph
+from sweeps import executors, failures, graph, lock
 from sweeps import study as studies
 from sweeps.display import Display, clock
 from sweeps.scheduler import Scheduler
+from sweeps.stopping import Stopping
 from sweeps.store import Node, Store, distinct, identify
 
 
@@ -33,14 +38,29 @@ class Outcome:
     trained: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What to do about runs that fail, or need not go on."""
+
+    retry_failed: bool = False  # train runs again that are recorded as failed, and finish those that were stopped early
+    budgets: Mapping[str, int] = dataclasses.field(default_factory=lambda: failures.BUDGETS)
+    stop_dominated: bool = False
+    stop_diverging: bool = False
+    together: Mapping[str, int] = dataclasses.field(default_factory=dict)  # most runs of a population, by signature
+
+
 def launch(
-    study: studies.Study, store: Store, executor: executors.Executor, retry_failed: bool = False, progress: bool = True
+    study: studies.Study,
+    store: Store,
+    executor: executors.Executor,
+    policy: Policy = Policy(),
+    progress: bool = True,
 ) -> Outcome:
     """Train the runs of a study that have no record. Raises InputError, before anything starts, for bad input."""
     nodes = identify(study, studies.manifests(study, progress))
     runs = distinct(nodes)
     graph.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
-    missing = [node for node in runs if not store.finished(node.fingerprint, retry_failed)]
+    missing = [node for node in runs if not store.finished(node.fingerprint, policy.retry_failed)]
     for parent in {node.run.parent for node in missing if node.run.parent}:
         if store.state(parent).status == "complete" and store.newest_step(parent) is None:
             raise InputError(
@@ -51,11 +71,18 @@ def launch(
     if missing:
         # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
         # is split over more devices sums in another order, and a relaunch shall end in the same bits.
-        executor.share(len(graph.populations(runs, executor.slots, lambda parent: True)))
-        parts = graph.populations(missing, executor.slots, lambda parent: True)
+        together = policy.together
+        executor.share(len(graph.populations(runs, executor.slots, lambda parent: True, together=together)))
+        parts = graph.populations(missing, executor.slots, lambda parent: True, together=together)
         with Display(study.name, parts, len(runs) - len(missing), len(runs)) as display:
             display.say(_opening(study.name, runs, missing, len(parts), executor.slots))
-            stopped = not Scheduler(store, executor, parts, display, retry_failed).run()
+            stopping = None
+            if policy.stop_dominated or policy.stop_diverging:
+                stopping = Stopping(store, runs, policy.stop_dominated, policy.stop_diverging)
+            scheduler = Scheduler(store, executor, parts, display, policy.retry_failed, policy.budgets, stopping)
+            stopped = not scheduler.run()
+    with contextlib.suppress(OSError):  # a read-only workdir in which nothing is to be done
+        store.claims.sweep([node.fingerprint for node in runs if store.finished(node.fingerprint)])
     counts: dict[str, int] = {}
     for node in runs:
         status = store.state(node.fingerprint).status
@@ -74,13 +101,21 @@ def main(_: list[str]) -> int:
     start = time.monotonic()
     study = studies.load(flags.FLAGS.study, flags.FLAGS.data_root)
     executor = executors.load(flags.FLAGS.executor)
+    given = flags.FLAGS
+    budgets = failures.parse_budgets(given.retries)
+    policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
+    if not given.no_plan:
+        target = getattr(executor, "target", None)
+        if planned := lock.check(study, given.workdir, given.executor.partition(":")[0], target):
+            study, together = lock.laid_out(study, planned)
+            policy = dataclasses.replace(policy, together=together)
     if os.path.isfile(flags.FLAGS.workdir):
         raise InputError(f"--workdir={flags.FLAGS.workdir} is a file; expected a folder")
     for note in study.notes:
         print(f"note: {note}")
     store = Store(flags.FLAGS.workdir)
     store.root.mkdir(parents=True, exist_ok=True)
-    outcome = launch(study, store, executor, flags.FLAGS.retry_failed)
+    outcome = launch(study, store, executor, policy)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
     if outcome.stopped:
         print(f"{study.name}: stopped ({summary}); the same command goes on")
@@ -101,5 +136,13 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs")
     flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.EXECUTORS)}")
     flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
-    flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed")
-    cli.run(main, required=("study", "workdir"))
+    flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed; finish those stopped early")
+    budgets = ",".join(f"{kind}={count}" for kind, count in failures.BUDGETS.items())
+    flags.DEFINE_list("retries", [], f"tries after each kind of failure, by kind; default: {budgets}")
+    flags.DEFINE_bool("stop_dominated", False, "stop runs whose loss curve cannot reach that of their best rival")
+    flags.DEFINE_bool("stop_diverging", False, "stop runs whose loss rises above where it began, and stays there")
+    flags.DEFINE_bool(
+        "no_plan", False, "--no-plan: launch whatever plan.json in the workdir says, or that there is none"
+    )
+    spelt = {"--no-plan": "--no_plan"}
+    cli.run(main, required=("study", "workdir"), check=lambda argv: [spelt.get(word, word) for word in argv])

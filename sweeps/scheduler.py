@@ -1,28 +1,32 @@
-"""The launcher's loop: populations to workers, claims, retries, records for what failed.
+"""The launcher's loop: populations to workers, claims, retries by class of failure, records for what failed.
 
 One thread, and nothing on disk but claims and what the workers write, so that it may die at any time.
 """
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
+import errno
+import os
 import signal
 import time
 from typing import Any
 
-from experiments import files, schema
-from sweeps import graph
+from experiments import files
+from sweeps import failures, graph
 from sweeps.claims import HEARTBEAT_SECONDS
 from sweeps.display import Display, describe
 from sweeps.executors import Executor, Worker
+from sweeps.failures import Failure
 from sweeps.graph import Population
+from sweeps.stopping import Stopping
 from sweeps.store import Node, Store
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 2.0  # between two looks at runs that another launcher is at
 STOP_SECONDS = 60.0  # for a worker to save after it was asked to stop
-AGAIN_LIMIT = 5  # times that a population may end as 'again' without anybody here having asked
-EXIT_INPUT, EXIT_AGAIN = 2, 75
+FROZEN_SECONDS = 180.0  # a worker that reports at all, and has not for so long, is killed
 
 
 @dataclasses.dataclass
@@ -30,8 +34,9 @@ class Task:
     """A population and what has happened to it so far."""
 
     population: Population
-    crashes: int = 0
-    again: int = 0
+    spent: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # ends by class
+    steps: int = -1  # that its runs had saved when it was last started
+    after: float = 0.0  # on the monotonic clock: not to be started before
 
 
 @dataclasses.dataclass
@@ -41,7 +46,9 @@ class Job:
     task: Task
     worker: Worker
     log_start: int  # where this attempt begins in the log
-    robbed: bool = False  # another launcher has taken runs of it
+    oom_kills: int
+    heard: float | None = None  # monotonic time of its last event, once there is one
+    end: Failure | None = None  # what we have ended it for
 
     @property
     def key(self) -> int:
@@ -52,9 +59,9 @@ class Job:
 class Scheduler:
     """Trains populations until every run has a record.
 
-    A population that crashes is tried once more with the runs that have no record yet; if it crashes again, its halves
-    are tried apart, so that one bad run does not take its neighbours with it. A run that crashes alone is recorded as
-    failed.
+    A population that ends early is tried again with the runs that have no record yet, as often as the budget of that
+    class of failure allows (sweeps/failures.py). Then its halves are tried apart, so that one bad run does not take its
+    neighbours with it. A run that has used up a budget alone is recorded as failed.
     """
 
     def __init__(
@@ -64,8 +71,11 @@ class Scheduler:
         populations: Sequence[Population],
         display: Display,
         retry_failed: bool = False,
+        budgets: Mapping[str, int] = failures.BUDGETS,
+        stopping: Stopping | None = None,
     ):
         self.store, self.executor, self.display, self.retry_failed = store, executor, display, retry_failed
+        self.budgets, self.stopping = budgets, stopping
         self.waiting = [Task(population) for population in populations]
         self.jobs: list[Job] = []
         self.elsewhere: dict[str, Node] = {}  # runs that another launcher is at
@@ -82,9 +92,12 @@ class Scheduler:
                 self._turn()
                 self._heartbeat()
                 self._look_elsewhere()
+                if self.stopping:
+                    self.stopping.look([node for job in self.jobs for node in job.task.population.nodes])
             return not self.stops
         finally:
             self._stop_workers()
+            self.store.claims.close()
             for name, handler in before.items():
                 signal.signal(name, handler)
 
@@ -97,7 +110,7 @@ class Scheduler:
         for task in list(self.waiting):
             if len(self.jobs) >= self.executor.slots:
                 return
-            if self._ready(task):
+            if task.after <= time.monotonic() and self._ready(task):
                 self.waiting.remove(task)
                 self._start(task)
 
@@ -106,9 +119,10 @@ class Scheduler:
         ready = []
         for node in task.population.nodes:
             parent = node.run.parent
-            status = "complete" if parent is None else self.store.state(parent).status
-            if status in ("failed", "diverged"):
-                self._fail(node, f"its parent {parent} has status {status}")
+            state = None if parent is None else self.store.state(parent)
+            status = state.status if state else "complete"
+            if state and (status in ("failed", "diverged") or state.censored):
+                self._fail(node, f"its parent {parent} has status {status}{' (stopped early)' * state.censored}")
                 continue
             if status != "complete":
                 return False
@@ -133,23 +147,24 @@ class Scheduler:
             task.population = dataclasses.replace(task.population, nodes=tuple(free))
             for node in free:
                 store.set_aside(node.fingerprint)
+            task.steps = self._saved(free)
             worker, start = self._worker(task.population)
-            self.jobs.append(job := Job(task, worker, start))
+            self.jobs.append(job := Job(task, worker, start, failures.oom_kills()))
             store.claims.take([node.fingerprint for node in free], worker.pid, task.population.name)
         worker.go()
         self.display.begin(job.key, task.population)
 
+    def _saved(self, nodes: Sequence[Node]) -> int:
+        """Steps in the newest checkpoints of runs; those that have their record count as done."""
+        store = self.store
+        return sum(
+            n.run.steps if store.finished(n.fingerprint) else store.newest_step(n.fingerprint) or 0 for n in nodes
+        )
+
     def _worker(self, population: Population) -> tuple[Worker, int]:
         """A worker that waits for `go`, and the length of its log before it."""
-        store, name, nodes = self.store, population.name, population.nodes
-        execution = dataclasses.asdict(nodes[0].execution)
-        execution |= {key: v for key, v in self.executor.options().items() if execution[key] is None}
-        value = {
-            "schema": 1,
-            "runs": [schema.to_dict(node.run) for node in nodes],
-            "fingerprints": [node.fingerprint for node in nodes],
-            "execution": execution,
-        }
+        store, name = self.store, population.name
+        value = graph.worker_input(population, **self.executor.options())
         path, log = store.population_path(name), store.log_path(name)
         files.write_json(path, value)
         start = log.stat().length if log.exists() else 0
@@ -166,9 +181,13 @@ class Scheduler:
         for job in list(self.jobs):
             code = job.worker.poll()  # before its last events are read, or some could be missed
             for event in job.worker.events():
+                job.heard = time.monotonic()
                 self.display.event(job.key, event)
             if code is not None:
                 self._ended(job, code)
+            elif job.heard and job.end is None and time.monotonic() - job.heard > FROZEN_SECONDS:
+                job.end = Failure("node", f"no sign of life for {FROZEN_SECONDS:.0f} s")
+                job.worker.stop(force=True)
         self.display.tick()
 
     def _ended(self, job: Job, code: int) -> None:
@@ -178,35 +197,63 @@ class Scheduler:
         self.executor.release(job.worker)
         task, nodes = job.task, job.task.population.nodes
         missing = [node for node in nodes if not self.store.finished(node.fingerprint)]
-        self.display.end(job.key, missing)
+        suspects = self._suspects(task, nodes)
+        self.display.end(job.key, [*missing, *suspects])
         self.store.claims.release([node.fingerprint for node in nodes])
+        if suspects and not self.stops:
+            spent = task.spent + collections.Counter(diverged=1)
+            self.waiting.append(Task(dataclasses.replace(task.population, nodes=tuple(suspects)), spent))
         if not missing or self.stops:
             return
-        population = dataclasses.replace(task.population, nodes=tuple(missing))
-        if (code == EXIT_AGAIN or job.robbed) and task.again < AGAIN_LIMIT:
-            self.waiting.insert(0, Task(population, task.crashes, task.again + 1))
-            return
-        reason = self._reason(job, code)
-        if task.crashes == 0 and code != EXIT_INPUT:
-            self.display.say(f"{describe(population)}: {reason}; trying once more")
-            self.waiting.insert(0, Task(population, crashes=1))
-        elif len(missing) > 1:
-            self.display.say(f"{describe(population)}: {reason}; trying its halves apart")
-            self.waiting += [Task(half, crashes=1) for half in graph.halves(population)]
+        failure = job.end or self._failure(job, code)
+        for node in missing:
+            self.store.note_attempt(node.fingerprint, failure.kind, failure.reason)
+        spent = task.spent
+        if self._saved(nodes) > task.steps:
+            for kind in failures.RESTARTED_BY_PROGRESS:
+                spent[kind] = 0
+        spent[failure.kind] += 1
+        self._again(dataclasses.replace(task.population, nodes=tuple(missing)), spent, failure)
+
+    def _suspects(self, task: Task, nodes: Sequence[Node]) -> list[Node]:
+        """Runs that diverged and are to be trained once more, their records set aside."""
+        if task.spent["diverged"] >= self.budgets["diverged"]:
+            return []
+        suspects = [node for node in nodes if self.store.state(node.fingerprint).status == "diverged"]
+        for node in suspects:
+            self.store.set_aside(node.fingerprint)
+            self.display.recorded -= 1
+        return suspects
+
+    def _again(self, population: Population, spent: collections.Counter[str], failure: Failure) -> None:
+        """Try the runs of a population again, whole or in halves, or record the only one that is left as failed."""
+        kind, times, budget = failure.kind, spent[failure.kind], self.budgets[failure.kind]
+        alone, what = len(population.nodes) == 1, f"{describe(population)}: {failure.reason}"
+        if times <= budget and (alone or kind != "memory"):
+            self.display.say(f"{what}; trying again ({kind}, {times} of {budget})")
+            wait = time.monotonic() + failures.backoff(kind, times)
+            self.waiting.insert(0, Task(population, spent, after=wait))
+        elif kind == "disk":  # no fault of the runs: they wait until somebody has seen to it
+            code = errno.EROFS if "read-only" in failure.reason.lower() else errno.ENOSPC
+            raise OSError(code, os.strerror(code), os.fspath(self.store.root))
+        elif not alone:
+            self.display.say(f"{what}; trying its halves apart")
+            if kind == "memory":  # each half needs less: what is counted is how often a run fails alone
+                spent = collections.Counter({k: n for k, n in spent.items() if k != "memory"})
+            self.waiting += [Task(half, spent.copy()) for half in graph.halves(population)]
         else:
-            self._fail(missing[0], reason)
+            tried = sum(spent.values())
+            self._fail(population.nodes[0], failure.reason + (f" (attempts: {failures.describe(spent)})" * (tried > 1)))
 
     def _fail(self, node: Node, reason: str) -> None:
         self.display.say(f"{node.name} failed: {reason}")
         self.store.write_failed(node, reason)
         self.display.recorded += 1
 
-    def _reason(self, job: Job, code: int) -> str:
-        """One line on why a worker ended: its signal or exit code, and the last error in its log."""
+    def _failure(self, job: Job, code: int) -> Failure:
         log = self.store.log_path(job.task.population.name)
-        with contextlib.suppress(ValueError):
-            return _cause(log.read_bytes()[job.log_start :], f"killed by {signal.Signals(-code).name}")
-        return _cause(log.read_bytes()[job.log_start :], f"exit code {code}")
+        said = log.read_bytes()[job.log_start :] if log.exists() else b""
+        return failures.classify(code, said, oom=failures.oom_kills() > job.oom_kills)
 
     # --- claims
 
@@ -218,7 +265,7 @@ class Scheduler:
             names = [n.fingerprint for n in job.task.population.nodes]
             if taken := self.store.claims.beat(names):
                 self.display.say(f"another launcher has taken over {len(taken)} runs; leaving them to it")
-                job.robbed = True
+                job.end = Failure("preempted", "another launcher took over")
                 job.worker.stop(force=True)
 
     def _look_elsewhere(self) -> None:
@@ -261,11 +308,3 @@ class Scheduler:
             with contextlib.suppress(OSError):  # the error that ended the loop is the one to show
                 self.store.claims.release([node.fingerprint for node in job.task.population.nodes])
         self.jobs = []
-
-
-def _cause(log: bytes, how: str) -> str:
-    """`how` a worker ended, with the last error line of its log (or its last line)."""
-    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    last = (errors or lines or [""])[-1].removeprefix("error: ")
-    return f"{how}: {last[:300]}" if last else how

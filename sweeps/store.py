@@ -9,20 +9,23 @@ and collect commands may look at once.
 """
 
 from collections.abc import Iterable, Sequence
+import contextlib
 import dataclasses
 import datetime
 import json
+import re
 from typing import Any
 
 from etils import epath
 
-from experiments import files, record, schema
+from experiments import files, record, schema, stops
 from experiments.cli import InputError
 from experiments.schema import Execution, Run
 from sweeps.claims import Claims
 from sweeps.study import Cell, Study
 
 SCHEMA = 1
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class State:
     reason: str | None = None
     record: dict[str, Any] | None = None
     damaged: bool = False  # there is a record, but it cannot be read
+    censored: bool = False  # its record is of a run that was stopped early
 
 
 def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
@@ -70,7 +74,9 @@ class Store:
         self.claims = Claims(self.root)
 
     def run_dir(self, fingerprint: str) -> epath.Path:
-        """The folder of a run."""
+        """The folder of a run. Raises InputError for what is no fingerprint: it becomes a path."""
+        if not FINGERPRINT.fullmatch(fingerprint):
+            raise InputError(f"fingerprint={fingerprint!r}: expected 16 hexadecimal digits")
         return self.root / "runs" / fingerprint
 
     def population_path(self, name: str) -> epath.Path:
@@ -110,6 +116,8 @@ class Store:
             for point in points:
                 if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
                     raise KeyError(*missing)
+                if not FINGERPRINT.fullmatch(point["fingerprint"]):
+                    raise ValueError(point["fingerprint"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it"
@@ -129,11 +137,12 @@ class Store:
                 found = record.read(path)
                 if found["fingerprint"] != fingerprint:
                     raise InputError(f"{path} is the record of another run, {found['fingerprint']}")
-                return State(found["status"], found["reason"], found)
+                censored = bool(found["columns"].get("censored"))
+                return State(found["status"], found["reason"], found, censored=censored)
             except InputError as error:
                 damaged = str(error)
         claim = self.claims.read(fingerprint)
-        if claim and claim.alive:
+        if claim and self.claims.alive(claim):
             return State("running", f"in population {claim.population} of {claim}")
         if damaged:
             return State("lost", damaged, damaged=True)
@@ -151,15 +160,27 @@ class Store:
         return max(steps, default=None)
 
     def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:
-        """Whether a run has a record that need not be made again."""
+        """Whether a run has a record that need not be made again (`retry_failed`: failed and censored ones need)."""
         state = self.state(fingerprint)
-        return state.record is not None and not (retry_failed and state.status == "failed")
+        return state.record is not None and not (retry_failed and (state.status == "failed" or state.censored))
 
     def set_aside(self, fingerprint: str) -> None:
         """Move a record that is damaged or to be made again out of the way, where it can be looked at."""
         path = self.run_dir(fingerprint) / "record.json"
         if path.exists():
             path.replace(path.parent / "record.replaced.json")
+        (path.parent / stops.FILE).unlink(missing_ok=True)
+
+    def note_attempt(self, fingerprint: str, kind: str, reason: str) -> None:
+        """Remember that a worker ended without this run's record, for `attempts`. A full disk does not matter here."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": now, "class": kind, "reason": reason})
+        with contextlib.suppress(OSError), (self.run_dir(fingerprint) / "attempts.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def attempts(self, fingerprint: str) -> list[dict[str, Any]]:
+        """What `note_attempt` has written: {"at", "class", "reason"} each. Lines that cannot be read are left out."""
+        return files.read_lines(self.run_dir(fingerprint) / "attempts.jsonl")
 
     def write_failed(self, node: Node, reason: str) -> None:
         """A record for a run that could not be trained, so that the grid says why it has no loss."""

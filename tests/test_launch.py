@@ -39,8 +39,9 @@ def get_study(arg="20"):
 class Launch:
     """The tiny study in one workdir, with the commands as a user types them."""
 
-    def __init__(self, study_path: pathlib.Path, workdir: pathlib.Path, arg: str = "20"):
-        self.workdir, self._launch = workdir, ["sweeps.launch", f"--study={study_path}:{arg}", f"--workdir={workdir}"]
+    def __init__(self, study_path: pathlib.Path, workdir: pathlib.Path, arg: str | None = "20"):
+        study = f"{study_path}:{arg}" if arg else str(study_path)
+        self.workdir, self._launch = workdir, ["sweeps.launch", f"--study={study}", f"--workdir={workdir}"]
 
     def __call__(self, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return run_command(*self._launch, *flags, **environment)
@@ -194,7 +195,7 @@ def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathli
     os.kill(victim["worker"]["pid"], signal.SIGKILL)
     said = [process.communicate(timeout=120) for process in launchers]
     assert [process.returncode for process in launchers] == [0, 0], said
-    assert "SIGKILL" in said[0][1] + said[1][1] and "trying once more" in said[0][1] + said[1][1]
+    assert "SIGKILL" in said[0][1] + said[1][1] and "trying again (node, 1 of 5)" in said[0][1] + said[1][1]
     assert launch.losses() == undisturbed.losses()
     assert launch.steps_logged() == undisturbed.steps_logged()
     assert launch.claimed() == []
@@ -249,7 +250,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
     [
         ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.01: tokens=25600000000"),
         ("launch", ["--study={s}", "--workdir={s}"], "is a file; expected a folder"),
-        ("plan", ["--study={s}", "--target=v5e-16"], "known targets: cpu"),
+        ("plan", ["--study={s}", "--target=v5e-17"], "no slice; expected one of v5e-1, v5e-4"),
         ("status", ["--workdir={w}"], "holds no study.json"),
         ("collect", ["--workdir={w}", "--out=grid.xls"], "expected .parquet or .csv"),
     ],

@@ -1,0 +1,95 @@
+"""Ends a process that hangs, with the stacks of all its threads, so that whoever started it can start it again.
+
+Work is marked by phase ("step", "evaluate", "save"); a phase is late when it takes `factor` times its longest so far,
+and never before `floor` seconds. The first time a phase compiles, and has FIRST_SECONDS. Time is counted in ticks of
+the watching thread: while the whole process is stopped (Ctrl-Z, a suspended machine) no time passes, and no clock can
+jump. A call that never lets go of Python's lock stops the ticks too: the launcher then misses the signs of life of
+`breathe` and kills the process.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from experiments.cli import EXIT_AGAIN
+
+FIRST_SECONDS = 3600.0
+ALIVE_SECONDS = 15.0
+
+
+def _die(text: str) -> None:
+    """Write all stacks and one line to stderr, and end at once: the main thread cannot be asked."""
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    print(f"error: stalled: {text}", file=sys.stderr, flush=True)
+    os._exit(EXIT_AGAIN)
+
+
+class Watchdog:
+    """Watches one thread's work. Without a factor it never bites."""
+
+    def __init__(self, factor: float | None, floor: float, late: Callable[[str], None] = _die):
+        self.factor, self.floor, self._late = factor, floor, late
+        self._longest: dict[str, float] = {}
+        self._phase: tuple[str, str] | None = None  # what is being done, and its description
+        self._spent, self._lock, self._thread = 0.0, threading.Lock(), None
+        self._tick = max(0.01, min(1.0, floor / 10))
+
+    def limit(self, phase: str) -> float:
+        """Seconds that a phase may take now."""
+        longest = self._longest.get(phase)
+        return max(FIRST_SECONDS, self.floor) if longest is None else max(self.floor, (self.factor or 0) * longest)
+
+    @contextlib.contextmanager
+    def watch(self, phase: str, what: str = "") -> Iterator[None]:
+        """Work that shall not hang. `what` says in the message what was being done."""
+        if self.factor is None:
+            yield
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+            self._thread.start()
+        with self._lock:
+            self._phase, self._spent = (phase, what or phase), 0.0
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._phase = None
+        if phase in self._longest:
+            self._longest[phase] = max(self._longest[phase], time.monotonic() - start)
+        else:
+            self._longest[phase] = 0.0  # the first time says nothing: it compiles
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self._tick)
+            with self._lock:
+                if self._phase is None:
+                    continue
+                self._spent += self._tick
+                phase, what = self._phase
+                limit = self.limit(phase)
+                if self._spent <= limit:
+                    continue
+                self._spent = 0.0
+            self._late(
+                f"{what} takes more than {limit:.3g} s; the longest before took {self._longest.get(phase, 0):.3g}"
+            )
+
+
+def breathe(report: Callable[[dict[str, Any]], None], seconds: float = ALIVE_SECONDS) -> None:
+    """Report an `alive` event every so often, from a thread that ends with the process."""
+
+    def run() -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            while True:
+                report({"event": "alive"})
+                time.sleep(seconds)
+
+    threading.Thread(target=run, name="signs of life", daemon=True).start()

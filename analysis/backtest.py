@@ -265,6 +265,15 @@ def try_back_test(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[Back
         return None, str(error)
 
 
+def hindsight(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[BackTest | None, str, Rolling | None]:
+    """The test on the largest budget (or why there is none) and those on all: the former is the last of the latter."""
+    every, _ = try_rolling(columns, law, spec)
+    held, _ = largest_budget(columns)
+    if every and np.array_equal(every.splits[-1].rows, columns.row[held]):
+        return every.splits[-1], "", every
+    return *try_back_test(columns, law, spec), every
+
+
 def try_rolling(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[Rolling | None, str]:
     """The rolling back-test, or why there is none."""
     try:

@@ -65,15 +65,14 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from analysis.output import check_writable, command, number, write
+    from analysis.output import check_writable, command, number, one_file, write
     from analysis.predict import read
 
     values, console = flags.FLAGS, Console(soft_wrap=True)
-    if len(argv) != 1:
-        raise InputError(f"FIT: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one fit.json")
+    path = one_file(argv, "FIT", "fit.json")
     if values.json is not None:
         check_writable(values.json, "--json")
-    fitted = read(argv[0])
+    fitted = read(path)
     data = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
     table = Table("part", "prior", "best mixture")
     for part, share in sorted(data["mixture"].items(), key=lambda item: -item[1]):

@@ -241,22 +241,19 @@ def main(argv: list[str]) -> None:
 
     from analysis import options
     from analysis.laws import load as load_law
-    from analysis.output import check_writable, command, write
+    from analysis.output import check_writable, command, one_grid, write
     from analysis.table import load as load_grid
     from analysis.table import parse_roles, select
 
     console, values = Console(soft_wrap=True), flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(
-            f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file"
-        )
+    path = one_grid(argv)
     law = load_law(values.law)
     spec = options.spec(law=law)
     check_writable(values.out, "--out")
     text = values.columns
     if values.by is not None and "family" not in parse_roles(text):
         text = ",".join(filter(None, [text, f"family={values.by}"]))
-    grid = load_grid(argv[0])
+    grid = load_grid(path)
     columns = select(
         grid, (*law.ROLES, "family"), optional=(*law.OPTIONAL, "C"), columns=text, where=values.where, signed=law.SIGNED
     )

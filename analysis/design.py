@@ -25,7 +25,7 @@ from analysis import laws, options, scoreboard
 from analysis.engine.objective import Objective
 from analysis.engine.result import FitResult, FitSpec
 from analysis.laws.base import FormulaLaw, Law
-from analysis.output import check_writable, command, human, number, open_console, write
+from analysis.output import check_writable, command, human, number, one_grid, open_console, write
 from analysis.table import Columns, Grid, load, select
 from experiments import cli
 from experiments.cli import InputError, nearest
@@ -286,13 +286,12 @@ def show(design: Design, console: Any) -> None:
 def main(argv: list[str]) -> None:
     """The command line."""
     values = flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(f"GRID: {len(argv)} files given; expected one Parquet or CSV file")
+    path = one_grid(argv)
     if values.out is not None:
         check_writable(values.out, "--out")
     if values.budget is not None and not (math.isfinite(values.budget) and values.budget > 0):
         raise InputError(f"--budget: {values.budget} is not a positive number of FLOPs")
-    target, spec, grid = Target.parse(values.target), options.spec(), load(argv[0])
+    target, spec, grid = Target.parse(values.target), options.spec(), load(path)
     chosen = [laws.load(name) for name in values.laws]
     for law in chosen:
         if not issubclass(law, FormulaLaw):

@@ -21,7 +21,7 @@ from analysis.engine.result import Certificate, FitError, FitResult, FitSpec, to
 from analysis.laws import LAWS
 from analysis.laws import load as load_law
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, FormulaLaw, Law, SumLaw
-from analysis.output import check_writable, command, number, span, write
+from analysis.output import check_writable, command, number, one_grid, span, write
 from analysis.table import Columns, select
 from analysis.table import load as load_grid
 from experiments import cli
@@ -207,16 +207,13 @@ def main(argv: list[str]) -> None:
     if values.laws:
         list_laws(console)
         return
-    if len(argv) != 1:
-        raise InputError(
-            f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file"
-        )
+    path = one_grid(argv)
     if values.out is None:
         raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
     law = load_law(values.law)
     spec = options.spec(values.interpolation, law)
     check_writable(values.out, "--out")
-    grid = load_grid(argv[0])
+    grid = load_grid(path)
     columns = select(
         grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
     )

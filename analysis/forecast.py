@@ -21,7 +21,7 @@ from etils import epath
 import numpy as np
 
 from analysis import predict as prediction
-from analysis.output import check_writable, command, number, open_console, write
+from analysis.output import check_writable, command, number, one_file, open_console, write
 from analysis.table import Columns, Grid, load, select
 from experiments import cli
 from experiments.cli import InputError
@@ -79,24 +79,17 @@ def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime) -> Fo
         raise InputError(
             f"FIT: {fit_path} has no bootstrap; a forecast needs its intervals (fit with --bootstrap=1000)"
         )
-    data = json.loads(epath.Path(fit_path).read_text())
-    law, factor = fitted.law, fitted.flops_per_param_token
-    with np.errstate(all="ignore"):
-        draws = np.asarray(type(law).stack(fitted.draws).loss(at, factor), dtype=np.float64)
-    draws = draws[np.isfinite(draws)]
-    value = float(law.loss(at, factor))
-    noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
-    runs = draws * np.exp(noise) if value > 0 else draws + noise
+    law, runs = fitted.law, prediction.new_runs(fitted, at)
     return Forecast(
         law=type(law).NAME,
         at=dict(at),
         target=type(law).TARGET,
-        prediction=value,
-        quantiles=tuple(map(float, np.quantile(runs, QUANTILES))),
+        prediction=float(law.loss(at, fitted.flops_per_param_token)),
+        quantiles=tuple(map(float, np.quantile(runs[np.isfinite(runs)], QUANTILES))),
         made=now.astimezone(datetime.UTC).isoformat(timespec="seconds"),
-        fit_data_sha256=data["data_sha256"],
-        fit_command=data["command"],
-        columns=data["columns"],
+        fit_data_sha256=fitted.data_sha256,
+        fit_command=fitted.command,
+        columns=fitted.columns,
     )
 
 
@@ -214,15 +207,14 @@ def show(outcomes: Sequence[Outcome], waiting: Mapping[str, str], level: float, 
 
 
 def _freeze(paths: Sequence[str], out: str, console: Any) -> None:
-    if len(paths) != 1:
-        raise InputError(f"FIT: {len(paths)} files given ({' '.join(paths) or 'none'}); expected one fit.json")
+    path = one_file(paths, "FIT", "fit.json")
     if epath.Path(out).exists():
         raise InputError(f"--out: {out} exists; a forecast is never overwritten, expected a new name")
-    fitted = prediction.read(paths[0])
+    fitted = prediction.read(path)
     if flags.FLAGS.at is None:
         raise InputError('--at is missing; expected where to predict, for example --at="N=1e9,D=2e10"')
     at = prediction.parse_at(flags.FLAGS.at, fitted.law)
-    forecast = freeze(paths[0], at, datetime.datetime.now(datetime.UTC))
+    forecast = freeze(path, at, datetime.datetime.now(datetime.UTC))
     write(out, {**forecast.content(), "sha256": forecast.sha256()}, "--out")
     low, high = forecast.interval(flags.FLAGS.level)
     console.print(

@@ -1,6 +1,6 @@
 """Where commands write: checked before the work, atomic after it. And how they speak of what was fitted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import os
 import pathlib
 import shlex
@@ -32,6 +32,18 @@ def check_writable(path: str, flag: str) -> None:
         raise InputError(f"{flag}: {path} cannot be written ({folder} is not a folder)")
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise InputError(f"{flag}: {path} cannot be written (no permission in {folder})")
+
+
+def one_file(argv: Sequence[str], what: str, expected: str) -> str:
+    """The one path that a command takes. Raises InputError for none or several."""
+    if len(argv) != 1:
+        raise InputError(f"{what}: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one {expected}")
+    return argv[0]
+
+
+def one_grid(argv: Sequence[str]) -> str:
+    """As `one_file`, for a loss grid."""
+    return one_file(argv, "GRID", "Parquet or CSV file")
 
 
 def open_console() -> "Console":

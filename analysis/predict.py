@@ -20,7 +20,7 @@ import numpy as np
 from analysis import laws
 from analysis.engine.result import SCHEMA, Interval, interval_of, unpack
 from analysis.laws.base import Law, part_inputs
-from analysis.output import check_writable, number, span, write
+from analysis.output import check_writable, number, one_file, span, write
 from analysis.roles import ROLES
 from experiments import cli
 from experiments.cli import InputError, nearest
@@ -38,6 +38,9 @@ class Fitted:
     flops_per_param_token: float
     scatter: float  # standard deviation of ln loss around the law
     ranges: Mapping[str, list[float]]
+    columns: Mapping[str, str]  # role -> column or formula
+    data_sha256: str
+    command: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,9 @@ def read(path: str) -> Fitted:
             flops_per_param_token=float(data["flops_per_param_token"]),
             scatter=float(data["certificate"]["rms_log_residual"]),
             ranges=data["ranges"],
+            columns=data["columns"],
+            data_sha256=data["data_sha256"],
+            command=data["command"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"FIT: {path} is damaged ({type(error).__name__}: {error}); fit again") from None
@@ -109,13 +115,21 @@ def parse_at(text: str, law: Law) -> dict[str, float]:
     return at
 
 
+def new_runs(fitted: Fitted, at: Mapping[str, float]) -> np.ndarray:
+    """What one more run at `at` may give [replicates]: the law's own uncertainty, and the scatter of the rows around it."""
+    law, factor = fitted.law, fitted.flops_per_param_token
+    if not len(fitted.draws):
+        return np.empty(0)
+    with np.errstate(all="ignore"):
+        draws = np.asarray(type(law).stack(fitted.draws).loss(at, factor), dtype=np.float64)
+    noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
+    return draws * np.exp(noise) if float(law.loss(at, factor)) > 0 else draws + noise
+
+
 def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     """Loss at `at` (N and D, or C, ...) in nats per token with intervals; the optimum too when only C is given."""
     law, factor = fitted.law, fitted.flops_per_param_token
-    many = type(law).stack(fitted.draws) if len(fitted.draws) else None
     loss = float(law.loss(at, factor))
-    draws = np.asarray(many.loss(at, factor)) if many is not None else np.empty(0)
-    noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
 
     def interval(quantity: Callable[[Any], Any]) -> Interval | None:
         return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
@@ -127,7 +141,7 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
         at=dict(at),
         loss=loss,
         interval=interval(lambda law: law.loss(at, factor)),
-        new_run=Interval.of(draws * np.exp(noise) if loss > 0 else draws + noise, fitted.level),
+        new_run=Interval.of(new_runs(fitted, at), fitted.level),
         optimum=optimum,
         optimum_intervals=intervals,
         extrapolation=max(reach) if reach else None,
@@ -164,11 +178,10 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     values = flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(f"FIT: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one fit.json")
+    path = one_file(argv, "FIT", "fit.json")
     if values.json is not None:
         check_writable(values.json, "--json")
-    fitted = read(argv[0])
+    fitted = read(path)
     prediction = predict(fitted, parse_at(values.at, fitted.law))
     if values.json is not None:
         write(values.json, to_json(prediction), "--json")

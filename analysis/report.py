@@ -16,7 +16,6 @@ from analysis.reporting.checklist import checklist
 from analysis.reporting.page import render, versions
 from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells
 from experiments import cli
-from experiments.cli import InputError
 
 SCHEMA = 1
 
@@ -96,16 +95,13 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     values = flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(
-            f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file"
-        )
+    path = output.one_grid(argv)
     spec = options.spec()
     output.check_writable(values.out, "--out")
     from analysis import figures, table
     from analysis.reporting.survey import survey
 
-    grid = table.load(argv[0])
+    grid = table.load(path)
     found = survey(grid, spec, values.columns, values.where)
     drawn = figures.draw_all(found)
     command = output.command("analysis.report")

@@ -15,7 +15,7 @@ from analysis import fit as fitting
 from analysis.engine.objective import Objective
 from analysis.engine.result import FitError, FitSpec, finite
 from analysis.laws.base import FormulaLaw, Law
-from analysis.output import check_writable, command, open_console, track, write
+from analysis.output import check_writable, command, one_grid, open_console, track, write
 from analysis.table import Columns, Grid, load, select
 from experiments import cli
 from experiments.cli import InputError
@@ -165,11 +165,10 @@ def show(scores: Sequence[Score], console: Any) -> None:
 def main(argv: list[str]) -> None:
     """The command line."""
     values = flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(f"GRID: {len(argv)} files given; expected one Parquet or CSV file")
+    path = one_grid(argv)
     if values.out is not None:
         check_writable(values.out, "--out")
-    spec, grid = options.spec(), load(argv[0])
+    spec, grid = options.spec(), load(path)
     chosen = [laws.load(name) for name in values.laws] or applicable(grid, values.columns, values.where)
     if not chosen:
         raise InputError(f"GRID: {grid.path} has the columns of no law; name them with --columns=N=...,D=...,loss=...")

@@ -241,17 +241,14 @@ def nested_test(columns: Columns, law: Any, **fixed: float) -> NestedTest:
 
 def main(argv: list[str]) -> None:
     """The command line: the trend of the role loss (any quantity) over the role X."""
-    from analysis.output import check_writable, number, open_console, span, write
+    from analysis.output import check_writable, number, one_grid, open_console, span, write
     from analysis.table import load, select
 
     values = flags.FLAGS
-    if len(argv) != 1:
-        raise InputError(
-            f"GRID: {len(argv)} files given ({' '.join(argv) or 'none'}); expected one Parquet or CSV file"
-        )
+    path = one_grid(argv)
     if values.json is not None:
         check_writable(values.json, "--json")
-    columns = select(load(argv[0]), ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
+    columns = select(load(path), ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
     found = find_trend(columns["X"], columns["loss"], level=values.level, seed=values.seed)
     console = open_console()
     x, y = columns.sources["X"], columns.sources["loss"]

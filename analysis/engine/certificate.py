@@ -37,7 +37,7 @@ def certify(result: FitResult, found: Optimum, names: tuple[str, ...], row_lever
     vanished = {name for name, at, a, _ in ends if at <= a and law.COEFFICIENTS[name].log}
     intervals = result.intervals()
     worst = int(np.argmax(np.abs(residual)))
-    influence = influential(result, row_leverage)
+    influence = influential(result, intervals, row_leverage)
     trends, noise = residual_trends(columns, residual), seed_noise(result)
     lost = not_identified(law, {name for name, weak_ in zip(names, weak, strict=True) if weak_}, vanished, intervals)
     return dataclasses.replace(
@@ -71,9 +71,11 @@ def leverage(found: Optimum) -> np.ndarray:
     return (basis[:, values > RANK_TOLERANCE * values[0]] ** 2).sum(axis=1)
 
 
-def influential(result: FitResult, row_leverage: np.ndarray) -> tuple[dict[str, Any], ...]:
+def influential(
+    result: FitResult, intervals: Mapping[str, Interval], row_leverage: np.ndarray
+) -> tuple[dict[str, Any], ...]:
     """The rows (or runs) whose absence moves a coefficient most, in its standard errors; where one is left out at a time."""
-    columns, intervals = result.columns, result.intervals()
+    columns = result.columns
     run = columns.values.get("run")
     member = bootstrap.units(len(columns), run)
     if not len(result.left_out) or len(result.left_out) != member.max() + 1:

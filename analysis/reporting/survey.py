@@ -60,7 +60,7 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
     optima = [optimum_row(results[name], name, factor, largest) for name in results for factor in FACTORS]
     law = laws.load("chinchilla")
     quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER), thorough=False)
-    test, no_test = backtest.try_back_test(columns, law, quick)
+    test, no_test, every = backtest.hindsight(columns, law, quick)
     verdict, reasons = judge(results, test)
     comparison = compare_families(grid, quick, columns_text, where)
     if comparison is not None:
@@ -77,7 +77,7 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
         conventions=compare_conventions(grid, columns, quick, columns_text, where),
         test=test,
         no_test=no_test,
-        rolling=backtest.try_rolling(columns, law, quick)[0],
+        rolling=every,
         rates=learning_rates(grid, columns),
         cells=rate_and_batch(grid, columns),
         comparison=comparison,

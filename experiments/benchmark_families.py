@@ -65,15 +65,13 @@ def _compile(run: Any, gradient_only: bool = False, **model: Any) -> Any:
 
     import jax
 
-    from experiments import loss as losses
     from experiments import population, step
 
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, **model))
 
     def gradient(state: Any, tokens_BT: Any) -> Any:
         def objective(params: Any) -> Any:
-            output = step.apply(run, params, tokens_BT[:, :-1])
-            return losses.objective(output.logits_BLV, tokens_BT[:, 1:], run.loss, output.aux, run.model)[0]
+            return step.objective(run, run, params, tokens_BT)[0]
 
         return jax.value_and_grad(objective)(state.params)
 

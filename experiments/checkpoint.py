@@ -37,7 +37,12 @@ class Checkpoints:
             directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative path
         self.directory, self.fingerprint = directory, fingerprint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(directory, options=options)
+        except Exception:  # whatever Orbax makes of a damaged file of times and statistics, which nobody here needs
+            for path in directory.glob("*/_CHECKPOINT_METADATA"):
+                path.unlink(missing_ok=True)
+            self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, state: TrainState, step: int, notes: dict[str, Any]) -> None:
         """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it."""

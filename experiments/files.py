@@ -2,10 +2,13 @@
 
 import json
 import os
-from typing import Any
+import re
+from typing import Any, BinaryIO
 import uuid
 
 from etils import epath
+
+from experiments.cli import InputError
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
@@ -32,16 +35,64 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
+def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
+    """Raises InputError for a folder in which checkpoints would be lost.
+
+    Orbax (0.12.8) looks for what it has saved by a pattern that has the path in it, and finds nothing under a path with
+    brackets; a backslash it refuses.
+    """
+    if found := re.search(r"[\[\]\\]", os.path.abspath(path)):
+        raise InputError(f"{flag}={os.fspath(path)}: checkpoints cannot be kept under a path with {found[0]!r} in it")
+
+
+def append(path: epath.PathLike) -> BinaryIO:
+    """A local file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, "ab", buffering=0, opener=opener)
+
+
+INTEGERS = range(-(2**63), 2**63)  # what tables hold
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or int(text) not in INTEGERS:
+        raise ValueError(f"{text[:20]}… is larger than any count")
+    return int(text)
+
+
+def _constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def parse(text: str | bytes) -> Any:
+    """A JSON value from a file that anybody may have written. Raises ValueError, and nothing else, for what is none:
+
+    bytes that are no UTF-8, brackets nested without end, NaN, integers that no table holds, halves of characters.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()
+    try:
+        value = json.loads(text, parse_int=_integer, parse_constant=_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+    return value
+
+
 def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; none when it does not exist. A line that is half written is left out."""
     out = []
     try:
-        lines = epath.Path(path).read_text().splitlines()
-    except (OSError, ValueError):
+        lines = epath.Path(path).read_bytes().splitlines()
+    except OSError:
         return []
     for line in lines:
         try:
-            value = json.loads(line)
+            value = parse(line)
         except ValueError:
             continue
         if isinstance(value, dict):
@@ -51,4 +102,4 @@ def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
 
 def read_json(path: epath.PathLike) -> Any:
     """A JSON file. Raises OSError or ValueError."""
-    return json.loads(epath.Path(path).read_text())
+    return parse(epath.Path(path).read_bytes())

@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from experiments import lineage, schema
+from experiments import files, lineage, schema
 from experiments import record as records
 from experiments.cli import InputError
 from experiments.lineage import Lineage
@@ -121,7 +121,7 @@ def read(folder: epath.Path) -> Parent:
     if not path.exists():
         return _read_weights(folder)
     try:
-        value = json.loads(path.read_text())
+        value = files.read_json(path)
         run, name = plain(value["run"]), value["fingerprint"]
         if "lineage" in value:
             line = lineage.from_json(value["lineage"])
@@ -129,12 +129,14 @@ def read(folder: epath.Path) -> Parent:
             line = lineage.after(run, tuple(value["manifests"]), None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from error
     status = "not finished"
     if (folder / "record.json").exists():
         found = records.read(folder / "record.json")
         status = "stopped early" if found["columns"].get("censored") else found["status"]
+        left_out = found["columns"].get("batches_left_out") or 0
+        line = lineage.further(line, run, tuple(found["manifests"]), left_out * run.batch)
     if status != "complete":
         raise InputError(f"parent {name} in {folder} is {status}; expected a run that is complete")
     return Parent(name, folder, run.family, run.model, run, line)
@@ -229,18 +231,15 @@ def combine(
     import jax.numpy as jnp
     import optax
 
-    from experiments import loss as losses
     from experiments import step
 
     source, optimizer = dict(plan.widened(params)), optax.adam(run.growth.learn_lr)
 
     @jax.jit
     def update(learned: Any, opt: Any, source: Any, tokens_BT: Any) -> tuple[Any, Any, Any]:
-        inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
 
         def objective(learned: Any) -> Any:
-            output = step.apply(run, plan.expand(learned, source), inputs_BL)
-            return losses.objective(output.logits_BLV, targets_BL, run.loss, output.aux, run.model)[0]
+            return step.objective(run, run, plan.expand(learned, source), tokens_BT)[0]
 
         nats, gradient = jax.value_and_grad(objective)(learned)
         change, opt = optimizer.update(gradient, opt)

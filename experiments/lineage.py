@@ -71,6 +71,17 @@ def after(run: Run, manifests: tuple[str, ...], before: Lineage | None, learns: 
     )
 
 
+def further(line: Lineage, run: Run, manifests: tuple[str, ...], sequences: int) -> Lineage:
+    """After a run that has left out so many sequences (experiments/spikes.py): it has read so much further.
+
+    Not known before the run, and so not in its run.json; children begin behind what it has read.
+    """
+    reads, key = dict(line.reads), data_key(run, manifests)
+    if sequences and key in reads:
+        reads[key] = dataclasses.replace(reads[key], sequences=reads[key].sequences + sequences)
+    return dataclasses.replace(line, reads=tuple(sorted(reads.items())))
+
+
 def columns(line: Lineage) -> dict[str, Any]:
     """Grid columns."""
     return {"lineage_tokens": line.tokens, "flops_lineage": line.flops}

@@ -21,6 +21,7 @@ import uuid
 from etils import epath
 import numpy as np
 
+from experiments import files
 from experiments.cli import InputError
 
 SCHEMA = 1
@@ -143,14 +144,16 @@ def load(directory: epath.PathLike) -> Manifest:
             f"{directory}: no prepared corpus here (manifest.json is missing); run `python -m experiments.prepare`"
         )
     try:
-        stored = json.loads(path.read_text())
+        stored = files.read_json(path)
         if stored["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {stored['schema']}, this version reads {SCHEMA}; {REMEDY}")
         fields: dict[str, Any] = {f.name: stored[f.name] for f in dataclasses.fields(Manifest) if f.name != "directory"}
         fields |= {name: Split(**fields[name]) for name in ("train", "holdout")}
         manifest = Manifest(**fields, directory=directory)
         intact = manifest.fingerprint == stored["fingerprint"]
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: unreadable ({type(error).__name__}: {error}); {REMEDY}") from error
     if not intact:
         raise InputError(f"{path}: does not match its own fingerprint; it was edited or damaged; {REMEDY}")

@@ -20,8 +20,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer
 import numpy as np
 
-from experiments import hosts
+from experiments import hosts, microbatches, offload
 from experiments import step as steps
+from experiments.cli import InputError
 from experiments.record import ledger
 from experiments.schema import Execution, Run, representative, runtime_values, with_runtime
 from models import growth, partition
@@ -63,7 +64,16 @@ def program(run: Run, slots: int, execution: Execution) -> "Program":
 def _peak_bytes(compiled: Any) -> int | None:
     """Memory of one device that a compiled function needs at its peak, where the backend says so."""
     memory = compiled.memory_analysis()
-    return int(memory.peak_memory_in_bytes) if memory is not None else None
+    if memory is None:
+        return None
+    # Compilers count what lies with the host in the peak. State is there all the time; what comes and goes (remat) need
+    # not be there when the device has most: then all of the device's arguments and temporaries bound its peak as well.
+    host = memory.host_argument_size_in_bytes + memory.host_output_size_in_bytes - memory.host_alias_size_in_bytes
+    peak = memory.peak_memory_in_bytes - host
+    if memory.host_temp_size_in_bytes:
+        beside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak = min(peak, beside + memory.temp_size_in_bytes)
+    return int(peak)
 
 
 def _index(tree: Any, i: Any) -> Any:
@@ -80,23 +90,39 @@ class Program:
     def __init__(self, run: Run, slots: int, execution: Execution, devices: Sequence[Any] | None = None):
         devices = list(devices or jax.devices())
         self.run, backend = run, devices[0].platform
-        sizes = partition.fill(execution.mesh, len(devices), slots, run.batch, backend)
+        self.parts = execution.microbatches
+        sizes = partition.fill(execution.mesh, len(devices), slots, run.batch, backend, self.parts)
         self.mesh = partition.make_mesh(sizes, devices)
         self.groups = sizes[0]
         self.slots = -(-slots // self.groups) * self.groups
         self.packing = execution.packing
+        self.offload = execution.offload
         if self.packing == "auto":
-            self.packing = "map" if backend == "cpu" else "vmap"
+            self.packing = "map" if backend == "cpu" and self.offload == "none" else "vmap"
+        if self.offload != "none":
+            offload.check(devices[0], "execution.offload='optimizer'")
+            if self.packing == "map" and self.slots > self.groups:
+                raise InputError(
+                    "execution.packing='map' cannot pick one trial's state out of the host's memory; expected 'vmap'"
+                )
+        if getattr(run.model, "remat", "none") == "offload":
+            offload.check(devices[0], "model.remat='offload'")
         flops = ledger(run)["flops_per_token"] * run.batch_tokens
         self.steps_per_dispatch = execution.steps_per_dispatch or int(
             np.clip(_DISPATCH_FLOPS.get(backend, 2e13) / flops, 1, 64)
         )
         self._compiler = _COMPILERS.get(backend)
         self._spec = P("trial")
-        self._rows = ("data", "fsdp")
+        self._rows = partition.split_by("batch")
         shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
         self.state_shapes = shapes
         self.state_sharding = partition.shardings(steps.state_axes(run), shapes, self.mesh)
+        if self.offload != "none":
+            away = offload.placed(steps.state_axes(run).opt, self.state_sharding.opt)
+            self.state_sharding = self.state_sharding._replace(opt=away)
+            self.state_shapes = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_sharding
+            )
         self.tokens_sharding = NamedSharding(self.mesh, P("trial", None, self._rows))
         self.slot_sharding = NamedSharding(self.mesh, self._spec)
         self.compile_seconds = 0.0
@@ -129,8 +155,9 @@ class Program:
     def _each(self, one: Any, *trees: Any) -> Any:
         """Map over the slots of one device."""
         count = jax.tree.leaves(trees)[0].shape[0]
-        if count == 1:
-            return jax.tree.map(lambda x: x[None], one(*_index(trees, 0)))
+        if count == 1:  # what lies with the host keeps its axis (offload.in_turn)
+            first = jax.tree.map(lambda x: x if offload.is_away(x) else x[0], trees)
+            return jax.tree.map(lambda x: x if offload.is_away(x) else x[None], one(*first))
         if self.packing == "vmap":
             return jax.vmap(one)(*trees)
         return jax.lax.map(lambda args: one(*args), trees)
@@ -157,7 +184,8 @@ class Program:
 
     def _train_slot(self, state: Any, values: dict, tokens_SBT: Array, count: Array) -> tuple[Any, dict[str, Array]]:
         traced = with_runtime(self.run, values)
-        take = functools.partial(steps.train_step, self.run, traced, added=values.get("added"))
+        take = functools.partial(steps.train_step, self.run, traced, parts=self.parts, offload=self.offload)
+        take = functools.partial(take, added=values.get("added"))
         shapes = jax.eval_shape(lambda s, t: take(s, t)[1], state, tokens_SBT[0])
         log = {name: jnp.zeros(tokens_SBT.shape[0], jnp.float32) for name in shapes}
 
@@ -169,8 +197,10 @@ class Program:
         return jax.lax.fori_loop(0, count, body, (state, log))
 
     def _eval_slot(self, params: Any, tokens_SBT: Array, count: Array) -> Float[Array, "S B"]:
+        one = functools.partial(steps.eval_step, self.run, params)
+
         def body(i: Array, nats_SB: Array) -> Array:
-            return nats_SB.at[i].set(steps.eval_step(self.run, params, tokens_SBT[i]))
+            return nats_SB.at[i].set(microbatches.each(one, tokens_SBT[i], self.parts))
 
         return jax.lax.fori_loop(0, count, body, jnp.zeros(tokens_SBT.shape[:2], jnp.float32))
 
@@ -217,10 +247,17 @@ class Program:
 
     @functools.cached_property
     def _take(self) -> Any:
-        whole = jax.tree.map(lambda s: NamedSharding(s.mesh, P(*s.spec[1:])), self.state_sharding)
+        whole = jax.tree.map(
+            lambda s: NamedSharding(s.mesh, P(*s.spec[1:]), memory_kind=s.memory_kind), self.state_sharding
+        )
+
+        def one(x: Array, sharding: NamedSharding, slot: Array) -> Array:
+            if sharding.memory_kind == offload.PINNED:
+                x = jax.device_put(x, jax.memory.Space.Device)
+            return jax.lax.dynamic_index_in_dim(x, slot, keepdims=False)
 
         def take(state: steps.TrainState, slot: Array) -> steps.TrainState:
-            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), state)
+            return jax.tree.map(functools.partial(one, slot=slot), state, self.state_sharding)
 
         return jax.jit(take, in_shardings=(self.state_sharding, None), out_shardings=whole)
 
@@ -252,12 +289,15 @@ class Program:
         return peaks
 
     def device_bytes(self, part: str | None = None) -> int:
-        """Of the train state of all slots, or a part of it, on one device."""
+        """Of the train state of all slots, or a part of it, on one device; what lies with the host is not."""
         shapes, split = self.state_shapes, self.state_sharding
         if part is not None:
             shapes, split = getattr(shapes, part), getattr(split, part)
-        sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, split)
-        return sum(jax.tree.leaves(sizes))
+
+        def size(x: Any, s: NamedSharding) -> int:
+            return 0 if s.memory_kind == offload.PINNED else math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+
+        return sum(jax.tree.leaves(jax.tree.map(size, shapes, split)))
 
     def token_shape(self, steps: int | None = None) -> tuple[int, int, int, int]:
         """Shape of the tokens of one dispatch: slots, steps, sequences, seq_len + 1."""

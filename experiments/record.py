@@ -19,6 +19,8 @@ import models
 from models import contract
 
 SCHEMA = 1
+_TYPES = {"fingerprint": str, "reason": str | None, "run": dict, "manifests": list, "columns": dict}
+_NUMBERS = {"loss_nats", "steps_done", "wall_seconds", "censored", "batches_left_out"}  # what readers compute with
 STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")
 
 
@@ -98,7 +100,7 @@ def read(path: epath.PathLike) -> dict[str, Any]:
     """A record. Raises InputError naming the file when it is unreadable, cut short or of the future."""
     path = epath.Path(path)
     try:
-        record = json.loads(path.read_text())
+        record = files.read_json(path)
         version = record["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -109,7 +111,13 @@ def read(path: epath.PathLike) -> dict[str, Any]:
     missing = {"fingerprint", "status", "run", "columns"} - record.keys()
     if missing or record["status"] not in STATUSES:
         raise InputError(f"{path} lacks {', '.join(sorted(missing)) or 'a known status'}; delete it to train again")
-    return _upgrade(record)
+    record = _upgrade(record)
+    if wrong := next((name for name, kind in _TYPES.items() if not isinstance(record[name], kind)), None):
+        raise InputError(f"{path}: {wrong} is of type {type(record[wrong]).__name__}; delete it to train again")
+    for name, value in record["columns"].items():
+        if isinstance(value, dict | list) or (name in _NUMBERS and not isinstance(value, int | float | None)):
+            raise InputError(f"{path}: columns.{name} is of type {type(value).__name__}; delete it to train again")
+    return record
 
 
 def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
@@ -141,10 +149,10 @@ class Metrics:
         """Forget rows after `step` (and a half-written last line): they will be written again."""
         kept = []
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_bytes().splitlines():
                 try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line)
+                    if files.parse(line)["step"] <= step:
+                        kept.append(line.decode())
                 except (ValueError, KeyError, TypeError):
                     break
         files.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())

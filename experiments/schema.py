@@ -55,6 +55,7 @@ class Loss:
     """Next-token cross-entropy in nats plus weighted terms."""
 
     z_loss: float = option(0.0, runtime=True)  # coefficient of mean logsumexp(logits)^2 (PaLM: 1e-4)
+    chunk: int | None = option(None, numerics=False)  # tokens whose logits a device has at a time; None: by memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,10 @@ class Execution:
     parent_workdir: str | None = None  # folder of the parent: a run's, or of weights; None: beside the run's own
     mesh: MeshShape = MeshShape()
     cpu_devices: int | None = None  # simulated devices on a CPU; None: one per core this process may use
+    # A step's batch goes through the model in so many equal parts, for the memory of one: the numbers of the whole batch.
+    # On each device as many of its own sequences; weights that are split are gathered once a part.
+    microbatches: int = 1
+    offload: str = "none"  # none | optimizer: Adam's moments in the host's memory between updates; the same numbers
     packing: str = "auto"  # auto | map (trials one after the other on each device) | vmap (all at once)
     steps_per_dispatch: int | None = None  # None: about a quarter of a second's work
     log_every_steps: int = 10
@@ -131,6 +136,7 @@ CHOICES = {
     "schedule.name": ("cosine", "cosine_halved", "wsd", "constant"),
     "schedule.decay_shape": ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential"),
     "execution.packing": ("auto", "map", "vmap"),
+    "execution.offload": ("none", "optimizer"),
 }
 # What of the data section is the manifest's to say, and therefore not the run's.
 _IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.holdout")
@@ -163,6 +169,8 @@ def _cast(name: str, value: Any, annotation: Any) -> Any:
 def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass from a mapping. Raises InputError for a key that it lacks (nearest named) or a wrong type."""
     hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, Mapping):
+        raise InputError(f"{prefix.rstrip('.') or 'the run'}={values!r:.40}: expected options by name")
     for key in values:
         if key not in fields:
             raise InputError(f"unknown config key {prefix}{key}; {nearest(key, fields, 'key')}")
@@ -212,6 +220,8 @@ def check(run: Run, execution: Execution = Execution()) -> None:
     for name, value in _positive(run):
         if not value > 0:
             raise InputError(f"{name}={value} must be positive")
+    if run.loss.chunk is not None and run.loss.chunk < 1:
+        raise InputError(f"loss.chunk={run.loss.chunk} must be at least 1")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(run.opt, name) < 1:
             raise InputError(f"opt.{name}={getattr(run.opt, name)} must be in [0, 1)")
@@ -247,7 +257,7 @@ def check(run: Run, execution: Execution = Execution()) -> None:
             raise InputError(f"execution.{name}={value} must be positive")
     if execution.wandb is not None and not re.fullmatch(r"[\w.-]{1,128}", execution.wandb):
         raise InputError(f"execution.wandb={execution.wandb!r}: expected a project name of letters, digits, . _ and -")
-    for name in ("log_every_steps", "keep_checkpoints"):
+    for name in ("log_every_steps", "keep_checkpoints", "microbatches"):
         if getattr(execution, name) < 1:
             raise InputError(f"execution.{name}={getattr(execution, name)} must be at least 1")
     run.growth.check()
@@ -258,6 +268,12 @@ def check(run: Run, execution: Execution = Execution()) -> None:
             f"evaluation.weights={weights}: expected {len(run.data.corpus)} positive numbers, one per data.corpus, or none"
         )
     run.model.check(run.seq_len)
+    if (parts := execution.microbatches) > 1:
+        if run.batch % parts:
+            raise InputError(
+                f"batch_tokens / seq_len = {run.batch} sequences do not divide into execution.microbatches={parts}"
+            )
+        run.model.check_parts(run.seq_len)
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

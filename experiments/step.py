@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Integer
 import optax
 
 from experiments import loss as losses
-from experiments import optimizer
+from experiments import microbatches, optimizer
 from experiments.schema import Run
 import models
 from models import growth, partition
@@ -75,11 +75,30 @@ def state_axes(run: Run) -> TrainState:
     return TrainState(axes, opt, ())
 
 
-def apply(run: Run, params: dict[str, Array], tokens_BL: Integer[Array, "B L"]) -> Output:
-    """Run the model on its parameters."""
+def model(run: Run, params: dict[str, Array]) -> Any:
+    """The run's model with these parameters."""
     graphdef, axes = _abstract(run.family, run.model)
     state = nnx.from_flat_state([(tuple(path.split("/")), nnx.Param(params[path])) for path in axes])
-    return nnx.merge(graphdef, state)(tokens_BL)
+    return nnx.merge(graphdef, state)
+
+
+def apply(run: Run, params: dict[str, Array], tokens_BL: Integer[Array, "B L"]) -> Output:
+    """Run the model on its parameters."""
+    return model(run, params)(tokens_BL)
+
+
+def objective(
+    run: Run, values: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"], *counts: Array
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], Output]]:
+    """What training minimises, of a batch of sequences of seq_len + 1 tokens; its terms, and the rest of the output.
+
+    `counts`: of the whole batch, where the sequences are a part of it (microbatches.py).
+    """
+    inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
+    built = model(run, params)
+    x_BLD, output = built.hidden(inputs_BL, *counts)
+    total, terms = losses.read_out(built.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
+    return total, (terms, output)
 
 
 def effective(
@@ -93,21 +112,37 @@ def effective(
 
 
 def train_step(
-    run: Run, values: Run, state: TrainState, tokens_BT: Integer[Array, "B T"], added: dict[str, Array] | None = None
+    run: Run,
+    values: Run,
+    state: TrainState,
+    tokens_BT: Integer[Array, "B T"],
+    added: dict[str, Array] | None = None,
+    parts: int = 1,
+    offload: str = "none",
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
 
-    `added`: what a growth has added (growth.Plan.added), for the masks of its operator "random".
+    `added`: what a growth has added (growth.Plan.added), for the masks of its operator "random". `parts`: so many equal
+    parts of the batch go through the model one after the other, with the result of the whole (microbatches.py).
+    `offload`: what of the state lies in the host's memory (offload.py).
     """
-    inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
 
-    def objective(params: dict[str, Array]) -> tuple[Float[Array, ""], Any]:
-        output = apply(run, effective(run, values, state._replace(params=params), added), inputs_BL)
-        total, terms = losses.objective(output.logits_BLV, targets_BL, values.loss, output.aux, values.model)
+    def loss(params: dict[str, Array], tokens_BT: Array, *counts: Array) -> tuple[Float[Array, ""], Any]:
+        params = effective(run, values, state._replace(params=params), added)
+        total, (terms, output) = objective(run, values, params, tokens_BT, *counts)
         return total, (terms | output.metrics, output.state)
 
-    (_, (metrics, ruled)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    updates, opt = optimizer.transform(values, param_axes(run)).update(grads, state.opt, state.params)
+    gradient = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        grads, (metrics, ruled) = gradient(state.params, tokens_BT)
+    else:
+        tokens_PBT, params = microbatches.split(tokens_BT, parts), effective(run, values, state, added)
+        count = lambda tokens_BT: model(run, params).hidden(tokens_BT[:, :-1].astype(jnp.int32))[1].counts  # noqa: E731
+        counts = microbatches.counts(count, tokens_PBT)
+        grads, (metrics, ruled) = microbatches.mean_gradient(
+            lambda tokens_BT: gradient(state.params, tokens_BT, *counts), tokens_PBT, param_axes(run)
+        )
+    updates, opt = optimizer.transform(values, param_axes(run), offload).update(grads, state.opt, state.params)
     seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
     lr = values.opt.lr * optimizer.schedule(values, seen - run.batch_tokens)
     params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled
@@ -117,6 +152,6 @@ def train_step(
 
 def eval_step(run: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"]) -> Float[Array, "B"]:
     """Summed nats of each sequence."""
-    output = apply(run, params, tokens_BT[:, :-1].astype(jnp.int32))
-    nats_BL, _ = losses.cross_entropy(output.logits_BLV, tokens_BT[:, 1:].astype(jnp.int32))
-    return nats_BL.sum(axis=-1)
+    built, tokens_BT = model(run, params), tokens_BT.astype(jnp.int32)
+    x_BLD, _ = built.hidden(tokens_BT[:, :-1])
+    return losses.nats(built.readout(), x_BLD, tokens_BT[:, 1:], run.loss).sum(axis=-1)

@@ -5,7 +5,6 @@ whole run would have reached. Who asks, and why, is not decided here (sweeps/sto
 """
 
 import dataclasses
-import json
 
 from etils import epath
 
@@ -32,7 +31,7 @@ def ask(directory: epath.Path, stop: Stop) -> None:
 def asked(directory: epath.Path) -> Stop | None:
     """What was asked of a run. A file that cannot be understood asks for nothing."""
     try:
-        value = json.loads((directory / FILE).read_text())
+        value = files.read_json(directory / FILE)
         stop = Stop(value["status"], str(value["reason"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,10 +20,11 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from experiments import cli, config_file, files, hosts, inherit, prepare, schema, watchdog
+from experiments import cli, config_file, files, hosts, inherit, lease, prepare, schema, watchdog
 from experiments import lineage as lineages
 from experiments import record as records
 from experiments.cli import EXIT_AGAIN, InputError
+from experiments.lease import Lease
 from experiments.schema import Execution, Run
 from experiments.stops import Stop
 from experiments.trial import Trial, workdir_of
@@ -37,14 +38,17 @@ class Stopped(Exception):
 
 
 class Population:
-    """Trains trials of one signature to their ends. `report` gets one event at a time (see sweeps/executors)."""
+    """Trains trials of one signature to their ends. `report` gets one event at a time (see sweeps/executors).
 
-    def __init__(self, trials: Sequence[Trial], execution: Execution, report: Report):
+    `held`: what the first process holds of their runs, if they were claimed; without it nobody is asked before a save.
+    """
+
+    def __init__(self, trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None = None):
         import jax
 
         from experiments import population
 
-        self._jax, self.execution, self.report = jax, execution, report
+        self._jax, self.execution, self.report, self._held = jax, execution, report, held
         first = trials[0].run
         program = population.program(first, len(trials), execution)
         slots = population.assign([t.run.steps for t in trials], program.groups)
@@ -125,6 +129,7 @@ class Population:
             self.state, metrics = self.program.train(self.state, self.values, tokens, counts)
             metrics = {name: hosts.whole(values) for name, values in metrics.items()}
         seconds = time.monotonic() - start
+        self._check_held()
         steps, latest = int(counts.sum()), math.nan
         for slot, trial in enumerate(self.slots):
             if trial and (count := int(counts[slot])):
@@ -139,6 +144,14 @@ class Population:
         speed = steps * self.trials[0].run.batch_tokens / seconds
         done = sum(t.run.steps if t.status != "running" else t.step for t in self.trials)
         self.report({"event": "progress", "done": done, "loss": latest, "tokens_per_second": round(speed)})
+
+    def _check_held(self, written: Sequence[Trial] = ()) -> None:
+        """Raises Lost, on all processes, when somebody else has runs that are to be written; or, now and then, any."""
+        lost, held = False, self._held
+        if held is not None and (written or held.due()):
+            lost = not held.holds([t.directory for t in written or self.trials if not t.recorded])
+        if hosts.anywhere([lost])[0]:
+            raise lease.Lost("another launcher has taken over these runs; nothing more is written here")
 
     def _go_back(self, slot: int, trial: Trial, spike: int) -> None:
         """After a loss spike: the state of the newest checkpoint, and the batches from there to the spike left out."""
@@ -221,6 +234,8 @@ class Population:
         return out
 
     def _save(self, due: Sequence[Trial]) -> None:
+        if due:
+            self._check_held(due)
         for slot, trial in enumerate(self.slots):
             if trial in due and trial.saved != trial.step:
                 trial.checkpoints.save(self.program.take(self.state, slot), trial.step, trial.notes)
@@ -238,6 +253,7 @@ class Population:
         results |= {"packing": program.packing, "packing_trials": len(self.trials), "packing_mesh": mesh}
         manifests = tuple(m.fingerprint for m in trial.manifests)
         record = records.make(trial.run, trial.fingerprint, manifests, status, reason, results)
+        self._check_held([trial])
         if hosts.first():
             records.write(trial.directory, record)
         trial.status = status + " and recorded"
@@ -259,11 +275,20 @@ def set_up_devices(execution: Execution) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution, report: Report) -> None:
+def train(
+    runs: Sequence[Run],
+    directories: Sequence[epath.Path],
+    execution: Execution,
+    report: Report,
+    held: Lease | None = None,
+) -> None:
     """Train runs of one signature, each in its own directory; those that are recorded already are left alone.
 
-    Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved).
+    Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved), Lost
+    when `held` is no longer ours.
     """
+    for directory in directories:
+        files.check_folder(directory)
     trials = []
     corpora = {data: prepare.prepare(data, epath.Path(execution.data_root)) for data in {run.data for run in runs}}
     for run, directory in zip(runs, directories, strict=True):
@@ -287,7 +312,7 @@ def train(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Exe
         report = _say_nothing
         for trial in started:
             trial.metrics = hosts.Silence()
-    population = Population(started, execution, report)
+    population = Population(started, execution, report, held)
 
     def stop(*_: Any) -> None:
         population.stop = True
@@ -328,16 +353,20 @@ def _train_population(path: str, workdir: str) -> int:
     """Worker of a study: the runs of a population file, events as JSON lines on stdout (sweeps/executors)."""
     watchdog.breathe(_print_event)
     try:
-        value = json.loads(epath.Path(path).read_text())
+        value = files.read_json(path)
         frozen = [schema.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
         if bad := [name for name in value["fingerprints"] if not inherit.FINGERPRINT.fullmatch(name)]:
             raise ValueError(f"{bad[0]!r} is no fingerprint")
+        if not frozen or len(frozen) != len(value["fingerprints"]):
+            raise ValueError(f"{len(frozen)} runs and {len(value['fingerprints'])} fingerprints")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--population={path} is not a readable population ({type(error).__name__}: {error})"
         ) from error
     directories = [epath.Path(workdir) / "runs" / name for name in value["fingerprints"]]
-    train([run for run, _ in frozen], directories, frozen[0][1], _print_event)
+    if held := lease.given(epath.Path(workdir)):
+        held.begin(directories)
+    train([run for run, _ in frozen], directories, frozen[0][1], _print_event, held)
     return 0
 
 
@@ -395,6 +424,9 @@ def main(_: list[str]) -> int:
         return _train_population(given.population, given.workdir) if given.population else _train_one(given.workdir)
     except Stopped:
         print("stopped; everything is saved, the same command goes on", file=sys.stderr)
+        return EXIT_AGAIN
+    except lease.Lost as error:
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_AGAIN
 
 

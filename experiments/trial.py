@@ -1,7 +1,6 @@
 """One run of a population while it is under way, and its folder."""
 
 import dataclasses
-import json
 import math
 import os
 from typing import Any
@@ -105,6 +104,11 @@ class Trial:
             self.spikes.recall(notes.get("spikes", {}))
 
     @property
+    def recorded(self) -> bool:
+        """Whether its record has been written."""
+        return self.status.endswith("and recorded")
+
+    @property
     def left(self) -> int:
         """Steps still to be taken."""
         return self.run.steps - self.step if self.status == "running" else 0
@@ -149,7 +153,7 @@ def workdir_of(
     path = directory / "run.json"
     if path.exists():
         try:
-            held = json.loads(path.read_text())
+            held = files.read_json(path)
             other = held["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to use the folder") from error

@@ -7,7 +7,6 @@ workdir as well. safetensors alone restores a flipped byte silently, hence the c
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -143,7 +142,7 @@ def and_more(names: list[str]) -> str:
 def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     """A JSON object. Raises InputError naming the file; `hint` says what was expected where there is none."""
     try:
-        value = json.loads(path.read_text())
+        value = files.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing; {hint}") from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,8 @@ from experiments.cli import InputError, nearest
 
 _NOT_FAMILIES = (
     "__init__",
+    "attention",
+    "collectives",
     "contract",
     "decoder",
     "layers",

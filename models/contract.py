@@ -11,10 +11,11 @@ token goes to, S slots per expert, P a gate and what it multiplies, Y stacked la
 times L).
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 
 class Output(NamedTuple):
@@ -23,12 +24,27 @@ class Output(NamedTuple):
     aux: each is weighted by the option of its name in the family's Config.
     metrics: go to the metrics log as they are.
     state: parameters (by path) that the optimizer does not train, with the values that they have after this step.
+    counts: whole numbers, summed over the tokens, that aux, metrics and state depend on other than by a mean over tokens.
+        A model that has some takes those of the whole batch as arguments behind the tokens, where these are a part of it.
     """
 
     logits_BLV: Float[Array, "B L V"] | None
     aux: dict[str, Float[Array, ""]] = {}  # noqa: RUF012
     metrics: dict[str, Float[Array, ""]] = {}  # noqa: RUF012
     state: dict[str, Float[Array, "..."]] = {}  # noqa: RUF012
+    counts: tuple[Integer[Array, "..."], ...] = ()
+
+
+class Head(NamedTuple):
+    """What turns the last hidden rows into logits, as a function of its parameters.
+
+    `logits(params, x)`: float32 [*batch, V] from x [*batch, D]; each row by itself. `params`: a tree of arrays, cast as the
+    function multiplies them; `axes`: a tuple of logical names for each.
+    """
+
+    logits: Callable[[Any, Float[Array, "*batch D"]], Float[Array, "*batch V"]]
+    params: Any
+    axes: Any
 
 
 @dataclasses.dataclass(frozen=True)

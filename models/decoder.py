@@ -15,11 +15,12 @@ from jaxtyping import Array, Float, Integer
 from experiments.cli import InputError, nearest
 from experiments.option import option
 from models import layers
-from models.contract import Output
+from models.collectives import look_up, matmul
+from models.contract import Head, Output
 from models.layers import Linear, Norm, param
 from models.parametrization import Parametrization
 from models.partition import constrain
-from models.quantize import KERNELS, Precision
+from models.quantize import KERNELS, Precision, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Options(Parametrization, Precision):
     init_std: float | Array = option(0.02, runtime=True)  # an array while it is traced
     dtype: str = "float32"  # of activations; parameters, norms, softmax and loss are float32
     unroll: bool | None = option(None, numerics=False)  # layers unrolled or scanned; None: as the backend likes
-    remat: str = option("none", numerics=False)
+    remat: str = option("none", numerics=False)  # what the backward pass computes again: layers.fold_stack
 
     # What a field may be; a family adds its own.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "norm": ("rms", "layer"),
         "dtype": ("float32", "bfloat16"),
-        "remat": layers.REMAT,
+        "remat": tuple(policy for policy in layers.REMAT if policy != "attention"),  # a family that names it adds it
         "quant_kernel": KERNELS,
         "parametrization": ("standard",),  # a family that says where the others scale it adds them
     }
@@ -74,6 +75,16 @@ class Options(Parametrization, Precision):
         if not 0.5 <= self.depth_alpha <= 1:
             raise InputError(f"model.depth_alpha={self.depth_alpha} must be from 0.5 to 1")
 
+    def check_parts(self, seq_len: int) -> None:
+        """Raises InputError, naming the fields, where a batch that is computed in parts gives other numbers than a whole one."""
+        for name in ("quant_grad", "quant_saved"):
+            text = getattr(self, name)
+            if text is not None and parse(text, f"model.{name}").mixes(seq_len):
+                raise InputError(
+                    f"model.{name}={text!r} has scales over the tokens of a batch, which execution.microbatches > 1 would "
+                    f"cut; expected execution.microbatches=1, or a block that divides seq_len={seq_len}, such as {text.split('b')[0]}b32"
+                )
+
 
 class Decoder(nnx.Module):
     """Token ids [B, L] to logits [B, L, V]. `cfg` must be resolved; its `init_std` may be a traced number."""
@@ -95,25 +106,49 @@ class Decoder(nnx.Module):
 
     def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
         """What enters the first layer."""
-        return self.embed[...].astype(jnp.dtype(self.cfg.dtype))[tokens_BL]
+        return look_up(self.embed[...].astype(jnp.dtype(self.cfg.dtype)), tokens_BL)
 
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """All layers; what they report besides goes into an Output without logits."""
         return layers.apply_stack(self.blocks, x_BLD, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(None)
 
-    def logits(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """The head, tied or not."""
-        if self.head is not None:
-            return self.head(x_BLD)
-        table_VD = self.embed[...].astype(x_BLD.dtype)
-        return (x_BLD.reshape(-1, self.cfg.width) @ table_VD.T).reshape(*x_BLD.shape[:-1], -1)
-
-    def __call__(self, tokens_BL: Integer[Array, "B L"]) -> Output:
+    def hidden(
+        self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."]
+    ) -> tuple[Float[Array, "B L D"], Output]:
+        """What enters the head, and the rest of the output. `counts`: of the whole batch, if these tokens are a part."""
         x_BLD = self.look_up(tokens_BL) * self.cfg.embed_multiplier
         x_BLD = constrain(x_BLD, "batch", "position", "width")
-        x_BLD, output = self.layers(x_BLD)
-        logits_BLV = constrain(self.logits(self.norm(x_BLD)), "batch", "position", "vocab")
-        return output._replace(logits_BLV=logits_BLV.astype(jnp.float32) * self.cfg.logit_scale)
+        x_BLD, output = self.layers(x_BLD, *counts)
+        return self.norm(x_BLD), output
+
+    def readout(self) -> Head:
+        """The head, tied or not."""
+        if self.head is None:
+            axes, table_VD = ("embed", "vocab"), self.embed[...].astype(jnp.dtype(self.cfg.dtype))
+            product = lambda table_DV, x: matmul(x, table_DV, axes)  # noqa: E731
+            return Head(self._scaled(product), constrain(table_VD.T, *axes), axes)
+        graphdef, state = nnx.split(self.head)
+        params = {path[-1]: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+        if isinstance(self.head, Linear):  # others round their matrix before they multiply it
+            params = {name: leaf.astype(jnp.dtype(self.cfg.dtype)) for name, leaf in params.items()}
+        axes = {name: self.head.axes if name == "kernel" else ("norm",) * leaf.ndim for name, leaf in params.items()}
+
+        def call(params: Any, x: Array) -> Array:
+            return nnx.merge(graphdef, nnx.from_flat_state([((name,), nnx.Param(w)) for name, w in params.items()]))(x)
+
+        return Head(self._scaled(call), params, axes)
+
+    def _scaled(self, call: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+        def logits(params: Any, x: Array) -> Array:
+            leading = ("batch", "position") if x.ndim == 3 else ("position",)
+            return constrain(call(params, x), *leading, "vocab").astype(jnp.float32) * self.cfg.logit_scale
+
+        return logits
+
+    def __call__(self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."]) -> Output:
+        x_BLD, output = self.hidden(tokens_BL, *counts)
+        head = self.readout()
+        return output._replace(logits_BLV=head.logits(head.params, x_BLD))
 
 
 def untraced(cfg: Any) -> Any:

@@ -12,12 +12,15 @@ from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 import numpy as np
 
 from experiments.cli import InputError
 from models import decoder, layers
+from models.attention import Options, attention
+from models.collectives import exchange
 from models.contract import Accounting, Output, transformer_conventions
 from models.layers import Linear, Mlp, Norm, param
 from models.linear_attention import FEATURES, linear_attention, log_decay
@@ -28,8 +31,8 @@ from models.quantize import straight_through
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(decoder.Options):
-    """Options of the dense family besides those of decoder.Options. None means: derived by the rule in the comment."""
+class Config(Options):
+    """Options of the dense family besides those of attention.Options. None means: derived by the rule in the comment."""
 
     heads: int = 4
     kv_heads: int | None = None  # as many as heads
@@ -55,9 +58,10 @@ class Config(decoder.Options):
     layerwise_divisor: int = 256  # of feed-forward sizes
     init: str = "gpt2"  # gpt2: std, residual outputs std / sqrt(2 depth); fan_in: the same times (width x std^2)^-1/2
 
-    choices: ClassVar = decoder.Options.choices | {
+    choices: ClassVar = Options.choices | {
         "activation": tuple(layers.ACTIVATIONS),
         "attention": ("softmax", "linear"),
+        "remat": layers.REMAT,
         "features": tuple(FEATURES),
         "position": ("rope", "learned", "none"),
         "qk_norm_over": ("head", "all"),
@@ -66,7 +70,7 @@ class Config(decoder.Options):
         "parametrization": PARAMETRIZATIONS,
     }
     counts: ClassVar = (
-        *(*decoder.Options.counts, "heads", "kv_heads", "head_size", "base_head_size", "ff", "positions"),
+        *(*Options.counts, "heads", "kv_heads", "head_size", "base_head_size", "ff", "positions"),
         *("window", "chunk", "layerwise_divisor"),
     )
 
@@ -97,6 +101,10 @@ class Config(decoder.Options):
             raise InputError(f"model.positions={self.positions} is less than seq_len={seq_len}")
         if self.window is not None and self.attention == "linear":
             raise InputError(f"model.window={self.window} has no meaning for model.attention='linear'; expected None")
+        if self.attention_kernel == "fused" and self.attention == "linear":
+            raise InputError(
+                "model.attention_kernel='fused' has no meaning for model.attention='linear'; expected auto"
+            )
         if self.layerwise:
             self._check_layerwise()
         if not 0 <= self.mix_share <= 1:
@@ -181,15 +189,16 @@ class Attention(nnx.Module):
             q_BLHK, k_BLGK = FEATURES[cfg.features](q_BLHK), FEATURES[cfg.features](k_BLGK)
         if cfg.position == "rope":
             q_BLHK, k_BLGK = layers.rotary(q_BLHK, cfg.rope_theta), layers.rotary(k_BLGK, cfg.rope_theta)
-        q_BLHK = constrain(q_BLHK, "batch", "position", "heads", "head_size")
-        k_BLGK = constrain(k_BLGK, "batch", "position", "kv_heads", "head_size")
-        v_BLGK = constrain(v_BLGK, "batch", "position", "kv_heads", "head_size")
+        q_BLHK = exchange(q_BLHK, "heads", "head_size")
+        k_BLGK, v_BLGK = (exchange(x, "kv_heads", "head_size") for x in (k_BLGK, v_BLGK))
         k_BLGK, v_BLGK = (straight_through(x, cfg.kv_format, -1) for x in (k_BLGK, v_BLGK))
         if self.gate is None:
-            o_BLHK = layers.attention(q_BLHK, k_BLGK, v_BLGK, cfg.score_scale, window=cfg.window)
+            o_BLHK = attention(q_BLHK, k_BLGK, v_BLGK, cfg.score_scale, window=cfg.window, kernel=cfg.attention_kernel)
+            o_BLHK = checkpoint_name(exchange(o_BLHK, "heads", "head_size", back=True), "attention")
             return self.out(o_BLHK.reshape(B, L, cfg.heads * cfg.head_size))
         decay_H = log_decay(cfg.heads, layer, cfg.depth)
         o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, cfg.score_scale, cfg.chunk)
+        o_BLHK = checkpoint_name(exchange(o_BLHK, "heads", "head_size", back=True), "attention")
         o = layers.normalise(o_BLHK.reshape(B, L, cfg.heads * cfg.head_size), "rms", cfg.norm_eps)
         return self.out(o * self.gate(x_BLD))
 

@@ -1,6 +1,6 @@
-"""Pieces that families share: parameters, norms, positions, causal attention, feed-forward, the layer stack.
+"""Pieces that families share: parameters, norms, positions, recurrence, feed-forward, the layer stack.
 
-Norm statistics, softmax and positions are computed in float32 whatever the compute type. Weight matrices are applied
+Norm statistics and positions are computed in float32 whatever the compute type. Weight matrices are applied
 to flattened tokens (rows N = B L): two-dimensional matmuls use all cores of a CPU, batched ones only one.
 Letters of the axes: models/contract.py.
 """
@@ -12,13 +12,28 @@ from typing import Any
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models import collectives
+from models.collectives import exchange, rows, unrows
 from models.partition import backend, constrain
 from models.quantize import Recipe, matmul
 
-REMAT = ("none", "full", "dots")
+# What the backward pass finds and need not compute again: `remat` of `fold_stack`; "none" is no policy.
+_POLICIES: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "full": None,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["layer"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+REMAT = ("none", *_POLICIES)
 
 
 def param(
@@ -40,15 +55,17 @@ class Linear(nnx.Module):
     """y = x W (+ b) over the last axis, as one two-dimensional matmul, rounded as `quant` says."""
 
     def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], std: Any, bias: bool = False, quant: Recipe | None = None):
-        self.quant = quant
+        self.quant, self.axes = quant, tuple(axes)
         self.kernel = param(rngs, axes, std)
         out = list(axes)[-1]
         self.bias = param(rngs, {out: axes[out]}) if bias else None
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        kernel, rows = self.kernel[...], x.reshape(-1, x.shape[-1])
-        y = rows @ kernel.astype(x.dtype) if self.quant is None else matmul(rows, kernel, self.quant).astype(x.dtype)
-        y = y.reshape(*x.shape[:-1], kernel.shape[-1])
+        kernel = self.kernel[...]
+        if self.quant is None:
+            y = collectives.matmul(x, kernel.astype(x.dtype), self.axes)
+        else:
+            y = unrows(matmul(rows(x), kernel, self.quant, self.axes).astype(x.dtype), x.shape[:-1])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -90,43 +107,6 @@ def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = Non
     return turned.astype(x_BLHK.dtype)
 
 
-def attention(
-    q_BLHK: Float[Array, "B L H K"],
-    k_BMGK: Float[Array, "B M G K"],
-    v_BMGK: Float[Array, "B M G K"],
-    scale: float,
-    block: int | None = None,
-    window: int | None = None,
-) -> Float[Array, "B L H K"]:
-    """Causal softmax attention; query head h reads key-value head h // (H/G).
-
-    `window` lets each position see only so many: itself and those right before it. Queries go in blocks of `block`
-    positions, each against the keys from the first that it may see up to its own end, so that of what is masked only
-    a margin is ever computed. None picks a quarter of the sequence or the window, if that is less; at least 64
-    positions and at most 32 blocks.
-    """
-    batch, length, heads, size = q_BLHK.shape
-    groups = k_BMGK.shape[2]
-    window = min(window or length, length)
-    block = block or max(64, -(-length // 32), min(-(-length // 4), window))
-    q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
-    k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
-    parts = []
-    for start in range(0, length, block):
-        stop, first = min(start + block, length), max(0, start - window + 1)
-        q = q_BGRLK[:, :, :, start:stop].reshape(batch, groups, -1, size)
-        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, first:stop], preferred_element_type=jnp.float32)
-        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop - first)
-        back = jnp.arange(start, stop)[:, None] - jnp.arange(first, stop)
-        visible = (back >= 0) & (back < window) if window < length else back >= 0
-        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
-        weights = weights.reshape(batch, groups, -1, stop - first)
-        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, first:stop])
-        parts.append(out.reshape(batch, groups, heads // groups, stop - start, size))
-    o_BGRLK = jnp.concatenate(parts, axis=3)
-    return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
-
-
 def linear_recurrence(
     decay_BLR: Float[Array, "B L R"], update_BLR: Float[Array, "B L R"], chunk: int | None = None
 ) -> Float[Array, "B L R"]:
@@ -134,12 +114,14 @@ def linear_recurrence(
 
     `chunk` 0 is one associative scan over the sequence; otherwise chunks of that length go side by side, step by step,
     and are then joined in order. None takes what is faster: on a CPU one chunk, the scan elsewhere. No form divides by a
-    product of decays, so that a decay of 0 is as good as any. The backward pass keeps decays and states only.
+    product of decays, so that a decay of 0 is as good as any. The backward pass keeps decays and states only. Where the
+    mesh splits positions, channels are split instead.
     """
     length = decay_BLR.shape[1]
     if chunk is None:
         chunk = length if backend() == "cpu" else 0
-    return _recurrence(decay_BLR, update_BLR, min(chunk, length))
+    decay_BLR, update_BLR = (exchange(x, "ff") for x in (decay_BLR, update_BLR))
+    return exchange(_recurrence(decay_BLR, update_BLR, min(chunk, length)), "ff", back=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -250,7 +232,9 @@ def fold_stack(
     `call(layer, carry, *row)` returns the carry of the next layer and what this one reports, a tree; the reports come
     back stacked over layers. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
-    `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "full" everything.
+    `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "attention" all but what
+    attention gives (models/dense.py names it), "full" everything from the layer's input, and "offload" the same from
+    inputs that wait in the host's memory.
     """
     if isinstance(module, nnx.Dict):
         reports, start = [], 0
@@ -266,11 +250,12 @@ def fold_stack(
 
     def body(carry: Any, rows: tuple[Any, ...]) -> tuple[Any, Any]:
         layer, *row = rows
+        if remat == "offload":
+            carry = jax.tree.map(lambda x: checkpoint_name(x, "layer"), carry)
         return call(nnx.merge(graphdef, layer), carry, *row)
 
     if remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        body = jax.checkpoint(body, policy=policy, prevent_cse=unroll)
+        body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unroll)
     return jax.lax.scan(body, carry, (layers, *inputs), unroll=depth if unroll else 1)
 
 

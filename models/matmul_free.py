@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from experiments.cli import InputError
-from models import decoder, layers
+from models import collectives, decoder, layers
+from models.collectives import rows, unrows
 from models.contract import Accounting, Output
 from models.layers import Norm, param
 from models.partition import backend, constrain
@@ -74,7 +75,7 @@ def quantise(y_NI: Float[Array, "N I"], bits: int) -> tuple[Float[Array, "N I"],
 
 def _rows(x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], eps: float) -> Float[Array, "N I"]:
     """RMSNorm of flattened rows, in float32."""
-    return layers.normalise(x.reshape(-1, x.shape[-1]).astype(jnp.float32), "rms", eps) * norm_I
+    return layers.normalise(rows(x).astype(jnp.float32), "rms", eps) * norm_I
 
 
 def whole_matmul(
@@ -92,7 +93,7 @@ def whole_matmul(
     q_NI, step_N1 = quantise(_rows(x, norm_I, eps), bits)
     out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), 1, 0)
     out = (out * (mean * step_N1).reshape(-1, *[1] * (out.ndim - 1))).astype(x.dtype)
-    return out.reshape(*x.shape[:-1], *whole.shape[1:])
+    return unrows(out, x.shape[:-1])
 
 
 def _dot(a: Array, b: Array, axes_a: Any, axes_b: Any) -> Array:
@@ -101,31 +102,51 @@ def _dot(a: Array, b: Array, axes_a: Any, axes_b: Any) -> Array:
     return jnp.tensordot(a, b, axes=(axes_a, axes_b), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def bit_linear(
-    x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Float[Array, "I *O"], eps: float, bits: int
+    x: Float[Array, "*batch I"],
+    norm_I: Float[Array, "I"],
+    kernel: Float[Array, "I *O"],
+    eps: float,
+    bits: int,
+    axes: tuple[str, ...] = (),
 ) -> Float[Array, "..."]:
     """Quantise(RMSNorm(x) norm) times Ternary(kernel), trained straight through both roundings: [*batch, *O].
 
     With y the normalised rows: d kernel = Quantise(y)^T d out, d y = d out Ternary(kernel)^T, then the gradient of the norm;
     none through the scales, and clipped entries count as unclipped. The backward pass keeps the arguments and computes
-    the rounded values again, so that a scan over layers saves no copy of a matrix.
+    the rounded values again, so that a scan over layers saves no copy of a matrix. `axes`: the logical ones of the matrix,
+    where it may be split over devices; what is gathered then are its whole numbers, a byte each.
     """
-    return whole_matmul(x, norm_I, *ternary(kernel), eps, bits)
+    return whole_matmul(x, norm_I, *_gathered(kernel, axes), eps, bits)
 
 
-def _bit_linear_forward(x: Array, norm_I: Array, kernel: Array, eps: float, bits: int) -> tuple[Array, Any]:
-    return bit_linear(x, norm_I, kernel, eps, bits), (x, norm_I, kernel)
+def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
+    """`ternary`, whole along fsdp."""
+    whole, mean = ternary(kernel)
+    if axes and collectives.fully_sharded():
+        whole = collectives.gathered(whole.astype(jnp.int8), *axes).astype(whole.dtype)
+    return whole, mean
 
 
-def _bit_linear_backward(eps: float, bits: int, saved: Any, d_out: Array) -> tuple[Array, Array, Array]:
+def _bit_linear_forward(
+    x: Array, norm_I: Array, kernel: Array, eps: float, bits: int, axes: tuple[str, ...]
+) -> tuple[Array, Any]:
+    return bit_linear(x, norm_I, kernel, eps, bits, axes), (x, norm_I, kernel)
+
+
+def _bit_linear_backward(
+    eps: float, bits: int, axes: tuple[str, ...], saved: Any, d_out: Array
+) -> tuple[Array, Array, Array]:
     x, norm_I, kernel = saved
     y_NI, norm_gradient = jax.vjp(functools.partial(_rows, eps=eps), x, norm_I)
     q_NI, step_N1 = quantise(y_NI, bits)
-    whole, mean = ternary(kernel)
-    d_out, outputs = d_out.reshape(-1, *kernel.shape[1:]), tuple(range(1, kernel.ndim))
-    d_x, d_norm = norm_gradient(_dot(d_out, whole.astype(d_out.dtype), outputs, outputs) * mean)
-    return d_x, d_norm, _dot((q_NI * step_N1).astype(d_out.dtype), d_out, 0, 0)
+    whole, mean = _gathered(kernel, axes)
+    d_NO, outputs = rows(d_out, kernel.ndim - 1), tuple(range(1, kernel.ndim))
+    d_x, d_norm = norm_gradient(_dot(d_NO, whole.astype(d_out.dtype), outputs, outputs) * mean)
+    y = unrows((q_NI * step_N1).astype(d_out.dtype), x.shape[:-1])
+    d_kernel = collectives.weight_gradient(lambda a, b: _dot(a, b, 0, 0), y, d_out, axes)
+    return d_x, d_norm, d_kernel.astype(kernel.dtype)
 
 
 bit_linear.defvjp(_bit_linear_forward, _bit_linear_backward)
@@ -135,12 +156,12 @@ class BitLinear(nnx.Module):
     """`bit_linear` over the last axis of its input. The first of `axes` is the input's, the others the output's."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, axes: dict[str, int], std: Any, draw: Callable = jax.random.normal):
-        self.eps, self.bits = cfg.bit_eps, cfg.act_bits
+        self.eps, self.bits, self.axes = cfg.bit_eps, cfg.act_bits, tuple(axes)
         self.kernel = param(rngs, axes, std, draw=draw)
         self.norm = param(rngs, {"norm": next(iter(axes.values()))}, fill=1.0)
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
-        return bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits)
+        return bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
 
 
 def _uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -24,10 +24,11 @@ from jaxtyping import Array, Bool, Float, Integer
 from experiments.cli import InputError
 from experiments.option import option
 from models import dense, layers, routing
+from models.collectives import per_shard, rows, unrows
 from models.contract import Accounting, Output, transformer_conventions
 from models.layers import Linear, Mlp, param
 from models.parametrization import Factors
-from models.partition import constrain, per_shard
+from models.partition import constrain
 from models.quantize import straight_through
 
 BALANCE = ("load_balance", "sequence_balance", "router_z")
@@ -121,6 +122,15 @@ class Config(dense.Config):
                 "expected model.renormalise=False and model.score 'softmax' or 'sigmoid'"
             )
 
+    def check_parts(self, seq_len: int) -> None:
+        """As in all families; and experts that choose look at all tokens of a batch."""
+        super().check_parts(seq_len)
+        if self.mode == "expert_choice":
+            raise InputError(
+                "model.mode='expert_choice' chooses among the tokens of a whole batch, which execution.microbatches > 1 would "
+                "cut; expected execution.microbatches=1, or 'dropless' or 'capacity'"
+            )
+
     def factors(self, path: str, axes: Sequence[str]) -> Factors:
         """As in the dense family. A router maps the width to a fixed number, as the head does: its matrix is no hidden one."""
         return super().factors(path, ("router",) if "router" in axes else axes)
@@ -133,6 +143,10 @@ class Config(dense.Config):
                     f"model.{name}={getattr(self, name)!r} has no meaning for model.mode='expert_choice'; "
                     f"expected {value!r}"
                 )
+
+
+# Logical axes of the experts' matrices.
+ENTER, LEAVE = ("experts", "embed", "ff"), ("experts", "ff", "embed")
 
 
 class Cell(nnx.Module):
@@ -178,9 +192,9 @@ class Mixture(nnx.Module):
         D, E, F = cfg.width, cfg.experts, cfg.expert_ff
         self.cfg = cfg = dense.decoder.untraced(cfg)
         self.router = Router(rngs, cfg, std.hidden * cfg.width_ratio**0.5)  # muP: the head's, not a hidden matrix's
-        self.gate = param(rngs, {"experts": E, "embed": D, "ff": F}, std.value) if cfg.activation == "swiglu" else None
-        self.up = param(rngs, {"experts": E, "embed": D, "ff": F}, std.value)
-        self.down = param(rngs, {"experts": E, "ff": F, "embed": D}, std.out)
+        enter, leave = dict(zip(ENTER, (E, D, F), strict=True)), dict(zip(LEAVE, (E, F, D), strict=True))
+        self.gate = param(rngs, enter, std.value) if cfg.activation == "swiglu" else None
+        self.up, self.down = param(rngs, enter, std.value), param(rngs, leave, std.out)
         shared = cfg.shared_experts * F
         self.shared = Mlp(rngs, D, shared, cfg.activation, cfg.bias, std.value, std.out, cfg.quant) if shared else None
 
@@ -212,16 +226,22 @@ class Mixture(nnx.Module):
         )
         if cfg.mode == "dropless":
             serve = functools.partial(routing.dropless, act=act, kernel=cfg.kernel, form=form)
-            rows = (x_BLD.reshape(-1, D), expert_BLC.reshape(-1, C), weight_BLC.reshape(-1, C))
-            return per_shard(serve, rows, weights).reshape(B, L, D), chosen_BLE, jnp.zeros(())
+            gate = None if weights.gate_EDF is None else ENTER
+            by_row = [rows(x) for x in (x_BLD, expert_BLC, weight_BLC)]
+            # A rounding to the largest of a row has to see all of it.
+            y_ND = per_shard(serve, by_row, weights, routing.Matrices(gate, ENTER, LEAVE), partial=form is None)
+            return unrows(y_ND, (B, L)), chosen_BLE, jnp.zeros(())
         count = routing.slots(L, C, E, cfg.capacity_factor)
         seats = functools.partial(routing.seats, experts=E, count=count, priority=cfg.priority)
-        row_BLC = jax.vmap(seats)(expert_BLC)
+        # A capacity is of a whole sequence: where positions are split, they are gathered here.
+        row_BLC = jax.vmap(seats)(constrain(expert_BLC, "batch", "attended", "slots"))
+        x_BLD = constrain(x_BLD, "batch", "attended", "width")
         x_BRD = jax.vmap(functools.partial(routing.take, rows=E * count))(x_BLD, row_BLC)
         x_BESD = constrain(x_BRD.reshape(B, E, count, D), "batch", "experts", "slots", "width")
         y_BESD = routing.feed_forward(lambda x, w: jnp.einsum("BESI,EIO->BESO", x, w), x_BESD, weights, act, form)
-        y_BRD = constrain(y_BESD.reshape(B, E * count, D), "batch", "position", "width")
+        y_BRD = constrain(y_BESD.reshape(B, E * count, D), "batch", "slots", "width")
         dropped = jnp.mean(row_BLC == E * count, dtype=jnp.float32)
+        weight_BLC = constrain(weight_BLC, "batch", "attended", "slots")
         return jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC), chosen_BLE, dropped
 
     def _by_experts(
@@ -230,13 +250,13 @@ class Mixture(nnx.Module):
         cfg, (B, L, D), E = self.cfg, x_BLD.shape, self.cfg.experts
         count = routing.choice_slots(B * L, cfg.top_k, E)
         # Experts look at all tokens of the batch: XLA cannot gather from split rows beside a manual trial axis.
-        x_ND = constrain(x_BLD.reshape(-1, D), "position", "width")
-        p_NE = constrain(routing.probabilities(z_BLE, cfg.score).reshape(-1, E), "position", "router")
+        x_ND = constrain(x_BLD.reshape(-1, D), "attended", "width")
+        p_NE = constrain(routing.probabilities(z_BLE, cfg.score).reshape(-1, E), "attended", "router")
         gate_ES, token_ES = routing.expert_choice(p_NE, count)
         x_ESD = constrain(x_ND[token_ES], "experts", "slots", "width")
         act, form = layers.ACTIVATIONS[cfg.activation], None if cfg.quant is None else cfg.quant.act
         y_ESD = routing.feed_forward(lambda x, w: jnp.einsum("ESI,EIO->ESO", x, w), x_ESD, weights, act, form)
-        y_ESD = constrain(y_ESD.astype(jnp.float32) * gate_ES[..., None], "position", "slots", "width")
+        y_ESD = constrain(y_ESD.astype(jnp.float32) * gate_ES[..., None], "attended", "slots", "width")
         y_ND = jnp.zeros(x_ND.shape, jnp.float32).at[token_ES].add(y_ESD).astype(x_BLD.dtype)
         chosen_NE = jnp.zeros((B * L, E), bool).at[token_ES, jnp.arange(E)[:, None]].set(True)
         return y_ND.reshape(B, L, D), chosen_NE.reshape(B, L, E), jnp.mean(~chosen_NE.any(axis=1), dtype=jnp.float32)
@@ -274,8 +294,14 @@ class Model(dense.Model):
         self.first = layers.stack(lambda rngs: dense.Block(rngs, cfg), rngs, first) if first else None
         self.cell = Cell(rngs, cfg.router_width) if cfg.router == "recurrent" else None
 
-    def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
-        """Dense layers, then those with experts; the recurrent router's state starts at zero with the latter."""
+    def layers(
+        self, x_BLD: Float[Array, "B L D"], chosen_YE: Integer[Array, "Y E"] | None = None
+    ) -> tuple[Float[Array, "B L D"], Output]:
+        """Dense layers, then those with experts; the recurrent router's state starts at zero with the latter.
+
+        `chosen_YE`: assignments to each expert in the whole batch of which these tokens are a part. Balance is a matter
+        of the batch: with them every term is linear in the part's tokens, so that means over equal parts are exact.
+        """
         cfg = self.cfg
         layer_Y = jnp.arange(1, cfg.depth + 1)
         if self.first is not None:
@@ -290,7 +316,8 @@ class Model(dense.Model):
             unroll=cfg.unroll,
             remat=cfg.remat,
         )
-        return x_BLD, Output(None, *self._report(load))
+        whole = load if chosen_YE is None else load._replace(chosen_E=chosen_YE)
+        return x_BLD, Output(None, *self._report(whole), counts=(load.chosen_E,))
 
     def _report(self, load: routing.Load) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
         """Balance terms by name, metrics, parameters set by a rule; `load` is stacked over layers."""

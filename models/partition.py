@@ -3,28 +3,31 @@
 Everything that knows about devices is here: parameters only carry the names of their axes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
 
 from flax import nnx
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from experiments.cli import InputError
 
-AXES = ("trial", "data", "fsdp", "expert", "tensor")
+AXES = ("trial", "data", "fsdp", "expert", "sequence", "tensor")
+# The axis fsdp is laid along up to three dimensions of a TPU's torus, each a mesh axis by itself: see make_mesh.
+FSDP = ("fsdp", "fsdp_y", "fsdp_z")
 
 # Logical axis -> mesh axes that split it. Names of parameters first, then of activations. None: never split.
 RULES: dict[str, tuple[str, ...] | None] = {
     "trial": ("trial",),
     "layers": None,
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "sequence"),  # chips that share sequences need not hold all parameters each
     "rows": None,  # of a look-up table: XLA (0.10) aborts on a gather from split rows beside a manual trial axis
-    "columns": ("fsdp", "tensor"),
+    "columns": ("fsdp", "sequence", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "ff": ("tensor",),
@@ -36,11 +39,22 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "head_size": None,
     "norm": None,
     "batch": ("data", "fsdp"),
-    "position": None,
+    "position": ("sequence",),
     "width": None,
-    "tokens": ("data", "fsdp", "expert"),  # rows of B times L, where experts work on whole tokens
+    "tokens": ("data", "fsdp", "sequence", "expert"),  # rows of B times L, where experts work on whole tokens
     "slots": None,
+    "flat": ("data", "fsdp", "sequence"),  # rows of B times L, as collectives.rows orders them
+    "parts": None,  # of a batch or of a sum, one after the other
+    # Where positions meet each other sequences are whole, and heads or channels are split instead: see collectives.exchange.
+    "attended": None,
+    "heads_apart": ("tensor", "sequence"),
+    "kv_heads_apart": ("tensor", "sequence"),
+    "ff_apart": ("tensor", "sequence"),
+    "tensor": ("tensor",),
+    "batch_data": ("data",),  # sequences whose tokens are looked up in some columns of a table
 }
+# What an error says of a logical axis that is not the option of the model by that name.
+_FIELDS = {"position": "seq_len", "ff_apart": "the recurrence's channels"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +65,19 @@ class MeshShape:
     data: int | None = None
     fsdp: int = 1
     expert: int = 1
+    sequence: int = 1
     tensor: int = 1
 
 
-def fill(shape: MeshShape, devices: int, trials: int, batch: int, backend: str) -> tuple[int, ...]:
-    """Sizes of all five axes for `devices` devices: what the config leaves open goes to trials first, then to data.
+def fill(
+    shape: MeshShape, devices: int, trials: int, batch: int, backend: str, microbatches: int = 1
+) -> tuple[int, ...]:
+    """Sizes of all six axes for `devices` devices: what the config leaves open goes to trials first, then to data.
 
-    On a CPU a population uses one device per trial; a single run splits its batch. Raises InputError when the sizes
-    cannot be met.
+    On a CPU a population uses one device per trial; a single run splits its batch, or each of its `microbatches` equal
+    parts. Raises InputError when the sizes cannot be met.
     """
-    fixed = shape.fsdp * shape.expert * shape.tensor
+    fixed = shape.fsdp * shape.expert * shape.sequence * shape.tensor
     wanted = fixed * (shape.trial or 1) * (shape.data or 1)
     if wanted > devices:
         raise InputError(f"execution.mesh asks for {wanted} devices; there are {devices}")
@@ -69,19 +86,59 @@ def fill(shape: MeshShape, devices: int, trials: int, batch: int, backend: str) 
     data = shape.data
     if data is None:
         most = free // trial if trials == 1 or backend != "cpu" else 1
-        data = max((d for d in range(1, most + 1) if batch % (d * shape.fsdp) == 0), default=1)
-    if batch % (data * shape.fsdp):
+        data = max((d for d in range(1, most + 1) if batch % (d * shape.fsdp * microbatches) == 0), default=1)
+    if batch % (data * shape.fsdp * microbatches):
+        parts = f" x execution.microbatches={microbatches}" if microbatches > 1 else ""
         raise InputError(
             f"batch_tokens / seq_len = {batch} sequences do not divide over execution.mesh.data={data} x "
-            f"execution.mesh.fsdp={shape.fsdp}; expected a multiple of {data * shape.fsdp}"
+            f"execution.mesh.fsdp={shape.fsdp}{parts}; expected a multiple of {data * shape.fsdp * microbatches}"
         )
-    return (trial, data, shape.fsdp, shape.expert, shape.tensor)
+    return (trial, data, shape.fsdp, shape.expert, shape.sequence, shape.tensor)
 
 
 def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the five named axes over the first devices, all of automatic type."""
+    """A mesh of the sizes of AXES over the first devices, all of automatic type.
+
+    On a TPU slice that is used whole, fsdp is split along the dimensions of the torus: libtpu scatters a sum over one ring
+    of chips, but over a plane it sends the whole sum everywhere, which is twice as much. Elsewhere the second and third
+    part of fsdp have size 1.
+    """
     devices = list(devices if devices is not None else jax.devices())[: math.prod(sizes)]
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    named = dict(zip(AXES, sizes, strict=True))
+    rings = _rings(named["fsdp"], devices)
+    names = tuple(name for axis in AXES for name in parts(axis))
+    shape = tuple(size for axis in AXES for size in (rings if axis == "fsdp" else (named[axis],)))
+    if rings[1] == 1:
+        return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
+    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def _rings(size: int, devices: Sequence[Any]) -> tuple[int, int, int]:
+    """`size` devices as sizes along up to three dimensions of the torus that `devices` fill; (size, 1, 1) elsewhere."""
+    places = [getattr(device, "coords", None) for device in devices]
+    if devices[0].platform != "tpu" or None in places:
+        return size, 1, 1
+    torus = [len(set(along)) for along in zip(*places, strict=True)]
+    if math.prod(torus) != len(devices):
+        return size, 1, 1
+    found, left = [], size
+    for extent in sorted(torus, reverse=True):
+        found.append(math.gcd(left, extent))
+        left //= found[-1]
+    return (found[0], found[1], found[2]) if left == 1 else (size, 1, 1)
+
+
+def parts(axis: str) -> tuple[str, ...]:
+    """Names in a jax mesh of one of AXES."""
+    return FSDP if axis == "fsdp" else (axis,)
+
+
+def split_by(axis: str) -> tuple[str, ...]:
+    """Names in a jax mesh of what splits a logical axis, whatever their sizes. Raises KeyError for an unknown one."""
+    if axis not in RULES:
+        raise KeyError(f"logical axis {axis!r} has no rule in models/partition.py; known: {', '.join(RULES)}")
+    return tuple(name for of in RULES[axis] or () for name in parts(of))
 
 
 def backend() -> str:
@@ -90,47 +147,31 @@ def backend() -> str:
     return getattr(device, "platform", None) or jax.default_backend()
 
 
-def _spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, manual: bool) -> PartitionSpec:
+def spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, without: Sequence[str] = ()) -> PartitionSpec:
+    """How an array of these logical axes is split, but for the mesh axes `without` and those inside a `shard_map` of which
+    this is called. Raises InputError where a size does not divide."""
+    hidden = {*without, *getattr(mesh, "manual_axes", ())}
     entries = []
     for axis, size in zip(axes, sizes, strict=True):
-        if axis not in RULES:
-            raise KeyError(f"logical axis {axis!r} has no rule in models/partition.py; known: {', '.join(RULES)}")
-        names = tuple(n for n in RULES[axis] or () if mesh.shape[n] > 1 and not (manual and n == "trial"))
-        split = math.prod(mesh.shape[n] for n in names)
+        names = tuple(name for name in split_by(axis) if mesh.shape[name] > 1 and name not in hidden)
+        split = math.prod(mesh.shape[name] for name in names)
         if size % split:
+            shown = " x ".join(dict.fromkeys("fsdp" if name in FSDP else name for name in names))
+            field = _FIELDS.get(axis, f"model.{axis.removesuffix('_apart')}")
             raise InputError(
-                f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(names)}={split}; "
-                f"expected a multiple, such as {split * -(-size // split)} (model.{axis})"
+                f"axis {axis!r} of size {size} cannot be split over execution.mesh.{shown}={split}; "
+                f"expected a multiple, such as {split * -(-size // split)} ({field})"
             )
         entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
 
 
-def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """State how an activation is laid out; does nothing outside `jax.set_mesh`."""
+def constrain(x: jax.Array, *axes: str, without: Sequence[str] = ()) -> jax.Array:
+    """State how an activation is laid out (see `spec`); does nothing outside `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape[n] for n in AXES if n != "trial") == 1:
+    if mesh.empty or math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, _spec(axes, x.shape, mesh, manual=True))
-
-
-def per_shard(function: Callable[..., jax.Array], rows: Sequence[jax.Array], whole: Any) -> jax.Array:
-    """`function(*rows, whole)` where the first axis of `rows` and of the result is the logical axis `tokens`.
-
-    Each shard calls it on its own rows and on all of `whole`, whose parts are gathered over data, fsdp and expert; its
-    gradients are summed back. For what XLA cannot split by itself, such as sorting. No shard: an ordinary call.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or (spec := _spec(("tokens",), rows[0].shape[:1], mesh, manual=True)) == PartitionSpec(None):
-        return function(*rows, whole)
-    names = (spec[0],) if isinstance(spec[0], str) else spec[0]
-    return jax.shard_map(
-        function,
-        in_specs=(*[spec] * len(rows), PartitionSpec()),
-        out_specs=spec,
-        axis_names=set(names),
-        check_vma=False,
-    )(*rows, whole)
+    return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh, without))
 
 
 def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -154,6 +195,6 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
     """
 
     def one(names: tuple[str, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, _spec(("trial", *names), np.shape(leaf), mesh, manual=False))
+        return NamedSharding(mesh, spec(("trial", *names), np.shape(leaf), mesh))
 
     return jax.tree.map(one, axes, shapes, is_leaf=is_axes)

@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments.cli import InputError
 from experiments.option import option
+from models import collectives
 from models.partition import backend
 
 KERNELS = ("auto", "simulated", "real")
@@ -53,6 +54,10 @@ class Format:
     def step(self) -> float:
         """The smallest positive value."""
         return self.smallest_normal * 2.0**-self.mantissa if self.exponent else 1.0
+
+    def mixes(self, seq_len: int) -> bool:
+        """Whether a scale along flattened tokens is shared by sequences of this length."""
+        return self.exponent != 8 and (self.block is None or seq_len % self.block > 0)
 
     @property
     def largest(self) -> float:
@@ -237,8 +242,11 @@ def _product(
     kernel: str,
     dtype: Any,
     precise: bool,
+    axes: tuple[str, ...] = (),
 ) -> Float[Array, "*b N O"]:
     """a b with both rounded along I; sums in float32. Simulated, the factors are multiplied in `dtype`.
+
+    `axes`: of b, where that is a matrix that may have to be gathered.
 
     `precise`: a GPU sums all bits of products of 8-bit floats, as it should for gradients.
     """
@@ -257,6 +265,8 @@ def _product(
     else:  # a CPU has not all of these products in bfloat16, and none faster than float32
         dtype = jnp.float32 if backend() == "cpu" else dtype
         a, b = a.astype(dtype), b.astype(dtype)
+    if axes:
+        b = collectives.gathered(b, *axes)
     batch = tuple(range(a.ndim - 2))
     out = jax.lax.dot_general(
         a,
@@ -270,26 +280,35 @@ def _product(
     return out
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x: Float[Array, "*b N I"], w: Float[Array, "*b I O"], how: Recipe) -> Float[Array, "*b N O"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def matmul(
+    x: Float[Array, "*b N I"], w: Float[Array, "*b I O"], how: Recipe, axes: tuple[str, ...] = ()
+) -> Float[Array, "*b N O"]:
     """x w in float32, where x, w and, on the way back, the gradient are rounded as `how` says.
 
-    The backward pass keeps the arguments and rounds them again, so that a scan over layers saves no copies.
+    The backward pass keeps the arguments and rounds them again, so that a scan over layers saves no copies. `axes`: the
+    logical ones of w, where it may be split over devices.
     """
-    return _product(x, how.act, w, how.weight, how.kernel, x.dtype, False)
+    return _product(x, how.act, w, how.weight, how.kernel, x.dtype, False, axes)
 
 
-def _forward(x: Array, w: Array, how: Recipe) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(x, w, how), (x, w)
+def _forward(x: Array, w: Array, how: Recipe, axes: tuple[str, ...]) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(x, w, how, axes), (x, w)
 
 
-def _backward(how: Recipe, saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+def _backward(how: Recipe, axes: tuple[str, ...], saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
     x, w = saved
     dtype, types = x.dtype, (x.dtype, w.dtype)
     if how.saved is None:
         x, w = quantize(x, how.act, -1), quantize(w, how.weight, -2)
-    d_x = _product(d_out, how.grad, w.swapaxes(-1, -2), how.saved, how.kernel, dtype, True)
-    d_w = _product(x.swapaxes(-1, -2), how.saved, d_out, how.grad, how.kernel, dtype, True)
+    d_x = _product(d_out, how.grad, w.swapaxes(-1, -2), how.saved, how.kernel, dtype, True, axes[::-1])
+
+    def product(x: Array, d_out: Array) -> Array:
+        return _product(x.swapaxes(-1, -2), how.saved, d_out, how.grad, how.kernel, dtype, True)
+
+    # Rounded along the rows, the sum needs the scale of all of them: not of each device's.
+    each = axes and how.saved is None and how.grad is None
+    d_w = collectives.weight_gradient(product, x.astype(types[0]), d_out, axes) if each else product(x, d_out)
     return d_x.astype(types[0]), d_w.astype(types[1])
 
 

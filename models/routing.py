@@ -19,6 +19,7 @@ from models.quantize import Format, straight_through
 SCORES = ("softmax", "softmax_after", "sigmoid")
 PRIORITIES = ("token", "slot")
 KERNELS = ("auto", "blocks", "ragged")
+TILES = (512, 256, 128)  # rows that a TPU's kernel takes at a time
 BLOCKS_PER_EXPERT = 4  # of a balanced load: more leave fewer rows empty, and copy weights more often
 
 
@@ -189,8 +190,8 @@ def dropless(
 ) -> Float[Array, "N D"]:
     """Every assignment is served (MegaBlocks, Gale et al. 2022). `kernel` says how rows meet their expert's matrix.
 
-    ragged: rows sorted by expert and jax.lax.ragged_dot, for which a TPU has an instruction; elsewhere it expands to E
-    products over all rows. blocks: each expert's rows fill whole blocks, and a batched matmul multiplies a block with a
+    ragged: rows sorted by expert and `grouped`, for which a TPU has a kernel; elsewhere it expands to E products over all
+    rows. blocks: each expert's rows fill whole blocks, and a batched matmul multiplies a block with a
     copy of its expert's matrix. auto: what the backend is good at.
     """
     E = weights.up_EDF.shape[0]
@@ -201,7 +202,7 @@ def dropless(
     row_NC = ((end_E - blocks_E) * size)[expert_NC] + place_A.reshape(expert_NC.shape)
     x_RD = take(x_ND, row_NC, blocks * size)
     if is_ragged(kernel):
-        y_RD = feed_forward(lambda x, w: jax.lax.ragged_dot(x, w, chosen_E), x_RD, weights, act, form)
+        y_RD = feed_forward(lambda x, w: grouped(x, w, chosen_E), x_RD, weights, act, form)
         return give_back(y_RD, row_NC, weight_NC)
     owner_Z = jnp.minimum(jnp.sum(jnp.arange(blocks)[:, None] >= end_E, axis=1), E - 1)
     x_ZSD = x_RD.reshape(blocks, size, -1)
@@ -209,6 +210,28 @@ def dropless(
     product = jax.checkpoint(lambda x, w: jnp.einsum("ZSI,ZIO->ZSO", x, w[owner_Z]))
     y_ZSD = feed_forward(product, x_ZSD, weights, act, form)
     return give_back(y_ZSD.reshape(blocks * size, -1), row_NC, weight_NC)
+
+
+def grouped(
+    x_RI: Float[Array, "R I"], w_EIO: Float[Array, "E I O"], size_E: Integer[Array, "E"], interpret: bool = False
+) -> Float[Array, "R O"]:
+    """Each row times its expert's matrix, where the first `size_E[0]` rows are of the first expert, and so on.
+
+    On a TPU with the kernels of MegaBlocks as jax has them: of jax.lax.ragged_dot XLA (0.10) expands the gradient of the
+    matrices to E products over all rows. Kernels cannot be split by XLA: where it has an axis to split, ragged_dot it is.
+    `interpret`: the kernels step by step on any backend, to check them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = () if mesh.empty else [n for n in mesh.axis_names if n not in mesh.manual_axes and mesh.shape[n] > 1]
+    if (backend() != "tpu" or free) and not interpret:
+        return jax.lax.ragged_dot(x_RI, w_EIO, size_E)
+    from jax.experimental.pallas.ops.tpu.megablox import ops
+
+    rows = len(x_RI)
+    padded = jnp.pad(x_RI, ((0, -rows % TILES[-1]), (0, 0)))
+    tile = next(size for size in TILES if len(padded) % size == 0)
+    # Of a tile of rows by 1,024 by 1,024 both factors, twice, and a float32 sum take 10 MB of 16 beside the units.
+    return ops.gmm(padded, w_EIO, size_E, x_RI.dtype, (tile, 1024, 1024), None, None, False, interpret)[:rows]
 
 
 def slots(length: int, top_k: int, experts: int, factor: float) -> int:

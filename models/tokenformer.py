@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 
 from experiments.cli import InputError
 from models import decoder, layers
+from models.attention import Options, attention
+from models.collectives import exchange, gathered, rows, unrows
 from models.contract import Accounting
 from models.layers import param
 from models.partition import constrain
@@ -27,8 +29,8 @@ _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a grad
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(decoder.Options):
-    """Options of the TokenFormer family besides those of decoder.Options."""
+class Config(Options):
+    """Options of the TokenFormer family besides those of attention.Options."""
 
     norm: str = "layer"  # inside the blocks without parameters
     tied: bool = True
@@ -41,8 +43,8 @@ class Config(decoder.Options):
     rope_theta: float = 1e4
     rope_share: float = 0.25  # share of a head's dimensions that carry the position
 
-    choices: ClassVar = decoder.Options.choices | {"score": ("l2_gelu", "gelu_l2", "softmax")}
-    counts: ClassVar = (*decoder.Options.counts, "heads", "attention_tokens", "ff_tokens")
+    choices: ClassVar = Options.choices | {"score": ("l2_gelu", "gelu_l2", "softmax")}
+    counts: ClassVar = (*Options.counts, "heads", "attention_tokens", "ff_tokens")
 
     def resolve(self, vocab: int, seq_len: int) -> "Config":
         """The same options with every derived one filled in."""
@@ -75,7 +77,8 @@ def scores(
     if quant is not None:
         a_NP = matmul(x, key.T, quant)
     else:
-        a_NP = jnp.einsum("NI,PI->NP", x, key.astype(x.dtype), preferred_element_type=jnp.float32)
+        whole = gathered(key.astype(x.dtype), *AXES)
+        a_NP = jnp.einsum("NI,PI->NP", x, whole, preferred_element_type=jnp.float32)
     if kind == "softmax":
         return tau**2 * jax.nn.softmax(a_NP, axis=-1)
 
@@ -87,22 +90,24 @@ def scores(
     return jax.nn.gelu(tau * unit(a_NP), approximate=False)
 
 
+AXES = ("ff", "embed")  # of keys and values
+
+
 class Pattention(nnx.Module):
     """Attention from tokens to `tokens` parameter tokens, in place of a linear layer."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, tokens: int, tau: float):
         self.tau, self.score, self.quant = tau, cfg.score, cfg.quant
-        axes = {"ff": tokens, "embed": cfg.width}
+        axes = dict(zip(AXES, (tokens, cfg.width), strict=True))
         self.key = param(rngs, axes, cfg.init_std)
         # The published code's: 2 / (L sqrt(d)), as a multiple of the scale that its keys have.
         self.value = param(rngs, axes, cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width)))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        rows = x_BLD.reshape(-1, x_BLD.shape[-1])
-        weights = scores(rows, self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
+        weights = scores(rows(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
         if self.quant is not None:
-            return matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype).reshape(x_BLD.shape)
-        return (weights @ self.value[...].astype(x_BLD.dtype)).reshape(x_BLD.shape)
+            return unrows(matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype), x_BLD.shape[:-1])
+        return unrows(weights @ gathered(self.value[...].astype(x_BLD.dtype), *AXES), x_BLD.shape[:-1])
 
 
 class Block(nnx.Module):
@@ -121,9 +126,10 @@ class Block(nnx.Module):
         q, k, v = (p(x_BLD).reshape(B, L, cfg.heads, size) for p in (self.query, self.key, self.value))
         turned = 2 * int(size * cfg.rope_share / 2)
         q, k = (layers.rotary(x, cfg.rope_theta, turned) for x in (q, k))
-        q, k, v = (constrain(x, "batch", "position", "heads", "head_size") for x in (q, k, v))
+        q, k, v = (exchange(x, "heads", "head_size") for x in (q, k, v))
         k, v = (straight_through(x, cfg.kv_format, -1) for x in (k, v))
-        return self.out(layers.attention(q, k, v, size**-0.5).reshape(B, L, D))
+        o = exchange(attention(q, k, v, size**-0.5, kernel=cfg.attention_kernel), "heads", "head_size", back=True)
+        return self.out(o.reshape(B, L, D))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         norm, eps = self.cfg.norm, self.cfg.norm_eps

@@ -16,6 +16,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import re
 import threading
@@ -36,8 +37,15 @@ LARGEST = 8  # buffers that are kept of a program
 # is missing.
 ROOMY = "v5p"
 EFFORT = -1.0
+PROGRAM = (
+    "packing",
+    "steps_per_dispatch",
+    "microbatches",
+    "offload",
+)  # what a program has of its execution, but the mesh
 _SOURCES = ("models/*.py", "experiments/population.py", "experiments/step.py", "experiments/loss.py")
-_SOURCES += ("experiments/optimizer.py", "sweeps/hlo.py")
+_SOURCES += ("experiments/microbatches.py", "experiments/offload.py")
+_SOURCES += ("experiments/optimizer.py", "sweeps/hlo*.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Compiled:
     compile_seconds: float
     buffers: list[dict[str, Any]]
     error: str | None = None
+    host_bytes: float = 0.0  # each way, between the chip and its host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +78,19 @@ class Layout:
     data: int = 1
     fsdp: int = 1
     expert: int = 1
+    sequence: int = 1
     tensor: int = 1
     trials: int = 1
 
     @property
     def mesh(self) -> dict[str, int]:
         """Sizes by axis."""
-        return {name: getattr(self, name) for name in ("trial", "data", "fsdp", "expert", "tensor")}
+        return {name: getattr(self, name) for name in ("trial", "data", "fsdp", "expert", "sequence", "tensor")}
 
     @property
     def devices(self) -> int:
         """That it uses."""
-        return self.trial * self.data * self.fsdp * self.expert * self.tensor
+        return math.prod(self.mesh.values())
 
     def __str__(self) -> str:
         sizes = " x ".join(f"{name} {size}" for name, size in self.mesh.items() if size > 1)
@@ -164,7 +174,7 @@ class Compiler:
             "signature": schema.signature(run),
             "target": [self.target.chip, self.target.topology],
             "layout": dataclasses.asdict(layout),
-            "execution": [execution.packing, execution.steps_per_dispatch],
+            "execution": [getattr(execution, name) for name in PROGRAM],
             "rest": rest,
             "versions": [importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")],
             "sources": sources(),
@@ -279,6 +289,7 @@ def compile_for(devices: Sequence[Any], run: Run, layout: Layout, execution: Exe
         opaque_kernels=module.opaque(),
         compile_seconds=time.monotonic() - start,
         buffers=[dataclasses.asdict(buffer) for buffer in module.buffers(LARGEST)],
+        host_bytes=module.host_bytes(),
     )
 
 

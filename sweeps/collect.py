@@ -49,9 +49,9 @@ def row(point: Mapping[str, Any], state: State) -> dict[str, Any]:
         return state.record["columns"]
     try:
         run, _ = schema.freeze(point["run"])
-    except InputError:
+        return record.columns(run) | record.ledger(run)
+    except (InputError, ArithmeticError):
         return {}  # written by a version with other options: the name and the status remain
-    return record.columns(run) | record.ledger(run)
 
 
 def grid(store: Store) -> tuple[pd.DataFrame, list[str]]:
@@ -76,6 +76,8 @@ def grid(store: Store) -> tuple[pd.DataFrame, list[str]]:
         kinds = {type(value) for value in frame[name] if value is not None}
         if frame[name].dtype == object and kinds <= {int, float}:
             frame[name] = pd.to_numeric(frame[name])
+        elif len(kinds - {int, float}) and len(kinds) > 1:  # a table has one type a column
+            frame[name] = [None if value is None else str(value) for value in frame[name]]
     return frame, damaged
 
 

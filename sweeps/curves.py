@@ -101,7 +101,8 @@ def shift(steps: Sequence[float], losses: Sequence[float], until: int, at: int) 
 def diverging(steps: Sequence[float], losses: Sequence[float], patience: float = 0.1) -> str | None:
     """Why a curve counts as diverging, or None: its last tenth lies above where it began, or far above its best.
 
-    Far is 20 of the curve's own noise (median absolute deviation of neighbours) and a fifth of what was learned.
+    Above is by 3 of the curve's own noise (median absolute deviation of neighbours), or a run that learns nothing more
+    would sooner or later be there; far is 20 of it and a fifth of what was learned.
     """
     loss = np.asarray(losses, float)
     count = max(5, int(patience * len(loss)))
@@ -112,7 +113,7 @@ def diverging(steps: Sequence[float], losses: Sequence[float], patience: float =
     best = float(smooth.min())
     noise = 1.4826 * float(np.median(np.abs(np.diff(loss)))) / math.sqrt(2)
     lowest = float(np.median(loss[-count:][: count // 2])) if count >= 10 else last
-    if last > first and lowest > first:
+    if min(last, lowest) > first + 3 * noise:
         return f"the loss of its last {count} points, {last:.3g}, is above that of its first, {first:.3g}"
     if last - best > max(20 * noise, 0.2 * (first - best)) and lowest - best > 0.2 * (first - best):
         return f"the loss of its last {count} points, {last:.3g}, is far above its best, {best:.3g}"

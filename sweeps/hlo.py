@@ -6,8 +6,8 @@ or the constant that the loop's counter is compared with. A loop whose length is
 in the programs of experiments/population.py that is one step. Numbers are of one device.
 
 Understood is the text of `compiled.as_text()` of jax 0.10 to 0.12 on CPU, GPU and TPU. Matmuls are `dot` there, on a
-TPU `convolution`. What is hidden in a custom call (a Pallas kernel) is counted by its operands and result, without
-FLOPs.
+TPU `convolution`. What is hidden in a custom call (a Pallas kernel) is counted by its operands and result; without FLOPs,
+but for the attention of models/attention.py, whose scope says how many pairs of positions the kernel multiplies.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ import dataclasses
 import functools
 import math
 import re
+
+from sweeps.hlo_flops import kernel_flops, matmul_flops
 
 BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "f4e2m1fn": 4, "token": 0, "opaque": 0}
 COLLECTIVES = (
@@ -30,12 +32,16 @@ COLLECTIVES = (
 FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "call", "conditional", "after-all")
 FREE += ("partition-id", "replica-id", "add-dependency", "opt-barrier", "iota")
 
+HOST = "S(5)"  # the memory space of an array that lies with the host, in its layout
+
 # Functions through which everything passes: they say nothing about the place in a model.
-_PLUMBING = ("apply_stack", "fold_stack")
+_PLUMBING = ("apply_stack", "fold_stack", "on_shards")
 
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _NAME = re.compile(r"%([\w.\-]+)")
+# A kernel's own metadata, the only attribute that is written over several lines.
+_KERNEL_METADATA = re.compile(r"kernel_metadata=\{\n(.*)\n\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +142,12 @@ class Buffer:
     path: str
 
 
+def _first_is_away(one: Instruction) -> bool:
+    """Whether the first array of a result lies with the host."""
+    found = _ARRAY.search(one.type)
+    return found is not None and HOST in (found[3] or "")
+
+
 class Module:
     """An HLO module: computations by name, and where in the source each instruction comes from."""
 
@@ -144,7 +156,7 @@ class Module:
         self.entry, self._tables, current = "", {}, None
         table = None
         self.partitions = int(found[1]) if (found := re.search(r"num_partitions=(\d+)", text[:200_000])) else 1
-        for line in text.splitlines():
+        for line in _KERNEL_METADATA.sub(r"kernel_metadata={\1}", text).splitlines():
             if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
                 table = self._tables.setdefault(line, {})
             elif table is not None and (row := re.match(r"^(\d+) (.*)$", line)):
@@ -200,13 +212,15 @@ class Module:
     # --- what they cost
 
     def flops(self) -> float:
-        """Of all matmuls, multiply and add counted apart."""
-        return sum(times * matmul_flops(one, at) for one, at, times, _ in self.executed())
+        """Of all matmuls, those inside of our kernels too, multiply and add counted apart."""
+        return sum(times * (matmul_flops(one, at) + kernel_flops(one, at)) for one, at, times, _ in self.executed())
 
     def opaque(self) -> dict[str, float]:
         """Calls of kernels whose FLOPs nobody counts, by target, and how often they run."""
         out: dict[str, float] = {}
-        for one, _, times, _ in self.executed():
+        for one, at, times, _ in self.executed():
+            if kernel_flops(one, at):
+                continue
             target = re.search(r'custom_call_target="([^"]+)"', one.rest) if one.opcode == "custom-call" else None
             if target and ("tpu_custom_call" in target[1] or "mosaic" in target[1].lower() or "triton" in target[1]):
                 out[target[1]] = out.get(target[1], 0) + times
@@ -258,27 +272,53 @@ class Module:
                 total += operand.bytes
         return total + max(0, sum(s.bytes for s in one.shapes if not s.fast) - in_place)
 
+    def host_bytes(self) -> float:
+        """Moved between HBM and the host's memory, in the direction that has more to move: the link works both ways at once.
+
+        Whole arrays by copies, layers of a stack by slices of it and updates in it.
+        """
+        to = back = 0.0
+        for one, computation, times, _ in self.executed():
+            source = computation.get(one.operands[0]) if one.operands else None
+            if source is None:
+                continue
+            if one.opcode in ("copy", "copy-start"):
+                away, there = _first_is_away(one), _first_is_away(source)
+                to += times * one.shapes[0].bytes * (away and not there)
+                back += times * one.shapes[0].bytes * (there and not away)
+            elif one.opcode == "dynamic-update-slice-start" and _first_is_away(one):
+                to += times * one.shapes[1].bytes
+            elif one.opcode == "dynamic-slice-done" and _first_is_away(source):
+                back += times * one.bytes
+        return max(to, back)
+
     def collective_bytes(self) -> dict[str, int]:
         """Bytes that a device sends, by kind, where every collective is done in a ring; kinds that do not occur are left out.
 
-        all-gather: (n-1) times its part; reduce-scatter and all-to-all: (n-1)/n of what goes in; all-reduce twice that.
-        A channel is counted once: a TPU program has copies of a collective in the fusions that it overlaps with.
+        all-gather: (n-1) times its part; reduce-scatter and all-to-all: (n-1)/n of what goes in; all-reduce twice that. A
+        TPU scatters a sum in a fusion "all-reduce-scatter" of an all-reduce and a slice. Other collectives inside fusions
+        are copies of one that the fusion overlaps with, on the same channel, and count once.
         """
-        channels: dict[str, tuple[str, float]] = {}
-        for one, computation, times, _ in self.executed():
+        own: dict[tuple[str, ...], float] = {}
+        copies: dict[tuple[str, ...], float] = {}
+        scatters = {id(c) for name, c in self.computations.items() if name.startswith("all-reduce-scatter")}
+        for one, computation, times, fused in self.executed():
             kind = one.opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            n = group_size(one.rest, self.partitions)
+            scatter = id(computation) in scatters
+            kind = "reduce-scatter" if scatter else kind
             entering = sum(computation[name].bytes for name in one.operands if name in computation)
-            sent = times * entering * _ring(kind, n)
-            key = one.attribute("channel_id") or one.name
-            if key not in channels or channels[key][1] < sent:
-                channels[key] = (kind, sent)
+            sent = times * entering * _ring(kind, group_size(one.rest, self.partitions))
+            key = (kind, one.attribute("channel_id") or one.name, *map(str, one.shapes))
+            if fused and not scatter:
+                copies[key] = max(copies.get(key, 0.0), sent)
+            else:
+                own[key] = own.get(key, 0.0) + sent
         out: dict[str, int] = {}
-        for kind, sent in channels.values():
+        for key, sent in (copies | own).items():
             if sent:
-                out[kind] = out.get(kind, 0) + round(sent)
+                out[key[0]] = out.get(key[0], 0) + round(sent)
         return dict(sorted(out.items()))
 
     # --- where memory goes
@@ -337,7 +377,7 @@ def _ring(kind: str, n: int) -> float:
 
 def group_size(rest: str, partitions: int) -> int:
     """Devices that take part in a collective together."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in parts)
@@ -348,56 +388,3 @@ def group_size(rest: str, partitions: int) -> int:
     if found := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
         return 2
     return partitions
-
-
-def matmul_flops(one: Instruction, at: dict[str, Instruction]) -> float:
-    """2 x products of a dot or of a convolution; 0 for anything else."""
-    if one.opcode not in ("dot", "convolution") or len(one.operands) < 2:
-        return 0.0
-    left, right = (at[name].shapes[0].dims for name in one.operands[:2])
-    result = one.shapes[0].dims
-    if one.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
-        sizes = [left[int(d)] for d in contracted[1].split(",") if d] if contracted else []
-        return 2.0 * math.prod(result) * math.prod(sizes)
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
-    if labels is None:
-        return 0.0
-    spatial = sorted(c for c in labels[2] if c.isdigit())
-    window = _window(one.rest, len(spatial))
-    products = 1.0
-    for number, c in enumerate(spatial):
-        sizes = (left[labels[1].index(c)], right[labels[2].index(c)], result[labels[3].index(c)])
-        products *= _valid(*sizes, *window[number])
-    products *= result[labels[3].index("b")] * result[labels[3].index("f")] * right[labels[2].index("i")]
-    batches = re.search(r"batch_group_count=(\d+)", one.rest)
-    return 2.0 * products / (int(batches[1]) if batches else 1)
-
-
-def _window(rest: str, count: int) -> list[tuple[int, int, int, int]]:
-    """(stride, padding before, dilation of the input, of the kernel) of each spatial dimension."""
-    found = re.search(r"window=\{([^}]*)\}", rest)
-    fields = dict(part.split("=") for part in found[1].split()) if found else {}
-
-    def numbers(name: str, default: int) -> list[int]:
-        return [int(x.split("_")[0]) for x in fields[name].split("x")] if name in fields else [default] * count
-
-    return list(
-        zip(numbers("stride", 1), numbers("pad", 0), numbers("lhs_dilate", 1), numbers("rhs_dilate", 1), strict=True)
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _valid(size: int, kernel: int, out: int, stride: int, pad: int, dilate: int, kernel_dilate: int) -> int:
-    """Pairs of output and kernel positions that meet an input, not padding nor a hole between inputs.
-
-    A batched matmul on a TPU is a convolution whose batch is such a dimension, with one pair per batch entry.
-    """
-    if kernel == 1 and dilate == 1 and pad == 0:
-        return out
-    total = 0
-    for k in range(kernel):
-        for o in range(out):
-            position = o * stride + k * kernel_dilate - pad
-            total += 0 <= position <= (size - 1) * dilate and position % dilate == 0
-    return total

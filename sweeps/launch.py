@@ -19,7 +19,7 @@ import time
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
 from sweeps import executors, failures, graph, lock
 from sweeps import study as studies
@@ -69,6 +69,7 @@ def launch(
     store.write_study(study, nodes)
     stopped = False
     if missing:
+        executor.clear(store.root)
         # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
         # is split over more devices sums in another order, and a relaunch shall end in the same bits.
         together = policy.together
@@ -109,6 +110,7 @@ def main(_: list[str]) -> int:
         if planned := lock.check(study, given.workdir, given.executor.partition(":")[0], target):
             study, together = lock.laid_out(study, planned)
             policy = dataclasses.replace(policy, together=together)
+    files.check_folder(flags.FLAGS.workdir)
     if os.path.isfile(flags.FLAGS.workdir):
         raise InputError(f"--workdir={flags.FLAGS.workdir} is a file; expected a folder")
     for note in study.notes:

@@ -12,24 +12,25 @@ from typing import Any
 
 from etils import epath
 
-from experiments import schema
+from experiments import files, schema
 from experiments.cli import InputError
 from models.partition import MeshShape
 from sweeps import targets
+from sweeps.aot import PROGRAM
 from sweeps.study import Cell, Study, line
 
 NAME = "plan.json"
 
 
 def study_hash(study: Study) -> str:
-    """16 hex digits for all that a plan depends on: every run, its signature, and the mesh and packing it asks for.
+    """16 hex digits for all that a plan depends on: every run, its signature, and the mesh, packing and other options of its program.
 
     Names and tags of points are not among it, nor is where data are kept.
     """
     rows = set()
     for cell in study.cells:
         for one in line(cell):
-            place = (one.execution.mesh, one.execution.packing, one.execution.steps_per_dispatch)
+            place = (one.execution.mesh, *(getattr(one.execution, name) for name in PROGRAM))
             rows.add((schema.fingerprint(one.run, (str(one.run.data),)), schema.signature(one.run), str(place)))
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
 
@@ -40,10 +41,10 @@ def read(workdir: epath.PathLike) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        value = json.loads(path.read_text())
+        value = files.read_json(path)
         if not isinstance(value["hash"], str) or not isinstance(value["target"], str):
             raise TypeError("hash and target must be text")
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no plan that can be read ({error!r}); make it again with sweeps.plan") from error
     return value
 

@@ -59,7 +59,15 @@ def _machine(store: Store, fingerprint: str) -> Mapping[str, Any]:
         value = files.read_json(store.run_dir(fingerprint) / "machine.json")
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or not isinstance(value.get("device"), str):
+        return {}
+    return value if type(value.get("devices")) is int and value["devices"] > 0 else {}
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    """What a log says, where that can be: 0 for anything else."""
+    value = row.get(name)
+    return value if isinstance(value, int | float) and 0 <= value < 1e18 else 0
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -67,9 +75,9 @@ def _counted(text: str) -> tuple[schema.Run, dict[str, Any]] | None:
     """A run of study.json and its ledger, once however often the table is shown."""
     try:
         run, _ = schema.freeze(json.loads(text))
-    except InputError:
+        return run, ledger(run)
+    except (InputError, ArithmeticError):
         return None
-    return run, ledger(run)
 
 
 def of_run(store: Store, fingerprint: str, point: Mapping[str, Any], state: State) -> Progress | None:
@@ -79,17 +87,15 @@ def of_run(store: Store, fingerprint: str, point: Mapping[str, Any], state: Stat
         return None
     run, counts = known
     machine = _machine(store, fingerprint)
-    devices = machine.get("devices") if isinstance(machine.get("devices"), int) else None
+    devices = machine.get("devices")
     rows = files.read_lines(store.run_dir(fingerprint) / "metrics.jsonl") if state.status != "complete" else []
     last = next((row for row in reversed(rows) if "loss" in row), {})
     if state.record:
-        step, seconds = (
-            state.record["columns"].get("steps_done") or 0,
-            state.record["columns"].get("wall_seconds") or 0.0,
-        )
+        columns = state.record["columns"]
+        step, seconds = _number(columns, "steps_done"), _number(columns, "wall_seconds")
     else:
-        step, seconds = last.get("step", 0), last.get("seconds", 0.0)
-    speed = last.get("tokens_per_second") if state.status == "running" else None
+        step, seconds = _number(last, "step"), _number(last, "seconds")
+    speed = _number(last, "tokens_per_second") if state.status == "running" else None
     rate = speed * counts["flops_per_token"] if speed else None
     peak = peak_flops(machine.get("device"))
     forecast = None
@@ -98,7 +104,7 @@ def of_run(store: Store, fingerprint: str, point: Mapping[str, Any], state: Stat
         forecast = curves.forecast(curve.steps, curve.losses, run.steps, LEVEL)
     total = counts["flops_total"]
     return Progress(
-        step=step,
+        step=int(step),
         steps=run.steps,
         flops=total,
         flops_done=total if state.record else total * step / run.steps,
@@ -142,7 +148,7 @@ def _planned(store: Store) -> tuple[float | None, float | None]:
     try:
         plan = lock.read(store.root)
         stated = plan["totals"] if plan else {}
-        price, hours = stated.get("price_usd"), stated.get("chip_hours")
+        price, hours = _number(stated, "price_usd") or None, _number(stated, "chip_hours") or None
     except (InputError, KeyError, AttributeError):
         return None, None
     return (price / hours if price and hours else None), hours

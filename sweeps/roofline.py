@@ -1,8 +1,8 @@
 """How long a step takes at best, and which mesh and packing to try first. Pure arithmetic on counts.
 
-A compiled program is bound by the slowest of three: its matmuls at the chip's peak, its traffic with HBM, and what it
-sends over the links of one torus axis, all overlapping perfectly. A real step is slower, never faster. Before anything
-is compiled the same three are guessed from the ledger, to sort layouts; the guess decides nothing that the compiler
+A compiled program is bound by the slowest of four: its matmuls at the chip's peak, its traffic with HBM, what it
+sends over the links of one torus axis, and what it keeps in the host's memory (a copy of it each way), all overlapping
+perfectly. A real step is slower, never faster. Before anything is compiled the same four are guessed from the ledger, to sort layouts; the guess decides nothing that the compiler
 does not confirm.
 """
 
@@ -18,10 +18,12 @@ from sweeps.aot import Compiled, Layout
 from sweeps.targets import Chip
 
 STATE_BYTES = 12  # a parameter in float32 and two moments
-BOUNDS = ("compute", "memory", "network")
+BOUNDS = ("compute", "memory", "network", "host")
 LANES = 128  # width of a TPU's matrix unit: narrower matmuls leave the rest idle
 STATE_PASSES = 40  # bytes that a step moves for each parameter: its value, gradient and moments, read and written
 ACTIVATION_PASSES = 60  # bytes that a token moves for each layer and unit of width
+PART_PASSES = 16  # more of them for each further part of a batch: values and gradients again, and their sum
+KEPT = {"full": 2, "offload": 1, "attention": 3}  # activations of a layer in units of width until its backward pass
 MOST_CHOICES = 64
 
 
@@ -32,11 +34,12 @@ class Bound:
     compute: float
     memory: float
     network: float
+    host: float = 0.0
 
     @property
     def seconds(self) -> float:
         """At best."""
-        return max(self.compute, self.memory, self.network)
+        return max(self.compute, self.memory, self.network, self.host)
 
     @property
     def by(self) -> str:
@@ -50,6 +53,7 @@ def bound(program: Compiled, chip: Chip, devices_per_chip: int = 1) -> Bound:
         (program.flops or 0.0) * devices_per_chip / chip.peak_flops,
         (program.hbm_bytes or 0.0) * devices_per_chip / chip.hbm_bytes_per_second,
         sum(program.collective_bytes.values()) * devices_per_chip / chip.ici_bytes_per_second,
+        program.host_bytes * devices_per_chip / (chip.host_bytes_per_second or float("inf")),
     )
 
 
@@ -68,28 +72,34 @@ class Guess:
     seconds: float
 
 
-def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip) -> Guess:
+def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, execution: Execution = Execution()) -> Guess:
     """Of `runs` runs of `steps` steps on average."""
     counts, model = _counts(run), run.model
     width, depth = getattr(model, "width", 128), getattr(model, "depth", 1)
-    shards, rows = layout.fsdp * layout.expert * layout.tensor, layout.data * layout.fsdp
+    shards = layout.fsdp * layout.expert * layout.sequence * layout.tensor
+    rows = layout.data * layout.fsdp * layout.sequence
     each = -(-layout.trials // layout.trial)  # trials that a chip holds a part of
     params, tokens = counts["params_total"], run.batch_tokens / rows
+    parts, away = execution.microbatches, execution.offload == "optimizer"
     item = 2 if getattr(model, "dtype", "float32") == "bfloat16" else 4
     narrow = max(1.0, LANES * layout.tensor / max(1, width))
     compute = counts["flops_per_token"] * tokens / layout.tensor * narrow / chip.peak_flops
     memory = (
-        STATE_PASSES * params / shards + ACTIVATION_PASSES * tokens * depth * width / layout.tensor * item / 4
+        (STATE_PASSES + PART_PASSES * (parts - 1)) * params / shards
+        + ACTIVATION_PASSES * tokens * depth * width / layout.tensor * item / 4
     ) / (chip.hbm_bytes_per_second)
-    sent = 2 * 4 * params / shards * (layout.data > 1)  # gradients, there and back
-    sent += 3 * item * params / layout.tensor * (1 - 1 / layout.fsdp)  # matrices twice, gradients once
-    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.tensor)  # activations, four times there and back
+    sent = 2 * 4 * params / shards * (layout.data > 1) * parts  # gradients, there and back
+    # Matrices twice, gradients once; then activations, four times there and back.
+    sent += 3 * item * params / layout.tensor * (1 - 1 / (layout.fsdp * layout.sequence)) * parts
+    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.tensor)
     sent += 8 * depth * tokens * width * item * (1 - 1 / layout.expert)
-    parts = (compute, memory, sent / chip.ici_bytes_per_second)
-    step = each * (max(parts) + 0.05 * sum(parts))  # the rest decides between what is bound alike
+    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.sequence) / layout.tensor
+    moments = 8 * params / shards * away
+    times = (compute, memory, sent / chip.ici_bytes_per_second, moments / (chip.host_bytes_per_second or float("inf")))
+    step = each * (max(times) + 0.05 * sum(times))  # the rest decides between what is bound alike
     logits = tokens * (model.vocab or 0) / layout.tensor * 6
-    kept = tokens * depth * width * item * (2 if getattr(model, "remat", "none") == "full" else 24) / layout.tensor
-    needed = each * ((STATE_BYTES + 4) * params / shards + logits + kept)
+    kept = tokens * depth * width * item * KEPT.get(getattr(model, "remat", "none"), 24) / layout.tensor
+    needed = each * ((STATE_BYTES + 4 * (1 + (parts > 1))) * params / shards - moments + (logits + kept) / parts)
     return Guess(layout, needed, step, -(-runs // layout.trials) * steps * step)
 
 
@@ -101,27 +111,32 @@ def divisors(n: int) -> list[int]:
 def layouts(run: Run, runs: int, devices: int, execution: Execution) -> Iterator[Layout]:
     """Every way to share `devices` devices among `runs` runs that the sizes of the run allow on paper.
 
-    What the execution's mesh sets stays as it is: `fsdp`, `expert` and `tensor` count as set where they are not 1.
+    What the execution's mesh sets stays as it is: `fsdp`, `expert` and `tensor` count as set where they are not 1; `expert` and `sequence` are used only where set.
     """
-    fixed = execution.mesh
+    fixed, sequence = execution.mesh, execution.mesh.sequence
     experts = getattr(run.model, "experts", 1)
     heads = math.gcd(*(getattr(run.model, n) or 0 for n in ("heads", "kv_heads") if hasattr(run.model, n)), 0)
     for trial in [fixed.trial] if fixed.trial else divisors(devices):
-        if trial > runs or devices % trial:
+        if trial > runs or devices % (trial * sequence):
             continue
-        for tensor in [fixed.tensor] if fixed.tensor > 1 else divisors(devices // trial):
-            if tensor > 1 and (heads % tensor if heads else run.model.width % tensor):
+        for tensor in [fixed.tensor] if fixed.tensor > 1 else divisors(devices // trial // sequence):
+            apart = tensor * sequence  # what splits heads, or a recurrence's channels
+            if apart > 1 and (heads % apart if heads else run.model.width % apart):
                 continue
             for expert in [fixed.expert] if fixed.expert > 1 else [1]:
-                if (devices // trial) % (tensor * expert) or experts % expert:
+                if (devices // trial) % (tensor * expert * sequence) or experts % expert:
                     continue
-                left = devices // trial // tensor // expert
+                left = devices // trial // tensor // expert // sequence
                 for fsdp in [fixed.fsdp] if fixed.fsdp > 1 else divisors(left):
                     data = left // fsdp
-                    if left % fsdp or run.batch % (data * fsdp) or (fixed.data and data != fixed.data):
+                    if (
+                        left % fsdp
+                        or run.batch % (data * fsdp * execution.microbatches)
+                        or (fixed.data and data != fixed.data)
+                    ):
                         continue
                     for each in packings(-(-runs // trial)):
-                        yield Layout(trial, data, fsdp, expert, tensor, trial * each)
+                        yield Layout(trial, data, fsdp, expert, sequence, tensor, trial * each)
 
 
 def packings(most: int) -> list[int]:
@@ -137,7 +152,7 @@ def choices(run: Run, runs: int, steps: float, devices: int, execution: Executio
     """
     found: list[Guess] = []
     for used in reversed(divisors(devices)):
-        found += [guess(run, layout, runs, steps, chip) for layout in layouts(run, runs, used, execution)]
+        found += [guess(run, layout, runs, steps, chip, execution) for layout in layouts(run, runs, used, execution)]
         if found and execution.mesh != MeshShape():
             break
     fitting = [g for g in found if g.bytes <= chip.hbm_bytes]

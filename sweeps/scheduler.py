@@ -150,8 +150,8 @@ class Scheduler:
             task.steps = self._saved(free)
             worker, start = self._worker(task.population)
             self.jobs.append(job := Job(task, worker, start, failures.oom_kills()))
-            store.claims.take([node.fingerprint for node in free], worker.pid, task.population.name)
-        worker.go()
+            token = store.claims.take([node.fingerprint for node in free], worker.pid, task.population.name)
+        worker.go(token)
         self.display.begin(job.key, task.population)
 
     def _saved(self, nodes: Sequence[Node]) -> int:

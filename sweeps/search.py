@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from experiments import schema
 from experiments.cli import InputError
 from experiments.schema import Run
 from sweeps import aot, graph, roofline
@@ -19,13 +20,27 @@ from sweeps.targets import Chip
 
 TRIES = 6  # layouts of one signature that are compiled before it is said not to fit
 NEAR = 1.15  # a layout that is guessed to take so much longer than the first is compiled too, where --layouts allows
-# Changes of options that make a program smaller: (options, what they cost). None of the first two changes a number.
+# Changes of options that make a program smaller, with what they cost, the cheapest first.
 CHANGES: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"remat": "dots"}, "computes everything but matmuls twice; same numbers"),
-    ({"remat": "full"}, "a second forward pass; same numbers"),
-    ({"dtype": "bfloat16"}, "activations in bfloat16; other numbers"),
-    ({"dtype": "bfloat16", "remat": "full"}, "both; other numbers"),
+    (
+        {"execution.microbatches": 4},
+        "gathers split weights for each part; of mixtures, a forward pass more; same numbers",
+    ),
+    ({"model.remat": "dots"}, "computes everything but matmuls twice; same numbers"),
+    ({"model.remat": "attention"}, "a second forward pass but for attention; same numbers"),
+    ({"model.remat": "full"}, "a second forward pass; same numbers"),
+    ({"model.remat": "offload"}, "and the inputs of layers go to the host and back; same numbers"),
+    ({"model.remat": "offload", "execution.microbatches": 4}, "both; same numbers"),
+    (
+        {"model.remat": "offload", "execution.microbatches": 4, "execution.offload": "optimizer"},
+        "and Adam's moments come from the host and go back; same numbers",
+    ),
+    ({"model.dtype": "bfloat16"}, "activations in bfloat16; other numbers"),
+    ({"model.dtype": "bfloat16", "model.remat": "full"}, "both; other numbers"),
 )
+# Of an option, from the value that needs the most memory to the one that needs the least.
+_SMALLER = {"model.remat": ("none", "dots", "attention", "full", "offload"), "model.dtype": ("float32", "bfloat16")}
+_SMALLER |= {"execution.offload": ("none", "optimizer")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,18 +171,37 @@ def changes(
     group: Sequence[Cell], compiler: aot.Compiler, chip: Chip, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Changes of options that were compiled to make a signature fit, the cheapest first, until one does."""
-    run, out = group[0].run, []
+    out: list[dict[str, Any]] = []
     for options, cost in CHANGES:
-        changed = {name: v for name, v in options.items() if getattr(run.model, name, v) != v}
-        if not changed:
+        changed = {path: value for path, value in options.items() if _is_smaller(group[0], path, value)}
+        text = " ".join(f"{path}={value}" for path, value in changed.items())
+        if not changed or any(row["change"] == text for row in out):
             continue
-        text = " ".join(f"model.{name}={value}" for name, value in changed.items())
-        if any(row["change"] == text for row in out):
-            continue
+        smaller = [_changed(cell, changed) for cell in group]
         say(f"    does not fit; trying {text}")
-        smaller = dataclasses.replace(run, model=dataclasses.replace(run.model, **changed))
-        found = search(group, smaller, compiler, chip, 1)
+        try:
+            schema.check(smaller[0].run, smaller[0].execution)
+            found = search(smaller, smaller[0].run, compiler, chip, 1)
+        except InputError:  # this run's batch cannot be cut so
+            continue
         out.append({"change": text, "cost": cost} | _trial(found.layout, found.program, found.bound))
         if found.bound is not None:
             break
     return out
+
+
+def _is_smaller(cell: Cell, path: str, value: Any) -> bool:
+    """Whether an option of a cell (its family may not have it) would take more memory than `value` does."""
+    section, name = path.split(".")
+    holder = cell.execution if section == "execution" else cell.run.model
+    if not hasattr(holder, name):
+        return False
+    order, now = _SMALLER.get(path), getattr(holder, name)
+    return now < value if order is None else now in order and order.index(now) < order.index(value)
+
+
+def _changed(cell: Cell, options: dict[str, Any]) -> Cell:
+    model = {path.split(".")[1]: value for path, value in options.items() if path.startswith("model.")}
+    rest = {path.split(".")[1]: value for path, value in options.items() if path.startswith("execution.")}
+    run = dataclasses.replace(cell.run, model=dataclasses.replace(cell.run.model, **model))
+    return dataclasses.replace(cell, run=run, execution=dataclasses.replace(cell.execution, **rest))

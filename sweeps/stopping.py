@@ -16,6 +16,7 @@ from sweeps.store import Node, Store
 
 LOOK_SECONDS = 5.0
 SHARE = 0.2  # of a run's steps, before it is judged
+LARGEST = 1e18  # of a loss that says anything
 MARGIN = 0.01  # nats: closer than this to the best is not dominated
 
 
@@ -36,7 +37,7 @@ def read(store: Store, fingerprint: str) -> Curve:
     """The curve of a run; empty when it has none."""
     rows = files.read_lines(store.run_dir(fingerprint) / "metrics.jsonl")
     rows = [row for row in rows if isinstance(row.get("step"), int) and "loss" in row]
-    losses = [row["loss"] if isinstance(row["loss"], int | float) else float("nan") for row in rows]
+    losses = [x if isinstance(x := row["loss"], int | float) and abs(x) < LARGEST else float("nan") for row in rows]
     return Curve([row["step"] for row in rows], losses)
 
 

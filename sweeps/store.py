@@ -66,6 +66,21 @@ def distinct(nodes: Iterable[Node]) -> list[Node]:
     return list({node.fingerprint: node for node in reversed(list(nodes))}.values())[::-1]
 
 
+def _check_study(value: dict[str, Any]) -> None:
+    """Raises what any access to a damaged study.json would, before anybody relies on it."""
+    if not isinstance(value["name"], str):
+        raise TypeError("name")
+    for point in value["points"]:
+        if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
+            raise KeyError(*missing)
+        if not FINGERPRINT.fullmatch(point["fingerprint"]):
+            raise ValueError(point["fingerprint"])
+        if not (isinstance(point["name"], str) and isinstance(point["run"], dict)):
+            raise TypeError("name and run")
+        if any(isinstance(tag, dict | list) for tag in point["tags"].values()):
+            raise TypeError("tags")
+
+
 class Store:
     """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
 
@@ -111,18 +126,14 @@ class Store:
         if not path.exists():
             raise InputError(f"--workdir={self.root} holds no study.json; expected the --workdir of a `sweeps.launch`")
         try:
-            value = json.loads(path.read_text())
-            version, points = value["schema"], value["points"]
-            for point in points:
-                if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
-                    raise KeyError(*missing)
-                if not FINGERPRINT.fullmatch(point["fingerprint"]):
-                    raise ValueError(point["fingerprint"])
-        except (ValueError, KeyError, TypeError) as error:
+            value = files.read_json(path)
+            if (version := value["schema"]) == SCHEMA:
+                _check_study(value)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it"
             ) from error
-        if not isinstance(version, int) or version > SCHEMA:
+        if version != SCHEMA:  # the first one
             raise InputError(f"{path} has schema {version}; this program knows up to {SCHEMA}: update it")
         return value
 
@@ -175,8 +186,8 @@ class Store:
         """Remember that a worker ended without this run's record, for `attempts`. A full disk does not matter here."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = json.dumps({"at": now, "class": kind, "reason": reason})
-        with contextlib.suppress(OSError), (self.run_dir(fingerprint) / "attempts.jsonl").open("a") as file:
-            file.write(line + "\n")
+        with contextlib.suppress(OSError), files.append(self.run_dir(fingerprint) / "attempts.jsonl") as file:
+            file.write(line.encode() + b"\n")
 
     def attempts(self, fingerprint: str) -> list[dict[str, Any]]:
         """What `note_attempt` has written: {"at", "class", "reason"} each. Lines that cannot be read are left out."""

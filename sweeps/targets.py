@@ -90,6 +90,7 @@ class Chip:
     date: str
     price_source: str | None = None
     price_date: str | None = None
+    host_bytes_per_second: float | None = None  # None: what moves between a chip and its host counts as nothing
 
 
 def load_chips(override: str | None = None) -> dict[str, Chip]:

@@ -6,7 +6,8 @@ The run is trained twice from its first step, in processes of its own: once undi
 random steps and started again. Both are compared where they have taken --steps steps (or ended): every array of the
 checkpoint as it is read back, every row of the metrics, and at the end the record. What is trained is the config itself,
 not a shortened one. DIR/resume_certificate.json says what was compared, on what machine, and what differed. Exit code 0
-when all bits agree, 1 when not.
+when all bits agree, 1 when not. --processes=2 trains on as many processes that join each other (experiments/hosts.py), as
+the hosts of a slice do; all of them are killed, one first.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,24 +33,34 @@ SCHEMA = 1
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OF_THE_DAY = {"seconds", "tokens_per_second", "wall_seconds"}  # what a clock has measured
 POLL_SECONDS = 0.002
+GRACE_SECONDS = 30.0  # for the other processes to end once one has
 
 
 class Trainee:
     """One of the two trainings: the command, in processes that can be killed."""
 
-    def __init__(self, arguments: Sequence[str], folder: epath.Path):
-        self.folder = folder
+    def __init__(self, arguments: Sequence[str], folder: epath.Path, processes: int = 1):
+        self.folder, self._count = folder, processes
         self._command = [sys.executable, "-m", "experiments.train", *arguments, f"--workdir={os.fspath(folder)}"]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Start, or go on."""
         path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
-            )
+        port = _free_port() if self._count > 1 else 0
+        self._processes = []
+        for rank in range(self._count):
+            join = [f"--hosts=localhost:{port},{rank},{self._count}"] if self._count > 1 else []
+            with open(self.folder / (f"log.{rank}" if rank else "log"), "ab") as log:
+                process = subprocess.Popen(
+                    [*self._command, *join], stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
+                )
+            self._processes.append(process)
+
+    def _over(self) -> bool:
+        """Whether one of them has ended; the others cannot go on."""
+        return any(process.poll() is not None for process in self._processes)
 
     def steps(self) -> int:
         """The last step in the metrics log."""
@@ -60,33 +72,41 @@ class Trainee:
         folder = self.folder / "checkpoints"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
-    def kill_after(self, step: int) -> dict[str, int]:
-        """SIGKILL once that step is in the log. Raises RuntimeError when the process ends before."""
-        assert self._process
+    def kill_after(self, step: int, rank: int = 0) -> dict[str, int]:
+        """SIGKILL once that step is in the log, first to one of them. Raises RuntimeError when it ends before."""
         while self.steps() < step:
-            if self._process.poll() is not None:
+            if self._over():
                 raise RuntimeError(f"{self.folder}: ended before it could be killed ({self._last_line()})")
             time.sleep(POLL_SECONDS)
-        self._process.send_signal(signal.SIGKILL)
-        if self._process.wait() != -signal.SIGKILL:
+        first = self._processes[rank]
+        first.send_signal(signal.SIGKILL)
+        if first.wait() != -signal.SIGKILL:
             raise RuntimeError(f"{self.folder}: ended before it could be killed; raise --steps")
-        return {"after_step": self.steps(), "resumed_from_step": max(self.saved(), default=0)}
+        self.end()
+        return {"after_step": self.steps(), "resumed_from_step": max(self.saved(), default=0), "rank": rank}
 
     def finish(self, step: int) -> None:
         """Wait until the checkpoint of that step is there, and stop it. Raises RuntimeError when it fails."""
-        assert self._process
-        while self._process.poll() is None and step not in self.saved():
+        while not self._over() and step not in self.saved():
             time.sleep(10 * POLL_SECONDS)
-        if not (self.folder / "record.json").exists() and self._process.poll() is None:
-            self._process.terminate()
-        if self._process.wait() not in (0, EXIT_AGAIN) or step not in self.saved():
+        if not (self.folder / "record.json").exists() and not self._over():
+            self._processes[0].terminate()  # of which it tells the others
+        ended = None
+        while any(process.poll() is None for process in self._processes):
+            if self._over():
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended > GRACE_SECONDS:
+                    self.end()
+            time.sleep(10 * POLL_SECONDS)
+        if any(p.returncode not in (0, EXIT_AGAIN) for p in self._processes) or step not in self.saved():
             raise RuntimeError(f"{self.folder}: training failed ({self._last_line()})")
 
     def end(self) -> None:
         """Leave no process behind."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def _last_line(self) -> str:
         lines = (self.folder / "log").read_bytes().decode(errors="replace").strip().splitlines()
@@ -103,6 +123,12 @@ class Trainee:
 
         found = record.read(self.folder / "record.json")["columns"]
         return {name: value for name, value in found.items() if name not in OF_THE_DAY}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int, int, list[int]]:
@@ -144,24 +170,25 @@ def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> dict[str
 
 
 def verify(
-    run: Run, arguments: Sequence[str], workdir: epath.Path, steps: int, kills: int, seed: int
+    run: Run, arguments: Sequence[str], workdir: epath.Path, steps: int, kills: int, seed: int, processes: int = 1
 ) -> dict[str, Any]:
     """Train both, compare, and return the certificate. `arguments`: of experiments.train, without --workdir."""
-    every, last, targets = schedule(run, steps, kills, random.Random(seed))
+    draw = random.Random(seed)
+    every, last, targets = schedule(run, steps, kills, draw)
     scratch = workdir / "verify_resume"
     if scratch.exists():
         shutil.rmtree(scratch)  # ours, of an earlier proof
     options = {"checkpoint_every_tokens": every * run.batch_tokens, "checkpoint_every_seconds": 1e9}
     options |= {"keep_checkpoints": 1000, "log_every_steps": 1, "tensorboard": "false"}
     arguments = [*arguments, *(f"--config.execution.{name}={value}" for name, value in options.items())]
-    whole, killed = (Trainee(arguments, scratch / name) for name in ("whole", "killed"))
+    whole, killed = (Trainee(arguments, scratch / name, processes) for name in ("whole", "killed"))
     start, events = time.monotonic(), []
     try:
         whole.start()
         whole.finish(last)
         for target in targets:
             killed.start()
-            events.append(killed.kill_after(max(target, killed.steps())))
+            events.append(killed.kill_after(max(target, killed.steps()), draw.randrange(processes)))
         killed.start()
         killed.finish(last)
     finally:
@@ -174,6 +201,7 @@ def verify(
         "schema": SCHEMA,
         **found,
         "kills": events,
+        "processes": processes,
         "arguments": list(arguments),
         "numerics": schema.NUMERICS_VERSION,
     }
@@ -193,7 +221,7 @@ def main(_: list[str]) -> int:
     workdir = epath.Path(os.path.abspath(given.workdir))
     arguments = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith(("config=", "config."))]
     seed = random.SystemRandom().randrange(10**9) if given.seed is None else given.seed
-    value = verify(run, arguments, workdir, given.steps, given.kills, seed)
+    value = verify(run, arguments, workdir, given.steps, given.kills, seed, given.processes)
     path = workdir / "resume_certificate.json"
     files.write_json(path, value)
     places = ", ".join(f"{kill['after_step']} (from {kill['resumed_from_step']})" for kill in value["kills"])
@@ -215,5 +243,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder for the certificate and both trainings")
     flags.DEFINE_integer("steps", 200, "compare after so many steps of the config", lower_bound=4)
     flags.DEFINE_integer("kills", 3, "how often to kill", lower_bound=1)
+    flags.DEFINE_integer("processes", 1, "train on so many processes of this machine together", lower_bound=1)
     flags.DEFINE_integer("seed", None, "which steps to kill after; default: drawn afresh")
     cli.run(main, ["workdir"], config_file.check_arguments)

@@ -99,7 +99,7 @@ def test_random_kills_change_nothing(corpus: pathlib.Path, data_root: pathlib.Pa
     (tmp_path / "study.py").write_text(STUDY % values)
     calm = Launch(tmp_path / "study.py", tmp_path / "calm", None)
     start = time.monotonic()
-    done = calm()
+    done = calm(timeout=900)
     assert done.returncode == 0 and "24 complete" in done.stdout, done.stdout + done.stderr
     calm_seconds = time.monotonic() - start
 
@@ -112,7 +112,7 @@ def test_random_kills_change_nothing(corpus: pathlib.Path, data_root: pathlib.Pa
     struck = seconds - max(0.0, end - time.monotonic())
     for process in list(chaos.launchers):
         chaos.reap(process)
-    last = launch()
+    last = launch(timeout=900)
     assert last.returncode == 0, last.stdout + last.stderr
     print(
         f"seed {seed}: calm {calm_seconds:.0f} s; {sum(chaos.done.values())} mishaps in {struck:.0f} s: "

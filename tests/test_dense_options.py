@@ -12,6 +12,7 @@ import pytest
 from experiments import schema, step
 from experiments.cli import InputError
 from models import dense, layers, linear_attention, moe
+from models.attention import attention
 from tests.conftest import GOLDEN, TINY, VARIANTS
 from tests.test_families import LENGTH, VOCAB, logits, make, tokens
 from tests.test_sharding import losses as train
@@ -398,7 +399,7 @@ def test_window_equals_masked_full_attention(window, block):
         return jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(scores), jnp.repeat(v, 2, axis=2))
 
     def ours(q, k, v):
-        return layers.attention(q, k, v, 0.3, block, window)
+        return attention(q, k, v, 0.3, block, window)
 
     results = []
     for form in (ours, masked):
@@ -413,7 +414,7 @@ def test_window_does_not_compute_what_it_masks():
     q, k = jnp.zeros((1, 1024, 2, 64)), jnp.zeros((1, 1024, 1, 64))
 
     def flops(window, block=None):
-        call = jax.jit(lambda q, k, v: layers.attention(q, k, v, 1.0, block, window))
+        call = jax.jit(lambda q, k, v: attention(q, k, v, 1.0, block, window))
         return call.lower(q, k, k).compile().cost_analysis()["flops"]
 
     needed = 4 * 2 * 64 * 1024 * 64

@@ -13,6 +13,7 @@ from experiments import loss as losses
 from experiments import record, schema, step
 import models
 from models import contract, partition
+from models.layers import REMAT
 from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
 
 CASES = [(family, name) for family in models.families() for name in VARIANTS.get(family, {"default": {}})]
@@ -156,7 +157,7 @@ def test_memory_and_speed_options_change_no_number(family):
         return jax.jit(jax.value_and_grad(objective))(params)
 
     loss, grads = evaluate()
-    for options in ({"unroll": True}, {"remat": "full"}, {"remat": "dots"}):
+    for options in ({"unroll": True}, *({"remat": policy} for policy in REMAT[1:])):
         other_loss, other_grads = evaluate(**options)
         np.testing.assert_allclose(loss, other_loss, rtol=1e-6)
         for path, grad in grads.items():

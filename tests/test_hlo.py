@@ -120,6 +120,31 @@ def test_a_batched_matmul_as_a_convolution_counts_each_batch_entry_once():
     assert hlo.matmul_flops(out, {"l": left, "r": right}) == 2 * 2 * 8 * 256 * 1024 * 64
 
 
+KERNEL = """HloModule attends
+
+ENTRY %main (skip: s8[1,4,4], q: bf16[2,8,2048,64], k: bf16[2,4,2048,64]) -> bf16[2,8,2048,64] {
+  %skip = s8[1,4,4]{2,1,0} parameter(0)
+  %q = bf16[2,8,2048,64]{3,2,1,0} parameter(1)
+  %k = bf16[2,4,2048,64]{3,2,1,0} parameter(2)
+  %out = bf16[2,8,2048,64]{3,2,1,0} custom-call(%skip, %q, %k, %k), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/shard_map/attention_pairs_1000_3000_WAY/vmap(x)/splash_mha_PHASE_residuals/pallas_call"}
+  ROOT %other = bf16[2,8,2048,64]{3,2,1,0} custom-call(%out), custom_call_target="tpu_custom_call", metadata={op_name="gmm"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "way", "products", "pairs"),
+    [("fwd", "fused", 2, 1000), ("dkv", "fused", 5, 3000), ("dkv", "apart", 4, 3000), ("dq", "apart", 3, 3000)],
+)
+def test_attention_kernels_multiply_the_pairs_that_they_visit(phase: str, way: str, products: int, pairs: int):
+    """Of 2 x 8 heads of size 64; the other kernel stays one whose FLOPs nobody counts."""
+    module = hlo.Module(KERNEL.replace("PHASE", phase).replace("WAY", way))
+    assert module.flops() == 2 * products * pairs * 2 * 8 * 64
+    assert module.opaque() == {"tpu_custom_call": 1.0}
+
+
 def test_types_and_places():
     """Sizes of types; what lies in a TPU's fast memory is told apart."""
     found = hlo.shapes("(f32[2,3]{1,0:T(8,128)S(1)}, bf16[], /*index=2*/pred[7]{0}, s4[6], f8e4m3fn[5])")
@@ -201,3 +226,40 @@ def test_loops_count_as_if_unrolled():
     assert hlo.Module(loops.as_text()).flops() == expected
     assert hlo.Module(unrolled.as_text()).flops() == pytest.approx(expected)
     assert loops.cost_analysis()["flops"] < expected / 2, "what the compiler counts of a loop"
+
+
+AWAY = """HloModule away
+
+%body (p: (s32[], f32[4,8], f32[3,8])) -> (s32[], f32[4,8], f32[3,8]) {
+  %p = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %moments = f32[4,8]{1,0:T(8,128)S(5)} get-tuple-element(%p), index=1
+  %inputs = f32[3,8]{1,0:T(8,128)S(5)} get-tuple-element(%p), index=2
+  %copy-start = (f32[4,8]{1,0:T(8,128)}, f32[4,8]{1,0:T(8,128)S(5)}, u32[]{:S(2)}) copy-start(%moments)
+  %copy-done = f32[4,8]{1,0:T(8,128)} copy-done(%copy-start)
+  %layer-start = ((f32[3,8]{1,0:T(8,128)S(5)}, s32[], s32[]), f32[1,8]{1,0:T(8,128)}, u32[]) dynamic-slice-start(%inputs, %i, %i)
+  %layer = f32[1,8]{1,0:T(8,128)} dynamic-slice-done(%layer-start)
+  %kept-start = ((f32[3,8]{1,0:S(5)}, f32[1,8]{1,0}, s32[], s32[]), f32[3,8]{1,0:S(5)}, u32[]) dynamic-update-slice-start(%inputs, %layer, %i, %i)
+  %kept = f32[3,8]{1,0:T(8,128)S(5)} dynamic-update-slice-done(%kept-start)
+  %local = f32[4,8]{1,0:T(8,128)S(1)} copy(%copy-done)
+  ROOT %out = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) tuple(%i, %moments, %kept)
+}
+
+%cond (q: (s32[], f32[4,8], f32[3,8])) -> pred[] {
+  %q = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %three = s32[] constant(3)
+  ROOT %less = pred[] compare(%j, %three), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4,8], f32[3,8])) -> (s32[], f32[4,8], f32[3,8]) {
+  %a = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  ROOT %loop = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) while(%a), condition=%cond, body=%body
+}
+"""
+
+
+def test_what_moves_between_a_chip_and_its_host_is_counted_each_way():
+    """Three times a copy of 128 bytes and a layer of 32 come; a layer of 32 goes; a copy on the chip is none."""
+    assert hlo.Module(AWAY).host_bytes() == 3 * (128 + 32)
+    assert hlo.Module(AWAY.replace("S(5)", "")).host_bytes() == 0

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import numpy as np
 import pytest
 
-from experiments import hosts, record
+from experiments import hosts, record, stops
 from experiments.cli import InputError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_command
 
 CONFIG = """
 from experiments.configs import default
@@ -40,13 +41,17 @@ class Trainer:
     def __init__(self, config: pathlib.Path):
         self.config = config
 
-    def start(self, workdir: pathlib.Path, processes: int) -> list[subprocess.Popen[str]]:
+    def start(
+        self, workdir: pathlib.Path, processes: int, *flags: str, script: pathlib.Path | None = None
+    ) -> list[subprocess.Popen[str]]:
+        """`script`: in the place of `-m experiments.train`."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "experiments.train", f"--config={self.config}", f"--workdir={workdir}"]
+        command = [sys.executable, *([str(script)] if script else ["-m", "experiments.train"])]
+        command += [f"--config={self.config}", f"--workdir={workdir}", *flags]
         command.append(f"--config.execution.cpu_devices={DEVICES // processes}")
-        env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(REPOSITORY)}
         each = ([f"--hosts=localhost:{port},{i},{processes}"] if processes > 1 else [] for i in range(processes))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return [subprocess.Popen([*command, *join], cwd=REPOSITORY, env=env, **pipes) for join in each]
@@ -64,15 +69,10 @@ def steps(workdir: pathlib.Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_saved_by_two_processes_and_resumed_by_one_and_by_four(
-    tmp_path: pathlib.Path, corpus: pathlib.Path, data_root: pathlib.Path
-):
+def test_saved_by_two_processes_and_resumed_by_one_and_by_four(tmp_path: pathlib.Path, trainer: Trainer):
     """Parameters and batch are split over all processes. A signal to one of them stops and saves all; the run then goes on
     with one and with four to the losses of a run that nobody has stopped, and no step is taken twice.
     """
-    values = {"corpus": str(corpus), "root": str(data_root), "cache": str(tmp_path / "xla")}
-    (tmp_path / "config.py").write_text(CONFIG.format(**values))
-    trainer = Trainer(tmp_path / "config.py")
     codes, said = trainer.finish(trainer.start(tmp_path / "alone", 1))
     assert codes == [0], said
 
@@ -100,6 +100,84 @@ def test_saved_by_two_processes_and_resumed_by_one_and_by_four(
         assert found["columns"]["loss_nats"] == pytest.approx(expected["columns"]["loss_nats"], rel=1e-5)
         assert found["fingerprint"] == expected["fingerprint"] and found["environment"]["devices"] == DEVICES
         assert steps(workdir) == list(range(1, 41))
+
+
+@pytest.fixture
+def trainer(tmp_path: pathlib.Path, corpus: pathlib.Path, data_root: pathlib.Path) -> Trainer:
+    values = {"corpus": str(corpus), "root": str(data_root), "cache": str(tmp_path / "xla")}
+    (tmp_path / "config.py").write_text(CONFIG.format(**values))
+    return Trainer(tmp_path / "config.py")
+
+
+POISON = """
+import runpy, sys
+import numpy as np
+from experiments import data
+plain = data.Batches.records
+
+def records(self, start, stop):
+    out = np.array(plain(self, start, stop))
+    at = 30 * 8 - start
+    if 0 <= at < len(out):
+        out[at : at + 8] = np.random.default_rng(0).integers(0, 256, out[at : at + 8].shape)
+    return out
+
+data.Batches.records = records
+sys.argv[0] = "train"
+runpy.run_module("experiments.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_spike_is_rewound_on_all_hosts(tmp_path: pathlib.Path, trainer: Trainer):
+    """A batch of noise: two processes go back together, to the numbers of one, and take no step twice."""
+    (tmp_path / "poison.py").write_text(POISON)
+    flags = ["--config.execution.spike_factor=10.0", f"--config.execution.checkpoint_every_tokens={256 * 10}"]
+    flags.append("--config.opt.lr=1e-2")
+    found = {}
+    for count in (1, 2):
+        workdir = tmp_path / f"by{count}"
+        codes, said = trainer.finish(trainer.start(workdir, count, *flags, script=tmp_path / "poison.py"))
+        assert codes == [0] * count, said
+        assert "loss spike at step 31; back to step 30" in said, said
+        found[count] = record.read(workdir / "record.json")["columns"]
+        assert steps(workdir) == list(range(1, 41))
+    for column in ("rewinds", "batches_left_out", "left_out"):
+        assert found[1][column] == found[2][column]
+    assert found[2]["rewinds"] == 1 and found[2]["left_out"] == "30:1"
+    assert found[1]["loss_nats"] == pytest.approx(found[2]["loss_nats"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_ends_on_all_hosts(tmp_path: pathlib.Path, trainer: Trainer):
+    """The request lies where only the first process looks; both end, evaluated, saved and censored at one step."""
+    workdir, flags = tmp_path / "two", ["--config.tokens=512000", "--config.data.unique_tokens=200000"]
+    two = trainer.start(workdir, 2, *flags)
+    end = time.monotonic() + 200
+    while len(steps(workdir)) < 10 and time.monotonic() < end and two[0].poll() is None:
+        time.sleep(0.05)
+    stops.ask(epath.Path(workdir), stops.Stop("complete", "seen enough"))
+    codes, said = trainer.finish(two)
+    assert codes == [0, 0], said
+    found = record.read(workdir / "record.json")
+    assert found["status"] == "complete" and found["reason"] == "seen enough"
+    columns = found["columns"]
+    assert columns["censored"] == 1 and 10 <= columns["steps_done"] == steps(workdir)[-1] < 2000
+    assert columns["loss_nats"] > 0 and (workdir / "checkpoints" / str(columns["steps_done"])).is_dir()
+
+
+@pytest.mark.slow
+def test_resume_is_proven_for_two_processes(tmp_path: pathlib.Path, trainer: Trainer):
+    """Killed one first, started again, compared bit for bit with two that nobody has killed."""
+    flags = [f"--config={trainer.config}", f"--config.execution.cpu_devices={DEVICES // 2}", f"--workdir={tmp_path}/w"]
+    flags += ["--steps=40", "--kills=2", "--processes=2", "--seed=3"]
+    done = run_command("sweeps.verify_resume", *flags, timeout=500)
+    assert done.returncode == 0 and "bit-exact at step 40" in done.stdout, done.stdout + done.stderr
+    value = json.loads((tmp_path / "w" / "resume_certificate.json").read_text())
+    assert value["bit_exact"] and value["record_compared"] and value["processes"] == 2
+    assert len(value["kills"]) == 2 and all(kill["after_step"] >= 1 for kill in value["kills"])
+    ranks = list((tmp_path / "w" / "verify_resume" / "killed").glob("checkpoints/40/state/ocdbt.process_*"))
+    assert len(ranks) == 2, "each process has written its part"
 
 
 def test_a_bad_address_is_one_line():

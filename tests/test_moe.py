@@ -587,3 +587,17 @@ def test_trials_mapped_at_once_equal_solo(tiny):
     )
     assert program.packing == "vmap" and program.groups == 1
     np.testing.assert_allclose(packed, np.array(solo), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [256, 200])
+def test_the_tpus_kernel_multiplies_each_row_with_its_own_matrix(rows):
+    """Step by step on a CPU, forward and backward; an expert without rows, sizes that no tile divides."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(rows, 96)).astype(np.float32), rng.normal(size=(4, 96, 80)).astype(np.float32)
+    cotangent = rng.normal(size=(rows, 80)).astype(np.float32)
+    sizes = jnp.asarray([rows // 2, 0, 37, rows - rows // 2 - 37], jnp.int32)
+    expected, pull = jax.vjp(lambda x, w: jax.lax.ragged_dot(x, w, sizes), x, w)
+    found, other = jax.vjp(lambda x, w: routing.grouped(x, w, sizes, interpret=True), x, w)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    for got, want in zip(other(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)

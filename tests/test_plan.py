@@ -1,5 +1,6 @@
 """Plans: targets, the arithmetic that sorts layouts, the lock that launch heeds, and programs compiled for TPUs."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -88,6 +89,37 @@ def test_a_bound_is_the_slowest_of_three():
     program = aot.Compiled(True, 1, 1, 1, 1, 197e12, 819e9 / 2, {"all-gather": 20 * 10**9}, {}, 1.0, [])
     found = roofline.bound(program, chip)
     assert (found.seconds, found.by) == (1.0, "compute") and found.memory == 0.5 and found.network == 0.2
+    away = roofline.bound(dataclasses.replace(program, host_bytes=32e9), chip)
+    assert (away.seconds, away.by) == (2.0, "host")
+
+
+def test_parts_and_offloading_are_guessed_and_proposed_where_they_save():
+    """Less memory, more to send; a plan proposes nothing that a run has already, or has something smaller for."""
+    chip, layout = CHIPS["v5e"], aot.Layout(fsdp=16)
+    run, execution = schema.freeze(axes.nest(LARGE | {"model.remat": "full"}))
+    plain, parts, away = (
+        roofline.guess(run, layout, 1, 1, chip, dataclasses.replace(execution, **options))
+        for options in ({}, {"microbatches": 2}, {"offload": "optimizer"})
+    )
+    assert parts.bytes < plain.bytes and parts.step_seconds > plain.step_seconds
+    assert plain.bytes - away.bytes == pytest.approx(8 * rows.base(made(cases(LARGE)).cells)["params_total"] / 16)
+    cut = dataclasses.replace(execution, microbatches=2)
+    assert all(run.batch % (2 * x.data * x.fsdp) == 0 for x in roofline.layouts(run, 1, 16, cut))
+    cell = made(cases(LARGE | {"model.remat": "full", "execution.microbatches": 4})).cells[0]
+    proposed = {
+        path: search._is_smaller(cell, path, value)
+        for options, _ in search.CHANGES[:5]
+        for path, value in options.items()
+        if (path, value) != ("model.remat", "offload")
+    }
+    assert proposed == {"execution.microbatches": False, "model.remat": False}
+    assert search._is_smaller(cell, "model.remat", "offload") and search._is_smaller(cell, "model.dtype", "bfloat16")
+    changed = search._changed(cell, {"model.remat": "offload", "execution.offload": "optimizer"})
+    assert (changed.run.model.remat, changed.execution.offload, changed.execution.microbatches) == (
+        "offload",
+        "optimizer",
+        4,
+    )
 
 
 def test_the_longest_line_of_runs_is_the_critical_path():
@@ -134,7 +166,8 @@ def test_a_plan_is_a_lock(tmp_path: pathlib.Path):
         lock.check(now, tmp_path, "tpu-vm", "v5p-128")
     renamed = made(axes.tag(product(cases(SMALL), over("seed", 2, 1)), note=1))
     assert lock.study_hash(renamed) == value["hash"], "names, tags and order are not what was planned"
-    for changed in ({"opt.lr": 1e-4}, {"model.remat": "full"}, {"execution.mesh.fsdp": 2}):
+    execution = ({"execution.mesh.fsdp": 2}, {"execution.microbatches": 2}, {"execution.offload": "optimizer"})
+    for changed in ({"opt.lr": 1e-4}, {"model.remat": "full"}, *execution):
         other = made(product(cases(SMALL | changed), over("seed", 1, 2)))
         for executor in ("local", "ray"):
             with pytest.raises(InputError, match="made for other runs"):
@@ -245,12 +278,12 @@ def test_fsdp_for_a_tpu_has_its_flops_and_collectives(compiler: aot.Compiler):
 @needs_libtpu
 @pytest.mark.slow
 def test_what_does_not_fit_says_why_and_what_would_help(compiler: aot.Compiler):
-    """Without recomputation a layer's activations are kept; remat makes it fit."""
+    """Without recomputation a layer's activations are kept; parts of a batch or remat make it fit."""
     values = {"model.width": 1024, "model.depth": 16, "model.heads": 8, "seq_len": 2048, "batch_tokens": 2048 * 16}
     group = study.freeze(cases(values))
     said = []
     row = search.on_tpu([group], compiler, CHIPS["v5e"], 1, said.append)[0]
     assert not row.fits and "HBM" in row.error and row.peak_bytes > CHIPS["v5e"].hbm_bytes
     assert row.largest_buffers and "Block" in " ".join(b["path"] for b in row.largest_buffers)
-    assert row.changes[-1]["fits"] and "remat" in row.changes[-1]["change"]
+    assert row.changes[-1]["fits"] and any(n in row.changes[-1]["change"] for n in ("microbatches", "remat"))
     assert row.changes[-1]["peak_bytes"] < CHIPS["v5e"].hbm_bytes

@@ -163,6 +163,18 @@ def test_a_pickle_in_a_checkpoint(bomb, tmp_path, tiny):
     assert refused >= 3, "at least the arrays, their index and their checksums matter"
 
 
+def test_damaged_statistics_of_a_checkpoint_cost_nothing(tmp_path, tiny):
+    """Orbax's file of times is of a wrong type: the arrays are sound by their checksums, and the run goes on from them."""
+    config = tiny(tokens=256 * 4)
+    before = run(config, tmp_path / "run")
+    (tmp_path / "run" / "record.json").unlink()
+    path = tmp_path / "run" / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_timestamp_nsecs": {}}))
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert run(config, tmp_path / "run")["columns"]["loss_nats"] == before["columns"]["loss_nats"]
+    assert log in (tmp_path / "run" / "metrics.jsonl").read_text(), "no step was taken again"
+
+
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", "0123456789abcdeG", "0123456789abcdef0", "$(true)", "-rf"])
 def test_names_that_become_paths_are_checked(name, tmp_path):
     """A fingerprint from a file cannot lead out of the workdir."""

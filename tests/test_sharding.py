@@ -20,7 +20,11 @@ STEPS = 4
 def losses(configs, steps=STEPS, devices=None):
     """Losses [run, step] and final states of the runs as one population."""
     frozen = [schema.freeze(config) for config in configs]
-    runs, execution = [run for run, _ in frozen], frozen[0][1]
+    return losses_of([run for run, _ in frozen], frozen[0][1], steps, devices)
+
+
+def losses_of(runs, execution, steps, devices=None):
+    """Of runs that are frozen."""
     program = population.Program(runs[0], len(runs), execution, devices)
     filled = runs + [runs[0]] * (program.slots - len(runs))
     batches = [
@@ -136,4 +140,4 @@ def test_what_cannot_be_split_is_an_error(tiny):
     with pytest.raises(InputError, match=r"axis 'vocab' of size 257 .*tensor=8; .* 264"):
         losses([tiny(**{"execution.mesh.tensor": 8})])
     with pytest.raises(KeyError, match="no rule"):
-        partition._spec(("nowhere",), (4,), partition.make_mesh((1, 1, 1, 1, 1)), manual=False)
+        partition.spec(("nowhere",), (4,), partition.make_mesh((1,) * len(partition.AXES)))

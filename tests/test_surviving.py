@@ -123,6 +123,41 @@ def test_retries_by_class(tiny_study, tmp_path, body, classes, outcome):  # noqa
         assert len(sizes) == 2 + 2
 
 
+LOSES = """
+if first:
+    import runpy
+    from experiments import trial
+    plain = trial.Trial.log
+    def log(self, first, metrics, speed):
+        plain(self, first, metrics | {"loss": metrics["loss"] * float("nan")}, speed)
+    trial.Trial.log = log
+    runpy.run_module("experiments.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "outcome"), [(0, {"diverged": 3}), (1, {"complete": 3})])
+def test_a_diverged_run_is_trained_again_where_asked(
+    undisturbed,  # noqa: F811
+    tiny_study,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    budget,
+    outcome,
+):
+    """Losses that are lost once, as by a chip that computes wrongly: a result by default; with a budget trained again, to
+    the losses of runs that nobody has disturbed, the first records kept aside."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # as the undisturbed launch has it
+    held, result = launched(tiny_study, tmp_path / "w", counted(tmp_path, LOSES), "200", diverged=budget)
+    assert result.counts == outcome
+    assert len(list(held.root.glob("runs/*/record.replaced.json"))) == 3 * budget
+    for path in held.root.glob("runs/*/record.replaced.json"):
+        assert record.read(path)["status"] == "diverged"
+    if budget:
+        losses = {p.parent.name: record.read(p)["columns"]["loss_nats"] for p in held.root.glob("runs/*/record.json")}
+        assert losses == undisturbed.losses()
+
+
 def test_a_frozen_worker_is_killed_and_its_runs_go_on(tiny_study, tmp_path, monkeypatch):  # noqa: F811
     """A worker that is stopped (SIGSTOP) after it has reported is no longer waited for."""
     monkeypatch.setattr(scheduler, "FROZEN_SECONDS", 1.0)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import numpy as np
 import pytest
 
-from experiments import data, record, schema, spikes
+from experiments import data, inherit, prepare, record, schema, spikes
 from experiments.cli import InputError
+from experiments.trial import Trial
 from sweeps import collect, curves, launch, progress, status, stopping, store, study
 from sweeps.executors import local
 from tests.conftest import run_command
@@ -66,6 +68,13 @@ def test_what_counts_as_diverging(curve, diverges: bool):
     steps = np.arange(1, 1001, 5)
     losses = curve(steps) + np.random.default_rng(0).normal(0, 0.03, len(steps))
     assert bool(curves.diverging(steps, losses)) == diverges
+
+
+def test_a_plateau_is_not_diverging_however_often_it_is_looked_at():
+    """Runs that have learned in their first tenth what they ever will, judged every few steps by noise alone."""
+    for seed in range(40):
+        losses = 2.3 + np.random.default_rng(seed).normal(0, 0.04, 300)
+        assert not any(curves.diverging(range(end), losses[:end]) for end in range(40, 300, 20)), seed
 
 
 def test_rivals_differ_in_optimizer_and_schedule_only(tiny):
@@ -134,6 +143,29 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
     assert list(finished["loss_nats"]) == list(expected["loss_nats"]) and "censored" not in finished
 
 
+@pytest.mark.slow
+def test_a_launch_stops_what_is_dominated_and_what_diverges(corpus, data_root, tmp_path):
+    """The command as a user types it: a good rate is trained to its end, a small one is dominated, a huge one diverges."""
+    (tmp_path / "study.py").write_text(
+        '"""Which rate?"""\nfrom sweeps.axes import cases, over, product\n'
+        "def get_study():\n"
+        "    base = cases({'model.width': 16, 'model.depth': 1, 'model.heads': 1, 'batch_tokens': 256, 'seq_len': 32,\n"
+        f"        'tokens': 256 * 10_000, 'data.corpus': ({str(corpus)!r},), 'evaluation.tokens': 2048,\n"
+        "        'data.unique_tokens': 200_000, 'execution.steps_per_dispatch': 10, 'opt.clip_norm': None,\n"
+        "        'schedule.name': 'constant', 'schedule.warmup_tokens': 256 * 1_000,\n"
+        f"        'execution.tensorboard': False, 'execution.data_root': {str(data_root)!r}}})\n"
+        "    return product(base, over('opt.lr', 1e-2, 1e-5, 10.0))\n"
+    )
+    done = Launch(tmp_path / "study.py", tmp_path / "w", None)("--stop_dominated", "--stop_diverging", timeout=500)
+    assert done.returncode == 0, done.stderr
+    frame = collect.grid(store.Store(tmp_path / "w"))[0].set_index("lr")
+    assert list(frame.loc[[1e-2, 1e-5, 10.0], "status"]) == ["complete", "complete", "diverged"]
+    assert list(frame.loc[[1e-2, 1e-5, 10.0], "censored"]) == [0, 1, 1]
+    assert frame.loc[1e-2, "steps_done"] == 10_000 > max(frame.loc[[1e-5, 10.0], "steps_done"])
+    assert "above" in frame.loc[1e-5, "reason"] and "stopped at about step" in frame.loc[10.0, "reason"]
+    assert frame.loc[1e-2, "loss_nats"] < frame.loc[1e-5, "loss_nats"]
+
+
 # --- spikes
 
 
@@ -187,6 +219,23 @@ def test_a_spike_is_rewound_and_its_batches_left_out(tiny, tmp_path, monkeypatch
     again = run(tiny(tokens=256 * 140, **on), tmp_path / "resumed")
     assert again["columns"]["left_out"] == "80:16"
     assert_same_run(tmp_path / "on", tmp_path / "resumed")
+
+
+def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypatch):
+    """The parent left 16 batches out and so has read 16 further than its steps; nothing of that is read again."""
+    poison(monkeypatch, 95)
+    on = SPIKY | {"execution.spike_factor": 10.0, "schedule.name": "constant"}
+    parent = run(tiny(tokens=256 * 140, **on), tmp_path / "parent")
+    assert parent["columns"]["left_out"] == "80:16"
+    family = {"parent": parent["fingerprint"], "execution.parent_workdir": str(tmp_path / "parent")}
+    child, execution = schema.freeze(tiny(tokens=256 * 20, **on, **family))
+    manifests = prepare.prepare(child.data, execution.data_root, progress=False)
+    found = inherit.find(child, epath.Path(tmp_path / "child"), execution)
+    trial = Trial(child, "x", epath.Path(tmp_path / "child"), manifests, execution, found)
+    whole = data.Batches(manifests, child.data, child.seq_len, child.batch, child.seed)
+    np.testing.assert_array_equal(trial.records(0, 20), whole.records(156 * 8, 176 * 8))
+    ((_, read),) = trial.lineage.reads
+    assert read.sequences == 176 * 8, "and its own child behind that"
 
 
 def test_the_option_changes_nothing_where_there_is_no_spike(tiny, tmp_path):

@@ -31,8 +31,8 @@ class Worker(Protocol):
 
     pid: int  # on this host; claims are in its name
 
-    def go(self) -> None:
-        """Let it begin: it waits until its claims are written."""
+    def go(self, token: str = "") -> None:
+        """Let it begin: it waits until its claims are written. `token` is that of the claims (experiments/lease.py)."""
         ...
 
     def events(self) -> list[Event]:
@@ -59,6 +59,10 @@ class Executor(Protocol):
 
     def share(self, populations: int) -> None:
         """So many populations are to come: give each worker more of the machine when they are few."""
+        ...
+
+    def clear(self, workdir: epath.Path) -> None:
+        """Ask workers to end that dead launchers of this host have left in a workdir, where they do not by themselves."""
         ...
 
     def options(self) -> dict[str, Any]:

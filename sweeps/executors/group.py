@@ -21,10 +21,10 @@ class Group:
         self._codes: dict[int, int] = {}
         self._first_end: float | None = None
 
-    def go(self) -> None:
-        """Let all begin."""
-        for member in self.members:
-            member.go()
+    def go(self, token: str = "") -> None:
+        """Let all begin. The first one holds the claims."""
+        for rank, member in enumerate(self.members):
+            member.go(token if rank == 0 else "")
 
     def events(self) -> list[Event]:
         """What they have reported."""

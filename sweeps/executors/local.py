@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from experiments import files
 from experiments.cli import InputError
 from sweeps.executors import Event
 
@@ -53,7 +54,7 @@ class LocalWorker:
 
     def __init__(self, command: Sequence[str], cores: Sequence[int] | None, env: dict[str, str], log: epath.Path):
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: BinaryIO = open(log, "ab", buffering=0)  # closed by `close`
+        self._log: BinaryIO = files.append(log)  # closed by `close`
         pinning = ",".join(map(str, cores)) if cores else "-"
         bootstrap = [sys.executable, "-S", "-E", os.path.join(HERE, "pinned.py"), str(os.getpid()), pinning]
         path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
@@ -75,11 +76,11 @@ class LocalWorker:
         assert self.process.stdout
         return self.process.stdout.fileno()
 
-    def go(self) -> None:
+    def go(self, token: str = "") -> None:
         """Let it begin."""
         assert self.process.stdin
         try:
-            self.process.stdin.write(b"go\n")
+            self.process.stdin.write(f"go {token}\n".encode())
             self.process.stdin.close()
         except BrokenPipeError:
             pass  # it is over already, as its exit code will say
@@ -158,6 +159,9 @@ class LocalExecutor:
         envs = self._devices or [{}] * count
         self._free = [Place(tuple(self._cores[i::count]) if pinned else None, env) for i, env in enumerate(envs)]
         self.slots = count
+
+    def clear(self, workdir: epath.Path) -> None:
+        """A worker here ends with its launcher (pinned.py)."""
 
     def options(self) -> dict[str, Any]:
         """Simulated devices of the next worker: one per core of its place."""

@@ -3,7 +3,8 @@
     python pinned.py PARENT_PID CORES COMMAND…      CORES: 0,1,2 or - for all
 
 It waits for a line on stdin before it begins, so that the claims in its name are written first; if stdin ends
-without one, the launcher has died and so does this. Doing this here and not between fork and exec keeps the
+without one, the launcher has died and so does this. The line is `go TOKEN`: the token of the claims, which becomes
+LOSSGRID_CLAIM (experiments/lease.py), or `go` where there is none. Doing this here and not between fork and exec keeps the
 launcher free of code that is unsafe once jax has started threads.
 """
 
@@ -23,8 +24,10 @@ def main(argv: list[str]) -> None:
             sys.exit(75)
         if cores != "-":
             os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    if not sys.stdin.readline():
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
         sys.exit(75)
+    os.environ["LOSSGRID_CLAIM"] = line.removeprefix("go").strip()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.execv(command[0], command)
 

@@ -72,9 +72,9 @@ class Host:
         """Start the worker; it waits for `go`. The interpreter is this actor's."""
         self._worker = self._make([sys.executable, *arguments], None, {}, self._log)
 
-    def go(self) -> bool:
+    def go(self, token: str) -> bool:
         """Let it begin."""
-        self._worker.go()
+        self._worker.go(token)
         return True
 
     def look(self) -> tuple[int | None, list[Event], bytes]:
@@ -130,9 +130,9 @@ class Member:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._log.write_bytes(before + text)
 
-    def go(self) -> None:
+    def go(self, token: str = "") -> None:
         """Let it begin."""
-        if self._call("go") is None and self._code is None:
+        if self._call("go", token) is None and self._code is None:
             self._lost(TimeoutError())  # whether it has heard is not known
 
     def _look(self) -> None:
@@ -172,7 +172,7 @@ class Placed:
         self._ready = self.place.ready()
         self._group: Group | None = None
         self._code: int | None = None
-        self._told = False
+        self._token: str | None = None  # once it may begin
 
     def _advance(self) -> Group | None:
         """The group, once there is a place for it."""
@@ -183,15 +183,15 @@ class Placed:
             except (ray.exceptions.RayError, ConnectionError) as error:
                 files.write_bytes(self._log, f"error: UNAVAILABLE: ray: {type(error).__name__}\n".encode())
                 self._code = -signal.SIGKILL
-            if self._group and self._told:
-                self._group.go()
+            if self._group and self._token is not None:
+                self._group.go(self._token)
         return self._group
 
-    def go(self) -> None:
+    def go(self, token: str = "") -> None:
         """Let it begin, as soon as it is there."""
-        self._told = True
+        self._token = token
         if self._group:
-            self._group.go()
+            self._group.go(token)
 
     def events(self) -> list[Event]:
         """What it has reported."""
@@ -225,7 +225,9 @@ class RayExecutor:
         except ImportError:
             raise InputError("--executor=ray: Ray is not installed; pip install -r requirements-ray.txt") from None
         self.ray, self._options = ray, options
-        environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": executors.python_path()}}
+        # By default Ray kills the processes of an actor that it ends; ours are told by the kernel, and save first.
+        variables = {"PYTHONPATH": executors.python_path(), "RAY_kill_child_processes_on_worker_exit": "false"}
+        environment: dict[str, Any] = {"env_vars": variables}
         if options.ship:
             environment["working_dir"] = executors.python_path().split(os.pathsep)[0]
         try:
@@ -266,6 +268,9 @@ class RayExecutor:
 
     def share(self, populations: int) -> None:
         """Each worker has what the options say, however many there are: a split over more devices sums in another order."""
+
+    def clear(self, workdir: epath.Path) -> None:
+        """Ray ends the actors of a launcher that is over; their workers save and end."""
 
     def options(self) -> dict[str, Any]:
         """Simulated devices on a CPU: one per core that was asked for."""

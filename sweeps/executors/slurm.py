@@ -30,7 +30,7 @@ from sweeps import executors
 from sweeps.claims import Process
 from sweeps.executors import Event
 
-TETHER_SECONDS = 60.0  # less than claims.STALE_SECONDS: a job is over before another host takes its runs
+TETHER_SECONDS = 60.0  # after which a job whose launcher's counter stands still saves and ends
 BEAT_SECONDS = 2.0
 GRACE_SECONDS = 10.0  # for the hosts of a job to end by themselves once one has
 LOOK_SECONDS = 10.0  # between two questions to Slurm about a job that has not left its exit code
@@ -88,7 +88,7 @@ def serve(box: str, arguments: list[str], log: str, hosts: int, port: int) -> in
         arguments = [*arguments, f"--hosts={_coordinator(folder, rank)}:{port},{rank},{hosts}"]
     path = epath.Path(log if rank == 0 else f"{log}.{rank}")
     worker, stopping = LocalWorker([sys.executable, *arguments], None, {}, path), False
-    worker.go()
+    worker.go(str(files.read_json(folder / "go")) if rank == 0 else "")
     with open(folder / f"events.{rank}", "a", buffering=1) as out:
         while True:
             code = worker.poll()  # before the last events are read
@@ -120,7 +120,7 @@ def _coordinator(folder: epath.Path, rank: int) -> str:
         files.write_json(path, socket.gethostname())
     while not path.exists():
         time.sleep(0.2)
-    return json.loads(path.read_text())
+    return files.read_json(path)
 
 
 class _Tether:
@@ -165,10 +165,10 @@ class SlurmWorker:
             self._beat, self._beat_at = self._beat + 1, time.monotonic()
             files.write_json(self._box / "tether", self._beat)
 
-    def go(self) -> None:
+    def go(self, token: str = "") -> None:
         """Let it begin."""
         self._hold()
-        files.write_json(self._box / "go", True)
+        files.write_json(self._box / "go", token)
 
     def events(self) -> list[Event]:
         """What its hosts have reported since the last call."""
@@ -227,7 +227,7 @@ class SlurmWorker:
 
 def _code(path: epath.Path) -> int:
     try:
-        return int(json.loads(path.read_text()))
+        return int(files.read_json(path))
     except ValueError:
         return 1
 
@@ -243,10 +243,20 @@ class SlurmExecutor:
                 "--executor=slurm: submitit is not installed; pip install -r requirements-slurm.txt"
             ) from None
         self._submitit, self._options, self.slots = submitit, options, options.slots
-        self._cleared = False
 
     def share(self, populations: int) -> None:
         """Each job has what the options say, however many there are."""
+
+    def clear(self, workdir: epath.Path) -> None:
+        """Ask the jobs of launchers of this host that have died to end. Their runs are theirs until they have."""
+        root = epath.Path(os.path.abspath(workdir)) / "slurm"
+        for box in root.iterdir() if root.exists() else ():
+            try:
+                launcher = Process.read(files.read_json(box / "launcher"))
+            except (OSError, ValueError, TypeError):
+                continue
+            if launcher.local and not launcher.alive and not (box / "exit.0").exists():
+                files.write_json(box / "stop", True)
 
     def options(self) -> dict[str, Any]:
         """Simulated devices on a CPU: one per core that was asked for."""
@@ -257,9 +267,6 @@ class SlurmExecutor:
         if "://" in os.fspath(workdir):
             raise InputError(f"--workdir={workdir}: Slurm jobs need a folder that all hosts see; expected no address")
         given, root = self._options, epath.Path(os.path.abspath(workdir)) / "slurm"
-        if not self._cleared:
-            _end_orphans(root)
-            self._cleared = True
         box = root / f"{epath.Path(population).stem}-{uuid.uuid4().hex[:6]}"
         files.write_json(box / "launcher", dataclasses.asdict(Process.of(os.getpid())))
         log = epath.Path(os.path.abspath(log))
@@ -294,21 +301,3 @@ class SlurmExecutor:
     def wait(self, workers: Sequence[SlurmWorker], seconds: float) -> None:
         """There is nothing to wait for but time."""
         time.sleep(min(seconds, 0.3))
-
-
-def _end_orphans(root: epath.Path) -> None:
-    """End the jobs of launchers of this host that have died, and wait until they have: their runs are to be taken over."""
-    left = []
-    for box in root.iterdir() if root.exists() else ():
-        try:
-            launcher = Process(**json.loads((box / "launcher").read_text()))
-        except (OSError, ValueError, TypeError):
-            continue
-        if launcher.local and not launcher.alive and not (box / "exit.0").exists():
-            files.write_json(box / "stop", True)
-            left.append((box, time.monotonic() + (TETHER_SECONDS if (box / "events.0").exists() else 2.0)))
-    for box, deadline in left:
-        while not (box / "exit.0").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if not (box / "exit.0").exists():
-            _leave(box, 0, EXIT_AGAIN)

@@ -17,7 +17,7 @@ same commands as a script and runs nothing. Arguments are lists; the one line th
 shlex. gcloud's own settings name project and account: nothing here sees a credential.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import json
@@ -35,7 +35,7 @@ from typing import Any
 
 from etils import epath
 
-from experiments import watchdog
+from experiments import files, lease, watchdog
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, EXIT_INPUT, InputError
 from sweeps import executors
 from sweeps.executors import Event
@@ -336,11 +336,14 @@ def commands(slice_: Slice, value: dict[str, Any], workdir: str, scratch: str, n
 
 
 def serve(options: Options, population: str, workdir: str) -> int:
-    """A population's slice from its creation to its deletion. Returns the worker's exit code."""
+    """A population's slice from its creation to its deletion. Returns the worker's exit code.
+
+    This process holds the claims, not the slice. Raises lease.Lost when they are another's from the beginning.
+    """
     name = os.path.splitext(os.path.basename(population))[0]
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"--population={population}: expected a file named by letters and digits")
-    value, slice_ = json.loads(epath.Path(population).read_text()), Slice(options, f"lossgrid-{name}")
+    value, slice_ = files.read_json(population), Slice(options, f"lossgrid-{name}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: slice_.stops.append(number))
     with tempfile.TemporaryDirectory(prefix="lossgrid-") as scratch:
@@ -350,10 +353,20 @@ def serve(options: Options, population: str, workdir: str) -> int:
         with open(os.path.join(scratch, "populations", f"{name}.json"), "w") as file:
             json.dump(remote, file)
         archive(os.path.join(scratch, "code.tar.gz"))
-        return _all_steps(slice_, steps)
+        runs = [epath.Path(workdir) / "runs" / fingerprint for fingerprint in value["fingerprints"]]
+        if held := lease.given(epath.Path(workdir)):
+            held.begin(runs)
+
+        def ours() -> bool:
+            with contextlib.suppress(OSError):
+                return held is None or held.holds(runs)
+            return True  # to look is no reason to leave a slice behind
+
+        return _all_steps(slice_, steps, ours)
 
 
-def _all_steps(slice_: Slice, steps: dict[str, list[list[str]]]) -> int:
+def _all_steps(slice_: Slice, steps: dict[str, list[list[str]]], ours: Callable[[], bool]) -> int:
+    """`ours`: whether what comes back may still be written here."""
     reached = False
     try:
         slice_.make()
@@ -369,6 +382,9 @@ def _all_steps(slice_: Slice, steps: dict[str, list[list[str]]]) -> int:
         return EXIT_FAILURE
     finally:
         slice_.clearing = True
+        if reached and not ours():
+            print("error: another launcher has taken over these runs; nothing is collected", file=sys.stderr)
+            reached = False
         for command in steps["collect"] if reached and len(slice_.stops) < 2 else ():
             with contextlib.suppress(Lost):
                 slice_.step(command)
@@ -387,6 +403,9 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
+    except lease.Lost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_AGAIN
 
 
 if __name__ == "__main__":

@@ -1,0 +1,211 @@
+"""What devices send: matrices gathered and gradients scattered once, logits never whole, and the same numbers."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import loss as losses
+from experiments import population, schema, step
+from experiments.cli import InputError
+from experiments.record import ledger
+from models import collectives, partition
+from sweeps import aot, hlo
+
+SIZE = {"model.vocab": 264}
+
+
+def gradients(run, params, tokens, mesh=None):
+    """Loss, terms and gradients of a batch; on a mesh of all devices, as parameters lie there."""
+
+    def function(params):
+        total, (terms, _) = step.objective(run, run, params, tokens)
+        return total, terms
+
+    if mesh is None:
+        return jax.jit(jax.value_and_grad(function, has_aux=True))(params)
+    axes = step.param_axes(run)
+    split = {
+        path: jax.sharding.NamedSharding(mesh, partition.spec(axes[path], value.shape, mesh))
+        for path, value in params.items()
+    }
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.value_and_grad(function, has_aux=True), out_shardings=((None, None), split))(
+            jax.device_put(params, split)
+        )
+
+
+def chunked(run, size):
+    return dataclasses.replace(run, loss=dataclasses.replace(run.loss, chunk=size))
+
+
+def batch_of(run):
+    return jnp.asarray(np.random.default_rng(0).integers(0, 250, (run.batch, run.seq_len + 1)))
+
+
+@pytest.mark.parametrize("size", [16, 37, 1])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("dense", {"loss.z_loss": 0.1}),
+        ("dense", {"model.tied": True, "model.logit_multiplier": 0.5}),
+        ("matmul_free", {"model.act_bits": 16}),
+        pytest.param("moe", {"loss.z_loss": 0.01}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_in_chunks_is_the_loss(tiny, family, options, size):
+    """Also where chunks do not divide the tokens; gradients of everything, the head included."""
+    run, _ = schema.freeze(tiny(family, **SIZE | options))
+    if size == 1 and family != "dense":
+        pytest.skip("one token at a time is tried once")
+    params, tokens = step.init_params(run), batch_of(run)
+    (total, terms), grads = gradients(run, params, tokens)
+    (other, parts), others = gradients(chunked(run, size), params, tokens)
+    np.testing.assert_allclose(other, total, rtol=1e-6)
+    for name, value in terms.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-6, err_msg=name)
+    for path, value in grads.items():
+        scale = float(jnp.abs(value).max()) + 1e-12
+        np.testing.assert_allclose(others[path] / scale, value / scale, atol=3e-6, err_msg=path)
+    np.testing.assert_allclose(
+        step.eval_step(chunked(run, size), params, tokens), step.eval_step(run, params, tokens), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"fsdp": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"sequence": 4, "fsdp": 2}]
+)
+def test_the_loss_in_chunks_on_eight_devices(tiny, mesh):
+    run, _ = schema.freeze(tiny(**SIZE, **{"loss.z_loss": 0.1, "model.heads": 4, "model.kv_heads": 4}))
+    params, tokens = step.init_params(run), batch_of(run)
+    (total, _), grads = gradients(run, params, tokens)
+    sizes = [mesh.get(axis, 1) for axis in partition.AXES]
+    (other, _), others = gradients(chunked(run, 16), params, tokens, partition.make_mesh(sizes))
+    np.testing.assert_allclose(other, total, rtol=1e-6)
+    for path, value in grads.items():
+        scale = float(jnp.abs(value).max())
+        np.testing.assert_allclose(others[path] / scale, value / scale, atol=3e-6, err_msg=path)
+
+
+def test_logits_of_the_whole_batch_do_not_exist(tiny):
+    """Neither forward nor backward, nor in an evaluation: no array of the program has B L V elements."""
+    run, _ = schema.freeze(tiny(**SIZE))
+    whole = run.batch * run.seq_len * 264
+
+    def largest(run, function):
+        text = jax.jit(function).lower(jax.eval_shape(lambda: step.init_params(run))).compile().as_text()
+        return max(np.prod(shape.dims, initial=1) for one, *_ in hlo.Module(text).executed() for shape in one.shapes)
+
+    tokens = batch_of(run)
+    for function in (
+        lambda run: jax.grad(lambda p: step.objective(run, run, p, tokens)[0]),
+        lambda run: lambda p: step.eval_step(run, p, tokens),
+    ):
+        assert largest(run, function(run)) >= whole
+        assert largest(chunked(run, 16), function(chunked(run, 16))) < whole / 2
+
+
+def test_a_chunk_must_be_a_size(tiny):
+    with pytest.raises(InputError, match=r"loss.chunk=0 must be at least 1"):
+        schema.freeze(tiny(**{"loss.chunk": 0}))
+
+
+def test_without_a_mesh_nothing_changes(tiny):
+    run, _ = schema.freeze(tiny())
+    assert schema.fingerprint(run, ()) == schema.fingerprint(chunked(run, 16), ())
+    assert not collectives.fully_sharded()
+    assert run.batch * run.seq_len * 264 < losses.LOGITS  # tiny runs keep their bits
+
+
+def sent(tiny, family, mesh, **options):
+    """Bytes that a device sends in a step, by kind, and the parameters by path."""
+    sizes = {f"execution.mesh.{name}": size for name, size in mesh.items()}
+    run, execution = schema.freeze(tiny(family, **SIZE | options | sizes))
+    program = population.Program(run, 1, dataclasses.replace(execution, steps_per_dispatch=1)).compile()
+    return hlo.Module(program.compiled.as_text()).collective_bytes(), run
+
+
+@pytest.mark.parametrize("family", ["dense", "min_gru", "matmul_free", "moe"])
+def test_no_gradient_of_a_matrix_is_summed_whole(tiny, family):
+    """On a mesh of fsdp 8 the only all-reduces are of vectors, scalars and what is not split."""
+    options = {"model.act_bits": 16} if family == "matmul_free" else {}
+    found, run = sent(tiny, family, {"fsdp": 8}, **options)
+    shapes = jax.eval_shape(lambda: step.init_params(run))
+    matrices = sum(
+        4 * v.size for path, v in shapes.items() if v.ndim - path.startswith("blocks") >= 2 and path != "embed"
+    )
+    assert found["reduce-scatter"] == pytest.approx(7 / 8 * matrices, rel=0.1)
+    assert found.get("all-reduce", 0) < 0.2 * matrices
+
+
+# --- compiled for TPU slices
+
+
+def least(run, mesh):
+    """Bytes that a chip has to send in a step at best: matrices gathered twice (of the head once, its gradient comes with
+    its loss) and gradients scattered once over fsdp, then summed over data; five sums of activations a layer over tensor
+    (two forward, one of them again for the backward pass with remat=full, two backward), and one of the head's input.
+    """
+    n, d, t = mesh.get("fsdp", 1), mesh.get("data", 1), mesh.get("tensor", 1)
+    shapes = jax.eval_shape(lambda: step.init_params(run))
+    layers = sum(v.size for path, v in shapes.items() if path.startswith("blocks") and v.ndim == 3) / t
+    head, table = (shapes[path].size / t for path in ("head/kernel", "embed"))
+    item, rows = 2, run.batch_tokens / (n * d)
+    sharded = item * (1 - 1 / n) * (3 * layers + 2 * head)
+    looked_up = 2 * item * (1 - 1 / n) * rows * run.model.width / t
+    replicas = 2 * item * (1 - 1 / d) * (layers + head + table) / n
+    sums = 2 * item * (1 - 1 / t) * rows * run.model.width * (5 * run.model.depth + 1)
+    return sharded + looked_up + replicas + sums
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize(
+    ("chip", "topology", "mesh"),
+    [
+        ("v5e", "4x4", {"fsdp": 16}),
+        ("v5e", "4x4", {"fsdp": 4, "tensor": 4}),
+        ("v5e", "4x4", {"data": 4, "fsdp": 4}),
+        ("v5e", "4x4", {"data": 16}),
+        ("v5p", "4x4x4", {"fsdp": 64}),
+        ("v6e", "8x8", {"fsdp": 16, "tensor": 4}),
+        ("v5e", "16x16", {"fsdp": 256}),
+    ],
+    ids=lambda value: "x".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else value,
+)
+def test_a_slice_sends_what_it_has_to(tiny, chip, topology, mesh):
+    """From 16 to 256 chips within a tenth of the least, the embedding included."""
+    aot.set_up()
+    devices = aot.topology(chip, topology)
+    size = {"model.width": 2048, "model.depth": 2, "model.heads": 16, "model.kv_heads": 16, "model.vocab": 32_768}
+    size |= {"model.dtype": "bfloat16", "model.remat": "full", "seq_len": 2048, "batch_tokens": 2048 * 4 * len(devices)}
+    run, execution = schema.freeze(tiny(**size | {"tokens": 10**8, "execution.steps_per_dispatch": 1}))
+    layout = aot.Layout(**mesh)
+    found = aot.compile_for(devices, run, layout, execution, rest=False)
+    assert found.fits
+    assert sum(found.collective_bytes.values()) < 1.1 * least(run, mesh), found.collective_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_trials_send_each_other_nothing_and_experts_multiply_once(tiny):
+    """Four trials of a mixture side by side, each on four chips: groups of four at most; FLOPs near the ledger's."""
+    aot.set_up()
+    size = {"model.width": 512, "model.depth": 2, "model.heads": 4, "model.kv_heads": 4, "model.vocab": 8192}
+    size |= {"model.experts": 8, "model.top_k": 2, "model.expert_ff": 1024, "model.dtype": "bfloat16"}
+    size |= {"seq_len": 512, "batch_tokens": 512 * 16, "tokens": 10**7, "execution.steps_per_dispatch": 1}
+    run, execution = schema.freeze(tiny("moe", **size))
+    program = aot.build(run, aot.Layout(trial=4, fsdp=4, trials=4), execution, aot.topology("v5e", "4x4"))
+    module = hlo.Module(program.compile().compiled.as_text())
+    groups = [
+        hlo.group_size(one.rest, module.partitions)
+        for one, *_ in module.executed()
+        if one.opcode.removesuffix("-start") in hlo.COLLECTIVES
+    ]
+    assert groups
+    assert max(groups) <= 4
+    assert not module.opaque()
+    assert module.flops() * 4 == pytest.approx(ledger(run)["flops_per_token"] * run.batch_tokens, rel=0.15)

@@ -154,10 +154,13 @@ def scattered(part: Array, axes: Sequence[str], rest: bool = True) -> Array:
 
 
 def _scatter(part: Array, name: str, dimension: int) -> Array:
-    """psum_scatter along one dimension. Parts come first: libtpu sums whole arrays where a part has few lanes."""
+    """psum_scatter along one dimension. Parts come first, each as a matrix: libtpu sums whole arrays where a part has few
+    lanes, or many dimensions."""
     shape, count = part.shape, _mesh().shape[name]
     parts = part.reshape(*shape[:dimension], count, shape[dimension] // count, *shape[dimension + 1 :])
-    return jax.lax.psum_scatter(jnp.moveaxis(parts, dimension, 0), name, scatter_dimension=0)
+    parts = jnp.moveaxis(parts, dimension, 0)
+    summed = jax.lax.psum_scatter(parts.reshape(count, -1, parts.shape[-1]), name, scatter_dimension=0)
+    return summed.reshape(parts.shape[1:])
 
 
 def _beside_tensor(function: Callable[[Array], Array], part: Array, axes: Sequence[str]) -> Array:

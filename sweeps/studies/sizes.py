@@ -6,6 +6,8 @@
 A study to plan more than to train: 20 tokens per parameter are 2e10 tokens and 1.6e20 FLOPs a run (the mixture, by its
 active parameters, 2.7e20). `sizes.py` computes in bfloat16 and recomputes each layer in the backward pass (remat); `plain`
 leaves both at their defaults, to see what a plan says of what does not fit. `sizes.py:dense` is that family alone.
+`sizes.py:remat` is the dense model under every policy of recomputation, `sizes.py:microbatches` in four parts a step, and
+`sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves.
 
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
@@ -21,13 +23,19 @@ FAMILIES = {
     "matmul_free": SHAPE,
 }
 SMALLER = {"model.dtype": "bfloat16", "model.remat": "full"}
+OPTIONS = {
+    "remat": cases(*({"model.remat": policy} for policy in ("none", "dots", "attention", "full", "offload"))),
+    "microbatches": cases({"execution.microbatches": 4}),
+    "offload": cases({"execution.offload": "optimizer"}),
+}
 
 
 def get_study(which: str = "") -> Grid:
-    """The study; after the colon: nothing, plain, or a family."""
-    if which not in ("", "plain", *FAMILIES):
-        raise ValueError(f"{which!r} is not known; expected plain, {', '.join(FAMILIES)} or nothing")
-    chosen = [which] if which in FAMILIES else list(FAMILIES)
+    """The study; after the colon: nothing, plain, a family, or an option of the dense one."""
+    if which not in ("", "plain", *FAMILIES, *OPTIONS):
+        raise ValueError(f"{which!r} is not known; expected plain, {', '.join([*FAMILIES, *OPTIONS])} or nothing")
+    chosen = [which] if which in FAMILIES else ["dense"] if which in OPTIONS else list(FAMILIES)
     common = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
-    common |= {} if which == "plain" else SMALLER
-    return tag(product(cases(common), chain(*(cases({"family": f} | FAMILIES[f]) for f in chosen))), group="sizes")
+    common |= {"plain": {}, "remat": {"model.dtype": "bfloat16"}}.get(which, SMALLER)
+    families = chain(*(cases({"family": f} | FAMILIES[f]) for f in chosen))
+    return tag(product(cases(common), families, OPTIONS.get(which, cases({}))), group="sizes")

@@ -6,8 +6,8 @@
 A study to plan more than to train: 20 tokens per parameter are 2e10 tokens and 1.6e20 FLOPs a run (the mixture, by its
 active parameters, 2.7e20). `sizes.py` computes in bfloat16 and recomputes each layer in the backward pass (remat); `plain`
 leaves both at their defaults, to see what a plan says of what does not fit. `sizes.py:dense` is that family alone.
-`sizes.py:remat` is the dense model under every policy of recomputation, `sizes.py:microbatches` in four parts a step, and
-`sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves.
+`sizes.py:remat_dots` is the dense model under another policy of recomputation, `sizes.py:microbatches` in four parts a step,
+and `sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves.
 
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
@@ -23,8 +23,7 @@ FAMILIES = {
     "matmul_free": SHAPE,
 }
 SMALLER = {"model.dtype": "bfloat16", "model.remat": "full"}
-OPTIONS = {
-    "remat": cases(*({"model.remat": policy} for policy in ("none", "dots", "attention", "full", "offload"))),
+OPTIONS = {f"remat_{policy}": cases({"model.remat": policy}) for policy in ("none", "dots", "attention", "offload")} | {
     "microbatches": cases({"execution.microbatches": 4}),
     "offload": cases({"execution.offload": "optimizer"}),
 }
@@ -36,6 +35,6 @@ def get_study(which: str = "") -> Grid:
         raise ValueError(f"{which!r} is not known; expected plain, {', '.join([*FAMILIES, *OPTIONS])} or nothing")
     chosen = [which] if which in FAMILIES else ["dense"] if which in OPTIONS else list(FAMILIES)
     common = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
-    common |= {"plain": {}, "remat": {"model.dtype": "bfloat16"}}.get(which, SMALLER)
+    common |= {"model.dtype": "bfloat16"} if which.startswith("remat_") else {} if which == "plain" else SMALLER
     families = chain(*(cases({"family": f} | FAMILIES[f]) for f in chosen))
     return tag(product(cases(common), families, OPTIONS.get(which, cases({}))), group="sizes")

@@ -113,7 +113,7 @@ class Program:
         )
         self._compiler = _COMPILERS.get(backend)
         self._spec = P("trial")
-        self._rows = partition.split_by("batch")
+        self._rows = partition.split_by(["batch"])[0]
         shapes = jax.eval_shape(functools.partial(self._map_init), self._abstract_values())
         self.state_shapes = shapes
         self.state_sharding = partition.shardings(steps.state_axes(run), shapes, self.mesh)

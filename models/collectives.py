@@ -1,6 +1,6 @@
 """What devices send each other where XLA by itself would send more, and how a part of the mesh is taken in hand.
 
-Fully sharded (ZeRO-3, Rajbhandari et al. 2020): matrices lie split over fsdp (and sequence). Whoever multiplies one
+Fully sharded (ZeRO-3, Rajbhandari et al. 2020): matrices lie split over fsdp, expert and sequence. Whoever multiplies one
 gathers it first, in the type in which it is multiplied, and the sum of its gradient over the batch leaves each device with
 its own part: per step and device twice a matrix and once its gradient, times (n - 1) / n for n devices. XLA gathers well,
 from a constraint. The scattered sum it turns into a sum that every device gets whole, twice the bytes: so the product that
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Integer
 
 from models.partition import FSDP, constrain, spec, split_by
 
-_GATHERED = (*FSDP, "sequence")  # mesh axes over which matrices are split only to be stored
+_GATHERED = (*FSDP, "expert", "sequence")  # mesh axes over which matrices are split only to be stored
 
 
 def _mesh() -> Any:
@@ -32,7 +32,7 @@ def _mesh() -> Any:
 def _splits(logical: Sequence[str]) -> tuple[str, ...]:
     """Names in the mesh over which arrays of these axes are split, here."""
     mesh = _mesh()
-    names = () if mesh.empty else (name for axis in logical for name in split_by(axis))
+    names = () if mesh.empty else (name for by in split_by(logical) for name in by)
     return tuple(n for n in names if mesh.shape[n] > 1 and n not in mesh.manual_axes)
 
 
@@ -65,7 +65,7 @@ def fully_sharded() -> bool:
 
 
 def gathered(weight: Array, *axes: str) -> Array:
-    """A matrix as a product wants it: whole along fsdp and sequence, still split along other mesh axes.
+    """A matrix as a product wants it: whole along fsdp, expert and sequence, still split along other mesh axes.
 
     To be called on what is multiplied, after its cast or rounding: that is what travels. Along one ring after the other: of
     a gather over a cube of chips libtpu makes a sum of zeros and parts, twice the bytes.
@@ -114,7 +114,7 @@ def weight_gradient(
 
     The batch is B L, or the rows that `rows` makes of it. What travels has the type of `x`. No axes: XLA's own sum.
     """
-    leading = ("batch", "position") if x.ndim == 3 else ("flat",)
+    leading = ("batch", "position") if x.ndim == 3 else ("tokens",)
     lead, out = x.shape[:-1], d_out.shape[x.ndim - 1 :]
 
     def partial(x: Array, d_out: Array) -> Array:
@@ -143,14 +143,14 @@ def scattered(part: Array, axes: Sequence[str], rest: bool = True) -> Array:
 
     def local(part: Array) -> Array:
         left = list(manual)
-        for dimension, axis in enumerate(axes):
-            for name in split_by(axis):
+        for dimension, names in enumerate(split_by(axes)):
+            for name in names:
                 if name in left:
                     part = _scatter(part, name, dimension)
                     left.remove(name)
         return jax.lax.psum(part, tuple(left)) if rest and left else part
 
-    return _beside_tensor(local, constrain(part, *axes), axes)
+    return _beside(local, constrain(part, *axes), axes)
 
 
 def _scatter(part: Array, name: str, dimension: int) -> Array:
@@ -163,36 +163,39 @@ def _scatter(part: Array, name: str, dimension: int) -> Array:
     return summed.reshape(parts.shape[1:])
 
 
-def _beside_tensor(function: Callable[[Array], Array], part: Array, axes: Sequence[str]) -> Array:
-    """`function(part)`, where it is split over tensor by XLA: which would gather it before a collective over other axes.
+def _beside(function: Callable[[Array], Array], part: Array, axes: Sequence[str]) -> Array:
+    """`function(part)`, where it is split by XLA over tensor, or by experts: which would gather it before a collective over
+    other axes.
 
     Not for an axis that is split over both (`columns`): its parts would lie in another order.
     """
-    if any("tensor" in split_by(axis) and len(split_by(axis)) > 1 for axis in axes):
+    if any("tensor" in names and len(names) > 1 for names in split_by(axes)):
         raise ValueError(f"axes {axes} of a matrix are split over tensor and others at once")
     mesh = _mesh()
-    if mesh.shape["tensor"] == 1 or "tensor" in mesh.manual_axes:
+    names = [name for name in ("tensor", "expert") if mesh.shape[name] > 1 and name not in mesh.manual_axes]
+    if not names:
         return function(part)
-    along = _only(spec(axes, part.shape, mesh), ("tensor",))
-    return jax.shard_map(function, in_specs=(along,), out_specs=along, axis_names={"tensor"}, check_vma=False)(part)
+    along = _only(spec(axes, part.shape, mesh), names)
+    return jax.shard_map(function, in_specs=(along,), out_specs=along, axis_names=set(names), check_vma=False)(part)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def whole(part: Array, axes: tuple[str, ...]) -> Array:
     """Inside a shard_map: a matrix of which every device has its own part; the gradient comes back `scattered`.
 
-    What is split over tensor stays so.
+    What is split over tensor, or over axes that are not the shard_map's, stays so.
     """
     mesh = _mesh()
+    manual = [name for name in mesh.manual_axes if name != "tensor" and mesh.shape[name] > 1]
 
     def local(part: Array) -> Array:
-        for dimension, axis in enumerate(axes):
-            for name in reversed(split_by(axis)):
-                if name != "tensor" and name in mesh.manual_axes and mesh.shape[name] > 1:
+        for dimension, names in enumerate(split_by(axes)):
+            for name in reversed(names):
+                if name in manual:
                     part = jax.lax.all_gather(part, name, axis=dimension, tiled=True)
         return part
 
-    return _beside_tensor(local, part, axes)
+    return _beside(local, part, axes)
 
 
 def _whole_forward(part: Array, axes: tuple[str, ...]) -> tuple[Array, None]:
@@ -228,21 +231,24 @@ def per_shard(
         return function(*rows, matrices)
     if partial:
         manual = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
-    leaves, tree = jax.tree.flatten(matrices)
-    named = tree.flatten_up_to(axes)
     along = spec(logical, rows[0].shape[: len(logical)], mesh)
 
-    def local(rows: Any, leaves: Any) -> Array:
-        out = function(*rows, jax.tree.unflatten(tree, [whole(*one) for one in zip(leaves, named, strict=True)]))
+    def local(rows: Any, matrices: Any) -> Array:
+        out = function(*rows, jax.tree.map(whole, matrices, axes))
         return jax.lax.psum(out, "tensor") if partial and mesh.shape["tensor"] > 1 else out
 
     return jax.shard_map(
         local,
-        in_specs=(along, [_only(spec(names, w.shape, mesh), manual) for names, w in zip(named, leaves, strict=True)]),
+        in_specs=(along, _stored(matrices, axes, manual)),
         out_specs=along,
         axis_names=set(manual),
         check_vma=False,
-    )(tuple(rows), leaves)
+    )(tuple(rows), matrices)
+
+
+def _stored(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:
+    """Specs of matrices as they lie on the mesh, for a shard_map over `manual`; `axes` has the logical ones of each."""
+    return jax.tree.map(lambda w, names: _only(spec(names, w.shape, _mesh()), manual), matrices, axes)
 
 
 def over_batch(
@@ -260,23 +266,19 @@ def over_batch(
     """
     mesh, (B, L, D) = _mesh(), x_BLD.shape
     manual = _splits(("batch", "position"))
-    leaves, tree = jax.tree.flatten(matrices)
-    named = tree.flatten_up_to(axes)
 
-    def local(leaves: Any, x_BLD: Array, targets_BL: Array, *scalars: Array) -> tuple[Array, Array, Any, Array]:
-        full = [whole(*one) for one in zip(leaves, named, strict=True)] if manual else leaves
-        first, second, sums, d_x = function(
-            jax.tree.unflatten(tree, full), x_BLD.reshape(-1, D), targets_BL.reshape(-1), *scalars
-        )
-        sums = [one.astype(leaf.dtype) for one, leaf in zip(jax.tree.leaves(sums), leaves, strict=True)]
+    def local(matrices: Any, x_BLD: Array, targets_BL: Array, *scalars: Array) -> tuple[Array, Array, Any, Array]:
+        full = jax.tree.map(whole, matrices, axes) if manual else matrices
+        first, second, sums, d_x = function(full, x_BLD.reshape(-1, D), targets_BL.reshape(-1), *scalars)
+        sums = jax.tree.map(lambda one, matrix: one.astype(matrix.dtype), sums, matrices)
         if manual:
             first, second = jax.lax.psum((first, second), manual)
-            sums = [scattered(*one) for one in zip(sums, named, strict=True)]
+            sums = jax.tree.map(scattered, sums, axes)
         return first, second, sums, d_x.reshape(x_BLD.shape)
 
     if manual:
         along = spec(("batch", "position"), (B, L), mesh)
-        split = [_only(spec(names, w.shape, mesh), manual) for names, w in zip(named, leaves, strict=True)]
+        split = _stored(matrices, axes, manual)
         local = jax.shard_map(
             local,
             in_specs=(split, along, along, *[P()] * len(scalars)),
@@ -284,17 +286,20 @@ def over_batch(
             axis_names=set(manual),
             check_vma=False,
         )
-    first, second, sums, d_x = local(leaves, x_BLD, targets_BL, *scalars)
-    return first, second, jax.tree.unflatten(tree, sums), d_x
+    return local(matrices, x_BLD, targets_BL, *scalars)
 
 
 def on_shards(
-    function: Callable[..., Array], axes: Sequence[Sequence[str]], out: Sequence[str], *arrays: Array
+    function: Callable[..., Array],
+    axes: Sequence[Sequence[str]],
+    out: Sequence[str],
+    *arrays: Array,
+    shape: Sequence[int] | None = None,
 ) -> Array:
     """`function(*arrays)`, called by each device on its parts of `arrays` with the logical `axes`, for its part of `out`.
 
-    For a kernel that XLA cannot split: every axis of the mesh is manual inside. The result has the shape of the first
-    array. No mesh: an ordinary call.
+    For a kernel that XLA cannot split: every axis of the mesh is manual inside. The result has the `shape`, or that of the
+    first array. No mesh: an ordinary call.
     """
     mesh = _mesh()
     if mesh.empty:
@@ -303,7 +308,7 @@ def on_shards(
     return jax.shard_map(
         function,
         in_specs=specs,
-        out_specs=spec(out, arrays[0].shape, mesh),
+        out_specs=spec(out, arrays[0].shape if shape is None else shape, mesh),
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
         check_vma=False,
     )(*arrays)
@@ -334,27 +339,25 @@ def look_up(table_VD: Float[Array, "V D"], tokens_BL: Integer[Array, "B L"]) -> 
     """
     if not fully_sharded():
         return table_VD[tokens_BL]
-    mesh, (B, L), D = _mesh(), tokens_BL.shape, table_VD.shape[1]
-    across, along = tuple(n for n in _splits(("batch",)) if n in FSDP), _splits(("position",))
+    (B, L), D = tokens_BL.shape, table_VD.shape[1]
+    across, along = tuple(n for n in _splits(("batch",)) if n in _GATHERED), _splits(("position",))
 
     def local(table: Array, tokens: Array) -> Array:
         x = table[tokens]
         if across:
             x = jax.lax.all_to_all(x, across, 0, 2, tiled=True)
-        if along:  # columns of these lie between those of fsdp and tensor
+        if along:  # columns of these lie between those of `across` and tensor
             x = jax.lax.all_to_all(x.reshape(*x.shape[:2], -1, table.shape[1]), along, 1, 3, tiled=True)
         return x.reshape(*x.shape[:2], -1, 1, table.shape[1])
 
-    x = jax.shard_map(
+    x = on_shards(
         local,
-        in_specs=(
-            spec(("rows", "columns"), table_VD.shape, mesh),
-            spec(("batch_data", "attended"), (B, L), mesh),
-        ),
-        out_specs=spec(("batch", "position", "parts", "tensor", "width"), (B, L, 1, mesh.shape["tensor"], 1), mesh),
-        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
-        check_vma=False,
-    )(table_VD, tokens_BL)
+        (("rows", "columns"), ("batch_data", "attended")),
+        ("batch", "position", "parts", "tensor", "width"),
+        table_VD,
+        tokens_BL,
+        shape=(B, L, 1, _mesh().shape["tensor"], 1),
+    )
     return constrain(x, "batch", "position", "parts", "parts", "width").reshape(B, L, D)
 
 

@@ -5,9 +5,9 @@ that were chosen, plus experts that are always on. The options span OLMoE (softm
 (capacity), DeepSeek-V3 (sigmoid, shared experts, selection bias, groups), RMoE (a recurrent router across depth) and
 expert choice. models/routing.py has the arithmetic of choosing, moving rows and measuring balance.
 
-On a mesh, the weights of the experts are split over `expert` (and `fsdp`, `tensor`) at rest. With a capacity, rows
-travel to the experts' shards; dropless, each shard does an equal part of the tokens with gathered weights, so that no
-imbalance changes a shape or a shard's work. Attention is not split over `expert`.
+On a mesh, the axis `expert` splits the batch and, at rest, the experts. With a capacity, rows travel to where their expert
+is and back (all-to-all: GShard, Lepikhin et al. 2020); dropless, the experts travel to the tokens as all matrices do, so
+that no imbalance changes a shape or a chip's work. See `Mixture._by_tokens`.
 """
 
 from collections.abc import Sequence
@@ -220,16 +220,16 @@ class Mixture(nnx.Module):
         cfg, (B, L, D), C, E = self.cfg, x_BLD.shape, self.cfg.top_k, self.cfg.experts
         act, groups = layers.ACTIVATIONS[cfg.activation], (cfg.n_group, cfg.topk_group)
         form = None if cfg.quant is None else cfg.quant.act
+        axes = routing.Matrices(None if weights.gate_EDF is None else ENTER, ENTER, LEAVE)
         bias = None if self.router.bias is None else self.router.bias[...]
         expert_BLC, weight_BLC, chosen_BLE = routing.choose(
             z_BLE, C, cfg.score, cfg.renormalise, cfg.routed_scaling, bias, groups
         )
         if cfg.mode == "dropless":
             serve = functools.partial(routing.dropless, act=act, kernel=cfg.kernel, form=form)
-            gate = None if weights.gate_EDF is None else ENTER
             by_row = [rows(x) for x in (x_BLD, expert_BLC, weight_BLC)]
             # A rounding to the largest of a row has to see all of it.
-            y_ND = per_shard(serve, by_row, weights, routing.Matrices(gate, ENTER, LEAVE), partial=form is None)
+            y_ND = per_shard(serve, by_row, weights, axes, partial=form is None)
             return unrows(y_ND, (B, L)), chosen_BLE, jnp.zeros(())
         count = routing.slots(L, C, E, cfg.capacity_factor)
         seats = functools.partial(routing.seats, experts=E, count=count, priority=cfg.priority)
@@ -237,9 +237,12 @@ class Mixture(nnx.Module):
         row_BLC = jax.vmap(seats)(constrain(expert_BLC, "batch", "attended", "slots"))
         x_BLD = constrain(x_BLD, "batch", "attended", "width")
         x_BRD = jax.vmap(functools.partial(routing.take, rows=E * count))(x_BLD, row_BLC)
-        x_BESD = constrain(x_BRD.reshape(B, E, count, D), "batch", "experts", "slots", "width")
-        y_BESD = routing.feed_forward(lambda x, w: jnp.einsum("BESI,EIO->BESO", x, w), x_BESD, weights, act, form)
-        y_BRD = constrain(y_BESD.reshape(B, E * count, D), "batch", "slots", "width")
+        at_token, at_expert = (("batch", "experts", "slots", "width"), ("sequences", "experts", "slots", "width"))
+        x_BESD = constrain(constrain(x_BRD.reshape(B, E, count, D), *at_token), *at_expert)
+        product = functools.partial(jnp.einsum, "BESI,EIO->BESO")
+        serve = functools.partial(routing.feed_forward, product, act=act, form=form)
+        y_BESD = constrain(per_shard(serve, [x_BESD], weights, axes, ("sequences",)), *at_expert)
+        y_BRD = constrain(y_BESD, *at_token).reshape(B, E * count, D)
         dropped = jnp.mean(row_BLC == E * count, dtype=jnp.float32)
         weight_BLC = constrain(weight_BLC, "batch", "attended", "slots")
         return jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC), chosen_BLE, dropped

@@ -20,14 +20,15 @@ AXES = ("trial", "data", "fsdp", "expert", "sequence", "tensor")
 # The axis fsdp is laid along up to three dimensions of a TPU's torus, each a mesh axis by itself: see make_mesh.
 FSDP = ("fsdp", "fsdp_y", "fsdp_z")
 
-# Logical axis -> mesh axes that split it. Names of parameters first, then of activations. None: never split.
+# Logical axis -> mesh axes that split it, in an array where no axis before it has them. Names of parameters first, then of
+# activations. None: never split.
 RULES: dict[str, tuple[str, ...] | None] = {
     "trial": ("trial",),
     "layers": None,
     "vocab": ("tensor",),
-    "embed": ("fsdp", "sequence"),  # chips that share sequences need not hold all parameters each
+    "embed": ("fsdp", "expert", "sequence"),  # no two chips of a replica need to hold the same parameters
     "rows": None,  # of a look-up table: XLA (0.10) aborts on a gather from split rows beside a manual trial axis
-    "columns": ("fsdp", "sequence", "tensor"),
+    "columns": ("fsdp", "expert", "sequence", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "ff": ("tensor",),
@@ -38,12 +39,12 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "state": None,  # of a recurrent router
     "head_size": None,
     "norm": None,
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
+    "sequences": ("data", "fsdp"),  # of a batch that meets experts where these lie
     "position": ("sequence",),
     "width": None,
-    "tokens": ("data", "fsdp", "sequence", "expert"),  # rows of B times L, where experts work on whole tokens
+    "tokens": ("data", "fsdp", "expert", "sequence"),  # rows of B times L, as collectives.rows orders them
     "slots": None,
-    "flat": ("data", "fsdp", "sequence"),  # rows of B times L, as collectives.rows orders them
     "parts": None,  # of a batch or of a sum, one after the other
     # Where positions meet each other sequences are whole, and heads or channels are split instead: see collectives.exchange.
     "attended": None,
@@ -77,7 +78,8 @@ def fill(
     On a CPU a population uses one device per trial; a single run splits its batch, or each of its `microbatches` equal
     parts. Raises InputError when the sizes cannot be met.
     """
-    fixed = shape.fsdp * shape.expert * shape.sequence * shape.tensor
+    rows = shape.fsdp * shape.expert
+    fixed = rows * shape.sequence * shape.tensor
     wanted = fixed * (shape.trial or 1) * (shape.data or 1)
     if wanted > devices:
         raise InputError(f"execution.mesh asks for {wanted} devices; there are {devices}")
@@ -86,12 +88,13 @@ def fill(
     data = shape.data
     if data is None:
         most = free // trial if trials == 1 or backend != "cpu" else 1
-        data = max((d for d in range(1, most + 1) if batch % (d * shape.fsdp * microbatches) == 0), default=1)
-    if batch % (data * shape.fsdp * microbatches):
-        parts = f" x execution.microbatches={microbatches}" if microbatches > 1 else ""
+        data = max((d for d in range(1, most + 1) if batch % (d * rows * microbatches) == 0), default=1)
+    if batch % (data * rows * microbatches):
+        parts = f" x execution.mesh.expert={shape.expert}" if shape.expert > 1 else ""
+        parts += f" x execution.microbatches={microbatches}" if microbatches > 1 else ""
         raise InputError(
             f"batch_tokens / seq_len = {batch} sequences do not divide over execution.mesh.data={data} x "
-            f"execution.mesh.fsdp={shape.fsdp}{parts}; expected a multiple of {data * shape.fsdp * microbatches}"
+            f"execution.mesh.fsdp={shape.fsdp}{parts}; expected a multiple of {data * rows * microbatches}"
         )
     return (trial, data, shape.fsdp, shape.expert, shape.sequence, shape.tensor)
 
@@ -134,11 +137,16 @@ def parts(axis: str) -> tuple[str, ...]:
     return FSDP if axis == "fsdp" else (axis,)
 
 
-def split_by(axis: str) -> tuple[str, ...]:
-    """Names in a jax mesh of what splits a logical axis, whatever their sizes. Raises KeyError for an unknown one."""
-    if axis not in RULES:
-        raise KeyError(f"logical axis {axis!r} has no rule in models/partition.py; known: {', '.join(RULES)}")
-    return tuple(name for of in RULES[axis] or () for name in parts(of))
+def split_by(axes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Names in a jax mesh of what splits each logical axis of an array, whatever their sizes. What splits one axis does not
+    split those after it. Raises KeyError for an unknown axis."""
+    out: list[tuple[str, ...]] = []
+    for axis in axes:
+        if axis not in RULES:
+            raise KeyError(f"logical axis {axis!r} has no rule in models/partition.py; known: {', '.join(RULES)}")
+        taken = {name for names in out for name in names}
+        out.append(tuple(name for of in RULES[axis] or () for name in parts(of) if name not in taken))
+    return out
 
 
 def backend() -> str:
@@ -152,8 +160,8 @@ def spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, without: Sequence
     this is called. Raises InputError where a size does not divide."""
     hidden = {*without, *getattr(mesh, "manual_axes", ())}
     entries = []
-    for axis, size in zip(axes, sizes, strict=True):
-        names = tuple(name for name in split_by(axis) if mesh.shape[name] > 1 and name not in hidden)
+    for axis, size, by in zip(axes, sizes, split_by(axes), strict=True):
+        names = tuple(name for name in by if mesh.shape[name] > 1 and name not in hidden)
         split = math.prod(mesh.shape[name] for name in names)
         if size % split:
             shown = " x ".join(dict.fromkeys("fsdp" if name in FSDP else name for name in names))

@@ -2,8 +2,8 @@
 
 A compiled program is bound by the slowest of four: its matmuls at the chip's peak, its traffic with HBM, what it
 sends over the links of one torus axis, and what it keeps in the host's memory (a copy of it each way), all overlapping
-perfectly. A real step is slower, never faster. Before anything is compiled the same four are guessed from the ledger, to sort layouts; the guess decides nothing that the compiler
-does not confirm.
+perfectly. A real step is slower, never faster. Before anything is compiled the same four are guessed from the ledger, to
+sort layouts; the guess decides nothing that the compiler does not confirm.
 """
 
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, executi
     counts, model = _counts(run), run.model
     width, depth = getattr(model, "width", 128), getattr(model, "depth", 1)
     shards = layout.fsdp * layout.expert * layout.sequence * layout.tensor
-    rows = layout.data * layout.fsdp * layout.sequence
+    rows = layout.data * layout.fsdp * layout.expert * layout.sequence
     each = -(-layout.trials // layout.trial)  # trials that a chip holds a part of
     params, tokens = counts["params_total"], run.batch_tokens / rows
     parts, away = execution.microbatches, execution.offload == "optimizer"
@@ -89,10 +89,14 @@ def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, executi
         + ACTIVATION_PASSES * tokens * depth * width / layout.tensor * item / 4
     ) / (chip.hbm_bytes_per_second)
     sent = 2 * 4 * params / shards * (layout.data > 1) * parts  # gradients, there and back
-    # Matrices twice, gradients once; then activations, four times there and back.
-    sent += 3 * item * params / layout.tensor * (1 - 1 / (layout.fsdp * layout.sequence)) * parts
+    # Matrices twice, gradients once, but for experts to which rows travel, three times there and back; then activations,
+    # four times there and back.
+    apart, travelling = _travel(run) if layout.expert > 1 else (0.0, 0.0)
+    stored = layout.fsdp * layout.sequence
+    sent += 3 * item * (params - apart) / layout.tensor * (1 - 1 / (stored * layout.expert)) * parts
+    sent += 3 * item * apart / layout.expert / layout.tensor * (1 - 1 / stored) * parts
+    sent += 6 * depth * tokens * travelling * width * item * (1 - 1 / layout.expert)
     sent += 8 * depth * tokens * width * item * (1 - 1 / layout.tensor)
-    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.expert)
     sent += 8 * depth * tokens * width * item * (1 - 1 / layout.sequence) / layout.tensor
     moments = 8 * params / shards * away
     times = (compute, memory, sent / chip.ici_bytes_per_second, moments / (chip.host_bytes_per_second or float("inf")))
@@ -103,6 +107,14 @@ def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, executi
     return Guess(layout, needed, step, -(-runs // layout.trials) * steps * step)
 
 
+def _travel(run: Run) -> tuple[float, float]:
+    """Parameters of experts that stay on their chip of the axis `expert`, and rows per token that travel to them."""
+    if getattr(run.model, "mode", None) != "capacity" or run.model.top_k == run.model.experts:
+        return 0.0, 0.0
+    counts, (E, C) = _counts(run), (run.model.experts, run.model.top_k)
+    return (counts["params_total"] - counts["params_active"]) * E / (E - C), C * run.model.capacity_factor
+
+
 def divisors(n: int) -> list[int]:
     """Of n, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0]
@@ -111,10 +123,12 @@ def divisors(n: int) -> list[int]:
 def layouts(run: Run, runs: int, devices: int, execution: Execution) -> Iterator[Layout]:
     """Every way to share `devices` devices among `runs` runs that the sizes of the run allow on paper.
 
-    What the execution's mesh sets stays as it is: `fsdp`, `expert` and `tensor` count as set where they are not 1; `expert` and `sequence` are used only where set.
+    What the execution's mesh sets stays as it is: `fsdp`, `expert` and `tensor` count as set where they are not 1.
+    `sequence` is used only where set; `expert` also where rows travel to experts, and not experts to rows.
     """
     fixed, sequence = execution.mesh, execution.mesh.sequence
     experts = getattr(run.model, "experts", 1)
+    splits = divisors(experts) if _travel(run)[1] else [1]
     heads = math.gcd(*(getattr(run.model, n) or 0 for n in ("heads", "kv_heads") if hasattr(run.model, n)), 0)
     for trial in [fixed.trial] if fixed.trial else divisors(devices):
         if trial > runs or devices % (trial * sequence):
@@ -123,7 +137,7 @@ def layouts(run: Run, runs: int, devices: int, execution: Execution) -> Iterator
             apart = tensor * sequence  # what splits heads, or a recurrence's channels
             if apart > 1 and (heads % apart if heads else run.model.width % apart):
                 continue
-            for expert in [fixed.expert] if fixed.expert > 1 else [1]:
+            for expert in [fixed.expert] if fixed.expert > 1 else splits:
                 if (devices // trial) % (tensor * expert * sequence) or experts % expert:
                     continue
                 left = devices // trial // tensor // expert // sequence
@@ -131,7 +145,7 @@ def layouts(run: Run, runs: int, devices: int, execution: Execution) -> Iterator
                     data = left // fsdp
                     if (
                         left % fsdp
-                        or run.batch % (data * fsdp * execution.microbatches)
+                        or run.batch % (data * fsdp * expert * execution.microbatches)
                         or (fixed.data and data != fixed.data)
                     ):
                         continue
@@ -160,6 +174,13 @@ def choices(run: Run, runs: int, steps: float, devices: int, execution: Executio
         return sorted(found, key=lambda g: g.bytes)[:MOST_CHOICES]
 
     def order(g: Guess) -> tuple[float, ...]:
-        return (float(f"{g.seconds:.3g}"), g.layout.tensor, g.layout.fsdp, g.layout.data, -g.layout.trials)
+        return (
+            float(f"{g.seconds:.3g}"),
+            g.layout.tensor,
+            g.layout.expert,
+            g.layout.fsdp,
+            g.layout.data,
+            -g.layout.trials,
+        )
 
     return sorted(fitting, key=order)[:MOST_CHOICES]

@@ -141,24 +141,63 @@ def test_no_gradient_of_a_matrix_is_summed_whole(tiny, family):
     assert found.get("all-reduce", 0) < 0.2 * matrices
 
 
+EXPERTS = {"execution.mesh.fsdp": 2, "execution.mesh.expert": 4, "execution.steps_per_dispatch": 1}
+
+
+def compiled(tiny, family, **options):
+    """A step on eight devices, what it should multiply and cost, and its run."""
+    run, execution = schema.freeze(tiny(family, **SIZE | EXPERTS | options))
+    module = hlo.Module(population.Program(run, 1, execution).compile().compiled.as_text())
+    return module, ledger(run), run
+
+
+def table(run):
+    """Bytes of columns of the embedding that become tokens, and back."""
+    return 2 * 4 * 7 / 8 * run.batch_tokens / 8 * run.model.width
+
+
+def test_the_axis_expert_splits_a_batch_and_no_work_is_done_twice(tiny):
+    module, counts, run = compiled(tiny, "dense")
+    assert 8 * module.flops() == pytest.approx(counts["flops_per_token"] * run.batch_tokens, rel=0.01)
+    assert module.collective_bytes()["all-to-all"] == pytest.approx(table(run))
+
+
+def test_rows_travel_to_experts_with_a_capacity(tiny):
+    """There and back, forward and backward; experts are gathered over fsdp alone, and none of their gradients whole."""
+    capacity = {"model.experts": 8, "model.mode": "capacity", "model.capacity_factor": 1.0}
+    module, counts, run = compiled(tiny, "moe", **capacity)
+    cfg, found = run.model, module.collective_bytes()
+    assert 8 * module.flops() == pytest.approx(counts["flops_capacity"] / run.steps, rel=0.01)
+    rows = 4 * cfg.top_k * run.batch_tokens / 8 * cfg.width
+    assert found["all-to-all"] == pytest.approx(table(run) + 4 * cfg.depth * 3 / 4 * rows)
+    experts = 4 * (counts["params_total"] - counts["params_active"]) * cfg.experts / (cfg.experts - cfg.top_k)
+    others = 4 * counts["params_total"] - experts
+    assert found["all-gather"] < 1.1 * 2 * (experts / 4 * 1 / 2 + others * 7 / 8)
+    assert found["all-reduce"] < 0.1 * others
+
+
 # --- compiled for TPU slices
 
 
 def least(run, mesh):
     """Bytes that a chip has to send in a step at best: matrices gathered twice (of the head once, its gradient comes with
     its loss) and gradients scattered once over fsdp, then summed over data; five sums of activations a layer over tensor
-    (two forward, one of them again for the backward pass with remat=full, two backward), and one of the head's input.
+    (two forward, one of them again for the backward pass with remat=full, two backward), and one of the head's input. Over
+    expert all matrices but those of experts are split too; rows go to these and back three times.
     """
-    n, d, t = mesh.get("fsdp", 1), mesh.get("data", 1), mesh.get("tensor", 1)
-    shapes = jax.eval_shape(lambda: step.init_params(run))
-    layers = sum(v.size for path, v in shapes.items() if path.startswith("blocks") and v.ndim == 3) / t
+    n, d, t, e = (mesh.get(axis, 1) for axis in ("fsdp", "data", "tensor", "expert"))
+    shapes, cfg = jax.eval_shape(lambda: step.init_params(run)), run.model
+    layers, experts = (
+        sum(v.size for path, v in shapes.items() if path.startswith("blocks") and v.ndim == axes) / t for axes in (3, 4)
+    )
     head, table = (shapes[path].size / t for path in ("head/kernel", "embed"))
-    item, rows = 2, run.batch_tokens / (n * d)
-    sharded = item * (1 - 1 / n) * (3 * layers + 2 * head)
-    looked_up = 2 * item * (1 - 1 / n) * rows * run.model.width / t
-    replicas = 2 * item * (1 - 1 / d) * (layers + head + table) / n
-    sums = 2 * item * (1 - 1 / t) * rows * run.model.width * (5 * run.model.depth + 1)
-    return sharded + looked_up + replicas + sums
+    item, rows = 2, run.batch_tokens / (n * d * e)
+    sharded = item * (1 - 1 / (n * e)) * (3 * layers + 2 * head) + item * (1 - 1 / n) * 3 * experts / e
+    looked_up = 2 * item * (1 - 1 / (n * e)) * rows * cfg.width / t
+    replicas = 2 * item * (1 - 1 / d) * (layers + experts + head + table) / (n * e)
+    sums = 2 * item * (1 - 1 / t) * rows * cfg.width * (5 * cfg.depth + 1)
+    served = cfg.top_k * cfg.capacity_factor if experts else 0
+    return sharded + looked_up + replicas + sums + 6 * item * (1 - 1 / e) * rows * served * cfg.width * cfg.depth
 
 
 @pytest.mark.slow
@@ -173,6 +212,8 @@ def least(run, mesh):
         ("v5p", "4x4x4", {"fsdp": 64}),
         ("v6e", "8x8", {"fsdp": 16, "tensor": 4}),
         ("v5e", "16x16", {"fsdp": 256}),
+        ("v5e", "4x4", {"fsdp": 4, "expert": 4}),
+        ("v5p", "4x4x4", {"fsdp": 16, "expert": 4}),
     ],
     ids=lambda value: "x".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else value,
 )
@@ -182,7 +223,10 @@ def test_a_slice_sends_what_it_has_to(tiny, chip, topology, mesh):
     devices = aot.topology(chip, topology)
     size = {"model.width": 2048, "model.depth": 2, "model.heads": 16, "model.kv_heads": 16, "model.vocab": 32_768}
     size |= {"model.dtype": "bfloat16", "model.remat": "full", "seq_len": 2048, "batch_tokens": 2048 * 4 * len(devices)}
-    run, execution = schema.freeze(tiny(**size | {"tokens": 10**8, "execution.steps_per_dispatch": 1}))
+    if "expert" in mesh:
+        size |= {"model.experts": 8, "model.expert_ff": 4096, "model.mode": "capacity"}
+    size |= {"tokens": 10**8, "execution.steps_per_dispatch": 1}
+    run, execution = schema.freeze(tiny("moe" if "expert" in mesh else "dense", **size))
     layout = aot.Layout(**mesh)
     found = aot.compile_for(devices, run, layout, execution, rest=False)
     assert found.fits

@@ -67,6 +67,10 @@ def test_layouts_use_what_the_sizes_allow():
     assert {layout.trials for layout in found if layout.trial == 16} == {16, 32}
     run, execution = schema.freeze(axes.nest(SMALL | {"execution.mesh.fsdp": 4, "execution.mesh.trial": 2}))
     assert {(x.trial, x.fsdp) for x in roofline.layouts(run, 24, 16, execution)} == {(2, 4)}
+    for mode, sizes in (("dropless", {1}), ("capacity", {1, 2, 4})):
+        mixture = {"family": "moe", "model.experts": 4, "model.mode": mode}
+        run, execution = schema.freeze(axes.nest(SMALL | mixture))
+        assert {x.expert for x in roofline.layouts(run, 24, 16, execution)} == sizes, "rows travel only with a capacity"
 
 
 def test_small_runs_share_the_slice_and_a_large_one_is_split():

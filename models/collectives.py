@@ -334,10 +334,10 @@ def look_up(table_VD: Float[Array, "V D"], tokens_BL: Integer[Array, "B L"]) -> 
     """Rows of a table whose columns are split.
 
     Every device looks up its columns for all tokens that it shares them with, and then columns are traded for tokens: less
-    than the table, where a device has fewer tokens than the vocabulary. By hand: with rows over data and columns over fsdp
-    and tensor, XLA (0.10) gathers the whole batch.
+    than the table, where a device has fewer tokens than the vocabulary. By hand: XLA (0.10) gathers the whole batch, forward
+    where columns are split, and for the gradient of the table also where they are not.
     """
-    if not fully_sharded():
+    if not _splits(("batch", "position", "tensor")):
         return table_VD[tokens_BL]
     (B, L), D = tokens_BL.shape, table_VD.shape[1]
     across, along = tuple(n for n in _splits(("batch",)) if n in _GATHERED), _splits(("position",))

@@ -102,19 +102,22 @@ def diverging(steps: Sequence[float], losses: Sequence[float], patience: float =
     """Why a curve counts as diverging, or None: its last tenth lies above where it began, or far above its best.
 
     Above is by 3 of the curve's own noise (median absolute deviation of neighbours), or a run that learns nothing more
-    would sooner or later be there; far is 20 of it and a fifth of what was learned.
+    would sooner or later be there; far is 20 of it and a fifth of what was learned. All of logarithms: a loss that has
+    blown up is as noisy as it is large.
     """
-    loss = np.asarray(losses, float)
-    count = max(5, int(patience * len(loss)))
-    if len(loss) < 4 * count or not np.isfinite(loss).all():
+    nats = np.asarray(losses, float)
+    count = max(5, int(patience * len(nats)))
+    if len(nats) < 4 * count or not np.isfinite(nats).all():
         return None
+    loss = np.log(np.maximum(nats, np.finfo(float).tiny))
     first, last = float(np.median(loss[:count])), float(np.median(loss[-count:]))
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(loss, count), axis=1)
     best = float(smooth.min())
     noise = 1.4826 * float(np.median(np.abs(np.diff(loss)))) / math.sqrt(2)
     lowest = float(np.median(loss[-count:][: count // 2])) if count >= 10 else last
+    said = f"the loss of its last {count} points, {math.exp(last):.3g},"
     if min(last, lowest) > first + 3 * noise:
-        return f"the loss of its last {count} points, {last:.3g}, is above that of its first, {first:.3g}"
+        return f"{said} is above that of its first, {math.exp(first):.3g}"
     if last - best > max(20 * noise, 0.2 * (first - best)) and lowest - best > 0.2 * (first - best):
-        return f"the loss of its last {count} points, {last:.3g}, is far above its best, {best:.3g}"
+        return f"{said} is far above its best, {math.exp(best):.3g}"
     return None

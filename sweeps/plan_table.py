@@ -12,6 +12,8 @@ def show(console: Console, value: dict[str, Any], name: str) -> None:
     """Print the plan (the JSON of sweeps.plan)."""
     cpu = value["target"] == "cpu"
     console.print(_measured(value, name) if value["topology"] is None else _compiled(value, name))
+    if any(row["collective_bytes"] for row in value["signatures"]):
+        console.print(_sent(value))
     for row in value["signatures"]:
         if not row["fits"] and not cpu:
             _tight(console, row)
@@ -73,12 +75,25 @@ def _compiled(value: dict[str, Any], name: str) -> Table:
         cells += [f"{s['flops_per_step']:.3g}"]
         if s["fits"]:
             ratio = s["flops_compiled"] * chips / (s["flops_per_step"] * s["trials_per_program"])
-            sent = " ".join(f"{kind} {count / 1e6:.3g}" for kind, count in s["collective_bytes"].items()) or "0"
+            sent = f"{sum(s['collective_bytes'].values()) / 1e6:.4g}"
             cells += [f"{ratio:.2f}", sent, f"{1e3 * s['step_seconds_bound']:.2f}", s["bound_by"]]
             cells += [f"{s['mfu_bound']:.0%}", f"{s['compile_seconds']:.0f}", _time(s["seconds"])]
         else:
             cells += ["", "", "", "", "", f"{s['compile_seconds']:.0f}", ""]
         out.add_row(*map(str, cells))
+    return out
+
+
+def _sent(value: dict[str, Any]) -> Table:
+    """What a chip sends in a step, by kind of collective."""
+    rows = [row for row in value["signatures"] if row["collective_bytes"]]
+    kinds = sorted({kind for row in rows for kind in row["collective_bytes"]})
+    out = Table("signature", title="MB that a chip sends in a step")
+    for kind in kinds:
+        out.add_column(kind, justify="right")
+    for row in rows:
+        sent = (row["collective_bytes"].get(kind, 0) / 1e6 for kind in kinds)
+        out.add_row(row["name"], *(f"{count:.4g}" for count in sent))
     return out
 
 

@@ -283,7 +283,7 @@ def test_fsdp_for_a_tpu_has_its_flops_and_collectives(compiler: aot.Compiler):
 @pytest.mark.slow
 def test_what_does_not_fit_says_why_and_what_would_help(compiler: aot.Compiler):
     """Without recomputation a layer's activations are kept; parts of a batch or remat make it fit."""
-    values = {"model.width": 1024, "model.depth": 16, "model.heads": 8, "seq_len": 2048, "batch_tokens": 2048 * 16}
+    values = {"model.width": 1024, "model.depth": 16, "model.heads": 8, "seq_len": 2048, "batch_tokens": 2048 * 32}
     group = study.freeze(cases(values))
     said = []
     row = search.on_tpu([group], compiler, CHIPS["v5e"], 1, said.append)[0]

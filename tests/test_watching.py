@@ -61,10 +61,11 @@ def test_the_shift_of_a_whole_curve_corrects_for_its_schedule():
         (lambda t: 2 + 8 * t**-0.5 + 6.0 * (t > 800), True),
         (lambda t: 2.5 + 0.0 * t, False),
         (lambda t: 2.5 + 0.002 * t, True),
+        (lambda t: np.where(t < 150, 5 - t / 75, 40 * np.exp(np.random.default_rng(1).normal(0, 0.5, len(t)))), True),
     ],
 )
 def test_what_counts_as_diverging(curve, diverges: bool):
-    """A rise that stays, not a spike, not noise."""
+    """A rise that stays, also where it is noisier than high; not a spike, not noise."""
     steps = np.arange(1, 1001, 5)
     losses = curve(steps) + np.random.default_rng(0).normal(0, 0.03, len(steps))
     assert bool(curves.diverging(steps, losses)) == diverges

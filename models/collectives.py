@@ -154,13 +154,22 @@ def scattered(part: Array, axes: Sequence[str], rest: bool = True) -> Array:
 
 
 def _scatter(part: Array, name: str, dimension: int) -> Array:
-    """psum_scatter along one dimension. Parts come first, each as a matrix: libtpu sums whole arrays where a part has few
-    lanes, or many dimensions."""
+    """psum_scatter along one dimension. Parts come first, each as a matrix, and those of trials that are mapped as one: libtpu
+    sums whole arrays where a part has few lanes, or dimensions before or behind the scattered one."""
     shape, count = part.shape, _mesh().shape[name]
     parts = part.reshape(*shape[:dimension], count, shape[dimension] // count, *shape[dimension + 1 :])
     parts = jnp.moveaxis(parts, dimension, 0)
-    summed = jax.lax.psum_scatter(parts.reshape(count, -1, parts.shape[-1]), name, scatter_dimension=0)
-    return summed.reshape(parts.shape[1:])
+
+    @jax.custom_batching.custom_vmap
+    def scatter(matrices: Array) -> Array:
+        return jax.lax.psum_scatter(matrices, name, scatter_dimension=0)
+
+    @scatter.def_vmap
+    def _(trials: int, _: Any, matrices: Array) -> tuple[Array, bool]:
+        joined = matrices.swapaxes(0, 1).reshape(count, -1, matrices.shape[-1])
+        return scatter(joined).reshape(trials, *matrices.shape[2:]), True
+
+    return scatter(parts.reshape(count, -1, parts.shape[-1])).reshape(parts.shape[1:])
 
 
 def _beside(function: Callable[[Array], Array], part: Array, axes: Sequence[str]) -> Array:

@@ -253,3 +253,16 @@ def test_trials_send_each_other_nothing_and_experts_multiply_once(tiny):
     assert max(groups) <= 4
     assert not module.opaque()
     assert module.flops() * 4 == pytest.approx(ledger(run)["flops_per_token"] * run.batch_tokens, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_trials_that_are_mapped_scatter_their_sums(tiny):
+    """Two on each four chips, of a size whose matrices fill no tiles: no matrix is summed whole."""
+    aot.set_up()
+    size = {"model.width": 256, "model.depth": 2, "model.heads": 4, "model.kv_heads": 4, "model.vocab": 8192}
+    size |= {"model.ff": 688, "model.dtype": "bfloat16", "seq_len": 512, "batch_tokens": 512 * 32, "tokens": 10**7}
+    run, execution = schema.freeze(tiny(**size))
+    layout = aot.Layout(trial=4, fsdp=4, trials=8)
+    found = aot.compile_for(aot.topology("v5e", "4x4"), run, layout, execution, rest=False)
+    assert found.collective_bytes["all-reduce"] < 0.02 * found.collective_bytes["reduce-scatter"]

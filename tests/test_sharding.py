@@ -84,12 +84,15 @@ def test_packed_equals_solo_over_50_steps(tiny, packing):
     np.testing.assert_allclose(packed, np.array(solo), rtol=1e-5)
 
 
-def test_packed_and_sharded_at_once(tiny):
-    solo = losses([tiny(seed=3, **{"model.vocab": 258})], 5, jax.devices()[:1])[0][0]
-    mesh = {"execution.mesh.trial": 2, "execution.mesh.data": 2, "execution.mesh.tensor": 2, "model.vocab": 258}
-    packed, _, program = losses([tiny(seed=s, **mesh) for s in (2, 3)], 5)
-    assert math.prod(program.mesh.shape.values()) == 8
-    np.testing.assert_allclose(packed[1], solo, rtol=1e-5)
+@pytest.mark.parametrize("split", [{"data": 2, "tensor": 2}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4}])
+def test_packed_and_sharded_at_once(tiny, split):
+    """Two trials mapped on each half of the devices, which share their work."""
+    size = {"model.vocab": 264, "execution.packing": "vmap"}
+    solo = losses([tiny(seed=3, **size)], 5, jax.devices()[:1])[0][0]
+    mesh = {"execution.mesh.trial": 2} | {f"execution.mesh.{axis}": count for axis, count in split.items()}
+    packed, _, program = losses([tiny(seed=s, **size, **mesh) for s in (0, 1, 2, 3)], 5)
+    assert math.prod(program.mesh.shape.values()) == 8 and program.slots == 2 * program.groups
+    np.testing.assert_allclose(packed[3], solo, rtol=1e-5)
 
 
 def test_trials_do_not_communicate(tiny):

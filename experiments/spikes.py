@@ -1,4 +1,4 @@
-"""Loss spikes: find one, and which batches to leave out after going back. Decides; the loop acts (experiments/train.py).
+"""Loss spikes: find one, and which batches to leave out after going back. Decides; the loop acts (experiments/loop.py).
 
 A spike is a loss that lies more than `factor` robust standard deviations (1.4826 times the median absolute deviation)
 above the median of the WINDOW steps before it, or that is not finite. The remedy is that of PaLM (Chowdhery et al.

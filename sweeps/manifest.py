@@ -23,7 +23,7 @@ from experiments import cli, files
 from experiments.cli import InputError, nearest
 from sweeps import executors, graph, lock
 from sweeps import study as studies
-from sweeps.executors import tpu_vm
+from sweeps.executors import tpu_slice
 from sweeps.graph import Population
 from sweeps.store import Store, distinct, identify
 
@@ -95,7 +95,7 @@ def collect(root: str, workdir: str) -> list[str]:
 
 
 def _sync(source: str, target: str) -> list[str]:
-    return tpu_vm.Slice(tpu_vm.Options(), "").sync(source, target)
+    return tpu_slice.Slice(tpu_slice.Options(), "").sync(source, target)
 
 
 def train(root: str, part: Population, hosts: bool = True) -> list[str]:
@@ -149,7 +149,7 @@ def write(kind: str, options: Any, populations: Sequence[Population], workdir: s
         made.append(name)
 
     for part in populations:
-        value = tpu_vm.remote_population(graph.worker_input(part), root)
+        value = tpu_slice.remote_population(graph.worker_input(part), root)
         files.write_json(out / "populations" / f"{part.name}.json", value)
         made.append(f"populations/{part.name}.json")
     before = upload(os.path.abspath(out / "populations"), root, populations, workdir)
@@ -167,18 +167,18 @@ def write(kind: str, options: Any, populations: Sequence[Population], workdir: s
                 )
         else:
             for part in level:
-                one = tpu_vm.Slice(options, f"lossgrid-{part.name}")
+                one = tpu_slice.Slice(options, f"lossgrid-{part.name}")
                 ready = f"until {shlex.join(one.describe())} | grep -q ACTIVE; do sleep 30; done"
                 lines += [one.create(), ready, one.copy("code.tar.gz"), one.bootstrap()]
                 lines += [one.train(f"{root}/populations/{part.name}.json", root), one.delete()]
     if kind == "tpu-vm":
-        tpu_vm.archive(os.fspath(out / "code.tar.gz"))
+        tpu_slice.archive(os.fspath(out / "code.tar.gz"))
         made.append("code.tar.gz")
     put(f"{kind}.sh", script([*lines, collect(root, workdir)]))
     return made
 
 
-KINDS = {"skypilot": SkyPilot, "xpk": Xpk, "tpu-vm": tpu_vm.Options}
+KINDS = {"skypilot": SkyPilot, "xpk": Xpk, "tpu-vm": tpu_slice.Options}
 
 
 def main(_: list[str]) -> int:

@@ -15,7 +15,7 @@ import pytest
 from experiments import record
 from experiments.cli import InputError
 from sweeps import executors
-from sweeps.executors import group, tpu_vm
+from sweeps.executors import group, tpu_slice, tpu_vm
 from tests.conftest import REPOSITORY, run_command
 
 STUDY = '''"""Does it work? Two programs of tiny runs, one of them with a child."""
@@ -394,7 +394,7 @@ def test_a_request_that_fails_is_deleted(cloud: Cloud, monkeypatch: pytest.Monke
     """Whatever goes wrong, the last command is to delete."""
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tpu_vm, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(tpu_slice, "POLL_SECONDS", 0.05)
     options = executors.options(tpu_vm.Options, TPU.partition(":")[2], "--executor=tpu-vm")
     value = {"fingerprints": ["0" * 16], "runs": [{"parent": None}], "execution": {"data_root": str(tmp_path)}}
     (tmp_path / "p.json").write_text(json.dumps(value))
@@ -405,7 +405,7 @@ def test_a_request_that_fails_is_deleted(cloud: Cloud, monkeypatch: pytest.Monke
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert cloud.verbs == ["create"] * tpu_vm.ATTEMPTS + ["delete"]
+    assert cloud.verbs == ["create"] * tpu_slice.ATTEMPTS + ["delete"]
 
 
 # --- files for other launchers

@@ -2,18 +2,19 @@
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 SHOWN = 5  # buffers of a program that does not fit
+LEAST_WIDTH = 120  # a narrower terminal breaks lines rather than lose columns
 
 
 def show(console: Console, value: dict[str, Any], name: str) -> None:
     """Print the plan (the JSON of sweeps.plan)."""
-    cpu = value["target"] == "cpu"
-    console.print(_measured(value, name) if value["topology"] is None else _compiled(value, name))
-    if any(row["collective_bytes"] for row in value["signatures"]):
-        console.print(_sent(value))
+    console.width, cpu = max(console.width, LEAST_WIDTH), value["target"] == "cpu"
+    for table in (_measured,) if value["topology"] is None else (_compiled, _steps):
+        console.print(table(value, name))
     for row in value["signatures"]:
         if not row["fits"] and not cpu:
             _tight(console, row)
@@ -61,40 +62,46 @@ def _measured(value: dict[str, Any], name: str) -> Table:
 
 
 def _compiled(value: dict[str, Any], name: str) -> Table:
+    """What runs where, whether it fits, and what it takes."""
     chips = value["totals"]["chips"]
     out = Table(title=f"{name} on {value['target']}: {chips} chips ({value['topology']}), of {value['chip']['date']}")
-    heads = ("signature", "runs", "parameters", "mesh", "in a program", "fits", "peak GB: step, eval, save")
-    heads += ("FLOPs/step", "compiled/ledger", "sent MB", "ms/step", "bound by", "MFU", "compile s", "time")
-    for head in heads:
-        out.add_column(head, justify="left" if head in ("signature", "mesh", "bound by") else "right")
+    heads = ("signature", "runs", "params", "mesh", "at once", "fits", "step GB", "eval", "save")
+    _columns(out, *heads, "ms/step", "bound by", "MFU", "time")
     for s in value["signatures"]:
-        mesh = " ".join(f"{axis} {size}" for axis, size in s["mesh"].items() if size > 1) or "one chip"
         peaks = (s["peak_bytes"], s["peak_evaluation_bytes"], s["peak_checkpoint_bytes"])
-        cells = [s["name"], s["runs"], f"{s['params_total']:.3g}", mesh, s["trials_per_program"]]
-        cells += ["yes" if s["fits"] else "NO", ", ".join("?" if p is None else f"{p / 1e9:.2f}" for p in peaks)]
-        cells += [f"{s['flops_per_step']:.3g}"]
+        cells = [s["name"], s["runs"], f"{s['params_total']:.3g}", _mesh(s["mesh"]), s["trials_per_program"]]
+        cells += ["yes" if s["fits"] else "NO", *("?" if p is None else f"{p / 1e9:.2f}" for p in peaks)]
         if s["fits"]:
-            ratio = s["flops_compiled"] * chips / (s["flops_per_step"] * s["trials_per_program"])
-            sent = f"{sum(s['collective_bytes'].values()) / 1e6:.4g}"
-            cells += [f"{ratio:.2f}", sent, f"{1e3 * s['step_seconds_bound']:.2f}", s["bound_by"]]
-            cells += [f"{s['mfu_bound']:.0%}", f"{s['compile_seconds']:.0f}", _time(s["seconds"])]
-        else:
-            cells += ["", "", "", "", "", f"{s['compile_seconds']:.0f}", ""]
+            cells += [f"{1e3 * s['step_seconds_bound']:.2f}", s["bound_by"], f"{s['mfu_bound']:.0%}"]
+            cells += [_time(s["seconds"])]
         out.add_row(*map(str, cells))
     return out
 
 
-def _sent(value: dict[str, Any]) -> Table:
-    """What a chip sends in a step, by kind of collective."""
-    rows = [row for row in value["signatures"] if row["collective_bytes"]]
-    kinds = sorted({kind for row in rows for kind in row["collective_bytes"]})
-    out = Table("signature", title="MB that a chip sends in a step")
-    for kind in kinds:
-        out.add_column(kind, justify="right")
-    for row in rows:
-        sent = (row["collective_bytes"].get(kind, 0) / 1e6 for kind in kinds)
-        out.add_row(row["name"], *(f"{count:.4g}" for count in sent))
+def _steps(value: dict[str, Any], _: str) -> Table:
+    """What a step multiplies, and what a chip sends in it by kind of collective."""
+    chips = value["totals"]["chips"]
+    kinds = sorted({kind for row in value["signatures"] for kind in row["collective_bytes"]})
+    out = Table(title="a step of each run: FLOPs by the ledger, compiled ones over them; MB that a chip sends in all")
+    _columns(out, "signature", "FLOPs", "compiled", *(kind.replace("-", "-\n", 1) for kind in kinds), "compile s")
+    for s in value["signatures"]:
+        ratio = (s["flops_compiled"] or 0) * chips / (s["flops_per_step"] * s["trials_per_program"])
+        sent = (f"{s['collective_bytes'].get(kind, 0) / 1e6:.4g}" if s["fits"] else "" for kind in kinds)
+        shown = f"{ratio:.2f}" if s["fits"] else ""
+        out.add_row(s["name"], f"{s['flops_per_step']:.3g}", shown, *sent, f"{s['compile_seconds']:.0f}")
     return out
+
+
+def _columns(table: Table, *heads: str) -> None:
+    """Numbers keep to one line; a narrow terminal folds names."""
+    table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+    for head in heads:
+        names = head in ("signature", "mesh", "bound by")
+        table.add_column(head, justify="left" if names else "right", no_wrap=not names, min_width=12 if names else None)
+
+
+def _mesh(sizes: dict[str, int]) -> str:
+    return " ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "one chip"
 
 
 def _tight(console: Console, row: dict[str, Any]) -> None:
@@ -103,9 +110,8 @@ def _tight(console: Console, row: dict[str, Any]) -> None:
     for buffer in row["largest_buffers"][:SHOWN]:
         console.print(f"    {_size(buffer['bytes']):>9}  {buffer['shape']}  {buffer['path']}", markup=False)
     for layout in row["layouts"]:
-        mesh = " ".join(f"{axis} {size}" for axis, size in layout["mesh"].items() if size > 1) or "one chip"
         peak = "?" if layout["peak_bytes"] is None else _size(layout["peak_bytes"])
-        console.print(f"    {mesh}, {layout['trials_per_program']} in a program: {peak}", markup=False)
+        console.print(f"    {_mesh(layout['mesh'])}, {layout['trials_per_program']} in a program: {peak}", markup=False)
     for change in row["changes"]:
         peak = "?" if change["peak_bytes"] is None else _size(change["peak_bytes"])
         if change["fits"]:

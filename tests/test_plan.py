@@ -1,14 +1,16 @@
 """Plans: targets, the arithmetic that sorts layouts, the lock that launch heeds, and programs compiled for TPUs."""
 
 import dataclasses
+import io
 import json
 import pathlib
 
 import pytest
+from rich.console import Console
 
 from experiments import schema
 from experiments.cli import InputError
-from sweeps import aot, axes, graph, lock, plan, roofline, rows, search, study, targets
+from sweeps import aot, axes, graph, lock, plan, plan_table, roofline, rows, search, study, targets
 from sweeps.axes import Point, branch, cases, chain, over, product
 from tests.conftest import run_command
 
@@ -151,6 +153,40 @@ def test_the_longest_line_of_runs_is_the_critical_path():
     seconds, names = plan.critical_path(made_study, found)
     assert seconds == 0.5 * (20 + 10) and len(names) == 2
     assert rows.program_steps(rows.distinct(made_study.cells)[0], 2)[0] == 20
+
+
+def test_a_plan_is_printed_whole_on_a_narrow_terminal():
+    """A row a signature with what it takes, what a chip sends by kind, and nothing invented for one that does not fit."""
+    row = {"name": "dense 2048x20, 64 x 2048", "runs": 3, "params_total": 1.14e9, "trials_per_program": 1, "fits": True}
+    row |= {
+        "mesh": {"trial": 1, "data": 2, "fsdp": 8, "tensor": 1},
+        "peak_bytes": 3.22e9,
+        "peak_checkpoint_bytes": 1.72e9,
+    }
+    row |= {"peak_evaluation_bytes": 1.46e9, "flops_per_step": 9.77e14, "flops_compiled": 7.5e13, "compile_seconds": 36}
+    row |= {"collective_bytes": {"all-gather": 3906e6, "reduce-scatter": 2016e6}, "step_seconds_bound": 0.377}
+    row |= {"bound_by": "compute", "mfu_bound": 0.82, "seconds": 57_600.0, "opaque_kernels": {}}
+    none = dict.fromkeys(("step_seconds_bound", "bound_by", "mfu_bound", "flops_compiled", "peak_evaluation_bytes"))
+    large = row | none | {"name": "moe 4096x40, 64 x 2048", "fits": False, "error": "too large", "peak_bytes": 99e9}
+    large |= {"collective_bytes": {}, "largest_buffers": [], "layouts": [], "changes": [], "seconds": None}
+    totals = {
+        "runs": 6,
+        "tokens": 10,
+        "flops": 5.1e20,
+        "seconds": 1.0,
+        "chips": 16,
+        "chip_hours": 1.0,
+        "price_usd": None,
+    }
+    totals |= {"checkpoint_storage_bytes": 1e9, "critical_path": [], "critical_path_seconds": 1.0}
+    totals |= {"compiled": 2, "remembered": 0}
+    value = {"target": "v5e-16", "topology": "4x4", "chip": {"date": "2025-06"}, "signatures": [row, large]}
+    with Console(width=60, file=io.StringIO(), record=True) as console:
+        plan_table.show(console, value | {"totals": totals}, "mine")
+    text = console.export_text()
+    for shown in ("3.22", "1.46", "1.72", "377.00", "compute", "82%", "16", "1.23", "3906", "2016", "99.00", "NO"):
+        assert shown in text.split(), shown
+    assert "moe" in text and "does not fit: too large" in text
 
 
 def test_a_plan_is_a_lock(tmp_path: pathlib.Path):

@@ -244,7 +244,7 @@ def per_shard(
 
     def local(rows: Any, matrices: Any) -> Array:
         out = function(*rows, jax.tree.map(whole, matrices, axes))
-        return jax.lax.psum(out, "tensor") if partial and mesh.shape["tensor"] > 1 else out
+        return _summed(out) if partial and mesh.shape["tensor"] > 1 else out
 
     return jax.shard_map(
         local,
@@ -253,6 +253,16 @@ def per_shard(
         axis_names=set(manual),
         check_vma=False,
     )(tuple(rows), matrices)
+
+
+@jax.custom_vjp
+def _summed(part: Array) -> Array:
+    """Inside a shard_map: the sum over tensor. Its gradient needs none: all devices have the same, of which shard_map has
+    given each its share, and jax would add the shares up again."""
+    return jax.lax.psum(part, "tensor")
+
+
+_summed.defvjp(lambda part: (_summed(part), None), lambda _, gradient: (gradient * _mesh().shape["tensor"],))
 
 
 def _stored(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:

@@ -123,6 +123,19 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(scope="session")
+def write_study(tmp_path_factory: pytest.TempPathFactory, corpus: pathlib.Path, data_root: pathlib.Path):
+    """Writes a study file of a text with %(corpus)r, %(root)r and %(cache)r; its programs are compiled once for all tests."""
+
+    def write(text: str) -> pathlib.Path:
+        folder = tmp_path_factory.mktemp("study")
+        values = {"corpus": str(corpus), "root": str(data_root), "cache": str(folder / "xla")}
+        (folder / "tiny.py").write_text(text % values)
+        return folder / "tiny.py"
+
+    return write
+
+
 @pytest.fixture
 def tiny(corpus: pathlib.Path, data_root: pathlib.Path):
     """A maker of tiny configs: tiny(family="dense", **{"opt.lr": 1e-2}) -> locked ConfigDict."""

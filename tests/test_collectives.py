@@ -196,37 +196,39 @@ def least(run, mesh):
     looked_up = 2 * item * (1 - 1 / (n * e)) * rows * cfg.width / t
     replicas = 2 * item * (1 - 1 / d) * (layers + experts + head + table) / (n * e)
     sums = 2 * item * (1 - 1 / t) * rows * cfg.width * (5 * cfg.depth + 1)
-    served = cfg.top_k * cfg.capacity_factor if experts else 0
+    served = cfg.top_k * cfg.capacity_factor if e > 1 else 0
     return sharded + looked_up + replicas + sums + 6 * item * (1 - 1 / e) * rows * served * cfg.width * cfg.depth
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize(
-    ("chip", "topology", "mesh"),
+    ("chip", "topology", "mesh", "mode"),
     [
-        ("v5e", "4x4", {"fsdp": 16}),
-        ("v5e", "4x4", {"fsdp": 4, "tensor": 4}),
-        ("v5e", "4x4", {"data": 4, "fsdp": 4}),
-        ("v5e", "4x4", {"data": 16}),
-        ("v5p", "4x4x4", {"fsdp": 64}),
-        ("v6e", "8x8", {"fsdp": 16, "tensor": 4}),
-        ("v5e", "16x16", {"fsdp": 256}),
-        ("v5e", "4x4", {"fsdp": 4, "expert": 4}),
-        ("v5p", "4x4x4", {"fsdp": 16, "expert": 4}),
+        ("v5e", "4x4", {"fsdp": 16}, None),
+        ("v5e", "4x4", {"fsdp": 4, "tensor": 4}, None),
+        ("v5e", "4x4", {"data": 4, "fsdp": 4}, None),
+        ("v5e", "4x4", {"data": 16}, None),
+        ("v5p", "4x4x4", {"fsdp": 64}, None),
+        ("v6e", "8x8", {"fsdp": 16, "tensor": 4}, None),
+        ("v5e", "16x16", {"fsdp": 256}, None),
+        ("v5e", "4x4", {"fsdp": 16}, "dropless"),
+        ("v5e", "4x4", {"fsdp": 8, "tensor": 2}, "dropless"),
+        ("v5e", "4x4", {"fsdp": 4, "expert": 4}, "capacity"),
+        ("v5p", "4x4x4", {"fsdp": 16, "expert": 4}, "capacity"),
     ],
-    ids=lambda value: "x".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else value,
+    ids=lambda value: "x".join(f"{k}{v}" for k, v in value.items()) if isinstance(value, dict) else value or "dense",
 )
-def test_a_slice_sends_what_it_has_to(tiny, chip, topology, mesh):
+def test_a_slice_sends_what_it_has_to(tiny, chip, topology, mesh, mode):
     """From 16 to 256 chips within a tenth of the least, the embedding included."""
     aot.set_up()
     devices = aot.topology(chip, topology)
     size = {"model.width": 2048, "model.depth": 2, "model.heads": 16, "model.kv_heads": 16, "model.vocab": 32_768}
     size |= {"model.dtype": "bfloat16", "model.remat": "full", "seq_len": 2048, "batch_tokens": 2048 * 4 * len(devices)}
-    if "expert" in mesh:
-        size |= {"model.experts": 8, "model.expert_ff": 4096, "model.mode": "capacity"}
+    if mode is not None:
+        size |= {"model.experts": 8, "model.expert_ff": 4096, "model.mode": mode}
     size |= {"tokens": 10**8, "execution.steps_per_dispatch": 1}
-    run, execution = schema.freeze(tiny("moe" if "expert" in mesh else "dense", **size))
+    run, execution = schema.freeze(tiny("dense" if mode is None else "moe", **size))
     layout = aot.Layout(**mesh)
     found = aot.compile_for(devices, run, layout, execution, rest=False)
     assert found.fits

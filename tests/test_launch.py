@@ -90,12 +90,9 @@ class Launch:
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tmp_path_factory: pytest.TempPathFactory, corpus: pathlib.Path, data_root: pathlib.Path) -> pathlib.Path:
-    """The study file; its programs are compiled once for all tests here."""
-    folder = tmp_path_factory.mktemp("study")
-    values = {"corpus": str(corpus), "root": str(data_root), "cache": str(folder / "xla")}
-    (folder / "tiny.py").write_text(STUDY % values)
-    return folder / "tiny.py"
+def tiny_study(write_study) -> pathlib.Path:
+    """The study file."""
+    return write_study(STUDY)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ A study to plan more than to train: 20 tokens per parameter are 2e10 tokens and 
 active parameters, 2.7e20). `sizes.py` computes in bfloat16 and recomputes each layer in the backward pass (remat); `plain`
 leaves both at their defaults, to see what a plan says of what does not fit. `sizes.py:dense` is that family alone.
 `sizes.py:remat_dots` is the dense model under another policy of recomputation, `sizes.py:microbatches` in four parts a step,
-and `sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves.
+and `sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves. `sizes.py:capacity` is
+the mixture whose tokens travel to its experts.
 
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
 
-from sweeps.axes import Grid, cases, chain, product, tag
+from sweeps.axes import Grid, cases, chain, tag
 
 SEQUENCES, LENGTH = 64, 2048
 SHAPE = {"model.width": 2048, "model.depth": 20, "model.vocab": 32_768}
@@ -23,18 +24,22 @@ FAMILIES = {
     "matmul_free": SHAPE,
 }
 SMALLER = {"model.dtype": "bfloat16", "model.remat": "full"}
-OPTIONS = {f"remat_{policy}": cases({"model.remat": policy}) for policy in ("none", "dots", "attention", "offload")} | {
-    "microbatches": cases({"execution.microbatches": 4}),
-    "offload": cases({"execution.offload": "optimizer"}),
+POLICIES = ("none", "dots", "attention", "offload")
+# Of which family, and what it sets.
+OPTIONS = {f"remat_{policy}": ("dense", {"model.remat": policy}) for policy in POLICIES} | {
+    "microbatches": ("dense", {"execution.microbatches": 4}),
+    "offload": ("dense", {"execution.offload": "optimizer"}),
+    "capacity": ("moe", {"model.mode": "capacity"}),
 }
 
 
 def get_study(which: str = "") -> Grid:
-    """The study; after the colon: nothing, plain, a family, or an option of the dense one."""
+    """The study; after the colon: nothing, plain, a family, or an option of one."""
     if which not in ("", "plain", *FAMILIES, *OPTIONS):
         raise ValueError(f"{which!r} is not known; expected plain, {', '.join([*FAMILIES, *OPTIONS])} or nothing")
-    chosen = [which] if which in FAMILIES else ["dense"] if which in OPTIONS else list(FAMILIES)
+    family, option = OPTIONS.get(which, (which, {}))
+    chosen = [family] if family in FAMILIES else list(FAMILIES)
     common = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
-    common |= {"model.dtype": "bfloat16"} if which.startswith("remat_") else {} if which == "plain" else SMALLER
-    families = chain(*(cases({"family": f} | FAMILIES[f]) for f in chosen))
-    return tag(product(cases(common), families, OPTIONS.get(which, cases({}))), group="sizes")
+    common |= {} if which == "plain" else SMALLER
+    families = chain(*(cases(common | {"family": f} | FAMILIES[f] | option) for f in chosen))
+    return tag(families, group="sizes")

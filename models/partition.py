@@ -4,6 +4,7 @@ Everything that knows about devices is here: parameters only carry the names of 
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -111,10 +112,11 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     rings = _rings(named["fsdp"], devices)
     names = tuple(name for axis in AXES for name in parts(axis))
     shape = tuple(size for axis in AXES for size in (rings if axis == "fsdp" else (named[axis],)))
+    types = (AxisType.Auto,) * len(names)
     if rings[1] == 1:
-        return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
-    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(placed, names, axis_types=(AxisType.Auto,) * len(names))
+        with contextlib.suppress(NotImplementedError):  # an axis that is a part of a dimension of the torus
+            return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), names, axis_types=types)
 
 
 def _rings(size: int, devices: Sequence[Any]) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments import schema
 from experiments.cli import InputError
+from models import partition
 from sweeps import aot, axes, graph, lock, plan, plan_table, roofline, rows, search, study, targets
 from sweeps.axes import Point, branch, cases, chain, over, product
 from tests.conftest import run_command
@@ -312,6 +313,20 @@ def test_fsdp_for_a_tpu_has_its_flops_and_collectives(compiler: aot.Compiler):
     assert 0.8 * least < found.collective_bytes["all-gather"] < 1.6 * least
     assert found.peak_bytes > found.state_bytes and found.buffers[0]["bytes"] > 1e6
     assert any("Attention" in b["path"] or "Mlp" in b["path"] or "logits" in b["path"] for b in found.buffers)
+
+
+@tpu_aot
+@needs_libtpu
+@pytest.mark.slow
+def test_every_layout_of_a_slice_has_a_mesh():
+    """Also where an axis is a part of a dimension of the torus."""
+    aot.set_up()
+    run, execution = schema.freeze(axes.nest(LARGE | {"family": "moe", "model.mode": "capacity"}))
+    for chip, topology in (("v6e", "16x16"), ("v5p", "4x4x8")):
+        devices = aot.topology(chip, topology)
+        for found in roofline.layouts(run, 4, len(devices), execution):
+            sizes = [getattr(found, axis) for axis in partition.AXES]
+            assert partition.make_mesh(sizes, devices).size == len(devices), found
 
 
 @tpu_aot

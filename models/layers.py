@@ -23,7 +23,10 @@ from models.quantize import Recipe, matmul
 
 # What the backward pass finds and need not compute again: `remat` of `fold_stack`; "none" is no policy.
 _POLICIES: dict[str, Any] = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # a matmul with a gradient of its own is found by its name
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("product"),
+    ),
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     "full": None,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -66,6 +69,7 @@ class Linear(nnx.Module):
             y = collectives.matmul(x, kernel.astype(x.dtype), self.axes)
         else:
             y = unrows(matmul(rows(x), kernel, self.quant, self.axes).astype(x.dtype), x.shape[:-1])
+        y = checkpoint_name(y, "product")
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

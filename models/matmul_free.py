@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -161,7 +162,8 @@ class BitLinear(nnx.Module):
         self.norm = param(rngs, {"norm": next(iter(axes.values()))}, fill=1.0)
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
-        return bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
+        y = bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
+        return checkpoint_name(y, "product")
 
 
 def _uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

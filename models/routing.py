@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
@@ -138,10 +139,11 @@ def feed_forward(
     product: Callable[[Array, Array], Array], x: Array, weights: Matrices, act: Any, form: Format | None = None
 ) -> Array:
     """act(x gate) * (x up) down; `product(x, w)` multiplies each row, rounded to `form`, with its own expert's matrix."""
+    named = lambda x, w: checkpoint_name(product(x, w), "product")  # noqa: E731  (for remat "dots")
     x = straight_through(x, form, -1)
-    h = product(x, weights.up_EDF)
-    h = act(product(x, weights.gate_EDF)) * h if weights.gate_EDF is not None else act(h)
-    return product(straight_through(h, form, -1), weights.down_EFD)
+    h = named(x, weights.up_EDF)
+    h = act(named(x, weights.gate_EDF)) * h if weights.gate_EDF is not None else act(h)
+    return named(straight_through(h, form, -1), weights.down_EFD)
 
 
 def places(expert_A: Integer[Array, "A"], experts: int) -> tuple[Integer[Array, "A"], Integer[Array, "E"]]:

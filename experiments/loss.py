@@ -128,10 +128,10 @@ def _scan(
 
     def chunk(sums: Any, rows: tuple[Array, Array]) -> tuple[Any, tuple[Array, Array, Array | None]]:
         x_SD, targets_S = rows
+        if z_loss is None:
+            return sums, (*cross_entropy(head.logits(params, x_SD), targets_S), None)
         logits_SV, pull = jax.vjp(head.logits, params, x_SD)
         nats_S, log_z_S = cross_entropy(logits_SV, targets_S)
-        if z_loss is None:
-            return sums, (nats_S, log_z_S, None)
         p_SV = jnp.exp(logits_SV - log_z_S[:, None])
         hit_SV = targets_S[:, None] == jnp.arange(logits_SV.shape[-1])
         d_SV = p_SV * (1 + 2 * z_loss * log_z_S[:, None]) - hit_SV

@@ -350,7 +350,7 @@ def exchange(x: Array, axis: str, *rest: str, back: bool = False) -> Array:
 
 
 def look_up(table_VD: Float[Array, "V D"], tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Rows of a table whose columns are split.
+    """Rows of a table, whose columns may be split.
 
     Every device looks up its columns for all tokens that it shares them with, and then columns are traded for tokens: less
     than the table, where a device has fewer tokens than the vocabulary. By hand: XLA (0.10) gathers the whole batch, forward

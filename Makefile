@@ -47,7 +47,7 @@ test-hf: $(VENV)/.installed-hf
 	@$(RUN) -m pytest -n 2 -m hf
 
 test-executors: $(VENV)/.installed-executors
-	@$(RUN) -m pytest -m "slow or not slow" tests/test_executors.py tests/test_hosts.py tests/test_relaunch.py
+	@$(RUN) -m pytest -m "slow or not slow" tests/sweeps/executors/test_executors.py tests/experiments/test_hosts.py tests/system/test_relaunch.py
 
 $(VENV)/.installed-executors: requirements-ray.txt requirements-slurm.txt $(VENV)/.installed
 	@echo "adding ray and submitit to $(VENV): a minute, once"

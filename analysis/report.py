@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from analysis import options, output
+from analysis.command_line import options, output
 from analysis.reporting.checklist import checklist
 from analysis.reporting.page import render, versions
 from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells
@@ -22,7 +22,7 @@ SCHEMA = 1
 
 def numbers(survey: Any, grid: Any, command: str) -> dict[str, Any]:
     """numbers.json: every number of the report, with a schema version."""
-    from analysis.engine import result
+    from analysis.fitting import result
 
     fits = {}
     for name, found in survey.results.items():
@@ -98,7 +98,8 @@ def main(argv: list[str]) -> None:
     path = output.one_grid(argv)
     spec = options.spec()
     output.check_writable(values.out, "--out")
-    from analysis import figures, table
+    from analysis import figures
+    from analysis.grid import table
     from analysis.reporting.survey import survey
 
     grid = table.load(path)

@@ -28,9 +28,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from analysis.benchmark import bench_analysis
 from experiments import cli, files
-from experiments.benchmark_analysis import bench_analysis
-from experiments.benchmark_families import bench_families, stepper, take_turns
+from experiments.benchmarks.families import bench_families, stepper, take_turns
 from experiments.cli import InputError
 
 SHAPES = {
@@ -120,7 +120,8 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
     """Steady step times, the contestants taken in turn."""
     import jax
 
-    from experiments import record, schema
+    from experiments.run import schema
+    from experiments.store import record
 
     rows = []
     for name, shape in SHAPES.items():
@@ -171,7 +172,8 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
 
 def do_job(job: dict[str, Any]) -> dict[str, Any]:
     """In the child: train the runs, in one population or one after the other."""
-    from experiments import schema, train
+    from experiments import train
+    from experiments.run import schema
 
     events: list[tuple[str, float]] = []
     frozen = [schema.freeze(config) for config in job["configs"]]
@@ -209,7 +211,8 @@ def bench_start(scratch: str, root: str, rounds: int) -> list[dict[str, Any]]:
 
 def bench_population(scratch: str, root: str, sizes: Sequence[str], runs: Sequence[int]) -> list[dict[str, Any]]:
     """Runs per hour in the three ways of training them."""
-    from experiments import record, schema
+    from experiments.run import schema
+    from experiments.store import record
 
     rows = []
     for size in sizes:
@@ -278,8 +281,8 @@ def main(_: list[str]) -> int:
     except ValueError:
         raise InputError(f"--runs={','.join(given.runs)}; expected counts such as 1,4,16") from None
     from experiments import prepare, train
-    from experiments.data import Data
-    from experiments.schema import Execution
+    from experiments.data.batches import Data
+    from experiments.run.schema import Execution
 
     root = os.path.abspath(given.data_root)
     if {"start", "population"} & set(given.parts):

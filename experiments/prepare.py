@@ -26,12 +26,12 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import cli, files
-from experiments import tokenizer as tokenizers
 from experiments.cli import InputError
-from experiments.corpora import streams
-from experiments.corpora.origin import Documents, Origin, describe, obtain, open_documents
-from experiments.data import Batches, Data, check_enough
-from experiments.manifest import Manifest, digest, load, verify
+from experiments.data import streams
+from experiments.data import tokenizer as tokenizers
+from experiments.data.batches import Batches, Data, check_enough
+from experiments.data.manifest import Manifest, digest, load, verify
+from experiments.data.sources.origin import Documents, Origin, describe, obtain, open_documents
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
 
@@ -243,7 +243,7 @@ def main(argv: list[str]) -> None:
     """Prepare what the config's run needs; show it, and the run's first record as text."""
     from absl import flags
 
-    from experiments import schema  # imports jax
+    from experiments.run import schema  # imports jax
 
     if argv:
         raise InputError(f"unexpected argument {argv[0]!r}; options are given as --config.data.corpus=...")

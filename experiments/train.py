@@ -1,4 +1,4 @@
-"""Train runs of one signature to their ends, and the command for one run. The loop is in experiments/loop.py.
+"""Train runs of one signature to their ends, and the command for one run. The loop is in experiments/training/loop.py.
 
     python -m experiments.train --config=experiments/configs/smoke.py --workdir=runs/smoke
 
@@ -18,14 +18,17 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from experiments import cli, config_file, files, hosts, inherit, lease, prepare, schema, watchdog
-from experiments import lineage as lineages
-from experiments import record as records
+from experiments import cli, files, prepare
+from experiments.alive import hosts, lease, watchdog
+from experiments.alive.lease import Lease
 from experiments.cli import EXIT_AGAIN, InputError
-from experiments.lease import Lease
-from experiments.loop import Population, Report, Stopped
-from experiments.schema import Execution, Run
-from experiments.trial import Trial, workdir_of
+from experiments.run import config_file, schema
+from experiments.run.schema import Execution, Run
+from experiments.store import inherit
+from experiments.store import lineage as lineages
+from experiments.store import record as records
+from experiments.training.loop import Population, Report, Stopped
+from experiments.training.trial import Trial, workdir_of
 
 
 def set_up_devices(execution: Execution) -> None:
@@ -91,7 +94,7 @@ def train(
 
 def _line(run: Run, manifests: tuple[Any, ...], parent: inherit.Parent | None) -> lineages.Lineage:
     """The lineage after a run. Raises InputError when there is not so much data left."""
-    from experiments.data import check_enough
+    from experiments.data.batches import check_enough
 
     names, before = tuple(m.fingerprint for m in manifests), parent.lineage if parent else None
     line = lineages.after(run, names, before, parent is not None and parent.learns(run))
@@ -201,7 +204,7 @@ if __name__ == "__main__":
     config_file.define()
     flags.DEFINE_string("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
     flags.DEFINE_string(
-        "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/hosts.py)"
+        "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/alive/hosts.py)"
     )
     flags.DEFINE_string("population", None, "used by sweeps.launch: a population file whose runs train as one program")
     cli.run(main, ["workdir"], config_file.check_arguments)

@@ -22,7 +22,7 @@ from experiments import cli, files
 from sweeps.executors.local import LocalExecutor, LocalWorker
 
 STUDY = '''"""How much of the time of {runs} tiny runs is the launcher's? Costs minutes on two cores."""
-from sweeps.axes import cases, over, product
+from sweeps.study.grid import cases, over, product
 
 
 def get_study():
@@ -55,9 +55,9 @@ class Timed(LocalExecutor):
 
 def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
     """Launch the study in a fresh folder; seconds and shares."""
-    from sweeps import study as studies
     from sweeps.launch import launch
-    from sweeps.store import Store
+    from sweeps.study import file as studies
+    from sweeps.work.workdir import Store
 
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "tiny.py")

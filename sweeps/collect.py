@@ -20,9 +20,11 @@ from absl import flags
 from etils import epath
 import pandas as pd
 
-from experiments import cli, files, record, schema
+from experiments import cli, files
 from experiments.cli import EXIT_FAILURE, InputError
-from sweeps.store import State, Store
+from experiments.run import schema
+from experiments.store import record
+from sweeps.work.workdir import State, Store
 
 SUFFIXES = (".parquet", ".csv")
 

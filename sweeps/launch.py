@@ -7,7 +7,7 @@ are left alone; the others train as populations. The same command again does onl
 happened to the one before. Exit code 0 when every run has a record and none failed (a diverged run is a result),
 1 when some failed, 2 for bad input, 75 when it was stopped and the same command goes on.
 
-Executors other than the local one ask for a plan of the study as it stands (sweeps.plan --workdir=DIR; sweeps/lock.py),
+Executors other than the local one ask for a plan of the study as it stands (sweeps.plan --workdir=DIR; sweeps/cost/plan_file.py),
 whose meshes and packing the runs then have.
 """
 
@@ -21,12 +21,14 @@ from absl import flags
 
 from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
-from sweeps import executors, failures, graph, lock
-from sweeps import study as studies
-from sweeps.display import Display, clock
-from sweeps.scheduler import Scheduler
-from sweeps.stopping import Stopping
-from sweeps.store import Node, Store, distinct, identify
+from sweeps import executors
+from sweeps.cost import plan_file
+from sweeps.study import file as studies
+from sweeps.work import failures, populations
+from sweeps.work.display import Display, clock
+from sweeps.work.scheduler import Scheduler
+from sweeps.work.stopping import Stopping
+from sweeps.work.workdir import Node, Store, distinct, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def launch(
     """Train the runs of a study that have no record. Raises InputError, before anything starts, for bad input."""
     nodes = identify(study, studies.manifests(study, progress))
     runs = distinct(nodes)
-    graph.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
+    populations.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
     missing = [node for node in runs if not store.finished(node.fingerprint, policy.retry_failed)]
     for parent in {node.run.parent for node in missing if node.run.parent}:
         if store.state(parent).status == "complete" and store.newest_step(parent) is None:
@@ -73,8 +75,8 @@ def launch(
         # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
         # is split over more devices sums in another order, and a relaunch shall end in the same bits.
         together = policy.together
-        executor.share(len(graph.populations(runs, executor.slots, lambda parent: True, together=together)))
-        parts = graph.populations(missing, executor.slots, lambda parent: True, together=together)
+        executor.share(len(populations.populations(runs, executor.slots, lambda parent: True, together=together)))
+        parts = populations.populations(missing, executor.slots, lambda parent: True, together=together)
         with Display(study.name, parts, len(runs) - len(missing), len(runs)) as display:
             display.say(_opening(study.name, runs, missing, len(parts), executor.slots))
             stopping = None
@@ -107,8 +109,8 @@ def main(_: list[str]) -> int:
     policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
     if not given.no_plan:
         target = getattr(executor, "target", None)
-        if planned := lock.check(study, given.workdir, given.executor.partition(":")[0], target):
-            study, together = lock.laid_out(study, planned)
+        if planned := plan_file.check(study, given.workdir, given.executor.partition(":")[0], target):
+            study, together = plan_file.laid_out(study, planned)
             policy = dataclasses.replace(policy, together=together)
     files.check_folder(flags.FLAGS.workdir)
     if os.path.isfile(flags.FLAGS.workdir):

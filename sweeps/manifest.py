@@ -21,11 +21,13 @@ from absl import flags
 
 from experiments import cli, files
 from experiments.cli import InputError, nearest
-from sweeps import executors, graph, lock
-from sweeps import study as studies
-from sweeps.executors import tpu_slice
-from sweeps.graph import Population
-from sweeps.store import Store, distinct, identify
+from sweeps import executors
+from sweeps.cost import plan_file
+from sweeps.executors import gcloud
+from sweeps.study import file as studies
+from sweeps.work import populations as graph
+from sweeps.work.populations import Population
+from sweeps.work.workdir import Store, distinct, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,8 @@ def _check(options: Any, **patterns: str) -> None:
 def parts(study: studies.Study, store: Store) -> list[Population]:
     """What is to be trained, parents first, laid out as the workdir's plan has it if there is one."""
     together = None
-    if planned := lock.check(study, store.root, "local"):
-        study, together = lock.laid_out(study, planned)
+    if planned := plan_file.check(study, store.root, "local"):
+        study, together = plan_file.laid_out(study, planned)
     runs = distinct(identify(study, studies.manifests(study)))
     missing = [node for node in runs if not store.finished(node.fingerprint)]
     return graph.populations(missing, 1, lambda parent: store.state(parent).status == "complete", together=together)
@@ -95,7 +97,7 @@ def collect(root: str, workdir: str) -> list[str]:
 
 
 def _sync(source: str, target: str) -> list[str]:
-    return tpu_slice.Slice(tpu_slice.Options(), "").sync(source, target)
+    return gcloud.Slice(gcloud.Options(), "").sync(source, target)
 
 
 def train(root: str, part: Population, hosts: bool = True) -> list[str]:
@@ -149,7 +151,7 @@ def write(kind: str, options: Any, populations: Sequence[Population], workdir: s
         made.append(name)
 
     for part in populations:
-        value = tpu_slice.remote_population(graph.worker_input(part), root)
+        value = gcloud.remote_population(graph.worker_input(part), root)
         files.write_json(out / "populations" / f"{part.name}.json", value)
         made.append(f"populations/{part.name}.json")
     before = upload(os.path.abspath(out / "populations"), root, populations, workdir)
@@ -167,18 +169,18 @@ def write(kind: str, options: Any, populations: Sequence[Population], workdir: s
                 )
         else:
             for part in level:
-                one = tpu_slice.Slice(options, f"lossgrid-{part.name}")
+                one = gcloud.Slice(options, f"lossgrid-{part.name}")
                 ready = f"until {shlex.join(one.describe())} | grep -q ACTIVE; do sleep 30; done"
                 lines += [one.create(), ready, one.copy("code.tar.gz"), one.bootstrap()]
                 lines += [one.train(f"{root}/populations/{part.name}.json", root), one.delete()]
     if kind == "tpu-vm":
-        tpu_slice.archive(os.fspath(out / "code.tar.gz"))
+        gcloud.archive(os.fspath(out / "code.tar.gz"))
         made.append("code.tar.gz")
     put(f"{kind}.sh", script([*lines, collect(root, workdir)]))
     return made
 
 
-KINDS = {"skypilot": SkyPilot, "xpk": Xpk, "tpu-vm": tpu_slice.Options}
+KINDS = {"skypilot": SkyPilot, "xpk": Xpk, "tpu-vm": gcloud.Options}
 
 
 def main(_: list[str]) -> int:

@@ -5,9 +5,9 @@
 
 Every distinct signature is compiled once: for a TPU by libtpu, without a TPU, on the mesh and with as many runs in a
 program as promise the shortest time; on a CPU or GPU it also takes a few steps. Times for a TPU are what the chip could
-do at best (sweeps/roofline.py), so time, chip-hours and price are the least that they can be. Results of compilations
-are kept (sweeps/aot.py): the same plan again takes seconds. With --workdir the plan becomes the lock that launch heeds
-(sweeps/lock.py). The JSON is
+do at best (sweeps/cost/layouts.py), so time, chip-hours and price are the least that they can be. Results of compilations
+are kept (sweeps/cost/compiler.py): the same plan again takes seconds. With --workdir the plan becomes the lock that launch heeds
+(sweeps/cost/plan_file.py). The JSON is
 `{"schema", "target", "hash", "signatures": [{"name", "runs", "fits", "peak_bytes", "flops_per_step", "collective_bytes",
 "step_seconds_bound", "bound_by", "compile_seconds", …}], "totals": {"chip_hours", "price_usd", "flops", …}}`;
 the fields are those of Row and `totals`.
@@ -20,14 +20,17 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from experiments import cli, files, record, schema
-from experiments.record import ledger
-from sweeps import aot, lock, plan_table, targets
-from sweeps import study as studies
+from experiments import cli, files
+from experiments.run import schema
+from experiments.store import record
+from experiments.store.record import ledger
+from sweeps.cost import compiler as aot
+from sweeps.cost import machines, plan_file, table
+from sweeps.cost.compiled import on_tpu
+from sweeps.cost.machines import Chip, Target
+from sweeps.cost.row import Row, distinct, on_cpu, on_gpu
 from sweeps.executors import local
-from sweeps.rows import Row, distinct, on_cpu, on_gpu
-from sweeps.search import on_tpu
-from sweeps.targets import Chip, Target
+from sweeps.study import file as studies
 
 SCHEMA = 2
 
@@ -87,7 +90,7 @@ def plan(
         "target": target.name,
         "topology": target.topology,
         "study": study.spec,
-        "hash": lock.study_hash(study),
+        "hash": plan_file.study_hash(study),
         "chip": dataclasses.asdict(chips[target.chip]) if target.chip else None,
         "signatures": [dataclasses.asdict(row) for row in rows],
         "totals": totals,
@@ -109,8 +112,8 @@ def main(_: list[str]) -> int:
         files.write_bytes(flags.FLAGS.runs, candidates(study).encode())
         Console(highlight=False).print(f"{len(study.cells)} runs, nothing compiled; written: {flags.FLAGS.runs}")
         return 0
-    target = targets.target(flags.FLAGS.target)
-    chips = targets.load_chips(flags.FLAGS.prices)
+    target = machines.target(flags.FLAGS.target)
+    chips = machines.load_chips(flags.FLAGS.prices)
     if target.kind == "tpu" and (reason := aot.available()):
         raise cli.InputError(f"--target={target.name}: {reason}")
     study = studies.load(flags.FLAGS.study)
@@ -123,8 +126,8 @@ def main(_: list[str]) -> int:
     value = plan(study, target, chips, flags.FLAGS.layouts, cache, say)
     for note in study.notes:
         console.print(f"note: {note}", markup=False)
-    plan_table.show(console, value, study.name)
-    paths = [flags.FLAGS.json, flags.FLAGS.workdir and f"{flags.FLAGS.workdir}/{lock.NAME}"]
+    table.show(console, value, study.name)
+    paths = [flags.FLAGS.json, flags.FLAGS.workdir and f"{flags.FLAGS.workdir}/{plan_file.NAME}"]
     for path in filter(None, paths):
         files.write_json(path, value)
     return 0 if value["totals"]["fits"] else cli.EXIT_FAILURE
@@ -132,8 +135,10 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-    flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(targets.EXAMPLES)}")
-    flags.DEFINE_string("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
+    flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(machines.EXAMPLES)}")
+    flags.DEFINE_string(
+        "runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing"
+    )
     flags.DEFINE_string("json", None, "write the plan to this file as well")
     flags.DEFINE_string("workdir", None, "folder of the study: leave the plan there as its lock")
     flags.DEFINE_string("prices", None, "JSON like sweeps/chips.json with the figures and prices to use instead")

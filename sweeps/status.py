@@ -4,7 +4,7 @@
 
 Reads the workdir only, so it may be asked at any time and from any machine that sees it. The JSON is
 `{"schema", "name", "runs": [{"fingerprint", "name", "status", "reason"}], "counts": {status: n}}`, one entry a run, and
-`"progress": {fingerprint: {…}}`, `"totals": {…}` with the fields of sweeps/progress.py.
+`"progress": {fingerprint: {…}}`, `"totals": {…}` with the fields of sweeps/watch/progress.py.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
-from sweeps import failures, progress
-from sweeps.display import clock
-from sweeps.progress import Progress
-from sweeps.store import State, Store
+from sweeps.watch import progress
+from sweeps.watch.progress import Progress
+from sweeps.work import failures
+from sweeps.work.display import clock
+from sweeps.work.workdir import State, Store
 
 SCHEMA = 1
 ORDER = ("complete", "running", "waiting", "diverged", "failed", "lost")

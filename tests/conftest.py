@@ -17,7 +17,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in annotations are checked as jax traces; the suffix of a name cannot stay wrong past a function boundary.
-install_import_hook(["models", "experiments.step", "experiments.loss", "experiments.optimizer"], "beartype.beartype")
+install_import_hook(
+    ["models", "experiments.training.step", "experiments.training.loss", "experiments.training.optimizer"],
+    "beartype.beartype",
+)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 import numpy as np
 
-from analysis.compare import Comparison
-from analysis.engine.result import FitResult
 from analysis.figures.style import (
     BLUE,
     CATEGORIES,
@@ -20,7 +18,9 @@ from analysis.figures.style import (
     runs,
     symmetric,
 )
-from analysis.forecast import Outcome
+from analysis.fitting.result import FitResult
+from analysis.questions.compare import Comparison
+from analysis.questions.forecast import Outcome
 from analysis.reporting.survey import Survey
 
 

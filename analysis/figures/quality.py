@@ -4,8 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from analysis.backtest import Rolling
-from analysis.engine.result import FitResult
+from analysis.command_line.output import human
 from analysis.figures.style import (
     BLUE,
     GREY,
@@ -20,7 +19,8 @@ from analysis.figures.style import (
     runs,
     symmetric,
 )  # fmt: skip
-from analysis.output import human
+from analysis.fitting.result import FitResult
+from analysis.questions.backtest import Rolling
 from analysis.reporting.survey import Survey
 
 CLOUD = 400  # bootstrap replicates drawn

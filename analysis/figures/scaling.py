@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from analysis.engine.result import FitResult
 from analysis.figures.style import (
     BLUE,
     GREEN,
@@ -25,9 +24,10 @@ from analysis.figures.style import (
     log_colours,
     runs,
 )  # fmt: skip
+from analysis.fitting.result import FitResult
+from analysis.grid.table import Columns
 from analysis.procedures.isoflop import Budget, compute_slopes, find_minimum, make_budget, split_budgets
 from analysis.reporting.survey import FACTORS, Survey
-from analysis.table import Columns
 
 LOSS = "loss (nats per token)"
 APPROACHES = {

@@ -3,18 +3,18 @@
 from types import ModuleType
 
 from analysis.laws import (
+    allocation,
     batch,
     capacity,
     chinchilla,
     downstream,
-    floors,
     growth,
-    isoflop,
     kaplan,
     lr_batch,
     mixing,
     moe,
     multilingual,
+    one_quantity,
     overtraining,
     precision,
     repetition,
@@ -27,9 +27,9 @@ from experiments.cli import InputError, nearest
 
 FILES: tuple[ModuleType, ...] = (
     chinchilla,
-    isoflop,
+    allocation,
     kaplan,
-    floors,
+    one_quantity,
     overtraining,
     repetition,
     moe,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from analysis.engine.objective import Objective
+from analysis.solve.objective import Objective
 
 Array = np.ndarray
 FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6 N D: multiply and add, forward and twice that backward (Kaplan et al. 2020)
@@ -111,7 +111,7 @@ def free(*start: float, low: float = -math.inf, high: float = math.inf) -> Coeff
 class FormulaLaw(Law):
     """A law that is one formula: `predict` takes the roles besides TARGET by name.
 
-    The formula is evaluated at complex coefficients too (analysis/engine/formula.py): analytic functions only.
+    The formula is evaluated at complex coefficients too (analysis/solve/formula.py): analytic functions only.
     """
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run", "censored")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, power, prefactor
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.engine.result import FitSpec
-    from analysis.table import Columns
+    from analysis.fitting.result import FitSpec
+    from analysis.grid.table import Columns
 
 KAPLAN = "Kaplan et al. 2020 (arXiv 2001.08361)"
 MCCANDLISH = "McCandlish et al. 2018 (arXiv 1812.06162)"
@@ -193,7 +193,7 @@ def contours(columns: "Columns", losses: Sequence[float]) -> "Columns":
     checkpoints on either side, along the least loss so far. A run that starts below a loss, or never reaches it, gives
     no row for it. Raises InputError when no run crosses any of them.
     """
-    from analysis.table import Columns
+    from analysis.grid.table import Columns
 
     found: list[tuple[float, float, float, Any, int]] = []
     for run in dict.fromkeys(columns["run"]):
@@ -222,9 +222,9 @@ def critical_batches(columns: "Columns", spec: "FitSpec | None" = None) -> "Colu
 
     Raises InputError where no loss has two.
     """
-    from analysis.engine.result import FitSpec
-    from analysis.fit import fit
-    from analysis.table import Columns
+    from analysis.fitting.fit import fit
+    from analysis.fitting.result import FitSpec
+    from analysis.grid.table import Columns
 
     spec = dataclasses.replace(spec or FitSpec(), bootstrap=0, objective=None)
     found: list[tuple[float, float, int]] = []
@@ -250,8 +250,8 @@ def three_steps(converged: "Columns", tradeoff: "Columns", curves: "Columns") ->
     3. S_c and alpha_S from loss `curves` (roles N, S, batch, loss), with the steps turned into S_min by step 2.
     A joint fit of BatchTrajectory uses every row for every constant; this shows which runs decide which.
     """
-    from analysis.engine.result import FitSpec
-    from analysis.fit import fit
+    from analysis.fitting.fit import fit
+    from analysis.fitting.result import FitSpec
     from analysis.laws.kaplan import KaplanN
 
     quick = FitSpec(bootstrap=0)

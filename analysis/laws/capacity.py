@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
@@ -23,11 +22,12 @@ from analysis.laws.base import (
     rounded_minimum,
 )
 from analysis.laws.downstream import Accuracy
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.engine.result import FitResult, FitSpec
-    from analysis.table import Columns
+    from analysis.fitting.result import FitResult, FitSpec
+    from analysis.grid.table import Columns
 
 ALLEN_ZHU = "Allen-Zhu & Li 2024 (arXiv 2404.05405)"
 DENSING = "Xiao et al. 2024 (Densing law; arXiv 2412.04315)"
@@ -180,8 +180,8 @@ def fit_density(
 
     Returns the measure and the two fits by the law's name.
     """
-    from analysis.engine.result import FitSpec
-    from analysis.fit import fit
+    from analysis.fitting.fit import fit
+    from analysis.fitting.result import FitSpec
 
     found = {law.NAME: fit(rows, law, spec or FitSpec()) for law, rows in ((AnswerLoss, losses), (Accuracy, scores))}
     return Density(found[AnswerLoss.NAME].law, found[Accuracy.NAME].law, tokens), found
@@ -222,7 +222,7 @@ class DensityGrowth(FormulaLaw):
     @classmethod
     def estimate(cls, columns: "Columns", spec: "FitSpec") -> "FitResult":
         """Fit the records; the doubling time with its interval is in details["doubling_days"]."""
-        from analysis.fit import fit_formula
+        from analysis.fitting.fit import fit_formula
 
         columns = columns.take(records(columns["days"], columns["density"]), "an earlier model is as dense")
         middle = float(columns["days"].mean())  # days may count from far away

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
@@ -23,6 +22,7 @@ from analysis.laws.base import (
     power,
     prefactor,
 )
+from analysis.solve.objective import Objective
 
 TASKS = "Bhagia et al. 2024 (arXiv 2412.04403)"
 LLAMA = "Llama 3 (arXiv 2407.21783), section 3.2.1"

@@ -1,6 +1,6 @@
 """Growing a trained model: when to grow it, by how much, and how much compute that saves.
 
-The published constants of the timing rule stand where studies use them, in sweeps/ladder.py (stacking_tokens); here are
+The published constants of the timing rule stand where studies use them, in sweeps/study/rules.py (stacking_tokens); here are
 the forms that fit one's own runs, and how rows for them come from runs.
 """
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import Coefficient, FormulaLaw, free, prefactor
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.table import Columns
+    from analysis.grid.table import Columns
 
 SOURCE = "Du et al. 2024 (G_stack; arXiv 2405.15319)"
 DECADE = float(np.log(10))
@@ -102,8 +102,8 @@ def speedup_rows(
     FLOPs include all ancestors (flops_lineage). Grown runs whose loss lies outside of those from scratch are dropped with
     that reason. Raises InputError when none is left.
     """
-    from analysis.procedures.speedup import speedup
-    from analysis.table import Columns
+    from analysis.grid.table import Columns
+    from analysis.procedures.growth import speedup
 
     flops, loss = np.asarray(flops_grown, dtype=np.float64), np.asarray(loss_grown, dtype=np.float64)
     pairs = zip(flops, loss, strict=True)
@@ -126,7 +126,7 @@ def best_choices(columns: "Columns", role: str) -> "Columns":
     Where the lowest is on the edge there is no vertex, and the group is dropped with that reason. Raises InputError when
     no group has one.
     """
-    from analysis.table import Columns, Dropped
+    from analysis.grid.table import Columns, Dropped
 
     label = np.round(np.stack([np.log(columns["N"]), np.log(columns["C"])], axis=1) / 0.01)
     _, member = np.unique(label, axis=0, return_inverse=True)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+from analysis.solve.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
@@ -24,6 +23,7 @@ from analysis.laws.base import (
     gather,
     prefactor,
 )
+from analysis.solve.objective import Objective
 from experiments.cli import InputError, nearest
 
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor
+from analysis.solve.objective import Objective
 
 
 def saturated(count: Any, start: Any, most: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
@@ -18,6 +17,7 @@ from analysis.laws.base import (
     power,
     prefactor,
 )
+from analysis.solve.objective import Objective
 
 GHORBANI = "Ghorbani et al. 2021 (arXiv 2109.07740)"
 

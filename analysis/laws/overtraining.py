@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, free, power, prefactor
+from analysis.solve.objective import Objective
 
 SOURCE = "Gadre et al. 2024 (arXiv 2403.08540)"
 

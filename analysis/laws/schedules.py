@@ -1,7 +1,7 @@
 """The learning-rate schedule: the loss curve that a schedule gives, and the peak rate that batch and tokens ask for.
 
 A curve needs two numbers for each step, the areas S1 and S2; `areas` computes them for any schedule. Fit curves of one
-schedule, then predict those of another that nobody has run. Which schedule a run uses is experiments/optimizer.py's.
+schedule, then predict those of another that nobody has run. Which schedule a run uses is experiments/training/optimizer.py's.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor, rounded_minimum
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.engine.result import FitResult, FitSpec
-    from analysis.table import Columns
+    from analysis.fitting.result import FitResult, FitSpec
+    from analysis.grid.table import Columns
 
 DECAYS = (0.99, 0.999)  # what Tissue et al. use for one step's memory of an earlier fall of the rate
 
@@ -113,7 +113,7 @@ class Annealing(FormulaLaw):
 
 def curve_columns(curves: Sequence[Curve], decay: float) -> "Columns":
     """The points of some runs as rows with the roles of Annealing; each run is one `run`."""
-    from analysis.table import Columns
+    from analysis.grid.table import Columns
 
     if not curves:
         raise InputError("curves: none given; expected the curve of at least one run")
@@ -132,8 +132,8 @@ def fit_curves(curves: Sequence[Curve], spec: "FitSpec | None" = None, decays: S
 
     Rows of one curve are correlated: with a single curve the intervals are those of its noise alone.
     """
-    from analysis.engine.result import FitSpec
-    from analysis.fit import fit
+    from analysis.fitting.fit import fit
+    from analysis.fitting.result import FitSpec
 
     if not decays:
         raise InputError("decays: none given; expected for example 0.999")

@@ -1,6 +1,6 @@
 """The shape of a model: width and depth as quantities of their own, and what width alone would give.
 
-Whether a trend turns (inverse and U-shaped scaling) is a question to data without a law: analysis/trend.py.
+Whether a trend turns (inverse and U-shaped scaling) is a question to data without a law: analysis/questions/trend.py.
 """
 
 import dataclasses

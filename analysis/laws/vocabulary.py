@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.engine.objective import Objective
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Array,
@@ -21,6 +20,7 @@ from analysis.laws.base import (
     power,
     prefactor,
 )
+from analysis.solve.objective import Objective
 
 SOURCE = "Tao et al. 2024 (arXiv 2407.13623)"
 TOKENS_PER_CHARACTER = (0.00639222, -0.15811069, 1.20470122)  # of ln^2 V, ln V, 1

@@ -25,10 +25,11 @@ sys.path.insert(
 
 import pandas as pd
 
-from analysis import figures, laws, scoreboard
-from analysis.engine.result import FitSpec
+from analysis import figures, laws
 from analysis.figures import quality
+from analysis.fitting.result import FitSpec
 from analysis.notebooks import grids
+from analysis.questions import scoreboard
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())
 

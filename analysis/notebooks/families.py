@@ -25,11 +25,13 @@ sys.path.insert(
 
 import pandas as pd
 
-from analysis import compare, figures, laws, table
-from analysis.engine.result import FitSpec
+from analysis import figures, laws
 from analysis.figures import families
+from analysis.fitting.result import FitSpec
+from analysis.grid import table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
+from analysis.questions import compare
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())
 

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 
+from analysis.grid.table import Grid, load
 from analysis.laws.chinchilla import Chinchilla
-from analysis.table import Grid, load
 
 ROOT = pathlib.Path(__file__).parents[2]
 TRUTH = Chinchilla(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)

@@ -24,11 +24,12 @@ sys.path.insert(
 
 import pandas as pd
 
-from analysis import design, laws, scoreboard
-from analysis.backtest import largest_budget
-from analysis.engine.result import FitSpec
+from analysis import laws
+from analysis.command_line.output import human
+from analysis.fitting.result import FitSpec
 from analysis.notebooks import grids
-from analysis.output import human
+from analysis.questions import design, scoreboard
+from analysis.questions.backtest import largest_budget
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())
 

@@ -27,9 +27,11 @@ import importlib
 
 import pandas as pd
 
-from analysis import figures, fit, laws, table
-from analysis.engine.result import FitSpec
+from analysis import figures, laws
 from analysis.figures import quality
+from analysis.fitting import fit
+from analysis.fitting.result import FitSpec
+from analysis.grid import table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
 from analysis.published import STUDIES

@@ -25,10 +25,13 @@ sys.path.insert(
 
 import pandas as pd
 
-from analysis import figures, fit, laws, predict, table
-from analysis.engine.result import FitSpec, to_json
+from analysis import figures, laws
 from analysis.figures import scaling
+from analysis.fitting import fit
+from analysis.fitting.result import FitSpec, to_json
+from analysis.grid import table
 from analysis.notebooks import grids
+from analysis.questions import predict
 from analysis.reporting.survey import survey
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())

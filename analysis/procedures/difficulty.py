@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.engine import formula, solver
-from analysis.engine.result import FitError, FitSpec, Interval
+from analysis.fitting.result import FitError, FitSpec, Interval
+from analysis.grid.table import Columns
 from analysis.laws.downstream import Difficulty
 from analysis.procedures.downstream import parameters
-from analysis.table import Columns
+from analysis.solve import formula, newton
 from experiments.cli import InputError
 
 MODELS = 4  # that a cluster's curve needs
@@ -74,7 +74,7 @@ def cluster(scores: np.ndarray, diameter: float = 0.3, least: int = 10) -> np.nd
 
 def extrapolatable(scores: np.ndarray, C: np.ndarray, guess: float) -> tuple[Difficulty | None, str]:
     """The law of a cluster's tasks, scores [tasks, models], or why its accuracy cannot be extrapolated."""
-    from analysis import fit as fitting
+    from analysis.fitting import fit as fitting
 
     order = np.argsort(C)
     curve = scores.mean(axis=0)
@@ -193,7 +193,7 @@ def _replicates(
         theta = parameters(problem, one.law)
         spread = np.sqrt(len(C) / max(len(C) - problem.size, 1))
         other = dataclasses.replace(problem, target=fitted + drawn - one.curve + sign * spread * (one.curve - fitted))
-        theta = solver.minimise(other, np.repeat(theta[None], draws, axis=0), np.ones(len(C)), (np.inf,))
+        theta = newton.minimise(other, np.repeat(theta[None], draws, axis=0), np.ones(len(C)), (np.inf,))
         found = Difficulty(*problem.coefficients(theta).T).predict(target)
         ends, part, total = ends + found * len(one.tasks), part + drawn * len(one.tasks), total + drawn * len(one.tasks)
     size = sum(len(one.tasks) for one in kept)

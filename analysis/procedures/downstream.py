@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.engine import bootstrap, formula, solver
-from analysis.engine.result import Certificate, FitResult, FitSpec
-from analysis.table import Columns
+from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.grid.table import Columns
+from analysis.solve import formula, newton
+from analysis.trust import bootstrap
 from experiments.cli import InputError
 
 REPLICATE = 1e-6  # scaled gradient of a bootstrap replicate: far below its scatter
@@ -20,7 +21,7 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
     Replicate number i of either step is fitted to the same rows, so that draws of the law are draws of the whole way.
     Raises InputError for too few rows, FitError when a step has no optimum.
     """
-    from analysis import fit as fitting  # it lists the laws, and one of them needs this file
+    from analysis.fitting import fit as fitting  # it lists the laws, and one of them needs this file
 
     known = law.FIRST.names(), law.SECOND.names()
     for name in spec.fixed:
@@ -73,7 +74,7 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
 
 def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     """Coefficients [replicates, k] of a fitted formula on rows that count as `counts` [replicates, rows] says."""
-    from analysis import fit as fitting
+    from analysis.fitting import fit as fitting
 
     law, columns, spec = type(result.law), result.columns, result.spec
     problem = fitting.pose(columns, law, spec)
@@ -81,11 +82,11 @@ def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     theta = parameters(problem, result.law)
     deltas = spec.objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
     start = np.repeat(theta[None], len(counts), axis=0)
-    ends = solver.minimise(problem, start, counts * weight, deltas, tolerance=REPLICATE)
+    ends = newton.minimise(problem, start, counts * weight, deltas, tolerance=REPLICATE)
     return problem.coefficients(ends)
 
 
-def parameters(problem: solver.Problem | formula.FormulaProblem, law: Any) -> np.ndarray:
+def parameters(problem: newton.Problem | formula.FormulaProblem, law: Any) -> np.ndarray:
     """Where in a problem [p] a law lies."""
     if not isinstance(problem, formula.FormulaProblem):
         powers = np.array([float(getattr(law, name)) for name in law.exponents()])

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from analysis.engine import bootstrap
-from analysis.engine.result import Certificate, FitResult, FitSpec
-from analysis.laws.isoflop import Envelope
+from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.grid.table import Columns
+from analysis.laws.allocation import Envelope
 from analysis.procedures import allocation
-from analysis.table import Columns
+from analysis.trust import bootstrap
 from experiments.cli import InputError
 
 SAME = 0.01  # of ln C

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
-from analysis.engine.certificate import WIDEST_CONSTANT
-from analysis.engine.result import Certificate, FitResult, FitSpec, Interval
-from analysis.laws.isoflop import IsoFlop
+from analysis.fitting.result import Certificate, FitResult, FitSpec, Interval
+from analysis.grid.table import Columns
+from analysis.laws.allocation import IsoFlop
 from analysis.procedures import allocation
-from analysis.table import Columns
+from analysis.trust.certificate import WIDEST_CONSTANT
 from experiments.cli import InputError
 
 FEWEST_SIZES = {"quadratic": 3, "cubic": 4, "akima": 3}

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.engine import bootstrap, certificate, solver
-from analysis.engine.result import Certificate, FitResult, FitSpec
-from analysis.table import Columns
+from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.grid.table import Columns
+from analysis.solve import newton
+from analysis.trust import bootstrap, certificate
 from experiments.cli import InputError
 
 WIDEST = 1e3  # of t: a part that moves the loss by e^1000 would be a mistake in the shares
@@ -27,7 +28,7 @@ ITERATIONS, PATIENCE = 1000, 3
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialProblem(solver.Problem):
+class ExponentialProblem(newton.Problem):
     """ln L = logsumexp(ln c, ln k + sum_j t_j (r_j - mean r_j)), t = 0 for the part `reference`, the most frequent."""
 
     names: tuple[str, ...] = ()

@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 
-from analysis.engine import bootstrap
-from analysis.engine.objective import Objective
-from analysis.engine.result import Certificate, FitError, FitResult, FitSpec
+from analysis.fitting.result import Certificate, FitError, FitResult, FitSpec
+from analysis.grid.table import Columns
 from analysis.laws.vocabulary import (
     LARGEST_MEASURED,
     TOKENS_PER_CHARACTER,
@@ -22,7 +21,8 @@ from analysis.laws.vocabulary import (
     tokens_per_character,
     width_of,
 )
-from analysis.table import Columns
+from analysis.solve.objective import Objective
+from analysis.trust import bootstrap
 from experiments.cli import InputError
 
 ALONG_SIZES, ALONG_VOCABULARIES = 50, 20  # interpolated points for each vocabulary, and for each model

@@ -18,9 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from analysis.engine.solver import one_thread
 from analysis.published import STUDIES, sources
 from analysis.published.target import FLAWED, NOT_IDENTIFIED, NOT_REPRODUCIBLE, REPRODUCED, Row, Study, compare
+from analysis.solve.newton import one_thread
 from experiments import cli
 from experiments.cli import InputError, nearest
 
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     from rich.console import Console
 
-    from analysis.output import check_writable, command, write
+    from analysis.command_line.output import check_writable, command, write
 
     values = flags.FLAGS
     if values.json is not None:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis import fit as fitting
-from analysis.engine.objective import Objective
-from analysis.engine.result import FitResult, FitSpec
+from analysis.fitting import fit as fitting
+from analysis.fitting.result import FitResult, FitSpec
+from analysis.grid.table import Columns, Grid, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published.scipy_fit import HOFFMANN as START
 from analysis.published.scipy_fit import ScipyFit, natural, resampled
 from analysis.published.target import Found, Study, Target
-from analysis.table import Columns, Grid, select
+from analysis.solve.objective import Objective
 
 FILE = "chinchilla_epoch.csv"
 HIGHEST_LOSSES = 5  # rows that the published fit leaves out

@@ -13,7 +13,7 @@ from analysis.published import convert
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.table import Grid
+    from analysis.grid.table import Grid
 
 HOST = "https://github.com"
 SECONDS = 60.0  # to wait for a download
@@ -112,7 +112,7 @@ def read(folder: str, file: str) -> tuple["Grid", str]:
 
     Raises InputError, with the address of the original, when the file is not there.
     """
-    from analysis.table import load
+    from analysis.grid.table import load
 
     source, path = SOURCES[file], pathlib.Path(folder) / file
     if not path.exists():

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis.table import Grid
+    from analysis.grid.table import Grid
 
 REPRODUCED = "reproduced"
 FLAWED = "reproduced with a flaw"

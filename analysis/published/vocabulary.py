@@ -5,9 +5,9 @@ import dataclasses
 
 import numpy as np
 
-from analysis import fit as fitting
-from analysis.engine.objective import Objective
-from analysis.engine.result import FitSpec
+from analysis.fitting import fit as fitting
+from analysis.fitting.result import FitSpec
+from analysis.grid.table import Columns, Grid, select
 from analysis.laws.vocabulary import (
     VocabularyFrontier,
     VocabularyLoss,
@@ -17,7 +17,7 @@ from analysis.laws.vocabulary import (
 )
 from analysis.procedures import vocabulary as procedures
 from analysis.published.target import Found, Study, Target
-from analysis.table import Columns, Grid, select
+from analysis.solve.objective import Objective
 
 FILE = "vocab_isoflop.csv"
 TAO = "Tao et al. 2024 (arXiv 2407.13623)"

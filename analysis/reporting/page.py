@@ -9,7 +9,7 @@ import platform
 import re
 from typing import Any
 
-from analysis.output import human, number, span
+from analysis.command_line.output import human, number, span
 from analysis.reporting.checklist import checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells, rate_text, test_text

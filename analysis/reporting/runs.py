@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.output import human, number
+from analysis.command_line.output import human, number
 
 NAMES = ("name", "run_name", "run", "run_id", "id", "model", "model_name")
 LIKED = (

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis import backtest, laws
-from analysis import fit as fitting
-from analysis.compare import Comparison, compare
-from analysis.engine.result import INTERPOLATIONS, FitError, FitResult, FitSpec, finite, ranges
+from analysis import laws
+from analysis.fitting import fit as fitting
+from analysis.fitting.result import INTERPOLATIONS, FitError, FitResult, FitSpec, finite, ranges
+from analysis.grid.table import Columns, Grid, select
+from analysis.questions import backtest
+from analysis.questions.compare import Comparison, compare
 from analysis.reporting.tuning import Cell, Rates, learning_rates, rate_and_batch
-from analysis.table import Columns, Grid, select
 from experiments.cli import InputError
 
 FACTORS = (1, 10, 100)  # of the largest budget

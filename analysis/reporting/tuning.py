@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.output import human
-from analysis.roles import ROLES
-from analysis.table import Columns, Grid
+from analysis.command_line.output import human
+from analysis.grid.roles import ROLES
+from analysis.grid.table import Columns, Grid
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=experiments/configs/default.py:dense --config.model.width=128 --workdir=runs/a
 
-The argument after the colon is the family. Options and their meaning: the dataclasses in experiments/schema.py,
-experiments/data.py and models/FAMILY.py.
+The argument after the colon is the family. Options and their meaning: the dataclasses in experiments/run/schema.py,
+experiments/data/batches.py and models/FAMILY.py.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments import schema
+from experiments.run import schema
 import models
 
 

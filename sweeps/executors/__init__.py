@@ -32,7 +32,7 @@ class Worker(Protocol):
     pid: int  # on this host; claims are in its name
 
     def go(self, token: str = "") -> None:
-        """Let it begin: it waits until its claims are written. `token` is that of the claims (experiments/lease.py)."""
+        """Let it begin: it waits until its claims are written. `token` is that of the claims (experiments/alive/lease.py)."""
         ...
 
     def events(self) -> list[Event]:

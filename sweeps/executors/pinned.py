@@ -4,7 +4,7 @@
 
 It waits for a line on stdin before it begins, so that the claims in its name are written first; if stdin ends
 without one, the launcher has died and so does this. The line is `go TOKEN`: the token of the claims, which becomes
-LOSSGRID_CLAIM (experiments/lease.py), or `go` where there is none. Doing this here and not between fork and exec keeps the
+LOSSGRID_CLAIM (experiments/alive/lease.py), or `go` where there is none. Doing this here and not between fork and exec keeps the
 launcher free of code that is unsafe once jax has started threads.
 """
 

@@ -24,7 +24,7 @@ from experiments import files
 from experiments.cli import EXIT_AGAIN, InputError
 from sweeps import executors
 from sweeps.executors import Event
-from sweeps.executors.group import Group
+from sweeps.executors.gang import Group
 
 CALL_SECONDS = 30.0  # for an actor to answer
 SILENT_SECONDS = 60.0  # without an answer, after which an actor counts as lost

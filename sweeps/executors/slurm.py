@@ -27,8 +27,8 @@ from etils import epath
 from experiments import files
 from experiments.cli import EXIT_AGAIN, InputError
 from sweeps import executors
-from sweeps.claims import Process
 from sweeps.executors import Event
+from sweeps.work.claims import Process
 
 TETHER_SECONDS = 60.0  # after which a job whose launcher's counter stands still saves and ends
 BEAT_SECONDS = 2.0

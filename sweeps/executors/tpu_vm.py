@@ -13,7 +13,7 @@ before it runs:
     delete     the queued resource and its slice, whatever has happened before
 
 A slice that is preempted ends its worker with 'again', and the launcher asks for another. `sweeps.manifest` writes the
-same commands (sweeps/executors/tpu_slice.py) as a script and runs nothing.
+same commands (sweeps/executors/gcloud.py) as a script and runs nothing.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,12 @@ from typing import Any
 
 from etils import epath
 
-from experiments import files, lease, watchdog
+from experiments import files
+from experiments.alive import lease, watchdog
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, EXIT_INPUT, InputError
 from sweeps import executors
+from sweeps.executors.gcloud import Lost, Options, Slice, Stopped, archive, commands, remote_population, tell
 from sweeps.executors.local import LocalExecutor, LocalWorker
-from sweeps.executors.tpu_slice import Lost, Options, Slice, Stopped, archive, commands, remote_population, tell
 
 SAVE_SECONDS = 300.0  # for a slice that was asked to stop
 
@@ -69,7 +70,7 @@ class TpuVmExecutor(LocalExecutor):
     """Processes of this machine that do nothing but talk to gcloud; this machine's cores are no limit."""
 
     def __init__(self, options: Options):
-        self._options, self.target = options, options.type  # what a plan has to be for (sweeps/lock.py)
+        self._options, self.target = options, options.type  # what a plan has to be for (sweeps/cost/plan_file.py)
         super().__init__([sys.executable, "-m", "sweeps.executors.tpu_vm"])
 
     def share(self, populations: int) -> None:
@@ -138,7 +139,7 @@ def _all_steps(slice_: Slice, steps: dict[str, list[list[str]]], ours: Callable[
     except Stopped:
         return EXIT_AGAIN
     except Lost as error:
-        print(f"error: UNAVAILABLE: {error}", file=sys.stderr)  # the class "node" of sweeps/failures.py
+        print(f"error: UNAVAILABLE: {error}", file=sys.stderr)  # the class "node" of sweeps/work/failures.py
         return EXIT_FAILURE
     finally:
         slice_.clearing = True

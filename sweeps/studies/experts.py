@@ -10,8 +10,8 @@ params_active and the tags give what the laws `krajewski`, `abnar` and `clark` a
 Cost: 32 runs, 2.56e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, cases, chain, derive, product, tag, tags_over
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
 
 FF = 96  # of the dense model; divides into whole experts at every granularity
 EXPANSIONS = {"full": (2, 4, 8), "smoke": (4,)}
@@ -38,11 +38,11 @@ def mixtures(scale: str) -> Grid:
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke."""
-    scale = recipe.arguments(argument, scale=("full", "smoke")).scale
+    scale = common.arguments(argument, scale=("full", "smoke")).scale
     dense = tag(cases({"family": "dense"}), expansion=1, granularity=1, sparsity=0.0)
     widths = cases(
         *({"model.width": w, "model.heads": w // 8, "model.depth": 2, "model.ff": FF} for w in WIDTHS[scale])
     )
-    grid = product(recipe.common(scale), tags_over("budget_flops", BUDGETS[scale]), widths)
+    grid = product(common.common(scale), tags_over("budget_flops", BUDGETS[scale]), widths)
     grid = product(grid, chain(tag(dense, group="dense"), tag(mixtures(scale), group="mixture")))
-    return recipe.warmed(recipe.tuned(derive(grid, "tokens", ladder.tokens_of_budget)))
+    return common.warmed(common.tuned(derive(grid, "tokens", rules.tokens_of_budget)))

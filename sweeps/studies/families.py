@@ -14,8 +14,8 @@ Cost: 15 runs, 3.00e+12 FLOPs.
 import dataclasses
 
 import models
-from sweeps import ladder
-from sweeps.axes import Grid, cases, chain, derive, product, tag, tags_over
+from sweeps.study import rules
+from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
 
 SIZES = {"width": 48, "depth": 2, "heads": 2, "ff": 128, "experts": 4}  # each where a family has it
 BUDGETS = {"full": ("embedded", 2e11), "smoke": ("embedded:1", 5e10)}  # corpus and training FLOPs of a run
@@ -36,7 +36,7 @@ def get_study(scale: str = "full") -> Grid:
     corpus, budget = BUDGETS[scale]
     common = cases({"data.corpus": (corpus,), "seq_len": 64, "batch_tokens": 512})
     grid = product(common, tags_over("budget_flops", budget), chain(*map(family, models.families())))
-    grid = derive(grid, "tokens", ladder.tokens_of_budget)
-    grid = derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1))
-    rates = [tag(derive(grid, "opt.lr", ladder.inverse_width_lr, scale=factor), rate=factor) for factor in FACTORS]
+    grid = derive(grid, "tokens", rules.tokens_of_budget)
+    grid = derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
+    rates = [tag(derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor), rate=factor) for factor in FACTORS]
     return chain(*rates)

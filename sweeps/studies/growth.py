@@ -4,7 +4,7 @@
 
 A model of 8 layers is stacked from trunks of 4 and of 2 layers (growth factors 2 and 4) after a twentieth to two fifths
 of its tokens, and trained on with a new schedule on text that the trunk has not read. Controls
-start from scratch with several budgets, so that a grown run can be compared at equal loss: analysis/procedures/speedup.py. Columns
+start from scratch with several budgets, so that a grown run can be compared at equal loss: analysis/procedures/growth.py. Columns
 lineage_tokens and flops_lineage charge a run with its trunk. The published rule for the timing (ladder.stack_timing) is
 of models ten thousand times this size and asks for more than all the text here: hence the grid. 20 runs of 120 thousand
 parameters and less, 9.3e12 FLOPs: five to six minutes on two CPU cores.
@@ -16,8 +16,8 @@ few steps, to see that everything works.
 Cost: 20 runs, 9.25e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, branch, cases, chain, derive, over, product, tag
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, branch, cases, chain, derive, over, product, tag
 
 BASE = {"data.corpus": ("embedded",), "model.width": 32, "model.heads": 2, "seq_len": 64, "batch_tokens": 512}
 BASE |= {"opt.lr": 4e-3}
@@ -26,7 +26,7 @@ DEPTH, TOKENS = 8, 512 * 1_500
 
 def trained(grid: Grid) -> Grid:
     """With a warm-up over a tenth of each run's own tokens."""
-    return derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1))
+    return derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
 
 
 def timing(
@@ -44,7 +44,7 @@ def timing(
 
 def smoke() -> Grid:
     """The same, tiny."""
-    base = {key: value for key, value in BASE.items() if key.startswith(("model", "opt"))} | recipe.SCALES["smoke"]
+    base = {key: value for key, value in BASE.items() if key.startswith(("model", "opt"))} | common.SCALES["smoke"]
     return timing(cases(base), 256 * 20, (256 * 10,))
 
 

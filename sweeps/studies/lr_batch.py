@@ -9,8 +9,8 @@ below its critical batch everywhere, and larger ones cost steps only.
 Cost: 80 runs, 7.12e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, cases, chain, derive, over, product, tag
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag
 
 FACTORS = {"full": (0.25, 0.5, 1, 2, 4), "smoke": (0.5, 2)}  # of inverse_width_lr
 BATCHES = {"full": (256, 512, 1_024, 2_048), "smoke": (256, 512)}
@@ -20,10 +20,10 @@ TOKENS = {"full": (2_048 * 100, 2_048 * 400), "smoke": (512 * 16,)}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
-    settings = {key: v for key, v in recipe.SCALES[chosen.scale].items() if key != "batch_tokens"}
-    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
+    settings = {key: v for key, v in common.SCALES[chosen.scale].items() if key != "batch_tokens"}
+    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
     axes = over("tokens", *TOKENS[chosen.scale]), over("batch_tokens", *BATCHES[chosen.scale])
-    grid = recipe.warmed(product(cases(settings), sizes, *axes))
-    rates = (derive(grid, "opt.lr", ladder.inverse_width_lr, scale=factor) for factor in FACTORS[chosen.scale])
+    grid = common.warmed(product(cases(settings), sizes, *axes))
+    rates = (derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in FACTORS[chosen.scale])
     return tag(chain(*rates), group="lr_batch")

@@ -7,7 +7,7 @@ Most of it at width 512: minutes on an accelerator, hours on a laptop (`sweeps.p
 Cost: 12 runs, 8.53e+14 FLOPs.
 """
 
-from sweeps.axes import Grid, over, product
+from sweeps.study.grid import Grid, over, product
 
 
 def lr_by_width(family: str) -> Grid:

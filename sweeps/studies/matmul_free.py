@@ -5,14 +5,14 @@
 Zhu et al. 2024 (arXiv 2406.02528) extrapolate three sizes to a crossing at about 1e23 FLOPs. Here: budgets x sizes for
 each family, the learning rate by the family's rule (ladder.small_lr) and at half and twice of it, so that the best of
 each is seen and not assumed, and the published schedule beside the dense model's cosine (halved in the middle). Compare
-the best loss of each family at each budget, and fit each family's own law: analysis/compare.py has exchange rates. FLOPs
+the best loss of each family at each budget, and fit each family's own law: analysis/questions/compare.py has exchange rates. FLOPs
 are counted as if ternary products were products: that is what this machine does.
 
 Cost: 54 runs, 3.06e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, cases, chain, derive, product, tag, tags_over
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
 
 BUDGETS = {"full": {2e10: (8, 16, 24), 5e10: (16, 24, 32), 1e11: (16, 32, 48)}, "smoke": {1e9: (16,)}}
 FACTORS = {"full": (0.5, 1, 2), "smoke": (0.25, 0.5, 1, 2, 4)}
@@ -21,11 +21,11 @@ SCHEDULES = {"dense": "cosine", "matmul_free": "cosine_halved"}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke."""
-    scale = recipe.arguments(argument, scale=("full", "smoke")).scale
+    scale = common.arguments(argument, scale=("full", "smoke")).scale
     rows = []
     for family, schedule in SCHEDULES.items():
         for budget, widths in BUDGETS[scale].items():
-            sizes = chain(*(recipe.small(family, width) for width in widths))
+            sizes = chain(*(common.small(family, width) for width in widths))
             rows.append(product(tags_over("budget_flops", budget), cases({"schedule.name": schedule}), sizes))
-    grid = derive(product(recipe.common(scale), chain(*rows)), "tokens", ladder.tokens_of_budget)
-    return tag(recipe.warmed(recipe.tuned(grid, *FACTORS[scale])), group="equal compute")
+    grid = derive(product(common.common(scale), chain(*rows)), "tokens", rules.tokens_of_budget)
+    return tag(common.warmed(common.tuned(grid, *FACTORS[scale])), group="equal compute")

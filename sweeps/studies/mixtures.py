@@ -17,9 +17,10 @@ Cost of :ending: 11 runs, 7.54e+11 FLOPs.
 
 import numpy as np
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, branch, cases, chain, derive, product, tag
 from sweeps.studies import wsd
+from sweeps.study import common as recipe
+from sweeps.study import rules
+from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 PARTS = "embedded/jax:1+embedded/pandas:1+embedded/scipy:1+embedded/matplotlib:1"
 STRENGTHS = (0.1, 0.3, 1.0, 2.0, 5.0)
@@ -68,7 +69,7 @@ def ending(scale: str, base: Grid, parts: int) -> Grid:
     for share in ENDS[scale]:
         end = round(share * steps) * batch
         start = cases({"tokens": tokens - end, "schedule.name": "constant", **warm})
-        trunk = derive(product(size, start, cases({"data.weights": equal})), "opt.lr", ladder.constant_lr)
+        trunk = derive(product(size, start, cases({"data.weights": equal})), "opt.lr", rules.constant_lr)
         cooled = cases(wsd.cooldown(end, end))
         out += [
             tag(trunk, group="trunk", end_share=share),
@@ -79,7 +80,7 @@ def ending(scale: str, base: Grid, parts: int) -> Grid:
     whole = product(
         size, cases(wsd.cooldown(tokens, decay) | warm), cases(*({"data.weights": w} for w in (upsampled, equal)))
     )
-    return chain(*out, tag(derive(whole, "opt.lr", ladder.constant_lr), group="throughout", end_share=1.0))
+    return chain(*out, tag(derive(whole, "opt.lr", rules.constant_lr), group="throughout", end_share=1.0))
 
 
 def get_study(argument: str = "") -> Grid:

@@ -2,7 +2,7 @@
 
     python -m sweeps.launch --study=sweeps/studies/precision.py --workdir=runs/precision
 
-What enters the matmuls of linear layers is rounded to floats of x exponent and y mantissa bits (ExMy: models/quantize.py),
+What enters the matmuls of linear layers is rounded to floats of x exponent and y mantissa bits (ExMy: models/numerics/matmul.py),
 weights and activations alike, forward; the tags `exponent_bits`, `mantissa_bits` and `block` are the variables of the
 law of Sun et al. 2025 (arXiv 2501.02423, eq. 26), in which few bits hurt more the more tokens a parameter has seen. The
 first of each size is not rounded. `kumar` rounds weights or activations alone to whole numbers of 3 to 8 bits, as in
@@ -14,8 +14,8 @@ Cost of :kumar: 78 runs, 4.05e+12 FLOPs.
 
 import re
 
-from sweeps import recipe
-from sweeps.axes import Grid, cases, chain, over, product, tag
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, over, product, tag
 
 FLOATS = {
     "full": ("e1m1", "e2m1", "e2m1b32", "e3m1", "e2m3", "e3m2", "e4m3"),
@@ -39,14 +39,14 @@ def rounded(name: str, options: tuple[str, ...] = ("quant_weight", "quant_act"))
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon floats or kumar, full or smoke, and a family that has the options."""
-    chosen = recipe.arguments(argument, part=("floats", "kumar"), scale=("full", "smoke"), family="dense")
+    chosen = common.arguments(argument, part=("floats", "kumar"), scale=("full", "smoke"), family="dense")
     scale = chosen.scale
     if chosen.part == "floats":
         formats = chain(*map(rounded, FLOATS[scale]))
     else:
         formats = chain(*(rounded(f"int{bits}", kind) for kind in KINDS for bits in WHOLE[scale]))
     plain = tag(cases({}), rounds="nothing", exponent_bits=8, mantissa_bits=23, block=0)
-    steps = over("tokens", *(recipe.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
-    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[scale]))
-    grid = product(recipe.common(scale), sizes, steps, chain(plain, formats))
-    return tag(recipe.warmed(recipe.tuned(grid)), group="precision")
+    steps = over("tokens", *(common.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
+    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[scale]))
+    grid = product(common.common(scale), sizes, steps, chain(plain, formats))
+    return tag(common.warmed(common.tuned(grid)), group="precision")

@@ -12,8 +12,8 @@ Cost: 24 runs, 2.65e+12 FLOPs.
 
 import dataclasses
 
-from sweeps import ladder
-from sweeps.axes import Grid, cases, chain, derive, over, product, tag, tags_over
+from sweeps.study import rules
+from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag, tags_over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ def isoflop(budget: float, *widths: int) -> Grid:
     """Models of these widths, each trained for as many tokens as the budget allows; no learning rate yet."""
     grid = product(tags_over("budget_flops", budget), over("model.width", *widths))
     common = {"model.depth": 2, "model.heads": 2, "seq_len": 64, "batch_tokens": 256}
-    grid = derive(product(cases(common), grid), "tokens", ladder.tokens_of_budget)
-    return derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1))
+    grid = derive(product(cases(common), grid), "tokens", rules.tokens_of_budget)
+    return derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
 
 
 def get_study(scale: str = "full") -> Grid:
@@ -54,8 +54,8 @@ def get_study(scale: str = "full") -> Grid:
         raise ValueError(f"{scale!r} is not a scale of this study; expected one of {', '.join(SCALES)}")
     chosen = SCALES[scale]
     grid = chain(*(isoflop(budget, *widths) for budget, widths in chosen.widths.items()))
-    grid = tag(derive(grid, "opt.lr", ladder.inverse_width_lr), group="isoflop")
+    grid = tag(derive(grid, "opt.lr", rules.inverse_width_lr), group="isoflop")
     at = isoflop(chosen.bracket[0], chosen.bracket[1])
-    factors = [derive(at, "opt.lr", ladder.inverse_width_lr, scale=factor) for factor in (0.25, 0.5, 1, 2, 4)]
+    factors = [derive(at, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in (0.25, 0.5, 1, 2, 4)]
     bracket = tag(chain(*factors), group="lr_bracket")
     return product(cases({"data.corpus": (chosen.corpus,)}), chain(grid, bracket))

@@ -9,8 +9,8 @@ law `data_constrained` is fitted to this grid with U = data_unique_tokens.
 Cost: 21 runs, 2.96e+12 FLOPs.
 """
 
-from sweeps import recipe
-from sweeps.axes import Grid, cases, chain, product, tag
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, product, tag
 
 EPOCHS = {"full": (1, 2, 4, 8, 16, 32, 64), "smoke": (1, 4)}
 WIDTHS = {"full": (16, 32, 48), "smoke": (16,)}
@@ -19,11 +19,11 @@ STEPS = {"full": 1_000, "smoke": 40}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
-    tokens = STEPS[chosen.scale] * recipe.SCALES[chosen.scale]["batch_tokens"]
-    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
+    tokens = STEPS[chosen.scale] * common.SCALES[chosen.scale]["batch_tokens"]
+    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
     texts = chain(
         *(tag(cases({"data.unique_tokens": tokens // epochs}), epochs=epochs) for epochs in EPOCHS[chosen.scale])
     )
-    grid = product(recipe.common(chosen.scale), sizes, texts, cases({"tokens": tokens}))
-    return tag(recipe.warmed(recipe.tuned(grid)), group="repetition")
+    grid = product(common.common(chosen.scale), sizes, texts, cases({"tokens": tokens}))
+    return tag(common.warmed(common.tuned(grid)), group="repetition")

@@ -16,8 +16,9 @@ Cost of :pod: 24 runs, 8.16e+20 FLOPs.
 from typing import Any
 
 import models
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, cases, chain, derive, over, product, tag, tags_over
+from sweeps.study import common as recipe
+from sweeps.study import rules
+from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag, tags_over
 
 BUDGETS = {
     "full": {
@@ -50,7 +51,7 @@ def isoflop(family: str, scale: str) -> Grid:
         product(tags_over("budget_flops", budget), chain(*(recipe.small(family, width) for width in widths)))
         for budget, widths in BUDGETS[scale].items()
     )
-    return derive(product(recipe.common(scale), chain(*rows)), "tokens", ladder.tokens_of_budget)
+    return derive(product(recipe.common(scale), chain(*rows)), "tokens", rules.tokens_of_budget)
 
 
 def nxd(family: str, scale: str) -> Grid:
@@ -65,12 +66,12 @@ def pod(family: str, corpus: str) -> Grid:
     common: dict[str, Any] = {"data.corpus": (corpus,), "data.tokenizer": "bpe:32000", "seq_len": 2_048}
     rows = []
     for budget, params in POD.items():
-        shapes = (ladder.shape_of_size(size, 128, 64) for size in params)
+        shapes = (rules.shape_of_size(size, 128, 64) for size in params)
         plain = ({key.removeprefix("model."): value for key, value in shape.items()} for shape in shapes)
         sizes = chain(*(recipe.sized(family, **shape, experts=8) for shape in plain))
         rows.append(product(cases(common), sizes, tags_over("budget_flops", budget)))
-    grid = derive(chain(*rows), "batch_tokens", ladder.step_law_budget_batch)
-    grid = derive(derive(grid, "tokens", ladder.tokens_of_budget), "opt.lr", ladder.step_law_lr)
+    grid = derive(chain(*rows), "batch_tokens", rules.step_law_budget_batch)
+    grid = derive(derive(grid, "tokens", rules.tokens_of_budget), "opt.lr", rules.step_law_lr)
     return recipe.warmed(grid, 0.01)
 
 

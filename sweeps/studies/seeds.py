@@ -9,8 +9,8 @@ It is another matter than loss_nats_sem, which is the error of the held-out samp
 Cost: 48 runs, 1.97e+12 FLOPs.
 """
 
-from sweeps import recipe
-from sweeps.axes import Grid, chain, over, product, tag
+from sweeps.study import common
+from sweeps.study.grid import Grid, chain, over, product, tag
 
 SEEDS = {"full": 8, "smoke": 3}
 WIDTHS = {"full": (8, 16, 32), "smoke": (8,)}
@@ -19,9 +19,9 @@ STEPS = {"full": (250, 1_000), "smoke": (20,)}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
     scale = chosen.scale
-    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[scale]))
-    lengths = over("tokens", *(recipe.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
-    grid = product(recipe.common(scale), sizes, lengths, over("seed", *range(SEEDS[scale])))
-    return tag(recipe.warmed(recipe.tuned(grid)), group="seeds")
+    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[scale]))
+    lengths = over("tokens", *(common.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
+    grid = product(common.common(scale), sizes, lengths, over("seed", *range(SEEDS[scale])))
+    return tag(common.warmed(common.tuned(grid)), group="seeds")

@@ -10,9 +10,9 @@ transfer over width and depth without a sweep is another study: transfer.py (muP
 Cost: 24 runs, 2.09e+12 FLOPs.
 """
 
-from sweeps import recipe
-from sweeps.axes import Grid, cases, chain, product, tag
-from sweeps.ladder import shape_of_size
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, product, tag
+from sweeps.study.rules import shape_of_size
 
 SIZES = {"full": (12 * 2 * 24**2, 12 * 2 * 40**2), "smoke": (12 * 2 * 16**2,)}
 RATIOS = {"full": (40, 16, 8, 4, 2), "smoke": (16, 4)}  # width / depth that is asked for
@@ -22,13 +22,13 @@ STEPS = {"full": 600, "smoke": 20}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
     scale = chosen.scale
     shapes = []
     for size in SIZES[scale]:
         for ratio in RATIOS[scale]:
             shape = {key.removeprefix("model."): n for key, n in shape_of_size(size, ratio, 8).items()}
-            shapes.append(tag(recipe.sized(chosen.family, **shape), size=size, ratio=ratio))
-    tokens = cases({"tokens": STEPS[scale] * recipe.SCALES[scale]["batch_tokens"]})
-    grid = product(recipe.common(scale), tokens, chain(*shapes))
-    return tag(recipe.warmed(recipe.tuned(grid, *FACTORS[scale])), group="shapes")
+            shapes.append(tag(common.sized(chosen.family, **shape), size=size, ratio=ratio))
+    tokens = cases({"tokens": STEPS[scale] * common.SCALES[scale]["batch_tokens"]})
+    grid = product(common.common(scale), tokens, chain(*shapes))
+    return tag(common.warmed(common.tuned(grid, *FACTORS[scale])), group="shapes")

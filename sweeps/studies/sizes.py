@@ -13,7 +13,7 @@ the mixture whose tokens travel to its experts.
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
 
-from sweeps.axes import Grid, cases, chain, tag
+from sweeps.study.grid import Grid, cases, chain, tag
 
 SEQUENCES, LENGTH = 64, 2048
 SHAPE = {"model.width": 2048, "model.depth": 20, "model.vocab": 32_768}

@@ -5,7 +5,7 @@
 
 56 runs of 15 thousand to 470 thousand parameters, 5.7e12 FLOPs: four to six minutes on two CPU cores. For each
 `parametrization` and `width` (or `depth`) of the grid, look at the `lr` with the least `loss_nats`: it falls as the width
-grows where every matrix keeps one learning rate, and stays within a factor of two under muP (models/parametrization.py);
+grows where every matrix keeps one learning rate, and stays within a factor of two under muP (models/numerics/parametrization.py);
 over depth, so does CompleteP's, and its loss falls where muP's rises. Under these init_std is tuned at the base width, as
 the learning rate is. Measured over widths 16 to 128: 2^-7 to 2^-9, and 2^-5 to 2^-6. `transfer.py:width,smoke` is two
 widths and two rates, to see that everything works.
@@ -16,8 +16,9 @@ Cost of :depth: 56 runs, 4.78e+12 FLOPs.
 
 import dataclasses
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, cases, chain, derive, over, product, tag
+from sweeps.study import common as recipe
+from sweeps.study import rules
+from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,4 +55,4 @@ def get_study(axis: str = "width") -> Grid:
     common |= {"seq_len": 64, "batch_tokens": 512, "tokens": 512 * (20 if smoke else 200)}
     grid = product(cases(common), AXES[axis].parametrizations, AXES[axis].sizes[: 2 if smoke else None])
     grid = product(grid, over("opt.lr", *RATES[2:4] if smoke else RATES))
-    return tag(derive(grid, "schedule.warmup_tokens", ladder.share_of_tokens(0.1)), group=f"lr_by_{axis}")
+    return tag(derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1)), group=f"lr_by_{axis}")

@@ -10,8 +10,8 @@ whole copies, and slices of a quarter (fine-grained).
 Cost: 18 runs, 1.63e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, branch, cases, chain, derive, product, tag
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 WIDTH, FF = 32, 96
 STEPS = {"full": (150, 300, 600), "smoke": (20,)}  # of the trunk when it branches
@@ -30,22 +30,22 @@ def mixture(experts: int, top_k: int, size: int) -> dict[str, object]:
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke."""
-    scale = recipe.arguments(argument, scale=("full", "smoke")).scale
-    batch = recipe.SCALES[scale]["batch_tokens"]
+    scale = common.arguments(argument, scale=("full", "smoke")).scale
+    batch = common.SCALES[scale]["batch_tokens"]
     base = product(
-        recipe.common(scale),
+        common.common(scale),
         cases({"model.width": WIDTH, "model.heads": WIDTH // 8, "model.depth": 2, "model.ff": FF}),
     )
     parts, more = [], MORE[scale] * batch
     for steps in STEPS[scale]:
-        dense = derive(product(base, cases({"tokens": steps * batch})), "opt.lr", ladder.small_lr)
-        trunk = recipe.warmed(dense)
+        dense = derive(product(base, cases({"tokens": steps * batch})), "opt.lr", rules.small_lr)
+        trunk = common.warmed(dense)
         rate = {"opt.lr": trunk[0].values["opt.lr"] / 2}
         on = {"tokens": more, "schedule.warmup_tokens": more // 20, **rate}
         parts += [tag(trunk, group="trunk"), tag(branch(trunk, cases(on)), group="dense on")]
         for way, sizes in WAYS[scale].items():
             whole = {**mixture(*sizes), "tokens": steps * batch + more}
-            alone = recipe.warmed(derive(product(base, cases(whole)), "opt.lr", ladder.small_lr))
+            alone = common.warmed(derive(product(base, cases(whole)), "opt.lr", rules.small_lr))
             parts.append(tag(branch(trunk, cases({**mixture(*sizes), **on})), group="upcycled", way=way))
             parts.append(tag(alone, group="scratch", way=way))
     return chain(*parts)

@@ -2,7 +2,7 @@
 
     python -m sweeps.launch --study=sweeps/studies/vocabulary.py --workdir=runs/vocabulary
 
-Each byte-pair tokenizer is trained on the corpus itself, once, when the study is launched (experiments/tokenizer.py).
+Each byte-pair tokenizer is trained on the corpus itself, once, when the study is launched (experiments/data/tokenizer.py).
 Losses per token of different tokenizers do not compare: look at `bits_per_byte`, or at loss minus unigram entropy (Tao et
 al. 2024, arXiv 2407.13623, law `vocabulary`). Tables count: a budget buys fewer tokens with a larger one. Sizes include
 the one that Tao's rule gives (rule_tokenizer = tao_tokenizer).
@@ -10,8 +10,8 @@ the one that Tao's rule gives (rule_tokenizer = tao_tokenizer).
 Cost: 18 runs, 1.08e+12 FLOPs.
 """
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, chain, derive, over, product, tag, tags_over
+from sweeps.study import common, rules
+from sweeps.study.grid import Grid, chain, derive, over, product, tag, tags_over
 
 SIZES = {"full": ("bytes", "bpe:512", "bpe:1024", "bpe:2048", "bpe:4096"), "smoke": ("bytes", "bpe:400")}
 WIDTHS = {"full": (16, 32, 48), "smoke": (16,)}
@@ -20,11 +20,11 @@ BUDGETS = {"full": 6e10, "smoke": 1e9}
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), family="dense")
-    sizes = chain(*(recipe.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
-    grid = product(recipe.common(chosen.scale), tags_over("budget_flops", BUDGETS[chosen.scale]), sizes)
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
+    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
+    grid = product(common.common(chosen.scale), tags_over("budget_flops", BUDGETS[chosen.scale]), sizes)
     grid = chain(
         product(grid, over("data.tokenizer", *SIZES[chosen.scale])),
-        derive(grid, "data.tokenizer", ladder.tao_tokenizer),
+        derive(grid, "data.tokenizer", rules.tao_tokenizer),
     )
-    return tag(recipe.warmed(recipe.tuned(derive(grid, "tokens", ladder.tokens_of_budget))), group="vocabulary")
+    return tag(common.warmed(common.tuned(derive(grid, "tokens", rules.tokens_of_budget))), group="vocabulary")

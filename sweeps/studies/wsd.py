@@ -14,9 +14,9 @@ Cost of :check: 36 runs, 2.58e+12 FLOPs.
 
 from collections.abc import Iterator
 
-from sweeps import ladder, recipe
-from sweeps.axes import Grid, branch, cases, chain, derive, product, tag
-from sweeps.study import cost
+from sweeps.study import common, rules
+from sweeps.study.file import cost
+from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 COOLDOWN = 0.2  # of all tokens
 WIDTHS = {"full": (16, 32, 48), "smoke": (8,)}
@@ -34,7 +34,7 @@ def tree(size: Grid, lengths: tuple[int, ...]) -> Iterator[tuple[Grid, Grid]]:
         piece = {"tokens": tokens - decay - done, "schedule.name": "constant"}
         if trunk is None:
             warm = {"schedule.warmup_tokens": lengths[0] // 10}
-            trunk = derive(product(size, cases(piece | warm)), "opt.lr", ladder.constant_lr)
+            trunk = derive(product(size, cases(piece | warm)), "opt.lr", rules.constant_lr)
         else:
             trunk = branch(trunk, cases(piece | {"schedule.warmup_tokens": 0}))
         done = tokens - decay
@@ -50,19 +50,19 @@ def cooldown(tokens: int, decay: int) -> dict[str, object]:
 
 def get_study(argument: str = "") -> Grid:
     """The study; after the colon full or smoke, `check` for the controls from scratch, and a family."""
-    chosen = recipe.arguments(argument, scale=("full", "smoke"), controls=("without", "check"), family="dense")
-    lengths = tuple(recipe.SCALES[chosen.scale]["batch_tokens"] * steps for steps in STEPS[chosen.scale])
+    chosen = common.arguments(argument, scale=("full", "smoke"), controls=("without", "check"), family="dense")
+    lengths = tuple(common.SCALES[chosen.scale]["batch_tokens"] * steps for steps in STEPS[chosen.scale])
     trunks, cooldowns, scratch = [], [], []
     for width in WIDTHS[chosen.scale]:
-        size = product(recipe.common(chosen.scale), recipe.small(chosen.family, width))
+        size = product(common.common(chosen.scale), common.small(chosen.family, width))
         for (trunk, end), tokens in zip(tree(size, lengths), lengths, strict=True):
             warm = {"schedule.warmup_tokens": lengths[0] // 10}
             alone = product(size, cases(cooldown(tokens, round(COOLDOWN * tokens)) | warm))
             trunks.append(trunk)
             cooldowns.append(end)
-            scratch.append(derive(alone, "opt.lr", ladder.constant_lr))
+            scratch.append(derive(alone, "opt.lr", rules.constant_lr))
     paid, alone = cost(chain(*trunks, *cooldowns)).flops, cost(chain(*scratch)).flops
-    recipe.remark(
+    common.remark(
         f"one trunk a size: {paid:.3g} FLOPs where runs from scratch take {alone:.3g}; {1 - paid / alone:.0%} saved"
     )
     parts = [tag(chain(*trunks), group="trunk"), tag(chain(*cooldowns), group="cooldown")]

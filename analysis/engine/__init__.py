@@ -1,1 +1,0 @@
-"""From a law and rows to an optimum that is proven to be one, its certificate and its intervals."""

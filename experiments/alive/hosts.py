@@ -1,0 +1,106 @@
+"""Several processes that train one program together: the hosts of a TPU slice, or of a few GPU machines.
+
+Every process runs the same loop on the same runs and holds its part of each array (models/mesh/rules.py says which). The
+first one speaks and writes metrics and records; checkpoints are written by all, each its own part. What a process alone
+can see, such as a signal or the clock, is made known to all before it decides anything, or they would wait for each
+other for ever. With one process, nothing here costs anything.
+"""
+
+from collections.abc import Sequence
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from experiments.cli import InputError
+
+
+def join(spec: str | None) -> None:
+    """Join the other processes, before jax is used. None: there are none.
+
+    "auto": as the slice or cluster tells (TPU VMs, GKE, Slurm); "HOST:PORT,INDEX,COUNT": process INDEX of COUNT, of which
+    the first one listens on HOST:PORT. Raises InputError for anything else.
+    """
+    if spec is None:
+        return
+    import jax
+
+    if spec == "auto":
+        jax.distributed.initialize()
+        return
+    found = re.fullmatch(r"([\w.:\[\]-]+:\d{1,5}),(\d+),(\d+)", spec)
+    if found is None or int(found[2]) >= int(found[3]):
+        raise InputError(f"--hosts={spec}: expected auto, or HOST:PORT,INDEX,COUNT such as 10.0.0.2:8476,0,4")
+    jax.distributed.initialize(found[1], num_processes=int(found[3]), process_id=int(found[2]))
+
+
+def count() -> int:
+    """How many processes there are."""
+    import jax
+
+    return jax.process_count()
+
+
+def first() -> bool:
+    """Whether this is the one that speaks and writes."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays on the mesh from values that all processes hold whole: each keeps its part. `shardings`: one, or a tree."""
+    import jax
+
+    if count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def one(value: Any, sharding: Any) -> Any:
+        host = np.asarray(value)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda value: one(value, shardings), tree)
+    return jax.tree.map(one, tree, shardings)
+
+
+def whole(array: Any) -> np.ndarray:
+    """All of an array, on every process. All have to ask for it."""
+    import jax
+
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def anywhere(flags: Sequence[bool]) -> list[bool]:
+    """Which of some facts hold on at least one process."""
+    if count() == 1:
+        return list(flags)
+    from jax.experimental import multihost_utils
+
+    seen = multihost_utils.process_allgather(np.asarray(flags, np.int32))
+    return [bool(fact) for fact in np.asarray(seen).reshape(count(), -1).max(axis=0)]
+
+
+def told(value: Any) -> Any:
+    """The first process's value, on all of them. It has to be a JSON value."""
+    if count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(size, np.uint8)
+    padded[: min(size, len(text))] = text[:size]
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
+
+
+class Silence:
+    """Takes the place of a log on processes that do not write."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None

@@ -1,0 +1,191 @@
+"""That a worker's runs are still its own, for as long as it trains them. sweeps/work/claims.py hands runs out.
+
+A launcher writes a claim beside each run, with a token, and tells its worker the token as it lets it begin
+(LOSSGRID_CLAIM). From then on the worker holds the claim itself. It raises a counter in workers/<token>.json as long as
+it lives, so that whoever comes after the death of its launcher waits for what it is saving. And it looks whether the
+claims still bear its token before it writes anything: one that was taken for dead (stopped for long, cut off from its
+launcher) and comes back finds another token, or none, and ends. It takes no lock to write, or a worker that hangs could
+keep its own launcher from killing it; what may slip between the look and the write is one save of the same bits.
+"""
+
+import atexit
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from typing import Any
+
+from etils import epath
+
+from experiments import files
+
+SCHEMA = 1
+TOKEN = re.compile(r"[0-9a-f]{1,32}")
+VARIABLE = "LOSSGRID_CLAIM"
+BEAT_SECONDS = 5.0
+LOOK_SECONDS = {True: 3.0, False: 15.0}  # between two looks at the claims while nothing is saved: local, object store
+
+
+class Lost(Exception):
+    """Another launcher has the runs now; nothing more may be written."""
+
+
+@functools.cache
+def _boot() -> str:
+    """What tells one start of this host from the next, so that a process id of before is not taken for one of now."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _space() -> str:
+    """What tells containers of one host apart: the same process id is another process in each."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> str | None:
+    """When a process of this host began, in a form that only serves to compare. None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # a zombie is over
+    except OSError:
+        if os.path.isdir("/proc/self"):
+            return None
+    listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listed.stdout.strip() or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A process on some host."""
+
+    host: str
+    boot: str
+    pid: int
+    started: str | None
+    space: str = ""
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """A process of this host."""
+        return cls(socket.gethostname(), _boot(), pid, started(pid), _space())
+
+    @classmethod
+    def read(cls, value: Any) -> "Process":
+        """From a file. Raises KeyError or TypeError for what is none: its fields become paths."""
+        out = cls(**value)
+        texts = (out.host, out.boot, out.space, out.started or "")
+        if type(out.pid) is not int or not all(isinstance(text, str) for text in texts):
+            raise TypeError("expected a process")
+        return out
+
+    @property
+    def local(self) -> bool:
+        """Whether it is (or was) on this host, where its process id means something to us."""
+        return self.host == socket.gethostname() and self.space == _space()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; only for one of this host."""
+        return self.boot == _boot() and self.started is not None and started(self.pid) == self.started
+
+
+@contextlib.contextmanager
+def lock(root: epath.Path) -> Iterator[None]:
+    """Nobody else on this file system reads or writes claims of a workdir under its lock meanwhile."""
+    if "://" in os.fspath(root) or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with open(root / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def claim_path(directory: epath.Path) -> epath.Path:
+    """The claim of the run of a folder."""
+    return directory / "claim.json"
+
+
+def beat_path(root: epath.Path, token: str) -> epath.Path:
+    """The counter of the worker with a token. Raises ValueError for what is none: it becomes a path."""
+    if not TOKEN.fullmatch(token):
+        raise ValueError(f"token={token!r}; expected hexadecimal digits")
+    return root / "workers" / f"{token}.json"
+
+
+class Lease:
+    """What this process holds of the runs of a workdir, by a token."""
+
+    def __init__(self, root: epath.Path, token: str):
+        self.root, self.token = root, token
+        self._path, self._beats, self._looked = beat_path(root, token), 0, 0.0
+        self._every = LOOK_SECONDS["://" not in os.fspath(root)]
+        self._writing, self._over = threading.Lock(), threading.Event()
+
+    def begin(self, directories: Sequence[epath.Path]) -> None:
+        """Hold the runs in these folders from now on, until the process ends. Raises Lost when they are another's."""
+        with lock(self.root):  # whoever takes them over looks for our counter under it
+            if not self.holds(directories):
+                raise Lost("another launcher has taken these runs before they began")
+            self._beat()
+        atexit.register(self.end)  # after all that still saves has ended
+        threading.Thread(target=self._run, name="lease", daemon=True).start()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        me = dataclasses.asdict(Process.of(os.getpid()))
+        files.write_json(self._path, {"schema": SCHEMA, "beat": self._beats, "worker": me})
+
+    def _run(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError), self._writing:  # a full disk is for whoever has something to save
+                if not self._over.is_set():
+                    self._beat()
+
+    def holds(self, directories: Sequence[epath.Path]) -> bool:
+        """Whether the claims on the runs of these folders still bear our token. Raises OSError when they cannot be read."""
+        return all(self._bears(claim_path(directory)) for directory in directories)
+
+    def _bears(self, path: epath.Path) -> bool:
+        try:
+            return files.read_json(path)["token"] == self.token
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+
+    def due(self) -> bool:
+        """Whether it is time for a look at all runs; True once every few seconds."""
+        now = time.monotonic()
+        if now - self._looked < self._every:
+            return False
+        self._looked = now
+        return True
+
+    def end(self) -> None:
+        """Let go."""
+        self._over.set()
+        with contextlib.suppress(OSError), self._writing:
+            self._path.unlink(missing_ok=True)
+
+
+def given(root: epath.Path) -> Lease | None:
+    """The lease that this process was started with; None when nobody has claimed its runs.
+
+    Raises ValueError for a token that cannot be one.
+    """
+    token = os.environ.pop(VARIABLE, None)  # for this process alone
+    return Lease(root, token) if token else None

@@ -1,0 +1,129 @@
+"""Documents of local files: a .txt file is one (a long one several), so is each line of .jsonl and row of .parquet.
+
+Whatever cannot be read raises InputError with the file and the line or row.
+"""
+
+from collections.abc import Iterator
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from etils import epath
+
+from experiments.cli import InputError, nearest
+from experiments.data.batches import SUFFIXES
+
+VERSION = 1  # raise when the same files would give other documents
+PIECE = (
+    65_536  # characters; a longer text file is cut before that, at a blank line if there is one, else at a line's end
+)
+
+
+def find(name: str) -> list[tuple[str, epath.Path]]:
+    """The files that an entry of data.corpus names, with their names relative to what is common, sorted.
+
+    Raises InputError.
+    """
+    path = epath.Path(name).expanduser()
+    if re.search(r"[*?\[]", name):
+        at = next(i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part))
+        base, pattern = epath.Path(*path.parts[:at]), os.path.join(*path.parts[at:])
+        local = "://" not in name  # an object store is not searched recursively
+        files = [epath.Path(p) for p in (pathlib.Path(base) if local else base).glob(pattern)]
+    elif path.is_dir():
+        base, files = path, [epath.Path(folder) / file for folder, _, names in path.walk() for file in names]
+    else:
+        base, files = path.parent, [path] if path.exists() else []
+    files = [p for p in files if p.suffix in SUFFIXES and not p.is_dir()]
+    if files:
+        return sorted((os.fspath(p).removeprefix(os.fspath(base)).lstrip("/"), p) for p in files)
+    if base.is_dir() and base != path:
+        hint = nearest(path.name, [p.name for p in base.iterdir() if p.suffix in SUFFIXES or p.is_dir()], "file")
+        raise InputError(f"data.corpus={name!r}: no such text; {hint} (in {os.fspath(base)!r})")
+    if base == path:
+        raise InputError(f"data.corpus={name!r}: no {', '.join(SUFFIXES)} file in this folder")
+    raise InputError(f"data.corpus={name!r}: no such file or folder; 'embedded' needs none")
+
+
+def documents(path: epath.Path, field: str) -> Iterator[str]:
+    """The texts in a file, empty ones left out. `field` is that of JSON lines and Parquet rows."""
+    reader = {".txt": _text, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix]
+    for text in reader(path, field):
+        if text.strip():
+            yield text
+
+
+def _text(path: epath.Path, field: str) -> Iterator[str]:
+    del field
+    try:
+        with open(path, encoding="utf-8-sig", newline="") if "://" not in os.fspath(path) else path.open("r") as file:
+            held = ""
+            while block := file.read(PIECE):
+                held += block
+                while len(held) > PIECE:
+                    cut = _cut(held)
+                    yield held[:cut]
+                    held = held[cut:]
+            yield held
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}: byte 0x{error.object[error.start]:02x})") from error
+
+
+def _cut(text: str) -> int:
+    """Where to end a piece: after the last blank line, line or space of the first PIECE characters."""
+    for mark in ("\n\n", "\n", " "):
+        at = text.rfind(mark, PIECE // 4, PIECE)
+        if at >= 0:
+            return at + len(mark)
+    return PIECE
+
+
+def _checked(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: data.text_field={field!r} holds {type(value).__name__}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: data.text_field={field!r} holds half of a surrogate pair, which is no text"
+        ) from error
+    return value
+
+
+def _json_lines(path: epath.Path, field: str) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:  # bad JSON and bad UTF-8 alike
+                raise InputError(f"{where}: not a line of JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{where}: expected a JSON object with a field {field!r}, found {type(row).__name__}")
+            if field not in row:
+                raise InputError(f"{where}: no field data.text_field={field!r}; {nearest(field, row, 'field')}")
+            yield _checked(row[field], field, where)
+
+
+def _parquet(path: epath.Path, field: str) -> Iterator[str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with path.open("rb") as file:
+        try:
+            table = parquet.ParquetFile(file)
+            if field not in table.schema_arrow.names:
+                raise InputError(
+                    f"{path}: no column data.text_field={field!r}; {nearest(field, table.schema_arrow.names, 'column')}"
+                )
+            row = 0
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    yield _checked(value, field, f"{path}, row {row}")
+                    row += 1
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path}: not a readable Parquet file ({error})") from error

@@ -1,0 +1,251 @@
+"""Prove that a config resumes bit for bit on the machine at hand, and keep the proof.
+
+    python -m experiments.verify_resume --config=FILE.py [--config.x=y] --workdir=DIR [--steps=200] [--kills=3]
+
+The run is trained twice from its first step, in processes of its own: once undisturbed, once killed with SIGKILL after
+random steps and started again. Both are compared where they have taken --steps steps (or ended): every array of the
+checkpoint as it is read back, every row of the metrics, and at the end the record. What is trained is the config itself,
+not a shortened one. DIR/resume_certificate.json says what was compared, on what machine, and what differed. Exit code 0
+when all bits agree, 1 when not. --processes=2 trains on as many processes that join each other (experiments/alive/hosts.py), as
+the hosts of a slice do; all of them are killed, one first.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from experiments import cli, files
+from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
+from experiments.run import config_file
+from experiments.run.schema import Run
+from experiments.store import inherit
+
+SCHEMA = 1
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OF_THE_DAY = {"seconds", "tokens_per_second", "wall_seconds"}  # what a clock has measured
+POLL_SECONDS = 0.002
+GRACE_SECONDS = 30.0  # for the other processes to end once one has
+
+
+class Trainee:
+    """One of the two trainings: the command, in processes that can be killed."""
+
+    def __init__(self, arguments: Sequence[str], folder: epath.Path, processes: int = 1):
+        self.folder, self._count = folder, processes
+        self._command = [sys.executable, "-m", "experiments.train", *arguments, f"--workdir={os.fspath(folder)}"]
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start, or go on."""
+        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = _free_port() if self._count > 1 else 0
+        self._processes = []
+        for rank in range(self._count):
+            join = [f"--hosts=localhost:{port},{rank},{self._count}"] if self._count > 1 else []
+            with open(self.folder / (f"log.{rank}" if rank else "log"), "ab") as log:
+                process = subprocess.Popen(
+                    [*self._command, *join], stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
+                )
+            self._processes.append(process)
+
+    def _over(self) -> bool:
+        """Whether one of them has ended; the others cannot go on."""
+        return any(process.poll() is not None for process in self._processes)
+
+    def steps(self) -> int:
+        """The last step in the metrics log."""
+        rows = files.read_lines(self.folder / "metrics.jsonl")
+        return max((row["step"] for row in rows), default=0)
+
+    def saved(self) -> list[int]:
+        """Steps with a committed checkpoint."""
+        folder = self.folder / "checkpoints"
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+    def kill_after(self, step: int, rank: int = 0) -> dict[str, int]:
+        """SIGKILL once that step is in the log, first to one of them. Raises RuntimeError when it ends before."""
+        while self.steps() < step:
+            if self._over():
+                raise RuntimeError(f"{self.folder}: ended before it could be killed ({self._last_line()})")
+            time.sleep(POLL_SECONDS)
+        first = self._processes[rank]
+        first.send_signal(signal.SIGKILL)
+        if first.wait() != -signal.SIGKILL:
+            raise RuntimeError(f"{self.folder}: ended before it could be killed; raise --steps")
+        self.end()
+        return {"after_step": self.steps(), "resumed_from_step": max(self.saved(), default=0), "rank": rank}
+
+    def finish(self, step: int) -> None:
+        """Wait until the checkpoint of that step is there, and stop it. Raises RuntimeError when it fails."""
+        while not self._over() and step not in self.saved():
+            time.sleep(10 * POLL_SECONDS)
+        if not (self.folder / "record.json").exists() and not self._over():
+            self._processes[0].terminate()  # of which it tells the others
+        ended = None
+        while any(process.poll() is None for process in self._processes):
+            if self._over():
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended > GRACE_SECONDS:
+                    self.end()
+            time.sleep(10 * POLL_SECONDS)
+        if any(p.returncode not in (0, EXIT_AGAIN) for p in self._processes) or step not in self.saved():
+            raise RuntimeError(f"{self.folder}: training failed ({self._last_line()})")
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _last_line(self) -> str:
+        lines = (self.folder / "log").read_bytes().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+
+    def rows(self, until: int) -> list[dict[str, Any]]:
+        """Metrics up to a step, without what a clock has measured."""
+        rows = files.read_lines(self.folder / "metrics.jsonl")
+        return [{k: v for k, v in row.items() if k not in OF_THE_DAY} for row in rows if row["step"] <= until]
+
+    def columns(self) -> dict[str, Any]:
+        """Of the record, without what a clock has measured."""
+        from experiments.store import record
+
+        found = record.read(self.folder / "record.json")["columns"]
+        return {name: value for name, value in found.items() if name not in OF_THE_DAY}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int, int, list[int]]:
+    """Steps between checkpoints, the step at which both are compared, and after which steps to kill.
+
+    Raises InputError when there are too few steps for so many kills.
+    """
+    last = min(run.steps, steps)
+    every = max(1, last // (3 * kills + 1))
+    if last < 3 * kills + 1:
+        raise InputError(f"--kills={kills}: expected at most {max(0, (last - 1) // 3)} for {last} steps")
+    last = last if last == run.steps else every * (last // every)
+    return every, last, sorted(draw.sample(range(1, last - every), kills))
+
+
+def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> dict[str, Any]:
+    """What agrees and what does not, for the certificate."""
+    from experiments.store import checkpoint
+
+    one, other = (checkpoint.digests(t.folder / "checkpoints", step) for t in (whole, killed))
+    differences = [f"state {name}" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+    rows, others = whole.rows(step), killed.rows(step)
+    differences += [f"metrics row {i}" for i, (a, b) in enumerate(zip(rows, others, strict=False)) if a != b]
+    if len(rows) != len(others):
+        differences.append(f"metrics have {len(rows)} and {len(others)} rows")
+    if ended:
+        mine, theirs = whole.columns(), killed.columns()
+        differences += [f"record {n}" for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
+    total = hashlib.sha256("".join(f"{name}{digest}" for name, digest in one.items()).encode()).hexdigest()
+    return {
+        "bit_exact": not differences,
+        "differences": differences,
+        "step": step,
+        "record_compared": ended,
+        "leaves": len(one),
+        "metrics_rows": len(rows),
+        "state_sha256": total,
+    }
+
+
+def verify(
+    run: Run, arguments: Sequence[str], workdir: epath.Path, steps: int, kills: int, seed: int, processes: int = 1
+) -> dict[str, Any]:
+    """Train both, compare, and return the certificate. `arguments`: of experiments.train, without --workdir."""
+    draw = random.Random(seed)
+    every, last, targets = schedule(run, steps, kills, draw)
+    scratch = workdir / "verify_resume"
+    if scratch.exists():
+        shutil.rmtree(scratch)  # ours, of an earlier proof
+    options = {"checkpoint_every_tokens": every * run.batch_tokens, "checkpoint_every_seconds": 1e9}
+    options |= {"keep_checkpoints": 1000, "log_every_steps": 1, "tensorboard": "false"}
+    arguments = [*arguments, *(f"--config.execution.{name}={value}" for name, value in options.items())]
+    whole, killed = (Trainee(arguments, scratch / name, processes) for name in ("whole", "killed"))
+    start, events = time.monotonic(), []
+    try:
+        whole.start()
+        whole.finish(last)
+        for target in targets:
+            killed.start()
+            events.append(killed.kill_after(max(target, killed.steps()), draw.randrange(processes)))
+        killed.start()
+        killed.finish(last)
+    finally:
+        whole.end()
+        killed.end()
+    found = compare(whole, killed, last, last == run.steps)
+    from experiments.run import schema
+    from experiments.store import record
+
+    value = {
+        "schema": SCHEMA,
+        **found,
+        "kills": events,
+        "processes": processes,
+        "arguments": list(arguments),
+        "numerics": schema.NUMERICS_VERSION,
+    }
+    held = files.read_json(killed.folder / "run.json")
+    value |= {"fingerprint": held["fingerprint"], "run": held["run"], "environment": record.environment()}
+    return value | {"seed": seed, "seconds": round(time.monotonic() - start, 1)}
+
+
+def main(_: list[str]) -> int:
+    """The command line."""
+    given = flags.FLAGS
+    if given.config is None:
+        raise InputError("--config is missing; expected --config=FILE.py")
+    if "://" in given.workdir:
+        raise InputError(f"--workdir={given.workdir}: expected a local folder")
+    run, _execution = inherit.resolve(*config_file.frozen())
+    workdir = epath.Path(os.path.abspath(given.workdir))
+    arguments = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith(("config=", "config."))]
+    seed = random.SystemRandom().randrange(10**9) if given.seed is None else given.seed
+    value = verify(run, arguments, workdir, given.steps, given.kills, seed, given.processes)
+    path = workdir / "resume_certificate.json"
+    files.write_json(path, value)
+    places = ", ".join(f"{kill['after_step']} (from {kill['resumed_from_step']})" for kill in value["kills"])
+    if value["bit_exact"]:
+        print(
+            f"bit-exact at step {value['step']}: {value['leaves']} arrays, {value['metrics_rows']} rows of metrics"
+            f"{', the record' if value['record_compared'] else ''}; killed after steps {places}; {path}"
+        )
+        return 0
+    print(
+        f"not bit-exact: {', '.join(value['differences'][:5])}; killed after steps {places}; see {path}",
+        file=sys.stderr,
+    )
+    return EXIT_FAILURE
+
+
+if __name__ == "__main__":
+    config_file.define()
+    flags.DEFINE_string("workdir", None, "folder for the certificate and both trainings")
+    flags.DEFINE_integer("steps", 200, "compare after so many steps of the config", lower_bound=4)
+    flags.DEFINE_integer("kills", 3, "how often to kill", lower_bound=1)
+    flags.DEFINE_integer("processes", 1, "train on so many processes of this machine together", lower_bound=1)
+    flags.DEFINE_integer("seed", None, "which steps to kill after; default: drawn afresh")
+    cli.run(main, ["workdir"], config_file.check_arguments)

@@ -1,0 +1,212 @@
+"""Causal softmax attention: as matmuls that XLA compiles, and as one fused kernel of the accelerator.
+
+The XLA form writes scores to memory; on a TPU, float32 scores are most of what attention moves. A fused kernel keeps
+them on the chip: splash attention on a TPU, cuDNN's on a GPU, both of jax. A kernel cannot be split by XLA, so every
+device calls it on its own sequences and heads (`collectives.on_shards`). What goes into queries, keys and values, and
+the exchange of split positions for split heads, is the families'. Letters of the axes: models/contract.py.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+
+from experiments.cli import InputError
+from models.blocks import decoder
+from models.mesh.gather import on_shards
+from models.mesh.rules import backend
+from models.option import option
+
+KERNELS = ("auto", "xla", "fused")
+LANES = 128  # of a TPU: the kernel's blocks are multiples of it
+BLOCK = 512
+BACKWARD_BLOCK = 1024
+MOST_PARTIALS = 8  # of the gradient of the queries
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(decoder.Options):
+    """Options of families whose tokens attend to each other, besides those of decoder.Options."""
+
+    attention_kernel: str = option("auto", numerics=False)  # xla | fused | auto: fused where that can be
+
+    choices: ClassVar = decoder.Options.choices | {"attention_kernel": KERNELS}
+
+
+def attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BMGK: Float[Array, "B M G K"],
+    v_BMGK: Float[Array, "B M G K"],
+    scale: float,
+    block: int | None = None,
+    window: int | None = None,
+    kernel: str = "auto",
+) -> Float[Array, "B L H K"]:
+    """Causal softmax attention; query head h reads key-value head h // (H/G).
+
+    `window` lets each position see only so many: itself and those right before it. `kernel`: one of KERNELS, or
+    "interpret", which runs the TPU's kernel on any backend, slowly. `block`: see `blockwise`. Raises InputError where
+    "fused" cannot be.
+    """
+    length, size = q_BLHK.shape[1], q_BLHK.shape[3]
+    window = min(window or length, length)
+    if kernel in ("auto", "fused"):
+        reason = unfused(backend(), length, size, q_BLHK.dtype)
+        if kernel == "fused" and reason:
+            raise InputError(f"model.attention_kernel='fused' cannot be: {reason}; expected 'auto' or 'xla'")
+        kernel = "xla" if reason else backend()
+    if kernel == "xla":
+        return blockwise(q_BLHK, k_BMGK, v_BMGK, scale, block, window)
+    if kernel == "gpu":
+        local = functools.partial(_cudnn, scale=scale, window=window)
+    else:
+        local = functools.partial(_splash, scale=scale, window=window, interpret=kernel == "interpret")
+    queries, keys = (("batch", "attended", f"{heads}_apart", "head_size") for heads in ("heads", "kv_heads"))
+    return on_shards(local, (queries, keys, keys), queries, q_BLHK, k_BMGK, v_BMGK)
+
+
+def unfused(platform: str, length: int, size: int, dtype: Any) -> str | None:
+    """Why a platform ("tpu", "gpu", …) has no fused attention for these sizes of a head and type; None if it has."""
+    if platform == "tpu":
+        if length % LANES:
+            return f"on a TPU seq_len={length} has to be a multiple of {LANES}"
+        return None if size % 8 == 0 else f"on a TPU model.head_size={size} has to be a multiple of 8"
+    if platform == "gpu":
+        if dtype not in (jnp.bfloat16, jnp.float16):
+            return f"on a GPU model.dtype={str(jnp.dtype(dtype))!r} has to be 'bfloat16'"
+        allowed = size % 8 == 0 and size <= 128  # from Hopper on, up to 256: not relied upon
+        return None if allowed else f"on a GPU model.head_size={size} has to be a multiple of 8 and at most 128"
+    return f"there is no kernel for {platform}"
+
+
+# --- as XLA compiles it
+
+
+def blockwise(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BMGK: Float[Array, "B M G K"],
+    v_BMGK: Float[Array, "B M G K"],
+    scale: float,
+    block: int | None,
+    window: int,
+) -> Float[Array, "B L H K"]:
+    """`attention` as matmuls. Queries go in blocks of `block` positions, each against the keys from the first that it
+    may see up to its own end, so that of what is masked only a margin is ever computed. None picks a quarter of the
+    sequence or the window, if that is less; at least 64 positions and at most 32 blocks.
+    """
+    batch, length, heads, size = q_BLHK.shape
+    groups = k_BMGK.shape[2]
+    block = block or max(64, -(-length // 32), min(-(-length // 4), window))
+    q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
+    k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
+    parts = []
+    for start in range(0, length, block):
+        stop, first = min(start + block, length), max(0, start - window + 1)
+        q = q_BGRLK[:, :, :, start:stop].reshape(batch, groups, -1, size)
+        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, first:stop], preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop - first)
+        back = jnp.arange(start, stop)[:, None] - jnp.arange(first, stop)
+        visible = (back >= 0) & (back < window) if window < length else back >= 0
+        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
+        weights = weights.reshape(batch, groups, -1, stop - first)
+        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, first:stop])
+        parts.append(out.reshape(batch, groups, heads // groups, stop - start, size))
+    o_BGRLK = jnp.concatenate(parts, axis=3)
+    return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+
+
+# --- on a GPU
+
+
+def _cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int) -> Array:
+    """cuDNN's kernel; it sees `window` positions as those to the left of each, without itself."""
+    local = (window - 1, 0) if window < q_BLHK.shape[1] else None
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BLGK, v_BLGK, scale=scale, is_causal=True, local_window_size=local, implementation="cudnn"
+    )
+
+
+# --- on a TPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Positions of a block of queries and of keys in the forward kernel, and in the backward ones (`_back`).
+
+    `fused`: one backward kernel for all three gradients, else one for keys and values and one for queries.
+
+    512 x 512 float32 scores are a megabyte, of which the fast memory holds several, and 0.7 us of a v5e's matmuls,
+    more than a grid step costs; of a causal square, larger blocks would multiply more than the visible half. The fused
+    backward kernel multiplies 5 times where two kernels do 7, but writes the gradient of the queries once for each
+    block of keys, to be summed: with 1,024 keys that is as much traffic as the separate kernel's reads of keys and
+    values for each block of queries. It cannot leave out what a window hides, and its partial sums need memory: at
+    most MOST_PARTIALS of them, for longer sequences two kernels.
+    """
+
+    q: int
+    kv: int
+    q_back: int
+    kv_back: int
+    fused: bool
+
+
+def blocks(length: int, window: int) -> Blocks:
+    """Of a sequence of `length` positions, a multiple of LANES."""
+
+    def largest(most: int) -> int:
+        return next(size for size in range(most, 0, -LANES) if length % size == 0)
+
+    # A block of keys that reaches far beyond a window is mostly masked.
+    near = max(LANES, min(BLOCK, window // LANES * LANES))
+    fused = window == length and length <= MOST_PARTIALS * largest(BACKWARD_BLOCK)
+    side = largest(BLOCK if window == length else near)
+    return Blocks(side, side, side, largest(BACKWARD_BLOCK) if fused else side, fused)
+
+
+def visited(length: int, window: int, q: int, kv: int) -> int:
+    """Pairs of a query and a key in the blocks (`q` x `kv`) that are not masked as a whole: what a kernel multiplies."""
+    start = np.arange(0, length, q)
+    first, last = np.maximum(start - window + 1, 0) // kv, (start + q - 1) // kv
+    return int((last - first + 1).sum()) * q * kv
+
+
+def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
+    """Splash attention of `heads` heads [H, L, K]. Its masks become arrays of the trace that it is made in."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    b, shape = blocks(length, window), (length, length)
+    sizes = splash.BlockSizes(
+        block_q=b.q,
+        block_kv=b.kv,
+        block_kv_compute=b.kv,
+        block_q_dkv=b.q_back,
+        block_kv_dkv=b.kv_back,
+        block_kv_dkv_compute=min(b.kv_back, b.kv),
+        block_q_dq=None if b.fused else b.q_back,
+        block_kv_dq=None if b.fused else b.kv_back,
+        use_fused_bwd_kernel=b.fused,
+    )
+    mask = masks.CausalMask(shape) if window == length else masks.LocalMask(shape, (window - 1, 0), 0)
+    return splash.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name="attention",  # remat "attention" keeps what the kernel's backward pass reads
+        interpret=interpret,
+    )
+
+
+def _splash(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int, interpret: bool) -> Array:
+    """One device's sequences and heads. The scope tells sweeps/cost/hlo.py what the kernels inside multiply."""
+    length, heads = q_BLHK.shape[1:3]
+    kernel, b = _kernel(length, heads, window, interpret), blocks(length, window)
+    forward, backward = visited(length, window, b.q, b.kv), visited(length, window, b.q_back, b.kv_back)
+    with jax.named_scope(f"attention_pairs_{forward}_{backward}_{'fused' if b.fused else 'apart'}"):
+        o_BHLK = jax.vmap(kernel)(*((x.swapaxes(1, 2)) for x in (q_BLHK * scale, k_BLGK, v_BLGK)))
+    return o_BHLK.swapaxes(1, 2)

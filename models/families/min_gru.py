@@ -1,0 +1,87 @@
+"""Recurrent baseline: minGRU (Feng et al. 2024, arXiv 2410.01201), a gated recurrence that trains in parallel.
+
+h_t = (1 - z_t) h_{t-1} + z_t c_t with z = sigmoid(x Wz), c = x Wc: neither looks at h, so that the whole sequence is
+one linear recurrence. Each layer: x + MinGru(Norm(x)), then x + Mlp(Norm(x)). No positions, no attention.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.blocks import decoder, layers
+from models.blocks.layers import Linear, Mlp, Norm
+from models.contract import Accounting
+from models.mesh.rules import constrain
+from models.numerics.parametrization import PARAMETRIZATIONS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(decoder.Options):
+    """Options of the minGRU family besides those of decoder.Options."""
+
+    state: int | None = None  # recurrent state per layer: as wide as the model
+    ff: int | None = None  # 8/3 width rounded up to a multiple of 16
+
+    choices: ClassVar = decoder.Options.choices | {"parametrization": PARAMETRIZATIONS}
+    counts: ClassVar = (*decoder.Options.counts, "state", "ff")
+    unrounded: ClassVar = {"quant_kv": "there are no keys and values"}
+
+    def resolve(self, vocab: int, seq_len: int) -> "Config":
+        """The same options with every derived one filled in."""
+        ff = self.ff or layers.round_up(8 * self.width / 3, 16)
+        return dataclasses.replace(super().resolve(vocab, seq_len), state=self.state or self.width, ff=ff)
+
+
+class MinGru(nnx.Module):
+    """The recurrence between its matrices."""
+
+    def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any, out_std: Any):
+        D, R = cfg.width, cfg.state
+        self.gate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.candidate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.out = Linear(rngs, {"ff": R, "embed": D}, out_std, quant=cfg.quant)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        z_BLR = constrain(jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32)), "batch", "position", "ff")
+        c_BLR = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
+        h_BLR = layers.linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
+        return self.out(h_BLR.astype(x_BLD.dtype))
+
+
+class Block(nnx.Module):
+    """One layer: recurrence and feed-forward, each behind a norm and around a residual."""
+
+    def __init__(self, rngs: nnx.Rngs, cfg: Config):
+        std, out_std = cfg.init_stds(cfg.init_std)
+        self.scale = cfg.residual_scale
+        self.mixer_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
+        self.mixer = MinGru(rngs, cfg, std, out_std)
+        self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
+        self.mlp = Mlp(rngs, cfg.width, cfg.ff, "swiglu", False, std, out_std, cfg.quant)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD)) * self.scale
+        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD)) * self.scale
+        return constrain(x_BLD, "batch", "position", "width")
+
+
+class Model(decoder.Decoder):
+    """Token ids [B, L] to logits [B, L, V]."""
+
+    def __init__(self, cfg: Config, rngs: nnx.Rngs):
+        super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg))
+
+
+def account(cfg: Config, seq_len: int) -> Accounting:
+    """Counts of a resolved config. Groups: embed, head, mixer, mlp, norm. A token costs the same at every length."""
+    del seq_len
+    D, R, F, Y = cfg.width, cfg.state, cfg.ff, cfg.depth
+    params, matmul = decoder.outside(cfg)
+    params |= {"mixer": Y * 3 * D * R, "mlp": Y * 3 * D * F, "norm": params["norm"] + Y * 2 * D}
+    recurrence = {"recurrence": 4.0 * Y * R}  # 1 - z, z c, and a multiplication and an addition a step
+    matmul |= {"mixer": 6.0 * Y * D * R, "mlp": 6.0 * Y * D * F}
+    return Accounting(params, params, matmul, recurrence, recurrence, {})

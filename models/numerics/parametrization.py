@@ -1,0 +1,102 @@
+"""Width and depth transfer: how scales follow from a model's size, so that what was tuned small holds when it is large.
+
+With m = width / base_width and k = depth / base_depth (CompleteP only; else 1), a = depth_alpha, and the options' own
+values as tuned at the base size (init_std, lr, weight_decay, eps):
+
+                           standard              mup            completep
+    init of hidden matrix  std                   std / sqrt(m)  std / sqrt(m)
+      that writes back     std / sqrt(2 depth)   std / sqrt(m)  std / sqrt(m)
+    lr of hidden matrix    lr                    lr / m         lr k^(a-1) / m
+    lr of block vector     lr                    lr             lr k^(a-1)
+    decay, hidden matrix   weight_decay          weight_decay   weight_decay m
+    eps outside blocks     eps                   eps / m        eps / m
+    eps in blocks          eps                   eps / m        eps / (m k^a)
+    residual branch        x + S(x)              x + S(x)       x + k^-a S(x)
+    logits                 x W                   x W / m        x W / m
+    attention scores       q k / sqrt(size)      q k / size     q k / size
+
+Embedding and head keep std, lr and weight_decay. Decay is multiplied by the learning rate. muP: Yang et al. 2022 (arXiv
+2203.03466); CompleteP: Dey et al. 2025 (arXiv 2505.01618); the table: EleutherAI/nanoGPT-mup, with eps as its later
+version has it. Depth enters only through CompleteP; depth_alpha 1 is the paper's choice, 0.5 the older depth-muP.
+experiments/training/optimizer.py applies `factors`, models/blocks/decoder.py and the families the rest.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+
+PARAMETRIZATIONS = ("standard", "mup", "completep")
+OUTSIDE = (
+    "embed",
+    "position",
+    "norm",
+    "head",
+)  # what models/blocks/decoder.py and its families keep beside their layers
+
+
+class Factors(NamedTuple):
+    """What one parameter's learning rate, weight decay and eps (of Adam) are multiplied by."""
+
+    lr: float = 1.0
+    weight_decay: float = 1.0
+    eps: float = 1.0
+
+
+def is_matrix(axes: Sequence[str]) -> bool:
+    """Whether a parameter with these logical axes has two or more besides the stack of layers: no norm, no bias."""
+    return sum(name != "layers" for name in axes) >= 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrization:
+    """Options, and what follows from them and from the sizes. Base sizes mean nothing under "standard"."""
+
+    parametrization: str = "standard"  # standard | mup | completep, where the family has them
+    base_width: int = 256  # the sizes at which the other options were tuned
+    base_depth: int = 2
+    depth_alpha: float = 1.0  # completep: from 0.5 to 1
+    embed_multiplier: float = 1.0  # of what enters the first layer
+    logit_multiplier: float = 1.0
+
+    @property
+    def transfers(self) -> bool:
+        """Whether scales follow from the size."""
+        return self.parametrization != "standard"
+
+    @property
+    def width_ratio(self) -> float:
+        """Times the base width; 1 where the width does not matter."""
+        return self.width / self.base_width if self.transfers else 1.0
+
+    @property
+    def depth_ratio(self) -> float:
+        """Times the base depth; 1 where the depth does not matter."""
+        return self.depth / self.base_depth if self.parametrization == "completep" else 1.0
+
+    @property
+    def residual_scale(self) -> float:
+        """Of what a layer's parts add to the residual stream."""
+        return self.depth_ratio**-self.depth_alpha
+
+    @property
+    def logit_scale(self) -> float:
+        """Of the logits, in training as in evaluation."""
+        return self.logit_multiplier / self.width_ratio
+
+    def init_stds(self, std: float | Float[Array, ""]) -> tuple[Any, Any]:
+        """Standard deviations of hidden matrices, and of those that write to the residual stream (GPT-2's rule)."""
+        hidden = std / self.width_ratio**0.5
+        return hidden, hidden if self.transfers else std / (2 * self.depth) ** 0.5
+
+    def factors(self, path: str, axes: Sequence[str]) -> Factors:
+        """Of the parameter at `path` ("blocks/mlp/up/kernel") with these logical axes."""
+        width, depth = self.width_ratio, self.depth_ratio
+        if path.partition("/")[0] in OUTSIDE:
+            return Factors(eps=1 / width)
+        lr, eps = depth ** (self.depth_alpha - 1), 1 / (width * depth**self.depth_alpha)
+        if not is_matrix(axes):
+            return Factors(lr, eps=eps)
+        # Each step then decays a hidden matrix by lr x weight_decay at every width; muP's table leaves that out.
+        return Factors(lr / width, width if self.parametrization == "completep" else 1.0, eps)

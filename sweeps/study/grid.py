@@ -1,0 +1,160 @@
+"""Grid algebra: a grid is a tuple of points, a point is a few config keys with their values.
+
+    over("model.width", 128, 256)            one key, several values
+    cases({"seq_len": 128, "seed": 1}, …)    several keys that belong together
+    product(a, b)                            every combination
+    chain(a, b)                              one after the other
+    tag(grid, group="isoflop")               names for the reader and the fit; not part of a run
+    derive(grid, "opt.lr", ladder.step_law_lr)   a key by a rule of the others
+    branch(trunk, grid)                      runs that start from others' last checkpoints
+
+Nothing is filled in or checked here beyond what the algebra itself can get wrong: sweeps/study/file.py freezes every point.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+from experiments.cli import InputError
+from experiments.run import schema
+from sweeps.study.rules import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Dotted config keys and their values, and tags, which become columns of the grid but do not change the run."""
+
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As a config. A parent that is a point is named by its digest, until its run has a fingerprint."""
+        parent = self.values.get("parent")
+        return nest(self.values if not isinstance(parent, Point) else {**self.values, "parent": parent.digest})
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Stands for the fingerprint of the point's run while its data are not known."""
+        run, _ = schema.freeze(self.config)
+        return schema.fingerprint(run, (str(run.data),))
+
+    def __str__(self) -> str:
+        names = {key: key if key.startswith("growth.") else key.rpartition(".")[2] for key in self.values}
+        return " ".join(f"{names[key]}={_short(value)}" for key, value in self.values.items())
+
+
+Grid = tuple[Point, ...]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Point):
+        return f"({value})"
+    if isinstance(value, list | tuple):
+        return "+".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def over(key: str, *values: Any) -> Grid:
+    """One point per value of a config key. Raises InputError when there is no value."""
+    if not values:
+        raise InputError(f"over({key!r}) has no values; expected at least one")
+    return tuple(Point({key: value}) for value in values)
+
+
+def cases(*settings: Mapping[str, Any]) -> Grid:
+    """One point per mapping of config keys to values; one mapping alone holds what all points have in common."""
+    if not settings:
+        raise InputError("cases() has no settings; expected at least one mapping of config keys to values")
+    return tuple(Point(dict(setting)) for setting in settings)
+
+
+def _merge(kind: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    if both := sorted(left.keys() & right.keys()):
+        raise InputError(f"two axes set the {kind} {both[0]!r}; each may be set by one only")
+    return {**left, **right}
+
+
+def product(*grids: Grid) -> Grid:
+    """Every combination of one point of each grid, the last varying fastest. Raises InputError if two set one key."""
+    return tuple(
+        functools.reduce(
+            lambda a, b: Point(_merge("key", a.values, b.values), _merge("tag", a.tags, b.tags)), combination
+        )
+        for combination in itertools.product(*grids)
+    )
+
+
+def chain(*grids: Grid) -> Grid:
+    """The points of all grids, in order. A run that occurs twice is trained once."""
+    return tuple(itertools.chain(*grids))
+
+
+def tag(grid: Grid, **tags: Any) -> Grid:
+    """The same points with tags. Raises InputError for a tag that is set already."""
+    return tuple(dataclasses.replace(point, tags=_merge("tag", point.tags, tags)) for point in grid)
+
+
+def branch(parents: Grid, *grids: Grid) -> Grid:
+    """Every parent with every combination of the grids, as runs that start from the parent's last checkpoint.
+
+    A child has its parent's config keys unless a grid sets them anew, but neither its growth nor its tags. The
+    parents have to be in the study as well, or trained in its workdir: chain(trunk, branch(trunk, ...)).
+    """
+    out = []
+    for parent, child in itertools.product(parents, product(*grids)):
+        kept = {key: v for key, v in parent.values.items() if key != "parent" and not key.startswith("growth.")}
+        out.append(Point({**kept, **child.values, "parent": parent}, child.tags))
+    return tuple(out)
+
+
+def tags_over(name: str, *values: Any) -> Grid:
+    """One point per value of a tag, for rules that ask for it (such as a budget in FLOPs)."""
+    if not values:
+        raise InputError(f"tags_over({name!r}) has no values; expected at least one")
+    return tuple(Point({}, {name: value}) for value in values)
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries. Raises InputError for a key that is both a value and a section."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = out
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise InputError(f"config key {key!r}: {section!r} is set to a value as well")
+        if name in node:
+            raise InputError(f"config key {key!r} is set as a section as well")
+        node[name] = value
+    return out
+
+
+def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
+    """Set a key by a rule of each point's other options, and note the rule's name in the tag `rule_<key>`.
+
+    The rule sees the point frozen as it stands, so rules are applied in the order in which they need each other.
+    `scale` multiplies the value, for brackets around a rule; the tag then says so. Raises InputError when the
+    key is set already or the point cannot be frozen; the text names the point.
+    """
+    if not isinstance(rule, Rule):
+        raise InputError(
+            f"derive({key!r}): {rule!r} is not a rule; expected one of sweeps/study/rules.py, or @ladder.rule"
+        )
+    name = rule.name if scale == 1 else f"{rule.name} x {scale:g}"
+    return tuple(_derived(point, key, rule, scale, name) for point in grid)
+
+
+def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Point:
+    try:
+        run, _ = schema.freeze(point.config)
+        value = rule(run, point.tags)
+    except (InputError, KeyError) as error:
+        raise InputError(f"derive {key!r} by {rule.name} at point ({point}): {error.args[0]}") from error
+    if scale != 1:
+        value *= scale
+    label = {f"rule_{key.rpartition('.')[2]}": name}
+    return Point(_merge("key", point.values, {key: value}), _merge("tag", point.tags, label))

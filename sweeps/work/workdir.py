@@ -1,0 +1,205 @@
+"""The workdir of a study: what was asked for, content-addressed runs with their records, and their states.
+
+    study.json                      points of the study that was launched here last
+    runs/<fingerprint>/             claim.json; run.json, metrics.jsonl, checkpoints/, record.json (see experiments)
+    populations/<id>.json, .log     what a worker was given, and what it said
+
+A run's state is read from these files each time; nothing is kept in memory, so that any number of launchers, status
+and collect commands may look at once.
+"""
+
+from collections.abc import Iterable, Sequence
+import contextlib
+import dataclasses
+import datetime
+import json
+import re
+from typing import Any
+
+from etils import epath
+
+from experiments import files
+from experiments.alive import stops
+from experiments.cli import InputError
+from experiments.run import schema
+from experiments.run.schema import Execution, Run
+from experiments.store import record
+from sweeps.study.file import Cell, Study
+from sweeps.work.claims import Claims
+
+SCHEMA = 1
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A run with its identity. `manifests` are the fingerprints of its corpora."""
+
+    fingerprint: str
+    name: str
+    run: Run
+    execution: Execution
+    manifests: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a run stands: status (DESIGN.md), the reason if there is one to give, its record if it has one."""
+
+    status: str
+    reason: str | None = None
+    record: dict[str, Any] | None = None
+    damaged: bool = False  # there is a record, but it cannot be read
+    censored: bool = False  # its record is of a run that was stopped early
+
+
+def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
+    """The runs of a study, one per point (so a run may come twice). `manifests`: see study.manifests."""
+
+    def node(cell: Cell) -> Node:
+        names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])
+        run = cell.run if cell.parent is None else dataclasses.replace(cell.run, parent=node(cell.parent).fingerprint)
+        return Node(schema.fingerprint(run, names), cell.name, run, cell.execution, names)
+
+    return [node(cell) for cell in study.cells]
+
+
+def distinct(nodes: Iterable[Node]) -> list[Node]:
+    """One node per fingerprint, the first of each."""
+    return list({node.fingerprint: node for node in reversed(list(nodes))}.values())[::-1]
+
+
+def _check_study(value: dict[str, Any]) -> None:
+    """Raises what any access to a damaged study.json would, before anybody relies on it."""
+    if not isinstance(value["name"], str):
+        raise TypeError("name")
+    for point in value["points"]:
+        if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
+            raise KeyError(*missing)
+        if not FINGERPRINT.fullmatch(point["fingerprint"]):
+            raise ValueError(point["fingerprint"])
+        if not (isinstance(point["name"], str) and isinstance(point["run"], dict)):
+            raise TypeError("name and run")
+        if any(isinstance(tag, dict | list) for tag in point["tags"].values()):
+            raise TypeError("tags")
+
+
+class Store:
+    """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
+
+    def __init__(self, workdir: epath.PathLike):
+        self.root = epath.Path(workdir)
+        self.claims = Claims(self.root)
+
+    def run_dir(self, fingerprint: str) -> epath.Path:
+        """The folder of a run. Raises InputError for what is no fingerprint: it becomes a path."""
+        if not FINGERPRINT.fullmatch(fingerprint):
+            raise InputError(f"fingerprint={fingerprint!r}: expected 16 hexadecimal digits")
+        return self.root / "runs" / fingerprint
+
+    def population_path(self, name: str) -> epath.Path:
+        """What the worker of a population is given."""
+        return self.root / "populations" / f"{name}.json"
+
+    def log_path(self, name: str) -> epath.Path:
+        """What the worker of a population says."""
+        return self.root / "populations" / f"{name}.log"
+
+    # --- the study
+
+    def write_study(self, study: Study, nodes: Sequence[Node]) -> None:
+        """Write study.json. `nodes` belong to the study's cells, in order."""
+        points = [
+            {
+                "name": cell.name,
+                "fingerprint": node.fingerprint,
+                "tags": cell.tags,
+                "run": schema.to_dict(node.run),
+                "manifests": list(node.manifests),
+            }
+            for cell, node in zip(study.cells, nodes, strict=True)
+        ]
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        value = {"schema": SCHEMA, "name": study.name, "study": study.spec, "doc": study.doc, "launched": now}
+        files.write_json(self.root / "study.json", value | {"points": points})
+
+    def read_study(self) -> dict[str, Any]:
+        """What study.json holds. Raises InputError when it is missing, damaged or of the future."""
+        path = self.root / "study.json"
+        if not path.exists():
+            raise InputError(f"--workdir={self.root} holds no study.json; expected the --workdir of a `sweeps.launch`")
+        try:
+            value = files.read_json(path)
+            if (version := value["schema"]) == SCHEMA:
+                _check_study(value)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged ({type(error).__name__}); launch the study again to rewrite it"
+            ) from error
+        if version != SCHEMA:  # the first one
+            raise InputError(f"{path} has schema {version}; this program knows up to {SCHEMA}: update it")
+        return value
+
+    # --- runs
+
+    def state(self, fingerprint: str) -> State:
+        """Where a run stands, from what lies in the workdir now."""
+        path = self.run_dir(fingerprint) / "record.json"
+        damaged = None
+        if path.exists():
+            try:
+                found = record.read(path)
+                if found["fingerprint"] != fingerprint:
+                    raise InputError(f"{path} is the record of another run, {found['fingerprint']}")
+                censored = bool(found["columns"].get("censored"))
+                return State(found["status"], found["reason"], found, censored=censored)
+            except InputError as error:
+                damaged = str(error)
+        claim = self.claims.read(fingerprint)
+        if claim and self.claims.alive(claim):
+            return State("running", f"in population {claim.population} of {claim}")
+        if damaged:
+            return State("lost", damaged, damaged=True)
+        if claim:
+            return State("lost", f"its launcher, {claim}, ended without a record; launch again to go on")
+        step = self.newest_step(fingerprint)
+        if step is not None:
+            return State("waiting", f"stopped; launch again to go on from step {step}")
+        return State("waiting", "not started")
+
+    def newest_step(self, fingerprint: str) -> int | None:
+        """Step of the newest checkpoint of a run, without looking inside."""
+        folder = self.run_dir(fingerprint) / "checkpoints"
+        steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+        return max(steps, default=None)
+
+    def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:
+        """Whether a run has a record that need not be made again (`retry_failed`: failed and censored ones need)."""
+        state = self.state(fingerprint)
+        return state.record is not None and not (retry_failed and (state.status == "failed" or state.censored))
+
+    def set_aside(self, fingerprint: str) -> None:
+        """Move a record that is damaged or to be made again out of the way, where it can be looked at."""
+        path = self.run_dir(fingerprint) / "record.json"
+        if path.exists():
+            path.replace(path.parent / "record.replaced.json")
+        (path.parent / stops.FILE).unlink(missing_ok=True)
+
+    def note_attempt(self, fingerprint: str, kind: str, reason: str) -> None:
+        """Remember that a worker ended without this run's record, for `attempts`. A full disk does not matter here."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": now, "class": kind, "reason": reason})
+        with contextlib.suppress(OSError), files.append(self.run_dir(fingerprint) / "attempts.jsonl") as file:
+            file.write(line.encode() + b"\n")
+
+    def attempts(self, fingerprint: str) -> list[dict[str, Any]]:
+        """What `note_attempt` has written: {"at", "class", "reason"} each. Lines that cannot be read are left out."""
+        return files.read_lines(self.run_dir(fingerprint) / "attempts.jsonl")
+
+    def write_failed(self, node: Node, reason: str) -> None:
+        """A record for a run that could not be trained, so that the grid says why it has no loss."""
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # the record names the backend; a launcher leaves accelerators alone
+        made = record.make(node.run, node.fingerprint, node.manifests, "failed", reason)
+        record.write(self.run_dir(node.fingerprint), made)

@@ -1,0 +1,312 @@
+"""Whole runs: learning, killing and resuming, divergence, records, damaged and unwritable folders."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import prepare, train
+from experiments.cli import InputError
+from experiments.run import schema
+from experiments.store import checkpoint, record
+from experiments.training import step
+from tests.conftest import REPOSITORY, run_command
+from tests.models.test_families import SOME
+
+
+def run(config, directory, report=lambda event: None):
+    frozen, execution = schema.freeze(config)
+    train.train([frozen], [epath.Path(directory)], execution, report)
+    return record.read(pathlib.Path(directory) / "record.json")
+
+
+def rows(directory):
+    """Metrics without what depends on the clock."""
+    lines = (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def arrays(directory):
+    import orbax.checkpoint as ocp
+
+    folder = pathlib.Path(directory) / "checkpoints"
+    newest = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    return newest, ocp.StandardCheckpointer().restore(folder / str(newest) / "state")
+
+
+def assert_same_run(one, other):
+    assert rows(one) == rows(other)
+    (step, mine), (other_step, theirs) = arrays(one), arrays(other)
+    assert step == other_step and mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_array_equal(np.asarray(array), np.asarray(theirs[name]), err_msg=name)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_learns_and_records(tiny, tmp_path, family):
+    config = tiny(family, tokens=256 * 150, **{"execution.tensorboard": True, "execution.eval_every_tokens": 256 * 60})
+    result = run(config, tmp_path / "run")
+    row = result["columns"]
+    frozen, execution = schema.freeze(config)
+    (manifest,) = prepare.prepare(frozen.data, execution.data_root)
+    assert result["status"] == "complete" and row["steps"] == row["steps_done"] == 150
+    assert row["loss_nats"] < manifest.unigram_entropy_nats, "better than the frequencies of the bytes"
+    assert 0 < row["loss_nats_sem"] < 0.5 and row["eval_tokens"] == 2_048
+    assert row["bits_per_byte"] == pytest.approx(row["loss_nats"] / np.log(2), rel=0.02), (
+        "bytes are tokens, but separators"
+    )
+    assert row["params_total"] > row["params_no_embed"] > 0 and row["flops_total"] >= row["flops_causal"] > 0
+    log = rows(tmp_path / "run")
+    assert [r["step"] for r in log if "eval_loss" in r] == [60, 120, 150]
+    assert [r["step"] for r in log if "loss" in r][:3] == [1, 10, 20]
+    assert list((tmp_path / "run" / "tb").glob("events*"))
+
+
+def test_the_same_command_again_does_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(tiny(tokens=256 * 5), "run")  # a relative folder, as users type it
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    run(tiny(tokens=256 * 5), tmp_path / "run", lambda event: pytest.fail("nothing was to be done"))
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def write_config(tiny, path, **options):
+    """A config file for a process of its own; the corpus is prepared already."""
+    run_one, execution = schema.freeze(tiny())
+    prepare.prepare(run_one.data, execution.data_root, progress=False)
+    values = {"execution.checkpoint_every_tokens": 256 * 20, "execution.log_every_steps": 1} | options
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(arg=None):\n    return ConfigDict({tiny(**values).to_dict()!r}).lock()\n"
+    )
+    return path
+
+
+OFTEN = {"execution.steps_per_dispatch": 7, "execution.checkpoint_every_tokens": 256 * 12}
+
+
+def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 400, **OFTEN)
+    assert_kills_change_nothing(config, tmp_path, sorted(random.Random().sample(range(15, 330), 2)))
+
+
+def assert_kills_change_nothing(config, tmp_path, steps):
+    """kill -9 of a real process at each of `steps`, and the same command again: bit-identical losses and parameters."""
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/killed"]
+    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    kills = 0
+    for target in steps:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            log = tmp_path / "killed" / "metrics.jsonl"
+            if log.exists() and log.read_text().count("\n") >= target:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    assert kills == len(steps)
+    assert not (tmp_path / "killed" / "record.json").exists()
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    whole = [c.replace("killed", "whole") for c in command]
+    assert subprocess.run(whole, cwd=REPOSITORY, env=env, capture_output=True).returncode == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    both = [record.read(tmp_path / name / "record.json") for name in ("killed", "whole")]
+    assert both[0]["fingerprint"] == both[1]["fingerprint"]
+    assert both[0]["columns"]["loss_nats"] == both[1]["columns"]["loss_nats"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+LONG = {"execution.checkpoint_every_tokens": None, "data.unique_tokens": 100_000}
+
+
+def test_sigterm_saves_and_exits_with_again(tiny, tmp_path):
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 5_000, **LONG)
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/run"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"XLA_FLAGS": ""}, stdout=subprocess.DEVNULL)
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") > 5):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 75
+    step, _ = arrays(tmp_path / "run")
+    assert step > 5
+
+    def look(event):
+        assert event["event"] == "start" and event["done"] == step, "goes on where it was stopped"
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(tiny(tokens=256 * 5_000, **LONG), tmp_path / "run", look)
+
+
+def test_a_run_goes_on_on_other_devices(tiny, tmp_path):
+    """Saved by one device, resumed on eight with split parameters: the same run to 1e-5."""
+    options = {"execution.checkpoint_every_tokens": 256 * 10, "execution.steps_per_dispatch": 10}
+    options |= {"execution.cpu_devices": 8, "model.vocab": 258}
+    whole = run(tiny(tokens=256 * 40, **options), tmp_path / "whole")
+    starts = []
+
+    def interrupt(event):
+        if event["event"] == "progress" and event["done"] == 30:
+            raise Interrupted
+        starts.append(event)
+
+    with pytest.raises(Interrupted):
+        run(tiny(tokens=256 * 40, **options), tmp_path / "run", interrupt)
+    mesh = {"execution.mesh.fsdp": 2, "execution.mesh.tensor": 2, "execution.mesh.data": 2}
+    split = run(tiny(tokens=256 * 40, **options | mesh), tmp_path / "run", starts.append)
+    assert starts[-1]["event"] == "record" and {20} == {e["done"] for e in starts if e["event"] == "start"} - {0}
+    assert split["columns"]["loss_nats"] == pytest.approx(whole["columns"]["loss_nats"], rel=1e-5)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
+    """Scalars too: one whose shape is kept wrongly makes every checkpoint count as damaged, and a run start again."""
+    state = step.TrainState({"a": jnp.ones((2, 3))}, (jnp.asarray(7, jnp.int32),), jnp.asarray(4, jnp.int32))
+    store = checkpoint.Checkpoints(epath.Path(tmp_path / "checkpoints"), 2, "f")
+    store.save(state, 4, {"seconds": 1.5})
+    store.wait()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    back, notes = store.restore(like, pytest.fail)
+    store.close()
+    assert notes == {"seconds": 1.5}
+    assert jax.tree.map(lambda a, b: a.dtype == b.dtype and bool((a == b).all()), back, state) == jax.tree.map(
+        lambda _: True, state
+    )
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path, capsys):
+    options = {"execution.checkpoint_every_tokens": 256 * 10}
+    run(tiny(tokens=256 * 40, **options), tmp_path / "whole")
+    run(tiny(tokens=256 * 40, **options), tmp_path / "run")
+    (tmp_path / "run" / "record.json").unlink()
+    newest = tmp_path / "run" / "checkpoints" / "40"
+    for file in newest.rglob("d/*"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    run(tiny(tokens=256 * 40, **options), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "checkpoints/40 is damaged" in said and said.count(" is damaged") == 1
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_diverged_run_is_recorded_and_its_neighbour_completes(tiny, tmp_path):
+    configs = [tiny(**{"opt.lr": 1e30}), tiny(seed=1)]
+    frozen = [schema.freeze(config) for config in configs]
+    events = []
+    train.train([r for r, _ in frozen], [epath.Path(tmp_path / n) for n in "ab"], frozen[0][1], events.append)
+    bad, good = (record.read(tmp_path / n / "record.json") for n in "ab")
+    assert bad["status"] == "diverged" and "not finite at step" in bad["reason"]
+    assert bad["columns"].get("loss_nats") is None and bad["columns"]["params_total"] > 0
+    assert good["status"] == "complete" and good["columns"]["packing_trials"] == 2
+    assert {e["status"] for e in events if e["event"] == "record"} == {"diverged", "complete"}
+    alone = run(tiny(seed=1), tmp_path / "alone")
+    assert good["columns"]["loss_nats"] == pytest.approx(alone["columns"]["loss_nats"], rel=1e-5)
+
+
+def test_another_config_in_a_workdir_is_refused(tiny, tmp_path):
+    run(tiny(tokens=256 * 2), tmp_path)
+    with pytest.raises(InputError, match=r"differ in opt.lr"):
+        run(tiny(tokens=256 * 2, **{"opt.lr": 0.5}), tmp_path)
+
+
+def test_a_parent_that_is_not_there_is_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"parent=0123456789abcdef.*execution.parent_workdir"):
+        run(tiny(parent="0123456789abcdef"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_tokens_is_one_line(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"tokens ?= ?\d+.*unique_tokens"):
+        run(tiny(tokens=10**9), tmp_path / "run")
+    with pytest.raises(InputError, match=r"model.vocab=100 .* 257"):
+        run(tiny(**{"model.vocab": 100}), tmp_path / "run")
+
+
+def test_unwritable_workdir_is_one_line(tiny, tmp_path):
+    config = write_config(tiny, tmp_path / "config.py")
+    (tmp_path / "file").write_text("in the way")
+    done = run_command("experiments.train", f"--config={config}", f"--workdir={tmp_path}/file/run")
+    assert done.returncode in (1, 2) and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "file" in done.stderr
+    full = run_command("experiments.train", f"--config={config}", "--workdir=/dev/full/run")
+    assert full.returncode in (1, 2) and len(full.stderr.strip().splitlines()) == 1, full.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 900 kB, and what makes it larger or read-only. Skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
+
+    if os.name != "posix" or not shutil.which("mount") or mount("size=900k"):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", folder])
+
+
+def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(tiny, tmp_path, small_disk):
+    folder, remount = small_disk
+    options = {"model.width": 64, "execution.checkpoint_every_tokens": 256 * 20}
+    config = write_config(tiny, tmp_path / "config.py", tokens=256 * 60, **options)
+    command = ("experiments.train", f"--config={config}", f"--workdir={folder}/run")
+    full = run_command(*command)
+    assert full.returncode == 1 and "no space left" in full.stderr and str(folder) in full.stderr
+    assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+    assert not (folder / "run" / "record.json").exists()
+    remount("size=50m,ro")
+    unwritable = run_command(*command)
+    assert unwritable.returncode == 1 and "read-only" in unwritable.stderr
+    assert len(unwritable.stderr.strip().splitlines()) == 1, unwritable.stderr
+    remount("rw")
+    assert run_command(*command).returncode == 0
+    assert record.read(folder / "run" / "record.json")["status"] == "complete"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1}', '{"schema": 99}', "[]"])
+def test_a_broken_record_is_named(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(InputError, match="record.json"):
+        record.read(tmp_path / "record.json")
+
+
+def test_an_older_record_is_read(tiny, tmp_path):
+    """The first schema, as its first version wrote it: without what came later."""
+    frozen, _ = schema.freeze(tiny())
+    value = {
+        "schema": 1,
+        "fingerprint": "x",
+        "status": "complete",
+        "run": schema.to_dict(frozen),
+        "columns": {"loss_nats": 1},
+    }
+    (tmp_path / "record.json").write_text(json.dumps(value))
+    assert record.read(tmp_path / "record.json")["reason"] is None
+
+
+def test_columns_name_every_option_once(tiny):
+    frozen, _ = schema.freeze(tiny())
+    row = record.columns(frozen)
+    assert {"width", "depth", "lr", "weight_decay", "tokens", "batch_tokens", "seed", "family"} <= row.keys()
+    assert len(row) >= sum(1 for _ in schema.leaves(frozen))

@@ -1,0 +1,209 @@
+"""The contract of models/contract.py, on every family and its variants, found by name."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.run import schema
+from experiments.store import record
+from experiments.training import loss as losses
+from experiments.training import step
+import models
+from models import contract
+from models.blocks.layers import REMAT
+from models.mesh import rules
+from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
+
+CASES = [(family, name) for family in models.families() for name in VARIANTS.get(family, {"default": {}})]
+# What is compiled without the slow tests: one variant a family, and those of another structure.
+QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.families()}
+QUICK |= {("dense", "gpt2"), ("dense", "layerwise"), ("dense", "linear"), ("moe", "deepseek"), ("moe", "expert_choice")}
+# The default family, and the others with the slow tests.
+SOME = [pytest.param(f, marks=() if f == "dense" else pytest.mark.slow) for f in models.families()]
+COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+VOCAB, LENGTH = 61, 24
+
+
+def make(family: str, variant: str = "", **options):
+    """A run of the tiny config and its parameters: drawn once a process, as its forward pass is compiled once."""
+    run, params = _made(family, variant, tuple(options.items()))
+    return run, dict(params)
+
+
+@functools.cache
+def _made(family, variant, options):
+    run = configure(family, variant, **dict(options))
+    return run, jax.jit(lambda: step.init_params(run))()
+
+
+def configure(family: str, variant: str = "", **options):
+    """A run of the tiny config."""
+    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": False} | options
+    cfg = models.load(family).Config(**values).resolve(VOCAB, LENGTH)
+    cfg.check(LENGTH)
+    return schema.Run(family, cfg, seq_len=LENGTH, batch_tokens=4 * LENGTH, tokens=400 * LENGTH)
+
+
+@functools.cache
+def forward(run):
+    return jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)
+
+
+def logits(run, params, x):
+    return forward(run)(params, x)
+
+
+def tokens(rows: int = 4, length: int = LENGTH, seed: int = 0):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB, (rows, length)))
+
+
+def test_every_family_has_a_tiny_config():
+    assert set(models.families()) == set(TINY)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_counts_equal_the_arrays(family, variant):
+    run = configure(family, variant)
+    params = jax.eval_shape(lambda: step.init_params(run))
+    account = models.load(family).account(run.model, LENGTH)
+    assert sum(account.params.values()) == sum(p.size for p in params.values())
+    assert record.ledger(run)["params_total"] == sum(p.size for p in params.values())
+    assert all(account.active[group] <= count for group, count in account.params.items())
+
+
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
+def test_flops_agree_with_the_compiler(family, variant):
+    """Within 5% on an unrolled model large enough that element-wise work is small; no loop hides work."""
+    length = 64
+    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": True}
+    values |= LARGE.get(family, {"width": 256, "ff": 768})
+    cfg = models.load(family).Config(**values).resolve(512, length)
+    run = schema.Run(family, cfg, seq_len=length, batch_tokens=4 * length)
+    shapes = jax.eval_shape(lambda: step.init_params(run))
+    compiled = (
+        jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV).lower(shapes, jnp.zeros((4, length), int)).compile()
+    )
+    account = models.load(family).account(cfg, length)
+    ours = (sum(account.matmul.values()) + sum(account.attention.values())) * 4 * length
+    if family == "moe":  # the program also multiplies rows that pad blocks and capacities
+        padding = models.load(family).expert_rows(cfg, 4, length) / cfg.top_k - 1
+        ours += account.matmul["experts"] * padding * 4 * length
+    assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
+
+
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
+def test_causal(family, variant):
+    """Changing a token leaves every earlier logit bit-identical, and changes its own; what says it is not causal is not."""
+    run, params = make(family, variant)
+    x = tokens()
+    base = logits(run, params, x)
+    if not run.model.causal:
+        half = LENGTH // 2
+        changed = logits(run, params, x.at[:, half:].set((x[:, half:] + 7) % VOCAB))
+        assert not np.allclose(base[:, :half], changed[:, :half], atol=1e-5)
+        return
+    for position in (1, LENGTH // 2, LENGTH - 1):
+        changed = logits(run, params, x.at[:, position].set((x[:, position] + 7) % VOCAB))
+        np.testing.assert_array_equal(base[:, :position], changed[:, :position])
+        assert not np.allclose(base[:, position:], changed[:, position:])
+
+
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
+def test_batch_rows_are_independent(family, variant):
+    run, params = make(family, variant)
+    x = tokens()
+    order = jnp.array([2, 0, 3, 1])
+    whole = logits(run, params, x)
+    np.testing.assert_allclose(logits(run, params, x[order]), whole[order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "variant"), COMPILED)
+def test_loss_at_initialisation_is_near_log_vocab(family, variant):
+    run, params = make(family, variant)
+    x = tokens(4, LENGTH + 1)
+    nats, _ = losses.cross_entropy(logits(run, params, x[:, :-1]), x[:, 1:])
+    assert float(nats.mean()) == pytest.approx(math.log(VOCAB), abs=0.1)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_every_parameter_has_logical_axes_with_rules(family, variant):
+    run = configure(family, variant)
+    params = jax.eval_shape(lambda: step.init_params(run))
+    axes = step.param_axes(run)
+    assert axes.keys() == params.keys()
+    for path, names in axes.items():
+        assert len(names) == params[path].ndim, path
+        assert all(name in rules.RULES for name in names), path
+    state = step.state_axes(run)
+    flat = jax.tree.leaves(state, is_leaf=rules.is_axes)
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: step.init_state(run, run)))
+    assert [len(names) for names in flat] == [leaf.ndim for leaf in shapes]
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_memory_and_speed_options_change_no_number(family):
+    """Scan and loop, every remat policy: one loss and one gradient."""
+    run, params = make(family, **SMOOTH.get(family, {}))
+    x = tokens(2, LENGTH + 1)
+
+    def evaluate(**options):
+        other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
+
+        def objective(params):
+            return losses.cross_entropy(step.apply(other, params, x[:, :-1]).logits_BLV, x[:, 1:])[0].mean()
+
+        return jax.jit(jax.value_and_grad(objective))(params)
+
+    loss, grads = evaluate()
+    for options in ({"unroll": True}, *({"remat": policy} for policy in REMAT[1:])):
+        other_loss, other_grads = evaluate(**options)
+        np.testing.assert_allclose(loss, other_loss, rtol=1e-6)
+        for path, grad in grads.items():
+            np.testing.assert_allclose(grad, other_grads[path], rtol=1e-4, atol=1e-6, err_msg=f"{options} {path}")
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_bfloat16_stays_finite(family):
+    run, _ = make(family, dtype="bfloat16")
+    run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, lr=1e-2))
+    state = jax.jit(lambda: step.init_state(run, run))()
+    update = jax.jit(lambda s, x: step.train_step(run, run, s, x))
+    history, batches = [], [tokens(4, LENGTH + 1, seed=i) for i in range(3)]
+    for i in range(200):
+        state, metrics = update(state, batches[i % 3])
+        history.append(metrics["loss"])
+    assert np.isfinite(history).all() and history[-1] < history[0]
+    assert all(p.dtype == jnp.float32 for p in state.params.values())
+
+
+def test_ledger_of_the_worked_example():
+    """SPECS 0.2: V50304 d768 L12 H12 dh64 Hkv4 m2048 T1024, SwiGLU, untied."""
+    cfg = models.load("dense").Config(width=768, depth=12, heads=12, kv_heads=4, ff=2048).resolve(50_304, 1_024)
+    row = contract.ledger(models.load("dense").account(cfg, 1_024), 1)
+    assert row["params_total"] == 152_783_616
+    assert row["flops_matmul"] == 684_785_664
+    assert row["flops_total"] - row["flops_matmul"] == 113_246_208
+    assert row["flops_causal"] - row["flops_matmul"] == 56_678_400
+    norms = (2 * 12 + 1) * 768
+    assert row["flops_kaplan"] == 452_984_832 + 6 * norms, "Kaplan's N here counts the norms"
+    assert row["params_head"] == 38_633_472
+
+
+def test_gpt2_count_is_the_closed_form():
+    cfg = (
+        models.load("dense")
+        .Config(**{"width": 64, "depth": 3, "heads": 4} | VARIANTS["dense"]["gpt2"])
+        .resolve(100, 50)
+    )
+    total = sum(models.load("dense").account(cfg, 50).params.values())
+    assert total == 100 * 64 + 50 * 64 + 3 * (12 * 64**2 + 13 * 64) + 2 * 64
+
+
+def test_unknown_family_names_the_nearest():
+    with pytest.raises(ValueError, match="'dense'"):
+        models.load("denes")

@@ -1,0 +1,147 @@
+"""Eight simulated devices and one give the same numbers; populations and solo runs too."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.cli import InputError
+from experiments.data.batches import Batches
+from experiments.prepare import prepare
+from experiments.run import schema
+from experiments.training import program as population
+import models
+from models.mesh import rules
+from tests.conftest import SMOOTH
+
+STEPS = 4
+
+
+def losses(configs, steps=STEPS, devices=None):
+    """Losses [run, step] and final states of the runs as one population."""
+    frozen = [schema.freeze(config) for config in configs]
+    return losses_of([run for run, _ in frozen], frozen[0][1], steps, devices)
+
+
+def losses_of(runs, execution, steps, devices=None):
+    """Of runs that are frozen."""
+    program = population.Program(runs[0], len(runs), execution, devices)
+    filled = runs + [runs[0]] * (program.slots - len(runs))
+    batches = [
+        Batches(prepare(r.data, execution.data_root, progress=False), r.data, r.seq_len, r.batch, r.seed)
+        for r in filled
+    ]
+    state, values = program.init(filled), program.stack_values(filled)
+    out = [[] for _ in filled]
+    left = np.full(program.slots, steps)
+    while left.any():
+        counts = program.counts(left)
+        shape = program.token_shape()
+        tokens = np.zeros(shape, batches[0].dtype)
+        for slot, count in enumerate(counts):
+            for i in range(count):
+                tokens[slot, i] = batches[slot][steps - left[slot] + i]
+        state, metrics = program.train(state, values, tokens, counts)
+        for slot, count in enumerate(counts):
+            out[slot] += np.asarray(metrics["loss"])[slot, :count].tolist()
+        left = left - counts
+    return np.array(out[: len(runs)]), state, program
+
+
+MESHES = ({"data": 8}, {"fsdp": 4, "data": 2}, {"tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2})
+
+
+def on_meshes():
+    """Every family on every mesh; without the slow ones: dense on each axis, the others on all axes at once."""
+    for family in models.families():
+        for mesh in MESHES:
+            quick = (len(mesh) == 3) == (family != "dense")
+            name = "x".join(f"{axis}{size}" for axis, size in mesh.items())
+            yield pytest.param(family, mesh, id=f"{family}-{name}", marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("family", "mesh"), on_meshes())
+def test_sharded_equals_one_device(tiny, family, mesh):
+    size = {"model.vocab": 264}  # of byte tokens there are 257, which no axis divides
+    size |= {f"model.{name}": value for name, value in SMOOTH.get(family, {}).items()}
+    one, _, _ = losses([tiny(family, **size)], devices=jax.devices()[:1])
+    options = size | {f"execution.mesh.{name}": size for name, size in mesh.items()}
+    many, state, program = losses([tiny(family, **options)])
+    assert math.prod(program.mesh.shape.values()) == math.prod(mesh.values())
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+    if mesh.get("fsdp", 1) * mesh.get("tensor", 1) > 1:
+        kernel = max(state.params.values(), key=lambda p: p.size)
+        assert kernel.addressable_shards[0].data.size < kernel.size, "parameters are really split"
+
+
+@pytest.mark.parametrize("packing", ["map", "vmap"])
+def test_packed_equals_solo_over_50_steps(tiny, packing):
+    options = [{"seed": 0}, {"seed": 1, "opt.lr": 3e-3}, {"opt.weight_decay": 0.5, "loss.z_loss": 1e-3}]
+    solo = [losses([tiny(**o)], 50, jax.devices()[:1])[0][0] for o in options]
+    configs = [tiny(**o, **{"execution.packing": packing}) for o in options]
+    packed, _, program = losses(configs, 50, jax.devices()[:2])
+    assert program.groups == 2 and program.packing == packing
+    np.testing.assert_allclose(packed, np.array(solo), rtol=1e-5)
+
+
+@pytest.mark.parametrize("split", [{"data": 2, "tensor": 2}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4}])
+def test_packed_and_sharded_at_once(tiny, split):
+    """Two trials mapped on each half of the devices, which share their work."""
+    size = {"model.vocab": 264, "execution.packing": "vmap"}
+    solo = losses([tiny(seed=3, **size)], 5, jax.devices()[:1])[0][0]
+    mesh = {"execution.mesh.trial": 2} | {f"execution.mesh.{axis}": count for axis, count in split.items()}
+    packed, _, program = losses([tiny(seed=s, **size, **mesh) for s in (0, 1, 2, 3)], 5)
+    assert math.prod(program.mesh.shape.values()) == 8 and program.slots == 2 * program.groups
+    np.testing.assert_allclose(packed[3], solo, rtol=1e-5)
+
+
+def test_trials_do_not_communicate(tiny):
+    configs = [tiny(seed=s) for s in range(4)]
+    run, execution = schema.freeze(configs[0])
+    program = population.Program(run, 4, execution, jax.devices()[:4]).compile()
+    assert program.groups == 4
+    text = program.compiled.as_text()
+    for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all", "reduce-scatter"):
+        assert collective not in text
+    assert program.memory_bytes > 0
+
+
+def test_one_executable_serves_a_signature(tiny):
+    """Other rates, seeds, lengths, schedules: no second compilation."""
+    configs = [tiny(), tiny(seed=5, tokens=256 * 20, **{"opt.lr": 1e-4, "schedule.warmup_tokens": 512})]
+    (first, execution), (second, _) = map(schema.freeze, configs)
+    assert schema.signature(first) == schema.signature(second)
+    program = population.Program(first, 1, execution, jax.devices()[:1])
+    tokens = np.zeros(program.token_shape(), np.uint16)
+    for run in (first, second):
+        program.train(program.init([run]), program.stack_values([run]), tokens, np.array([2], np.int32))
+    assert program._train._cache_size() == 1
+    assert program._init._cache_size() == 1
+
+
+def test_a_diverging_trial_leaves_its_neighbours_alone(tiny):
+    alone = losses([tiny(seed=1)], 12, jax.devices()[:1])[0][0]
+    for packing in ("map", "vmap"):
+        options = {"execution.packing": packing}
+        configs = [tiny(**{"opt.lr": 1e30} | options), tiny(seed=1, **options)]
+        both = losses(configs, 12, jax.devices()[:1])[0]
+        assert not np.isfinite(both[0]).all()
+        np.testing.assert_allclose(both[1], alone, rtol=1e-5)
+
+
+def test_assignment_balances_devices():
+    groups = population.assign([8, 4, 2, 1, 1], 2)
+    assert sorted(t for group in groups for t in group) == [0, 1, 2, 3, 4]
+    assert sorted(sum([8, 4, 2, 1, 1][t] for t in group) for group in groups) == [8, 8]
+
+
+def test_what_cannot_be_split_is_an_error(tiny):
+    with pytest.raises(InputError, match=r"8 sequences .* execution.mesh.data=3"):
+        losses([tiny(**{"execution.mesh.data": 3})])
+    with pytest.raises(InputError, match="there are 8"):
+        losses([tiny(**{"execution.mesh.data": 16})])
+    with pytest.raises(InputError, match=r"axis 'vocab' of size 257 .*tensor=8; .* 264"):
+        losses([tiny(**{"execution.mesh.tensor": 8})])
+    with pytest.raises(KeyError, match="no rule"):
+        rules.spec(("nowhere",), (4,), rules.make_mesh((1,) * len(rules.AXES)))

@@ -1,0 +1,265 @@
+"""FLOPs, bytes and collectives that are read from HLO: written-out snippets, and programs whose counts follow by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from sweeps.cost import hlo
+
+SNIPPET = """HloModule made_up, num_partitions=8
+
+FileNames
+1 "models/thing.py"
+
+FunctionNames
+1 "Block.__call__"
+2 "Attention.__call__"
+3 "fold_stack.<locals>.body"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=3 end_line=3 column=1 end_column=1}
+2 {file_name_id=1 function_name_id=2 line=9 end_line=9 column=1 end_column=1}
+3 {file_name_id=1 function_name_id=3 line=1 end_line=1 column=1 end_column=1}
+
+StackFrames
+1 {file_location_id=3 parent_frame_id=1}
+2 {file_location_id=1 parent_frame_id=2}
+3 {file_location_id=2 parent_frame_id=3}
+
+%fused_gather.1 (param_0: bf16[4,64]) -> bf16[32,64] {
+  %param_0 = bf16[4,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.9 = bf16[32,64]{1,0} all-gather(%param_0), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%sliced (param_0: f32[6,16,16], param_1: s32[]) -> f32[16,16] {
+  %param_0 = f32[6,16,16]{2,1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %cut = f32[1,16,16]{2,1,0} dynamic-slice(%param_0, %param_1, %zero, %zero), dynamic_slice_sizes={1,16,16}
+  ROOT %flat = f32[16,16]{1,0} bitcast(%cut)
+}
+
+%body (arg: (s32[], f32[16,16], f32[6,16,16], bf16[4,64])) -> (s32[], f32[16,16], f32[6,16,16], bf16[4,64]) {
+  %arg = (s32[], f32[16,16]{1,0}, f32[6,16,16]{2,1,0}, /*index=3*/bf16[4,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %x = f32[16,16]{1,0} get-tuple-element(%arg), index=1
+  %w = f32[6,16,16]{2,1,0} get-tuple-element(%arg), index=2
+  %part = bf16[4,64]{1,0} get-tuple-element(%arg), index=3
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %layer = f32[16,16]{1,0} fusion(%w, %i), kind=kLoop, calls=%sliced
+  %whole.1 = bf16[32,64]{1,0} fusion(%part), kind=kCustom, calls=%fused_gather.1
+  %y = f32[16,16]{1,0} dot(%x, %layer), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="a" stack_frame_id=3}
+  %z = f32[16,16]{1,0} all-reduce(%y), channel_id=8, replica_groups=mesh['a'=4,'b'=2] {'b'}, to_apply=%sum
+  ROOT %out = (s32[], f32[16,16]{1,0}, f32[6,16,16]{2,1,0}, /*index=3*/bf16[4,64]{1,0}) tuple(%next, %z, %w, %part)
+}
+
+%cond (arg.1: (s32[], f32[16,16], f32[6,16,16], bf16[4,64])) -> pred[] {
+  %arg.1 = (s32[], f32[16,16]{1,0}, f32[6,16,16]{2,1,0}, /*index=3*/bf16[4,64]{1,0}) parameter(0)
+  %count = s32[]{:T(128)} constant(6)
+  %i.1 = s32[] get-tuple-element(%arg.1), index=0
+  ROOT %more = pred[] compare(%i.1, %count), direction=LT
+}
+
+ENTRY %main (p: f32[16,16], w: f32[6,16,16], q: bf16[4,64]) -> f32[16,16] {
+  %p = f32[16,16]{1,0} parameter(0)
+  %w.1 = f32[6,16,16]{2,1,0} parameter(1)
+  %q = bf16[4,64]{1,0} parameter(2)
+  %zero.1 = s32[] constant(0)
+  %start = (s32[], f32[16,16]{1,0}, f32[6,16,16]{2,1,0}, /*index=3*/bf16[4,64]{1,0}) tuple(%zero.1, %p, %w.1, %q)
+  %loop = (s32[], f32[16,16]{1,0}, f32[6,16,16]{2,1,0}, /*index=3*/bf16[4,64]{1,0}) while(%start), condition=%cond, body=%body
+  %again = bf16[32,64]{1,0} fusion(%q), kind=kCustom, calls=%fused_gather.1
+  ROOT %end = f32[16,16]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_written_program_is_counted_by_hand():
+    """Six trips of the loop; a channel is counted once though two fusions have it; only a slice of the stack is read."""
+    module = hlo.Module(SNIPPET)
+    loop = module.computations["main"]["loop"]
+    assert module.trips(loop) == 6 and module.entry == "main" and module.partitions == 8
+    assert module.flops() == 6 * 2 * 16**3
+    each = 4 * 64 * 2  # bytes of one part
+    assert module.collective_bytes() == {"all-gather": 6 * 7 * each, "all-reduce": 6 * 2 * 1024 // 2}
+    # A trip: two scalars read and one written; a slice read and written; a gather; a matmul; an all-reduce.
+    trip = 3 * 4 + (2 * 1024 + 4) + (each + 8 * each) + 3 * 1024 + 2 * 1024
+    assert module.hbm_bytes() == 6 * trip + 9 * each
+    assert module.path(module.computations["body"]["y"]) == "Block/Attention"
+    largest = module.buffers(2)
+    assert [b.bytes for b in largest] == [32 * 64 * 2, 32 * 64 * 2] or largest[0].shape == "bf16[32,64]"
+
+
+@pytest.mark.parametrize(
+    ("rest", "size"),
+    [
+        ("replica_groups={{0,1},{2,3}}, x=1", 2),
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
+        ("replica_groups=mesh['axis_0'=16] {'axis_0':(2)4}", 4),
+        ("source_target_pairs={{0,1},{1,0}}", 2),
+        ("replica_groups={}", 8),
+    ],
+)
+def test_group_sizes(rest: str, size: int):
+    assert hlo.group_size(rest, 8) == size
+
+
+def test_a_batched_matmul_as_a_convolution_counts_each_batch_entry_once():
+    """As a TPU writes it: 2 x 8 batch entries of [256, 64] x [64, 1024]."""
+    left = hlo.Instruction("l", "parameter", "bf16[2,8,256,64]{3,2,1,0}", (), "", False)
+    right = hlo.Instruction("r", "parameter", "bf16[2,8,1024,64]{3,2,1,0}", (), "", False)
+    window = "window={size=2x8 stride=1x7 lhs_dilate=2x8}, dim_labels=01bf_01oi->01bf"
+    out = hlo.Instruction("o", "convolution", "f32[2,8,256,1024]{3,2,1,0:T(8,128)}", ("l", "r"), window, True)
+    assert hlo.matmul_flops(out, {"l": left, "r": right}) == 2 * 2 * 8 * 256 * 1024 * 64
+
+
+KERNEL = """HloModule attends
+
+ENTRY %main (skip: s8[1,4,4], q: bf16[2,8,2048,64], k: bf16[2,4,2048,64]) -> bf16[2,8,2048,64] {
+  %skip = s8[1,4,4]{2,1,0} parameter(0)
+  %q = bf16[2,8,2048,64]{3,2,1,0} parameter(1)
+  %k = bf16[2,4,2048,64]{3,2,1,0} parameter(2)
+  %out = bf16[2,8,2048,64]{3,2,1,0} custom-call(%skip, %q, %k, %k), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/shard_map/attention_pairs_1000_3000_WAY/vmap(x)/splash_mha_PHASE_residuals/pallas_call"}
+  ROOT %other = bf16[2,8,2048,64]{3,2,1,0} custom-call(%out), custom_call_target="tpu_custom_call", metadata={op_name="gmm"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "way", "products", "pairs"),
+    [("fwd", "fused", 2, 1000), ("dkv", "fused", 5, 3000), ("dkv", "apart", 4, 3000), ("dq", "apart", 3, 3000)],
+)
+def test_attention_kernels_multiply_the_pairs_that_they_visit(phase: str, way: str, products: int, pairs: int):
+    """Of 2 x 8 heads of size 64; the other kernel stays one whose FLOPs nobody counts."""
+    module = hlo.Module(KERNEL.replace("PHASE", phase).replace("WAY", way))
+    assert module.flops() == 2 * products * pairs * 2 * 8 * 64
+    assert module.opaque() == {"tpu_custom_call": 1.0}
+
+
+def test_types_and_places():
+    """Sizes of types; what lies in a TPU's fast memory is told apart."""
+    found = hlo.shapes("(f32[2,3]{1,0:T(8,128)S(1)}, bf16[], /*index=2*/pred[7]{0}, s4[6], f8e4m3fn[5])")
+    assert [s.bytes for s in found] == [24, 2, 7, 3, 5] and [s.fast for s in found] == [True] + [False] * 4
+
+
+# --- real programs on eight simulated devices
+
+LAYERS, WIDTH, HIDDEN, ROWS = 6, 64, 256, 512
+
+
+def compiled(names: tuple[str, ...], sizes: tuple[int, ...], weights: list[P], data: P, hidden: P) -> hlo.Module:
+    """Value and gradient of a scanned stack of two matmuls with a relu between, split as told."""
+    mesh = jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
+    place = functools.partial(NamedSharding, mesh)
+
+    def loss(w, x):
+        def layer(x, w):
+            h = jax.lax.with_sharding_constraint(jax.nn.relu(x @ w[0]), place(hidden))
+            return jax.lax.with_sharding_constraint(x + h @ w[1], place(data)), None
+
+        return jnp.sum(jax.lax.scan(layer, x, w)[0] ** 2)
+
+    shapes = [(LAYERS, WIDTH, HIDDEN), (LAYERS, HIDDEN, WIDTH)]
+    w = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=place(p)) for s, p in zip(shapes, weights, strict=True)]
+    x = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32, sharding=place(data))
+    outs = (place(P()), [place(p) for p in weights])
+    return hlo.Module(jax.jit(jax.value_and_grad(loss), out_shardings=outs).lower(w, x).compile().as_text())
+
+
+def test_one_device_has_no_collectives_and_all_flops():
+    """Forward 2, backward 4 multiply-adds a weight and row, but for the gradient of the first layer's input."""
+    module = compiled(("a",), (1,), [P(), P()], P(), P())
+    assert module.collective_bytes() == {}
+    assert module.flops() == 6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS
+
+
+def test_fsdp_sends_what_it_must():
+    """Weights gathered in the forward and the backward pass, gradients reduced: no less, and little more."""
+    n, weights = 8, 4 * LAYERS * 2 * WIDTH * HIDDEN
+    module = compiled(("f",), (n,), [P(None, "f", None), P(None, None, "f")], P("f", None), P("f", None))
+    found, part = module.collective_bytes(), (n - 1) / n * weights
+    assert module.flops() == pytest.approx(6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS / n)
+    assert found["all-gather"] == pytest.approx(2 * part, rel=0.01)
+    # A CPU has no fused reduce-scatter: it reduces all and keeps a part, which sends twice the bytes.
+    reduced = found.get("reduce-scatter", 0) + found.get("all-reduce", 0) / 2
+    assert reduced == pytest.approx(part, rel=0.02)
+    assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+def test_tensor_parallel_sends_what_it_must():
+    """One all-reduce of the activations a layer forward, and one backward."""
+    n = 8
+    module = compiled(("t",), (n,), [P(None, None, "t"), P(None, "t", None)], P(), P(None, "t"))
+    activations = 4 * ROWS * WIDTH
+    assert module.collective_bytes() == {
+        "all-reduce": pytest.approx(2 * LAYERS * 2 * (n - 1) / n * activations, rel=0.01)
+    }
+
+
+def test_loops_count_as_if_unrolled():
+    """A scan of matmuls inside a scan; the compiler itself counts an unrolled program."""
+
+    def run(unroll):
+        def inner(x, w):
+            return jnp.tanh(x @ w), None
+
+        def outer(x, w):
+            return jax.lax.scan(inner, x, w, unroll=unroll)[0], None
+
+        def f(x, w):
+            return jax.lax.scan(outer, x, w, unroll=unroll)[0]
+
+        x, w = np.zeros((32, 48), np.float32), np.zeros((3, 5, 48, 48), np.float32)
+        return jax.jit(f).lower(x, w).compile()
+
+    loops, unrolled = run(1), run(True)
+    expected = 15 * 2 * 32 * 48 * 48
+    assert hlo.Module(loops.as_text()).flops() == expected
+    assert hlo.Module(unrolled.as_text()).flops() == pytest.approx(expected)
+    assert loops.cost_analysis()["flops"] < expected / 2, "what the compiler counts of a loop"
+
+
+AWAY = """HloModule away
+
+%body (p: (s32[], f32[4,8], f32[3,8])) -> (s32[], f32[4,8], f32[3,8]) {
+  %p = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %moments = f32[4,8]{1,0:T(8,128)S(5)} get-tuple-element(%p), index=1
+  %inputs = f32[3,8]{1,0:T(8,128)S(5)} get-tuple-element(%p), index=2
+  %copy-start = (f32[4,8]{1,0:T(8,128)}, f32[4,8]{1,0:T(8,128)S(5)}, u32[]{:S(2)}) copy-start(%moments)
+  %copy-done = f32[4,8]{1,0:T(8,128)} copy-done(%copy-start)
+  %layer-start = ((f32[3,8]{1,0:T(8,128)S(5)}, s32[], s32[]), f32[1,8]{1,0:T(8,128)}, u32[]) dynamic-slice-start(%inputs, %i, %i)
+  %layer = f32[1,8]{1,0:T(8,128)} dynamic-slice-done(%layer-start)
+  %kept-start = ((f32[3,8]{1,0:S(5)}, f32[1,8]{1,0}, s32[], s32[]), f32[3,8]{1,0:S(5)}, u32[]) dynamic-update-slice-start(%inputs, %layer, %i, %i)
+  %kept = f32[3,8]{1,0:T(8,128)S(5)} dynamic-update-slice-done(%kept-start)
+  %local = f32[4,8]{1,0:T(8,128)S(1)} copy(%copy-done)
+  ROOT %out = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) tuple(%i, %moments, %kept)
+}
+
+%cond (q: (s32[], f32[4,8], f32[3,8])) -> pred[] {
+  %q = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %three = s32[] constant(3)
+  ROOT %less = pred[] compare(%j, %three), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4,8], f32[3,8])) -> (s32[], f32[4,8], f32[3,8]) {
+  %a = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) parameter(0)
+  ROOT %loop = (s32[], f32[4,8]{1,0:S(5)}, f32[3,8]{1,0:S(5)}) while(%a), condition=%cond, body=%body
+}
+"""
+
+
+def test_what_moves_between_a_chip_and_its_host_is_counted_each_way():
+    """Three times a copy of 128 bytes and a layer of 32 come; a layer of 32 goes; a copy on the chip is none."""
+    assert hlo.Module(AWAY).host_bytes() == 3 * (128 + 32)
+    assert hlo.Module(AWAY.replace("S(5)", "")).host_bytes() == 0

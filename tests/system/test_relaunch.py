@@ -1,0 +1,115 @@
+"""A launcher is killed and started again at once, while its worker, wherever that is, has not yet saved."""
+
+import json
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+
+from sweeps.work import claims
+from tests.sweeps.executors.test_executors import TPU, Cloud, cloud, cluster, losses, started, tiny_study, until  # noqa: F401
+
+SPECS = ["local", pytest.param("ray", marks=pytest.mark.ray), "slurm:cluster=local,slots=2"]
+
+
+def workers(workdir: pathlib.Path) -> list[claims.Process]:
+    """Who holds runs of a workdir, by its own word."""
+    out = []
+    for path in workdir.glob("workers/*.json"):
+        out.append(claims.Process(**json.loads(path.read_text())["worker"]))
+    return out
+
+
+def claimed_by(workdir: pathlib.Path) -> dict[str, int]:
+    """Process id of each claimed run's launcher."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in workdir.glob("runs/*/claim.json")}
+    return {name: claim["launcher"]["pid"] for name, claim in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL], ids=["saves late", "dies"])
+@pytest.mark.parametrize("spec", SPECS, ids=["local", "ray", "slurm"])
+def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
+    spec: str,
+    end: signal.Signals,
+    tiny_study: pathlib.Path,  # noqa: F811
+    tmp_path: pathlib.Path,
+    request,
+):
+    """The worker cannot answer for a while (SIGSTOP) as its launcher is killed. The next launcher leaves its runs alone
+    for that time, and takes them over as soon as it has saved and ended, or died: no step is taken twice."""
+    if spec == "ray":
+        spec = f"ray:address={request.getfixturevalue('cluster').address}"
+    elif spec.startswith("slurm"):
+        pytest.importorskip("submitit")
+    text = tiny_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
+    (tmp_path / "long.py").write_text(text)
+    workdir, long = tmp_path / "w", pathlib.Path(f"{tmp_path}/long.py:3000")
+    first = started(long, workdir, spec)
+    until(lambda: len(workers(workdir)) == 2 and len(list(workdir.glob("runs/*/metrics.jsonl"))) == 2)
+    olds = workers(workdir)
+    for old in olds:
+        os.kill(old.pid, signal.SIGSTOP)
+    held = set(claimed_by(workdir))
+    finished = {path.parent.name for path in workdir.glob("runs/*/record.json")}
+    first.kill()
+    first.wait()  # not for its pipes, which what it has started holds open
+    before = (workdir / "study.json").stat().st_mtime_ns
+    second, seen = started(long, workdir, spec), None
+    while seen is None or time.monotonic() < seen + 5:
+        if seen is None and (workdir / "study.json").stat().st_mtime_ns != before:
+            seen = time.monotonic()  # now it looks at the claims
+        assert second.poll() is None, second.communicate()
+        by = claimed_by(workdir)
+        assert not [name for name in held - finished if by.get(name) != first.pid], "they are not free yet"
+        assert all(old.alive for old in olds)
+        time.sleep(0.2)
+    for old in olds:
+        os.kill(old.pid, end)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, out + err
+    assert "is being trained by" in err and "taking over" in err, err
+    assert len(losses(workdir)) == 3
+    for path in workdir.glob("runs/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["step"] for row in rows if "loss" in row] == [1, *range(10, 3001, 10)], "each step once, in order"
+    assert not any(old.alive for old in olds) and claimed_by(workdir) == {} and workers(workdir) == []
+
+
+@pytest.mark.slow
+def test_a_slice_is_given_back_before_its_run_is_taken_over(
+    tiny_study: pathlib.Path,  # noqa: F811
+    cloud: Cloud,  # noqa: F811
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The process that sees to a TPU slice cannot answer as its launcher is killed. The next launcher waits until it has
+    had the slice save, has collected and deleted it; then a slice of its own goes on from there."""
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    text = tiny_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
+    (tmp_path / "one.py").write_text(text.replace("return chain(", "return runs[:1]\n    return chain("))
+    workdir, one = tmp_path / "w", pathlib.Path(f"{tmp_path}/one.py:3000")
+    first = started(one, workdir, TPU)
+    until(lambda: list(cloud.folder.glob("bucket/*/*/*/runs/*/metrics.jsonl")), 200)
+    (keeper,) = workers(workdir)
+    os.kill(keeper.pid, signal.SIGSTOP)
+    first.kill()
+    first.wait()
+    before, second, seen = (workdir / "study.json").stat().st_mtime_ns, started(one, workdir, TPU), None
+    while seen is None or time.monotonic() < seen + 5:
+        if seen is None and (workdir / "study.json").stat().st_mtime_ns != before:
+            seen = time.monotonic()
+        assert second.poll() is None, second.communicate()
+        assert set(claimed_by(workdir).values()) == {first.pid} and "delete" not in cloud.verbs
+        time.sleep(0.2)
+    os.kill(keeper.pid, signal.SIGCONT)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, out + err
+    assert cloud.verbs.count("create") == cloud.verbs.count("delete") == 2 and not (cloud.folder / "state").exists()
+    (path,) = workdir.glob("runs/*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, *range(10, 3001, 10)], "each step once, in order"
+    assert len(losses(workdir)) == 1 and workers(workdir) == [] and claimed_by(workdir) == {}

@@ -48,7 +48,7 @@ class Ours:
 
     def _run(self, starts: int, bootstrap: int) -> Any:
         from analysis.fitting.fit import fit
-        from analysis.fitting.result import FitSpec
+        from analysis.fitting.spec import FitSpec
         from analysis.laws.chinchilla import Chinchilla
 
         spec = FitSpec(bootstrap=bootstrap, starts=starts, seed=SEED, thorough=False)  # scipy's has no profiles either

@@ -120,12 +120,12 @@ def bench_steps(rounds: int) -> list[dict[str, Any]]:
     """Steady step times, the contestants taken in turn."""
     import jax
 
-    from experiments.run import schema
+    from experiments.run.freeze import freeze
     from experiments.store import record
 
     rows = []
     for name, shape in SHAPES.items():
-        run, execution = schema.freeze(config_of(shape))
+        run, execution = freeze(config_of(shape))
         tokens = np.random.default_rng(0).integers(0, 256, (shape["batch"], shape["seq_len"] + 1)).astype(np.uint16)
         contestants: dict[str, Callable[[], None]] = {}
         plain, state = hand_written(shape, run.model.ff, run.model.vocab)
@@ -173,10 +173,10 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
 def do_job(job: dict[str, Any]) -> dict[str, Any]:
     """In the child: train the runs, in one population or one after the other."""
     from experiments import train
-    from experiments.run import schema
+    from experiments.run.freeze import freeze
 
     events: list[tuple[str, float]] = []
-    frozen = [schema.freeze(config) for config in job["configs"]]
+    frozen = [freeze(config) for config in job["configs"]]
     folders = [epath.Path(folder) for folder in job["folders"]]
 
     def report(event: dict[str, Any]) -> None:
@@ -211,12 +211,12 @@ def bench_start(scratch: str, root: str, rounds: int) -> list[dict[str, Any]]:
 
 def bench_population(scratch: str, root: str, sizes: Sequence[str], runs: Sequence[int]) -> list[dict[str, Any]]:
     """Runs per hour in the three ways of training them."""
-    from experiments.run import schema
+    from experiments.run.freeze import freeze
     from experiments.store import record
 
     rows = []
     for size in sizes:
-        params = record.ledger(schema.freeze(config_of(SIZES[size]))[0])["params_total"]
+        params = record.ledger(freeze(config_of(SIZES[size]))[0])["params_total"]
         single = child(_job(SIZES[size], 1, f"{scratch}/{size}-process", root, None))
         for count in runs:
             folder = f"{scratch}/{size}-{count}"
@@ -281,7 +281,7 @@ def main(_: list[str]) -> int:
     except ValueError:
         raise InputError(f"--runs={','.join(given.runs)}; expected counts such as 1,4,16") from None
     from experiments import prepare, train
-    from experiments.data.batches import Data
+    from experiments.data.options import Data
     from experiments.run.schema import Execution
 
     root = os.path.abspath(given.data_root)

@@ -5,7 +5,6 @@ A traceback is shown only with --verbosity=1 or higher.
 """
 
 from collections.abc import Callable, Iterable
-import difflib
 import errno
 import os
 import re
@@ -15,20 +14,10 @@ import traceback
 
 from absl import app, flags, logging
 
+from models.errors import InputError as InputError
+from models.errors import nearest as nearest
+
 EXIT_FAILURE, EXIT_INPUT, EXIT_AGAIN = 1, 2, 75
-
-
-class InputError(ValueError):
-    """Something that the user wrote cannot be right. The text names the field, the value and what was expected."""
-
-
-def nearest(name: str, known: Iterable[str], noun: str = "name") -> str:
-    """A hint for a name that is not among `known`: the closest one, or all of them when none is close."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known {noun}s: {', '.join(known) or 'none'}"
 
 
 def explain(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from experiments import cli, files
 from experiments.cli import InputError, nearest
-from experiments.run import schema
+from experiments.run import build, identity
 from experiments.store import weights
 from experiments.store.weights import Params, Path, Tensors
 import models
@@ -66,7 +66,7 @@ def _options(layout: Layout, config: Mapping[str, Any], path: pathlib.Path) -> A
             value = key.values[value]
         values[option] = value
     try:
-        cfg = schema.build(models.load(layout.family).Config, values, "model.")
+        cfg = build.build(models.load(layout.family).Config, values, "model.")
         cfg.check(1)
     except InputError as error:
         theirs = {f"model.{option}": key.name for option, key in layout.keys.items()}
@@ -117,7 +117,7 @@ def _lost(layout: Layout, cfg: Any) -> list[str]:
     except InputError as error:
         return [str(error)]
     matter = (
-        {path for path, _, meta in schema.leaves(cfg) if meta.get("numerics", True)} - _OF_TRAINING - {*layout.idle}
+        {path for path, _, meta in identity.leaves(cfg) if meta.get("numerics", True)} - _OF_TRAINING - {*layout.idle}
     )
     return [
         f"model.{name}={getattr(cfg, name)!r} is {getattr(back, name)!r} there"

@@ -29,8 +29,9 @@ from experiments import cli, files
 from experiments.cli import InputError
 from experiments.data import streams
 from experiments.data import tokenizer as tokenizers
-from experiments.data.batches import Batches, Data, check_enough
+from experiments.data.batches import Batches, check_enough
 from experiments.data.manifest import Manifest, digest, load, verify
+from experiments.data.options import Data
 from experiments.data.sources.origin import Documents, Origin, describe, obtain, open_documents
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
@@ -243,11 +244,11 @@ def main(argv: list[str]) -> None:
     """Prepare what the config's run needs; show it, and the run's first record as text."""
     from absl import flags
 
-    from experiments.run import schema  # imports jax
+    from experiments.run import freeze  # imports jax
 
     if argv:
         raise InputError(f"unexpected argument {argv[0]!r}; options are given as --config.data.corpus=...")
-    run, execution = schema.freeze(flags.FLAGS.config)
+    run, execution = freeze.freeze(flags.FLAGS.config)
     console = Console(highlight=False)
     nothing = None not in look(run.data, execution.data_root)[2]
     manifests = prepare(run.data, execution.data_root)

@@ -22,7 +22,7 @@ from experiments import cli, files, prepare
 from experiments.alive import hosts, lease, watchdog
 from experiments.alive.lease import Lease
 from experiments.cli import EXIT_AGAIN, InputError
-from experiments.run import config_file, schema
+from experiments.run import config_file, freeze, identity
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit
 from experiments.store import lineage as lineages
@@ -66,7 +66,7 @@ def train(
         if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:
             raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
         names = tuple(m.fingerprint for m in manifests)
-        fingerprint = schema.fingerprint(run, names)
+        fingerprint = identity.fingerprint(run, names)
         if (directory / "record.json").exists() and records.read(directory / "record.json")["status"] != "failed":
             workdir_of(directory, run, fingerprint, names)
             continue
@@ -124,7 +124,7 @@ def _train_population(path: str, workdir: str) -> int:
     watchdog.breathe(_print_event)
     try:
         value = files.read_json(path)
-        frozen = [schema.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
+        frozen = [freeze.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
         if bad := [name for name in value["fingerprints"] if not inherit.FINGERPRINT.fullmatch(name)]:
             raise ValueError(f"{bad[0]!r} is no fingerprint")
         if not frozen or len(frozen) != len(value["fingerprints"]):

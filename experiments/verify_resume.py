@@ -197,7 +197,7 @@ def verify(
         whole.end()
         killed.end()
     found = compare(whole, killed, last, last == run.steps)
-    from experiments.run import schema
+    from experiments.run import identity
     from experiments.store import record
 
     value = {
@@ -206,7 +206,7 @@ def verify(
         "kills": events,
         "processes": processes,
         "arguments": list(arguments),
-        "numerics": schema.NUMERICS_VERSION,
+        "numerics": identity.NUMERICS_VERSION,
     }
     held = files.read_json(killed.folder / "run.json")
     value |= {"fingerprint": held["fingerprint"], "run": held["run"], "environment": record.environment()}

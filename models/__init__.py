@@ -4,7 +4,7 @@ import importlib
 import pathlib
 from types import ModuleType
 
-from experiments.cli import InputError, nearest
+from models.errors import InputError, nearest
 
 
 def families() -> tuple[str, ...]:

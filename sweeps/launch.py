@@ -21,8 +21,8 @@ from absl import flags
 
 from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
-from sweeps import executors
 from sweeps.cost import plan_file
+from sweeps.executors import options, protocol
 from sweeps.study import file as studies
 from sweeps.work import failures, populations
 from sweeps.work.display import Display, clock
@@ -54,7 +54,7 @@ class Policy:
 def launch(
     study: studies.Study,
     store: Store,
-    executor: executors.Executor,
+    executor: protocol.Executor,
     policy: Policy = Policy(),
     progress: bool = True,
 ) -> Outcome:
@@ -103,7 +103,7 @@ def main(_: list[str]) -> int:
     """The command line."""
     start = time.monotonic()
     study = studies.load(flags.FLAGS.study, flags.FLAGS.data_root)
-    executor = executors.load(flags.FLAGS.executor)
+    executor = options.load(flags.FLAGS.executor)
     given = flags.FLAGS
     budgets = failures.parse_budgets(given.retries)
     policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
@@ -138,7 +138,7 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs")
-    flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.EXECUTORS)}")
+    flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(options.EXECUTORS)}")
     flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed; finish those stopped early")
     budgets = ",".join(f"{kind}={count}" for kind, count in failures.BUDGETS.items())

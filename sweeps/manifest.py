@@ -21,9 +21,9 @@ from absl import flags
 
 from experiments import cli, files
 from experiments.cli import InputError, nearest
-from sweeps import executors
 from sweeps.cost import plan_file
 from sweeps.executors import gcloud
+from sweeps.executors.options import options as options_
 from sweeps.study import file as studies
 from sweeps.work import populations as graph
 from sweeps.work.populations import Population
@@ -188,7 +188,7 @@ def main(_: list[str]) -> int:
     given = flags.FLAGS
     if given.kind not in KINDS:
         raise InputError(f"--kind={given.kind!r} is not known; {nearest(given.kind, KINDS, 'kind')}")
-    options = executors.options(KINDS[given.kind], given.options or "", "--options")
+    options = options_(KINDS[given.kind], given.options or "", "--options")
     options.check()
     study, out = studies.load(given.study, given.data_root), pathlib.Path(given.out)
     if not re.fullmatch(r"[\w.-]+", out.name):

@@ -21,14 +21,15 @@ from absl import flags
 from rich.console import Console
 
 from experiments import cli, files
-from experiments.run import schema
+from experiments.run import identity
 from experiments.store import record
 from experiments.store.record import ledger
 from sweeps.cost import compiler as aot
 from sweeps.cost import machines, plan_file, table
 from sweeps.cost.compiled import on_tpu
 from sweeps.cost.machines import Chip, Target
-from sweeps.cost.row import Row, distinct, on_cpu, on_gpu
+from sweeps.cost.measured import on_cpu, on_gpu
+from sweeps.cost.row import Row, distinct
 from sweeps.executors import local
 from sweeps.study import file as studies
 
@@ -41,7 +42,7 @@ def critical_path(study: studies.Study, rows: Sequence[Row]) -> tuple[float, lis
     best: tuple[float, list[str]] = (0.0, [])
     for cell in study.cells:
         line = studies.line(cell)
-        seconds = sum(one.run.steps * step.get(schema.signature(one.run), 0.0) for one in line)
+        seconds = sum(one.run.steps * step.get(identity.signature(one.run), 0.0) for one in line)
         if seconds > best[0]:
             best = (seconds, [one.name for one in line])
     return best
@@ -136,9 +137,7 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(machines.EXAMPLES)}")
-    flags.DEFINE_string(
-        "runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing"
-    )
+    flags.DEFINE_string("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
     flags.DEFINE_string("json", None, "write the plan to this file as well")
     flags.DEFINE_string("workdir", None, "folder of the study: leave the plan there as its lock")
     flags.DEFINE_string("prices", None, "JSON like sweeps/chips.json with the figures and prices to use instead")

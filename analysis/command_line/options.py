@@ -8,7 +8,7 @@ from absl import flags
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.fitting.result import FitSpec
+    from analysis.fitting.spec import FitSpec
     from analysis.laws.base import Law
 
 
@@ -55,7 +55,7 @@ def spec(interpolation: str = "quadratic", law: "type[Law] | None" = None) -> "F
 
     What the flags do not say of the objective is the law's own; Huber's loss of log residuals without a law.
     """
-    from analysis.fitting.result import FitSpec
+    from analysis.fitting.spec import FitSpec
     from analysis.solve.objective import Objective
 
     values = flags.FLAGS

@@ -9,117 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.solve.objective import Objective
-from experiments.cli import InputError, nearest
+from analysis.trust.interval import Interval, interval_of
 
 SCHEMA = 1
-RESAMPLE = ("paired", "wild", "residual")
-INTERPOLATIONS = ("quadratic", "cubic", "akima")
 
 
 class FitError(RuntimeError):
     """A fit that did not end at an optimum. It has no numbers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FitSpec:
-    """Every choice of a fit.
-
-    bootstrap: replicates (0: none). level: of the intervals. seed: of the resampling; the stream is that of
-    numpy's RandomState, so that seed 42 on 240 rows resamples as Besiroglu et al. 2024 did. starts: refined starts.
-    interpolation, weighted: of IsoFLOP curves, and whether sure minima count more. resample: what a replicate is, see
-    analysis.trust.bootstrap.refits. thorough: profiles and the jackknife too, which a fit on the way to something else
-    does without.
-    """
-
-    objective: Objective | None = None  # the law's own where None
-    bootstrap: int = 1000
-    level: float = 0.9
-    seed: int = 42
-    interpolation: str = "quadratic"
-    weighted: bool = False
-    starts: int = 128
-    resample: str = "paired"
-    thorough: bool = True
-    near_optimum: str = "0.0025"  # which runs of a cell are optima, see analysis.procedures.lr_batch.choice_of
-    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)  # coefficients that are not fitted
-
-    def for_law(self, law: Any) -> "FitSpec":
-        """The same with the law's own objective where none is given."""
-        return self if self.objective is not None else dataclasses.replace(self, objective=law.OBJECTIVE)
-
-    def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            hint = nearest(self.interpolation, INTERPOLATIONS, "choice")
-            raise InputError(f"--interpolation: {self.interpolation!r} is not an interpolation; {hint}")
-        if self.resample not in RESAMPLE:
-            raise InputError(
-                f"--resample: {self.resample!r} is not a bootstrap; {nearest(self.resample, RESAMPLE, 'choice')}"
-            )
-        if not 0 < self.level < 1:
-            raise InputError(f"--level: {self.level} is not between 0 and 1")
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise InputError(f"--bootstrap: {self.bootstrap} is not 0 (no intervals) or at least 2 replicates")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed: {self.seed} is not between 0 and 2^32 - 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """An interval of bootstrap replicates and their standard deviation."""
-
-    level: float
-    low: float
-    high: float
-    se: float
-
-    @classmethod
-    def of(
-        cls,
-        draws: np.ndarray,
-        level: float,
-        estimate: float = math.nan,
-        left_out: np.ndarray | None = None,
-        freedom: int | None = None,
-    ) -> "Interval | None":
-        """From draws [replicates], those that are not finite left out; None when there are too few.
-
-        Percentiles; with the `estimate` and its jackknife `left_out` [refits] bias-corrected and accelerated ones (BCa,
-        Efron 1987), with quantiles of Student's distribution of `freedom` degrees in place of the normal ones (Hesterberg
-        2015), which covers better where rows are few.
-        """
-        draws = np.asarray(draws, dtype=np.float64)
-        draws = draws[np.isfinite(draws)]
-        if len(draws) < 2:
-            return None
-        with np.errstate(all="ignore"):  # replicates that ran away
-            low, high = np.quantile(draws, _ends(draws, level, float(estimate), left_out, freedom))
-        with np.errstate(over="ignore"):
-            se = float(draws.std(ddof=1))
-        return cls(level, float(low), float(high), se if math.isfinite(se) else float(np.finfo(float).max))
-
-
-def _ends(
-    draws: np.ndarray, level: float, estimate: float, left_out: np.ndarray | None, freedom: int | None
-) -> tuple[float, float]:
-    """Which quantiles of the draws are the ends of the interval."""
-    plain = 0.5 * (1 - level), 0.5 * (1 + level)
-    if left_out is None or not math.isfinite(estimate):
-        return plain
-    left_out = left_out[np.isfinite(left_out)]
-    if len(left_out) < 2:
-        return plain
-    from scipy.stats import norm, t
-
-    below = (np.mean(draws < estimate) + np.mean(draws <= estimate)) / 2
-    bias = norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
-    pulls = left_out.mean() - left_out
-    skew = (pulls**3).sum() / (6 * (pulls**2).sum() ** 1.5) if (pulls != 0).any() else 0.0
-    reach = bias + (t.ppf(plain, freedom) if freedom and freedom > 0 else norm.ppf(plain))
-    with np.errstate(divide="ignore"):
-        low, high = norm.cdf(bias + reach / np.maximum(1 - skew * reach, 1e-3))
-    return float(low), float(high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,25 +91,6 @@ class FitResult:
         for name in self.law.optimum_exponents():
             found[name] = self.interval_of(lambda law, name=name: law.optimum_exponents()[name])
         return {name: interval for name, interval in found.items() if interval is not None}
-
-
-def interval_of(
-    quantity: Callable[[Any], Any],
-    law: Any,
-    draws: np.ndarray,
-    left_out: np.ndarray | None,
-    level: float,
-    freedom: int | None,
-) -> Interval | None:
-    """Interval of a function of a law from its bootstrap refits and jackknife; None without refits."""
-    if not len(draws):
-        return None
-    with np.errstate(all="ignore"):
-        spread = np.asarray(quantity(type(law).stack(draws)), dtype=np.float64)
-        if left_out is None or not len(left_out):
-            return Interval.of(spread, level)
-        without = np.asarray(quantity(type(law).stack(left_out)), dtype=np.float64)
-        return Interval.of(spread, level, float(quantity(law)), without, freedom)
 
 
 def ranges(columns: Columns, flops_per_param_token: float) -> dict[str, list[float]]:

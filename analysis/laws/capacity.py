@@ -22,11 +22,13 @@ from analysis.laws.base import (
     rounded_minimum,
 )
 from analysis.laws.downstream import Accuracy
+from analysis.procedures.density import records
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.fitting.result import FitResult, FitSpec
+    from analysis.fitting.result import FitResult
+    from analysis.fitting.spec import FitSpec
     from analysis.grid.table import Columns
 
 ALLEN_ZHU = "Allen-Zhu & Li 2024 (arXiv 2404.05405)"
@@ -173,30 +175,6 @@ class Density:
         return self.effective_size(score) / N
 
 
-def fit_density(
-    losses: "Columns", scores: "Columns", spec: "FitSpec | None" = None, tokens: float = 1e12
-) -> "tuple[Density, Mapping[str, FitResult]]":
-    """Fit both steps: reference models as rows (N, D, task_loss), any models as rows (task_loss, accuracy) on one task.
-
-    Returns the measure and the two fits by the law's name.
-    """
-    from analysis.fitting.fit import fit
-    from analysis.fitting.result import FitSpec
-
-    found = {law.NAME: fit(rows, law, spec or FitSpec()) for law, rows in ((AnswerLoss, losses), (Accuracy, scores))}
-    return Density(found[AnswerLoss.NAME].law, found[Accuracy.NAME].law, tokens), found
-
-
-def records(days: Any, density: Any) -> np.ndarray:
-    """Which models are denser than every one before them [rows]; of those of one day, the densest may be."""
-    days, density = np.asarray(days, dtype=np.float64), np.asarray(density, dtype=np.float64)
-    order = np.lexsort((-density, days))
-    before = np.maximum.accumulate(np.r_[-np.inf, density[order][:-1]])
-    kept = np.zeros(len(days), dtype=bool)
-    kept[order] = density[order] > before
-    return kept
-
-
 @dataclasses.dataclass(frozen=True)
 class DensityGrowth(FormulaLaw):
     """ln rho_max = A days + B: the densest model so far, fitted to the models that were records when they appeared.
@@ -222,7 +200,7 @@ class DensityGrowth(FormulaLaw):
     @classmethod
     def estimate(cls, columns: "Columns", spec: "FitSpec") -> "FitResult":
         """Fit the records; the doubling time with its interval is in details["doubling_days"]."""
-        from analysis.fitting.fit import fit_formula
+        from analysis.fitting.formula_fit import fit_formula
 
         columns = columns.take(records(columns["days"], columns["density"]), "an earlier model is as dense")
         middle = float(columns["days"].mean())  # days may count from far away

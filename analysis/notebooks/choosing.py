@@ -27,7 +27,7 @@ import pandas as pd
 
 from analysis import figures, laws
 from analysis.figures import quality
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.notebooks import grids
 from analysis.questions import scoreboard
 

@@ -25,9 +25,10 @@ sys.path.insert(
 
 import pandas as pd
 
+from analysis import compare as compare_
 from analysis import figures, laws
 from analysis.figures import families
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid import table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
@@ -65,7 +66,7 @@ figures.picture(families.exchange, found)
 
 # %%
 for name, crossing in found.crossings.items():
-    print(f"{name} against {found.baseline}: {compare.describe(crossing, 'FLOPs')}")
+    print(f"{name} against {found.baseline}: {compare_.describe(crossing, 'FLOPs')}")
 
 # %% [markdown]
 # The same from the command line: `python -m analysis.compare GRID --by=family --baseline=dense --out=compare.json`. Grids

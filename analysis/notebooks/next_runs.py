@@ -26,7 +26,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.command_line.output import human
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.notebooks import grids
 from analysis.questions import design, scoreboard
 from analysis.questions.backtest import largest_budget

@@ -30,7 +30,7 @@ import pandas as pd
 from analysis import figures, laws
 from analysis.figures import quality
 from analysis.fitting import fit
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid import table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids

@@ -28,7 +28,8 @@ import pandas as pd
 from analysis import figures, laws
 from analysis.figures import scaling
 from analysis.fitting import fit
-from analysis.fitting.result import FitSpec, to_json
+from analysis.fitting.result import to_json
+from analysis.fitting.spec import FitSpec
 from analysis.grid import table
 from analysis.notebooks import grids
 from analysis.questions import predict

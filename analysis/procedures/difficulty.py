@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import FitError, FitSpec, Interval
+from analysis.fitting.result import FitError
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.downstream import Difficulty
 from analysis.procedures.downstream import parameters
 from analysis.solve import formula, newton
+from analysis.trust.interval import Interval
 from experiments.cli import InputError
 
 MODELS = 4  # that a cluster's curve needs

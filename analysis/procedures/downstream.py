@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.solve import formula, newton
+from analysis.solve import formula, newton, sums
 from analysis.trust import bootstrap
 from experiments.cli import InputError
 
@@ -74,10 +75,10 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
 
 def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     """Coefficients [replicates, k] of a fitted formula on rows that count as `counts` [replicates, rows] says."""
-    from analysis.fitting import fit as fitting
+    from analysis.fitting.formula_fit import pose
 
     law, columns, spec = type(result.law), result.columns, result.spec
-    problem = fitting.pose(columns, law, spec)
+    problem = pose(columns, law, spec)
     weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
     theta = parameters(problem, result.law)
     deltas = spec.objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
@@ -86,7 +87,7 @@ def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     return problem.coefficients(ends)
 
 
-def parameters(problem: newton.Problem | formula.FormulaProblem, law: Any) -> np.ndarray:
+def parameters(problem: sums.Problem | formula.FormulaProblem, law: Any) -> np.ndarray:
     """Where in a problem [p] a law lies."""
     if not isinstance(problem, formula.FormulaProblem):
         powers = np.array([float(getattr(law, name)) for name in law.exponents()])

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from analysis.fitting.result import Interval
+from analysis.trust.interval import Interval
 from experiments.cli import InputError
 
 SIGNIFICANT = 0.05

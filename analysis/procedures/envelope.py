@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Envelope
 from analysis.procedures import allocation

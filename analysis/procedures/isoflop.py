@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, FitSpec, Interval
+from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import IsoFlop
 from analysis.procedures import allocation
 from analysis.trust.certificate import WIDEST_CONSTANT
+from analysis.trust.interval import Interval
 from experiments.cli import InputError
 
 FEWEST_SIZES = {"quadratic": 3, "cubic": 4, "akima": 3}

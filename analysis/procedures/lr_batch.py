@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, FitSpec, Interval
+from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN
 from analysis.laws.lr_batch import HyperparameterLaw
 from analysis.trust import bootstrap
+from analysis.trust.interval import Interval
 from experiments.cli import InputError, nearest
 
 NEAR_OPTIMUM = 0.0025  # relative excess of the loss over the cell's least one, in Step Law

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, FitSpec
+from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.solve import newton
+from analysis.solve import sums
 from analysis.trust import bootstrap, certificate
 from experiments.cli import InputError
 
@@ -28,7 +29,7 @@ ITERATIONS, PATIENCE = 1000, 3
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialProblem(newton.Problem):
+class ExponentialProblem(sums.Problem):
     """ln L = logsumexp(ln c, ln k + sum_j t_j (r_j - mean r_j)), t = 0 for the part `reference`, the most frequent."""
 
     names: tuple[str, ...] = ()

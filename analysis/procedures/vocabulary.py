@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitError, FitResult, FitSpec
+from analysis.fitting.result import Certificate, FitError, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.vocabulary import (
     LARGEST_MEASURED,

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitResult, FitSpec
+from analysis.fitting.result import FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published.scipy_fit import HOFFMANN as START

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.kaplan import KaplanN
 from analysis.laws.moe import RoutedLM

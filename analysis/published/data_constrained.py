@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting import formula_fit
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.repetition import DataConstrained, DataDecay
 from analysis.published.target import Found, Study, Target
@@ -69,7 +70,7 @@ def r_squared(predicted: np.ndarray, loss: np.ndarray) -> float:
 def descend(columns: Columns, fixed: Mapping[str, float], start: tuple[float, ...]) -> DataConstrained:
     """The local optimum that one start leads to, of the coefficients that are not fixed (R_D and R_N: positive)."""
     spec = FitSpec(bootstrap=0, fixed=dict(fixed))
-    problem = fitting.pose(columns, DataConstrained, spec.for_law(DataConstrained))
+    problem = formula_fit.pose(columns, DataConstrained, spec.for_law(DataConstrained))
     delta = (DataConstrained.OBJECTIVE.huber_delta,)
     end = newton.minimise(problem, np.log([start]), np.ones(len(columns)), delta, max_steps=3000)
     return DataConstrained(*map(float, problem.coefficients(end)[0]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid
 from analysis.laws import load as load_law
 from analysis.laws.mixing import best_mixture, spearman

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.fitting.result import FitResult, FitSpec
+from analysis.fitting.result import FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.lr_batch import ComputeLaw, StepLaw
 from analysis.procedures import lr_batch

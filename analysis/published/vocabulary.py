@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.vocabulary import (
     VocabularyFrontier,

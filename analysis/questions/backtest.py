@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitError, FitResult, FitSpec
+from analysis.fitting.result import FitError, FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
 from analysis.laws.base import FormulaLaw, Law
@@ -280,3 +281,14 @@ def try_rolling(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[Rollin
         return rolling(columns, law, spec), ""
     except (InputError, FitError) as error:
         return None, str(error)
+
+
+REPLICATES = 200  # of each fit of a back-test
+
+
+def hindsight_summary(columns: Columns, law: type[Law], spec: FitSpec) -> dict[str, Any]:
+    """The rolling back-test of a fit for its JSON, or the reason why there is none."""
+    from analysis.questions import backtest
+
+    test, why = backtest.try_rolling(columns, law, dataclasses.replace(spec, bootstrap=min(spec.bootstrap, REPLICATES)))
+    return test.summary() if test else {"reason": why.removeprefix("GRID: ")}

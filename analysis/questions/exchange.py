@@ -8,9 +8,9 @@ import dataclasses
 
 import numpy as np
 
-from analysis.fitting.result import Interval
 from analysis.questions.families import Family
 from analysis.trust.bootstrap import row_counts
+from analysis.trust.interval import Interval
 from experiments.cli import InputError
 
 WIDEST = 1e6  # a factor of compute beyond this is reported as this
@@ -236,7 +236,7 @@ def loss_at_hours(hours: np.ndarray, loss: np.ndarray, at: np.ndarray, method: s
     if method != "power":
         raise InputError(f"--hours_method: {method!r} is not a method; expected isotonic or power")
     from analysis.fitting import fit as fitting
-    from analysis.fitting.result import FitSpec
+    from analysis.fitting.spec import FitSpec
     from analysis.grid.table import Columns
     from analysis.laws.one_quantity import Plateau
 

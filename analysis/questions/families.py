@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitError, FitSpec, Interval
+from analysis.fitting import formula_fit
+from analysis.fitting.result import FitError
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, Law
 from analysis.solve import formula, newton, optimum
 from analysis.solve.formula import VANISHED, FormulaProblem
 from analysis.solve.objective import Objective
 from analysis.trust import bootstrap, certificate
+from analysis.trust.interval import Interval
 from experiments.cli import InputError, nearest
 
 BESIDE = 0.05  # standard deviation of ln D around a line in ln N; less determines no allocation
@@ -206,7 +209,7 @@ def _fit_shared(
             draws=draws,
             C=compute(part),
             rows=len(part),
-            flops_per_param_token=fitting.flops_factor(part)[0],
+            flops_per_param_token=formula_fit.flops_factor(part)[0],
             not_identified=dict.fromkeys(sorted(lost), reason),
         )
     return Families(found, shared, None, best.value, best.gradient)

@@ -13,16 +13,14 @@ import json
 import math
 from typing import Any
 
-from absl import flags
 from etils import epath
 import numpy as np
 
 from analysis import laws
-from analysis.command_line.output import check_writable, number, one_file, span, write
-from analysis.fitting.result import SCHEMA, Interval, interval_of, unpack
+from analysis.fitting.result import SCHEMA, unpack
 from analysis.grid.roles import ROLES
 from analysis.laws.base import Law, part_inputs
-from experiments import cli
+from analysis.trust.interval import Interval, interval_of
 from experiments.cli import InputError, nearest
 
 
@@ -61,9 +59,7 @@ def read(path: str) -> Fitted:
     try:
         data = json.loads(epath.Path(path).read_text())
     except FileNotFoundError:
-        raise InputError(
-            f"FIT: {path} does not exist; expected the JSON file that analysis.fit wrote"
-        ) from None
+        raise InputError(f"FIT: {path} does not exist; expected the JSON file that analysis.fit wrote") from None
     except (OSError, ValueError) as error:
         raise InputError(f"FIT: {path} is not a readable JSON file ({str(error).splitlines()[0]})") from None
     schema = data.get("schema") if isinstance(data, dict) else None
@@ -173,42 +169,3 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         data["optimum"] = prediction.optimum
         data["optimum_intervals"] = {name: plain(value) for name, value in prediction.optimum_intervals.items()}
     return clean(data)
-
-
-def main(argv: list[str]) -> None:
-    """The command line."""
-    from rich.console import Console
-
-    values = flags.FLAGS
-    path = one_file(argv, "FIT", "fit.json")
-    if values.json is not None:
-        check_writable(values.json, "--json")
-    fitted = read(path)
-    prediction = predict(fitted, parse_at(values.at, fitted.law))
-    if values.json is not None:
-        write(values.json, to_json(prediction), "--json")
-    console = Console(highlight=False)
-    where = ", ".join(f"{name} = {value:g}" for name, value in prediction.at.items() if value)
-    target = fitted.law.TARGET
-    unit = " nats per token" if target == "loss" else ""
-    console.print(f"{where}: {target} [bold]{number(prediction.loss, 5)}[/]{unit}")
-    if prediction.interval is not None:
-        console.print(f"{fitted.level:.0%} interval of the law {span(prediction.interval, 5)}")
-        console.print(f"{fitted.level:.0%} interval of one run {span(prediction.new_run, 5)}")
-    own = type(fitted.law).derived is Law.derived
-    for name, value in prediction.optimum.items():
-        interval = prediction.optimum_intervals.get(name)
-        console.print(
-            f"{'optimal ' if own else ''}{name.replace('_', ' ') if own else name} = [bold]{number(value)}[/]"
-            + (f" ({span(interval)})" if interval else "")
-        )
-    if prediction.extrapolation is not None and prediction.extrapolation > 10:
-        console.print(f"[yellow]note[/]: {prediction.extrapolation:.3g} times beyond the largest run of the grid")
-    if values.json is not None:
-        console.print(f"written: {values.json}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
-    flags.DEFINE_string("json", None, "A JSON file to write.")
-    cli.run(main, required=["at"])

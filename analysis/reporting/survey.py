@@ -11,7 +11,8 @@ import numpy as np
 
 from analysis import laws
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import INTERPOLATIONS, FitError, FitResult, FitSpec, finite, ranges
+from analysis.fitting.result import FitError, FitResult, finite, ranges
+from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.questions import backtest
 from analysis.questions.compare import Comparison, compare

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import FitSpec
-from analysis.solve import newton
+from analysis.fitting.spec import FitSpec
+from analysis.solve import newton, sums
 from analysis.solve.formula import FormulaProblem
 from analysis.solve.objective import sided
 
@@ -41,7 +41,7 @@ class Optimum:
 
 
 def find(
-    problem: newton.Problem | FormulaProblem, weight: np.ndarray, spec: FitSpec, deltas: tuple[float, ...]
+    problem: sums.Problem | FormulaProblem, weight: np.ndarray, spec: FitSpec, deltas: tuple[float, ...]
 ) -> Optimum:
     """The best optimum from all starts. Whether it is one is for the caller to judge by `gradient`."""
     starts = problem.starts(weight, spec.starts)
@@ -65,14 +65,14 @@ def find(
     )
 
 
-def total(problem: newton.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, spec: FitSpec) -> np.ndarray:
+def total(problem: sums.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, spec: FitSpec) -> np.ndarray:
     """The objective itself at [b] points: a sum over rows."""
     r = problem.residuals(theta)
     return (sided(weight, r, problem.above) * spec.objective.value(r)).sum(axis=1)
 
 
 def search(
-    problem: newton.Problem | FormulaProblem, starts: np.ndarray, weight: np.ndarray, deltas: tuple[float, ...]
+    problem: sums.Problem | FormulaProblem, starts: np.ndarray, weight: np.ndarray, deltas: tuple[float, ...]
 ) -> tuple[np.ndarray, float]:
     """The best few local minima from all starts, and the share of the starts that lead to the best one.
 
@@ -99,7 +99,7 @@ def search(
 
 
 def choose(
-    problem: newton.Problem | FormulaProblem, ends: np.ndarray, weight: np.ndarray, spec: FitSpec
+    problem: sums.Problem | FormulaProblem, ends: np.ndarray, weight: np.ndarray, spec: FitSpec
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best end [p], and the other ends [rivals, p] that fit as well with other parameters.
 
@@ -113,7 +113,7 @@ def choose(
 
 
 def drop_vanished(
-    problem: newton.Problem | FormulaProblem,
+    problem: sums.Problem | FormulaProblem,
     theta: np.ndarray,
     weight: np.ndarray,
     spec: FitSpec,
@@ -138,7 +138,7 @@ def drop_vanished(
 
 
 def stationarity(
-    problem: newton.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, delta: float, lad: bool
+    problem: sums.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, delta: float, lad: bool
 ) -> float:
     """Scaled gradient at `theta`; 0 where every residual is zero to rounding.
 

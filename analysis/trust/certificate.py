@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult, Interval
+from analysis.fitting.result import Certificate, FitResult
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, SumLaw
 from analysis.solve.objective import sided
 from analysis.solve.optimum import DIFFERENT, Optimum
 from analysis.trust import bootstrap
+from analysis.trust.interval import Interval
 
 # An interval wider than this factor (high/low) means that the grid does not determine the number. Prefactors are
 # extrapolations to N = 1 and always wide, so they count as determined when their exponent is.

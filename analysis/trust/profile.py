@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.solve import newton
+from analysis.solve import newton, sums
 from analysis.solve.objective import sided, slope
 from analysis.solve.optimum import Optimum
 
@@ -66,7 +66,7 @@ def profiles(found: Optimum, names: tuple[str, ...], level: float) -> dict[str, 
 def _in_units(found: Optimum, at: int) -> Optimum:
     """The same fit with parameter `at` the logarithm of its coefficient, not of the term at the middle of the data."""
     problem, theta = found.problem, found.theta
-    if not isinstance(problem, newton.Problem) or at >= problem.terms or theta[at] <= problem.bounds()[0][at]:
+    if not isinstance(problem, sums.Problem) or at >= problem.terms or theta[at] <= problem.bounds()[0][at]:
         return found
     centre = np.zeros_like(problem.centre)
     centre[at] = problem.centre[at]
@@ -128,7 +128,7 @@ def _profile(found: Optimum, at: int, level: float) -> Profile:
 
 
 def _is_log(problem: Any, at: int) -> bool:
-    return at < problem.terms if isinstance(problem, newton.Problem) else bool(problem.logs[at])
+    return at < problem.terms if isinstance(problem, sums.Problem) else bool(problem.logs[at])
 
 
 def _exp(logs: Any) -> np.ndarray:

@@ -32,13 +32,13 @@ def _run(family: str, seq_len: int, tokens: int = TOKENS, **model: Any) -> Any:
     """A frozen run. Options that the family has not are left out, so that two families can share a shape."""
     import dataclasses
 
-    from experiments.run import schema
+    from experiments.run import freeze
     import models
 
     known = {field.name for field in dataclasses.fields(models.load(family).Config)}
     model = {name: value for name, value in model.items() if name in known}
     config = {"family": family, "model": model, "seq_len": seq_len, "batch_tokens": tokens, "tokens": 100 * tokens}
-    return schema.freeze(config)[0]
+    return freeze.freeze(config)[0]
 
 
 def stepper(run: Any, execution: Any, devices: Any = None) -> Callable[[], None]:

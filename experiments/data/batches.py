@@ -8,91 +8,14 @@ documents, which a separator token keeps apart. Nothing heavy is imported before
 """
 
 from collections.abc import Sequence
-import dataclasses
 from fractions import Fraction
 import math
-import os
-import re
 
 import numpy as np
 
 from experiments.cli import InputError
 from experiments.data.manifest import Manifest
-
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The text of a run and how it becomes tokens."""
-
-    corpus: tuple[str, ...] = ("embedded",)
-    """Each: "embedded" (or "embedded:MB" for another size than 32, "embedded/PACKAGE" for the text of one package),
-    "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl or .parquet file, a folder or a glob of them."""
-    weights: tuple[float, ...] = ()
-    """Share of each corpus in the training records (any positive numbers); empty: by size."""
-    tokenizer: str = "bytes"
-    """"bytes", "bpe:4096" (trained on the corpus), the path of a `tokenizers` JSON, or of a SentencePiece .model."""
-    text_field: str = "text"
-    """Field of JSON lines, Parquet or TFDS rows that holds the text."""
-    holdout: float = 0.02
-    """Share of the documents (chosen by the hash of their text) that is held out for evaluation."""
-    unique_tokens: int | None = None
-    """Train on the first so many tokens only and repeat them (data-constrained runs); less is a prefix of more."""
-
-    def check(self) -> None:
-        """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
-        if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
-            raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
-        if len(set(self.corpus)) < len(self.corpus):
-            raise InputError(
-                f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it"
-            )
-        for name in self.corpus:
-            _check_corpus(name)
-        if self.weights and len(self.weights) != len(self.corpus):
-            raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
-        if not all(isinstance(w, int | float) and 0 < w < math.inf for w in self.weights):
-            raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
-        _check_tokenizer(self.tokenizer)
-        if not self.text_field:
-            raise InputError("data.text_field='': expected the name of a field, such as 'text'")
-        if not 0 < self.holdout < 1:
-            raise InputError(f"data.holdout={self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
-        if self.unique_tokens is not None and self.unique_tokens < 1:
-            raise InputError(
-                f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none"
-            )
-
-
-def _check_corpus(name: str) -> None:
-    suffix = os.path.splitext(name)[1]
-    if re.match(r"embedded\b", name):
-        if not re.fullmatch(r"embedded(/[\w.-]+)?(:[1-9]\d{0,3})?", name):
-            raise InputError(
-                f"data.corpus={name!r}: expected 'embedded', 'embedded:MB' such as 'embedded:8', or 'embedded/PACKAGE'"
-            )
-    elif name.startswith("tfds:"):
-        if not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
-            raise InputError(
-                f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'"
-            )
-    elif re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name):
-        raise InputError(
-            f"data.corpus={name!r}: expected a file ending in {', '.join(SUFFIXES)}, a folder or a glob of them"
-        )
-
-
-def _check_tokenizer(spec: str) -> None:
-    if spec == "bytes" or spec.endswith((".json", ".model")):
-        return
-    size = re.fullmatch(r"bpe:(\d+)", spec)
-    if size is None:
-        raise InputError(
-            f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file"
-        )
-    if not 257 <= int(size[1]) <= 1 << 20:
-        raise InputError(f"data.tokenizer={spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")
+from experiments.data.options import Data
 
 
 class _Mixture:
@@ -250,58 +173,3 @@ def _records(stream: np.ndarray, seq_len: int) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(
         np.asarray(stream), (rows, seq_len + 1), (seq_len * step, step), writeable=False
     )
-
-
-class Holdout:
-    """The evaluation sequences of a run, in one order that depends on nothing but the manifests, weights and length.
-
-    `holdout[low:high]` gives tokens [n, seq_len + 1] and target_bytes [n, seq_len]: how many bytes of text each
-    target stands for (0 for separators), so that bits per byte is exact for any tokenizer. Any prefix of the order
-    is a fair sample of each corpus and holds the corpora in proportion. `corpus[i]` is the number of the corpus
-    that sequence i comes from.
-    """
-
-    def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int):
-        _Mixture(manifests, data, seq_len)  # for its checks
-        streams = [m.open("holdout.npy") for m in manifests]
-        self._tokens = [_records(stream, seq_len) for stream in streams]
-        for manifest, view in zip(manifests, self._tokens, strict=True):
-            if len(view) == 0:
-                raise InputError(
-                    f"data.holdout={data.holdout}: {manifest.source!r} has {manifest.holdout.tokens} held-out tokens,"
-                    f" less than one sequence of {seq_len + 1}; hold out more"
-                )
-        self._bytes = [
-            _records(m.open("holdout_bytes.npy"), seq_len) if "holdout_bytes.npy" in m.files else None
-            for m in manifests
-        ]
-        self.seq_len = seq_len
-        sizes = [len(view) for view in self._tokens]
-        weights = data.weights or sizes
-        keys = np.concatenate([(np.arange(size) + 0.5) / weight for size, weight in zip(sizes, weights, strict=True)])
-        corpus = np.repeat(np.arange(len(sizes)), sizes)
-        row = np.concatenate([np.argsort(_scramble(size), kind="stable") for size in sizes])
-        first_end = min(size / weight for size, weight in zip(sizes, weights, strict=True))
-        order = np.argsort(keys, kind="stable")[: np.count_nonzero(keys < first_end)]
-        self.corpus, self._row = corpus[order], row[order]
-
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    def __getitem__(self, which: slice) -> tuple[np.ndarray, np.ndarray]:
-        corpus, row = self.corpus[which], self._row[which]
-        tokens = np.empty((len(row), self.seq_len + 1), self._tokens[0].dtype)
-        sizes = np.empty((len(row), self.seq_len), np.int32)
-        for index, (view, lengths) in enumerate(zip(self._tokens, self._bytes, strict=True)):
-            chosen = corpus == index
-            tokens[chosen] = view[row[chosen]]
-            sizes[chosen] = tokens[chosen, 1:] < 256 if lengths is None else lengths[row[chosen], 1:]
-        return tokens, sizes
-
-
-def _scramble(size: int) -> np.ndarray:
-    """Hashes of 0 to size-1 (splitmix64 of Steele, Lea and Flood 2014): an order that no library version can change."""
-    z = (np.arange(size, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

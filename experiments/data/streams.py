@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.data.batches import Data
 from experiments.data.manifest import Manifest, Split, sha256, to_json
+from experiments.data.options import Data
 from experiments.data.sources.origin import Documents, Origin
 from experiments.data.tokenizer import Tokenizer, dtype_for
 

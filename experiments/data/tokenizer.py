@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.cli import InputError, nearest
-from experiments.data.batches import Data
 from experiments.data.manifest import digest
+from experiments.data.options import Data
 
 SEPARATOR = "<|doc|>"
 ENDS = (

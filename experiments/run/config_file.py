@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.cli import InputError, nearest
-from experiments.run import schema
+from experiments.run import freeze, schema
 
 _unset: list[str] = []
 
@@ -109,4 +109,4 @@ def frozen() -> tuple[schema.Run, schema.Execution]:
         for key in _unset:
             section, _, name = key.rpartition(".")
             (config[section] if section else config)[name] = None
-    return schema.freeze(config)
+    return freeze.freeze(config)

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import build, schema
 from experiments.run.schema import Execution, Run
 from experiments.store import lineage
 from experiments.store import record as records
@@ -148,9 +148,9 @@ def plain(values: dict[str, Any]) -> Run:
     """A run as it was recorded: resolved already, so that no tokenizer is looked at. Raises InputError or KeyError."""
     values = dict(values)
     family = models.load(values["family"])
-    values["model"] = schema.build(family.Config, values["model"], "model.")
+    values["model"] = build.build(family.Config, values["model"], "model.")
     for name, section in schema.SECTIONS.items():
-        values[name] = schema.build(section, values.get(name, {}), f"{name}.")
+        values[name] = build.build(section, values.get(name, {}), f"{name}.")
     return Run(**values)
 
 

@@ -5,19 +5,17 @@ metrics.jsonl   one JSON object a line; cut back to the restored step on resume
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
-from collections.abc import Sequence
-import json
 import math
 import platform
-from typing import Any, Protocol
+from typing import Any
 
 from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity, schema
 import models
-from models import contract
+from models import accounting
 
 SCHEMA = 1
 _TYPES = {"fingerprint": str, "reason": str | None, "run": dict, "manifests": list, "columns": dict}
@@ -28,13 +26,13 @@ STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")
 def ledger(run: schema.Run) -> dict[str, Any]:
     """Parameter and FLOP counts of a run under every convention (models/contract.py)."""
     account = models.load(run.family).account(run.model, run.seq_len)
-    return contract.ledger(account, run.steps * run.batch_tokens)
+    return accounting.ledger(account, run.steps * run.batch_tokens)
 
 
 def columns(run: schema.Run) -> dict[str, Any]:
     """Grid columns of the run's options: model.x, opt.x and x become `x`; those of other sections `section_x`."""
     out: dict[str, Any] = {}
-    for path, value, _ in schema.leaves(run):
+    for path, value, _ in identity.leaves(run):
         section, _, name = path.rpartition(".")
         column = name if section in ("", "model", "opt") else f"{section}_{name}"
         if path == "opt.name":
@@ -65,10 +63,10 @@ def make(
     return {
         "schema": SCHEMA,
         "fingerprint": fingerprint,
-        "numerics": schema.NUMERICS_VERSION,
+        "numerics": identity.NUMERICS_VERSION,
         "status": status,
         "reason": reason,
-        "run": schema.to_dict(run),
+        "run": identity.to_dict(run),
         "manifests": list(manifests),
         "columns": {name: _finite(value) for name, value in row.items()},
         "environment": environment(),
@@ -124,75 +122,3 @@ def read(path: epath.PathLike) -> dict[str, Any]:
 def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
     """A record of an older schema in today's form. Schema 1 is the first; each change adds its step here."""
     return {"reason": None, "manifests": [], "environment": {}} | record
-
-
-class Mirror(Protocol):
-    """Where metrics are shown as well. Never the source of anything: what fails here must not fail the run."""
-
-    def add(self, row: dict[str, Any]) -> None:
-        """One row, as `Metrics.append` has it."""
-        ...
-
-    def close(self) -> None:
-        """Flush and let go."""
-        ...
-
-
-class Metrics:
-    """The append-only log of a run, and its mirrors: TensorBoard, and those given."""
-
-    def __init__(self, directory: epath.Path, tensorboard: bool, mirrors: Sequence[Mirror] = ()):
-        self.path, self._writer, self._mirrors = directory / "metrics.jsonl", None, tuple(mirrors)
-        self._tensorboard, self._directory, self._rows = tensorboard, directory / "tb", 0
-        self._file: Any = None
-
-    def cut(self, step: int) -> None:
-        """Forget rows after `step` (and a half-written last line): they will be written again."""
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines():
-                try:
-                    if files.parse(line)["step"] <= step:
-                        kept.append(line.decode())
-                except (ValueError, KeyError, TypeError):
-                    break
-        files.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
-        self._rows, self._purge = len(kept), step + 1
-
-    def append(self, row: dict[str, Any]) -> None:
-        """One row: `step`, `tokens`, and values by name. Non-finite values are written as null."""
-        if self._file is None:
-            self._file = self.path.open("a")
-        self._file.write(json.dumps({name: _finite(value) for name, value in row.items()}) + "\n")
-        self._file.flush()
-        if self._tensorboard:
-            self._mirror(row)
-        for mirror in self._mirrors:
-            mirror.add(row)
-
-    def _mirror(self, row: dict[str, Any]) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._directory), purge_step=self._purge, flush_secs=30)
-        for name, value in row.items():
-            if name not in ("step", "tokens") and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, row["step"])
-
-    def rewind(self, step: int) -> None:
-        """Go back to a step while the run is under way."""
-        self._release()
-        self.cut(step)
-
-    def _release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-        self._file = self._writer = None
-
-    def close(self) -> None:
-        """Flush all logs."""
-        self._release()
-        for mirror in self._mirrors:
-            mirror.close()

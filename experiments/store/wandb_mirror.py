@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity
 from experiments.run.schema import Run
 
 
@@ -32,7 +32,7 @@ class WandbMirror:
             "id": fingerprint,
             "resume": "allow",
             "dir": os.fspath(directory),
-            "config": schema.to_dict(run),
+            "config": identity.to_dict(run),
             "reinit": "create_new",  # a population has several runs in one process
             "settings": wandb.Settings(
                 console="off",

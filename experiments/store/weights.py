@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import build, schema
 from experiments.training import step
 import models
 
@@ -83,7 +83,7 @@ def load(directory: Path) -> Weights:
         run = value["run"] if of_run else value
         family, length = run["family"], run["seq_len" if of_run else "length"]
         sealed = {} if of_run else dict(value["crc32"])
-        cfg = schema.build(models.load(family).Config, run["model"], "model.")
+        cfg = build.build(models.load(family).Config, run["model"], "model.")
         cfg.check(1)
         expected = shapes(family, cfg)
         origin = f"run {value['fingerprint']}" if of_run else path.name

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from experiments.data.batches import Holdout
+from experiments.data.holdout import Holdout
 from experiments.data.manifest import Manifest
 from experiments.run.schema import Run
 from experiments.training.loss import bits_per_byte

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Integer
 
 from experiments.run.schema import Loss
 from models.contract import Head
-from models.mesh import gather
+from models.mesh import gather, shards
 
 LOGITS = 1 << 25  # that exist at a time on a device where loss.chunk leaves it open: 134 MB
 
@@ -78,7 +78,7 @@ def read_out(
             nats_N, log_z_N, gradients = _scan(head, params, x_ND, targets_N, size, z_loss)
             return nats_N.sum(), jnp.square(log_z_N).sum(), *gradients
 
-        nats, squares, *gradients = gather.over_batch(sums, params, head.axes, x_BLD, targets_BL, z_loss)
+        nats, squares, *gradients = shards.over_batch(sums, params, head.axes, x_BLD, targets_BL, z_loss)
         nats, squares = nats / targets_BL.size, squares / targets_BL.size
         return (nats + z_loss * squares, nats, squares), gradients
 
@@ -104,7 +104,7 @@ def nats(
             targets_N.shape
         )
 
-    return gather.per_shard(rows, (x_BLD, targets_BL), head.params, head.axes, ("batch", "position"))
+    return shards.per_shard(rows, (x_BLD, targets_BL), head.params, head.axes, ("batch", "position"))
 
 
 def _chunk(head: Head, x_BLD: Array, loss: Loss) -> int | None:

@@ -22,12 +22,13 @@ import numpy as np
 
 from experiments.alive import hosts
 from experiments.cli import InputError
-from experiments.run.schema import Execution, Run, representative, runtime_values, with_runtime
+from experiments.run.identity import representative, runtime_values, with_runtime
+from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
 from experiments.training import microbatches, offload
 from experiments.training import step as steps
 from models.growing import operators
-from models.mesh import rules
+from models.mesh import mesh, rules
 
 # XLA's YNNPACK fusions make small steps about 1.1x slower than its own reductions and matmuls, and a scheduler that
 # looks for concurrency costs a little more where there are as many devices as cores.
@@ -93,8 +94,8 @@ class Program:
         devices = list(devices or jax.devices())
         self.run, backend = run, devices[0].platform
         self.parts = execution.microbatches
-        sizes = rules.fill(execution.mesh, len(devices), slots, run.batch, backend, self.parts)
-        self.mesh = rules.make_mesh(sizes, devices)
+        sizes = mesh.fill(execution.mesh, len(devices), slots, run.batch, backend, self.parts)
+        self.mesh = mesh.make_mesh(sizes, devices)
         self.groups = sizes[0]
         self.slots = -(-slots // self.groups) * self.groups
         self.packing = execution.packing

@@ -15,7 +15,7 @@ import optax
 
 from experiments.run.schema import Run
 from experiments.training import loss as losses
-from experiments.training import microbatches, optimizer
+from experiments.training import microbatches, optimizer, schedule
 import models
 from models.contract import Output
 from models.growing import operators
@@ -145,7 +145,7 @@ def train_step(
         )
     updates, opt = optimizer.transform(values, param_axes(run), offload).update(grads, state.opt, state.params)
     seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
-    lr = values.opt.lr * optimizer.schedule(values, seen - run.batch_tokens)
+    lr = values.opt.lr * schedule.schedule(values, seen - run.batch_tokens)
     params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled
     metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
     return TrainState(params, opt, state.step + 1), metrics

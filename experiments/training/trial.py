@@ -12,12 +12,13 @@ from experiments import files
 from experiments.alive import stops
 from experiments.cli import InputError
 from experiments.data.batches import check_enough
-from experiments.run import schema
+from experiments.run import identity
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit
 from experiments.store import lineage as lineages
 from experiments.store import record as records
 from experiments.store.inherit import Parent
+from experiments.store.metrics import Metrics, Mirror
 from experiments.training.spikes import Spikes
 
 
@@ -49,14 +50,14 @@ class Trial:
         self._first = at.sequences + lineages.learned_tokens(run, self.learns) // run.seq_len
         self.batches = Batches(self.manifests, run.data, run.seq_len, run.batch, at.seed)
         self.held_out = Sequences(run, self.manifests)
-        self.metrics = records.Metrics(self.directory, self.execution.tensorboard, self._mirrors())
+        self.metrics = Metrics(self.directory, self.execution.tensorboard, self._mirrors())
         factor, limit = self.execution.spike_factor, self.execution.spike_limit
         self.spikes = None if factor is None else Spikes(factor, limit)
         self.checkpoints = Checkpoints(
             self.directory / "checkpoints", self.execution.keep_checkpoints, self.fingerprint
         )
 
-    def _mirrors(self) -> list[records.Mirror]:
+    def _mirrors(self) -> list[Mirror]:
         if self.execution.wandb is None:
             return []
         from experiments.store import wandb_mirror
@@ -161,14 +162,14 @@ def workdir_of(
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to use the folder") from error
         if other != fingerprint:
-            mine, theirs = schema.to_dict(run), held["run"]
+            mine, theirs = identity.to_dict(run), held["run"]
             differs = [k for k in _flat(mine) if _flat(mine)[k] != _flat(theirs).get(k)] or ["the data"]
             raise InputError(
                 f"--workdir={directory} holds run {other}; this config is run {fingerprint} (they differ in "
                 f"{', '.join(differs[:4])}): choose another folder"
             )
         return
-    value = {"schema": records.SCHEMA, "fingerprint": fingerprint, "run": schema.to_dict(run)}
+    value = {"schema": records.SCHEMA, "fingerprint": fingerprint, "run": identity.to_dict(run)}
     value |= {"manifests": list(manifests), "parent": run.parent}
     files.write_json(path, value | ({"lineage": lineages.to_json(lineage)} if lineage else {}))
 

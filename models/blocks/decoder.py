@@ -12,13 +12,15 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from experiments.cli import InputError, nearest
-from models.blocks import layers
+from models.blocks import stack
 from models.blocks.layers import Linear, Norm, param
 from models.contract import Head, Output
-from models.mesh.gather import look_up, matmul
+from models.errors import InputError, nearest
+from models.mesh.exchange import look_up
+from models.mesh.gather import matmul
 from models.mesh.rules import constrain
-from models.numerics.matmul import KERNELS, Precision, parse
+from models.numerics.formats import parse
+from models.numerics.matmul import KERNELS, Precision
 from models.numerics.parametrization import Parametrization
 from models.option import option
 
@@ -42,7 +44,7 @@ class Options(Parametrization, Precision):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "norm": ("rms", "layer"),
         "dtype": ("float32", "bfloat16"),
-        "remat": tuple(policy for policy in layers.REMAT if policy != "attention"),  # a family that names it adds it
+        "remat": tuple(policy for policy in stack.REMAT if policy != "attention"),  # a family that names it adds it
         "quant_kernel": KERNELS,
         "parametrization": ("standard",),  # a family that says where the others scale it adds them
     }
@@ -100,7 +102,7 @@ class Decoder(nnx.Module):
         V, D = cfg.vocab, cfg.width
         self.cfg = untraced(cfg)
         self.embed = param(rngs, {"rows": V, "columns": D}, cfg.init_std)
-        self.blocks = layers.stacks(rngs, block if isinstance(block, Sequence) else [(block, cfg.depth)])
+        self.blocks = stack.stacks(rngs, block if isinstance(block, Sequence) else [(block, cfg.depth)])
         self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias)
         self.head = None if cfg.tied else Linear(rngs, {"embed": D, "vocab": V}, cfg.init_std)
 
@@ -110,7 +112,7 @@ class Decoder(nnx.Module):
 
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """All layers; what they report besides goes into an Output without logits."""
-        return layers.apply_stack(self.blocks, x_BLD, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(None)
+        return stack.apply_stack(self.blocks, x_BLD, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(None)
 
     def hidden(
         self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from models.mesh.rules import backend
-from models.numerics.matmul import Format, straight_through
+from models.numerics.formats import Format, straight_through
 
 SCORES = ("softmax", "softmax_after", "sigmoid")
 PRIORITIES = ("token", "slot")

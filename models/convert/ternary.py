@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, UInt8
 import numpy as np
 
-from experiments.cli import InputError
 from models.blocks.layers import param
+from models.errors import InputError
 from models.families import matmul_free
 from models.families.matmul_free import Config, ternary, whole_matmul
 from models.mesh import rules

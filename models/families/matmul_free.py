@@ -17,10 +17,12 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from experiments.cli import InputError
-from models.blocks import decoder, layers
+from models.accounting import Accounting
+from models.blocks import decoder, layers, stack
 from models.blocks.layers import Norm, param
-from models.contract import Accounting, Output
+from models.blocks.recurrence import linear_recurrence
+from models.contract import Output
+from models.errors import InputError
 from models.mesh import gather
 from models.mesh.gather import rows, unrows
 from models.mesh.rules import backend, constrain
@@ -196,7 +198,7 @@ class Mlgru(nnx.Module):
         g_BLD = constrain(self.gate(x_BLD), "batch", "position", "ff")
         if floor_D is not None:
             f_BLD = floor_D + (1 - floor_D) * f_BLD
-        s_BLD = layers.linear_recurrence(f_BLD, jax.nn.silu(i_BLD) * (1 - f_BLD))
+        s_BLD = linear_recurrence(f_BLD, jax.nn.silu(i_BLD) * (1 - f_BLD))
         if self.gate_norm is not None:
             o_BLD = self.gate_norm(g_BLD) * jax.nn.silu(s_BLD)
         else:
@@ -249,7 +251,7 @@ class Model(decoder.Decoder):
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """All layers, each with the floor of its forget gate."""
         inputs = () if self.gamma is None else (floors(self.gamma[...]),)
-        return layers.apply_stack(self.blocks, x_BLD, *inputs, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(
+        return stack.apply_stack(self.blocks, x_BLD, *inputs, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(
             None
         )
 

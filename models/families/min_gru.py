@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.layers import Linear, Mlp, Norm
-from models.contract import Accounting
+from models.blocks.recurrence import linear_recurrence
 from models.mesh.rules import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
 
@@ -48,7 +49,7 @@ class MinGru(nnx.Module):
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         z_BLR = constrain(jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32)), "batch", "position", "ff")
         c_BLR = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
-        h_BLR = layers.linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
+        h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
         return self.out(h_BLR.astype(x_BLD.dtype))
 
 

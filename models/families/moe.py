@@ -21,14 +21,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from experiments.cli import InputError
-from models.blocks import layers, routing
+from models.accounting import Accounting, transformer_conventions
+from models.blocks import layers, residual, routing, stack
 from models.blocks.layers import Linear, Mlp, param
-from models.contract import Accounting, Output, transformer_conventions
+from models.contract import Output
+from models.errors import InputError
 from models.families import dense
-from models.mesh.gather import per_shard, rows, unrows
+from models.mesh.gather import rows, unrows
 from models.mesh.rules import constrain
-from models.numerics.matmul import straight_through
+from models.mesh.shards import per_shard
+from models.numerics.formats import straight_through
 from models.numerics.parametrization import Factors
 from models.option import option
 
@@ -270,9 +272,9 @@ class Block(nnx.Module):
     """One layer: attention and mixture, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
-        self.attention_norm = dense.Residual(rngs, cfg)
+        self.attention_norm = residual.Residual(rngs, cfg)
         self.attention = dense.Attention(rngs, cfg)
-        self.mlp_norm = dense.Residual(rngs, cfg)
+        self.mlp_norm = residual.Residual(rngs, cfg)
         self.mlp = Mixture(rngs, cfg, dense.init_scales(cfg))
 
     def __call__(
@@ -295,7 +297,7 @@ class Model(dense.Model):
     def __init__(self, cfg: Config, rngs: nnx.Rngs):
         super().__init__(cfg, rngs, Block, cfg.depth - cfg.dense_first)
         first = cfg.dense_first
-        self.first = layers.stack(lambda rngs: dense.Block(rngs, cfg), rngs, first) if first else None
+        self.first = stack.stack(lambda rngs: dense.Block(rngs, cfg), rngs, first) if first else None
         self.cell = Cell(rngs, cfg.router_width) if cfg.router == "recurrent" else None
 
     def layers(
@@ -310,9 +312,9 @@ class Model(dense.Model):
         layer_Y = jnp.arange(1, cfg.depth + 1)
         if self.first is not None:
             numbers = layer_Y[: cfg.dense_first]
-            x_BLD = layers.apply_stack(self.first, x_BLD, numbers, unroll=cfg.unroll, remat=cfg.remat)
+            x_BLD = stack.apply_stack(self.first, x_BLD, numbers, unroll=cfg.unroll, remat=cfg.remat)
         h_BLW = None if self.cell is None else jnp.zeros((*x_BLD.shape[:2], cfg.router_width), jnp.float32)
-        (x_BLD, _), load = layers.fold_stack(
+        (x_BLD, _), load = stack.fold_stack(
             lambda block, carry, layer: block(*carry, self.cell, layer),
             self.blocks,
             (x_BLD, h_BLW),

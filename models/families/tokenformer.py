@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from experiments.cli import InputError
+from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.attention import Options, attention
 from models.blocks.layers import param
-from models.contract import Accounting
-from models.mesh.gather import exchange, gathered, rows, unrows
+from models.errors import InputError
+from models.mesh.exchange import exchange
+from models.mesh.gather import gathered, rows, unrows
 from models.mesh.rules import constrain
-from models.numerics.matmul import Recipe, matmul, straight_through
+from models.numerics.formats import straight_through
+from models.numerics.matmul import Recipe, matmul
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Integer
 import numpy as np
 
-from experiments.cli import InputError
+from models.errors import InputError
 
 ORDERS = ("stack", "interpolate", "gradual")
 

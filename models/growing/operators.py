@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from experiments.cli import InputError, nearest
+from models.errors import InputError, nearest
 from models.growing import maps as growth_maps
 from models.growing.maps import Map
 from models.option import option

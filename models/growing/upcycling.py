@@ -17,7 +17,7 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from experiments.cli import InputError
+from models.errors import InputError
 from models.growing.operators import Growth, Layout, may_differ
 
 Params = Mapping[str, Float[np.ndarray, "..."]]

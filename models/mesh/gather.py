@@ -18,9 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
-from models.mesh.rules import FSDP, constrain, spec, split_by
+from models.mesh.mesh import FSDP
+from models.mesh.rules import constrain, spec, split_by
+from models.mesh.shards import _summed
 
 _GATHERED = (*FSDP, "expert", "sequence")  # mesh axes over which matrices are split only to be stored
 
@@ -221,163 +223,10 @@ whole.defvjp(_whole_forward, _whole_backward)
 # --- by each device on its part
 
 
-def per_shard(
-    function: Callable[..., Array],
-    rows: Sequence[Array],
-    matrices: Any,
-    axes: Any,
-    logical: Sequence[str] = ("tokens",),
-    partial: bool = False,
-) -> Array:
-    """`function(*rows, matrices)` where the first axes of `rows` and of the result are the `logical` ones.
-
-    Each shard calls it on its own rows and on whole matrices; `axes` has the logical axes of each of these. For what XLA
-    cannot split by itself, such as sorting. `partial`: matrices stay split over tensor, so that each device's result is its
-    part of a sum; there every axis of the mesh is manual, as kernels want it. One device: an ordinary call.
-    """
-    mesh, manual = _mesh(), _splits(logical)
-    if not manual and (not partial or mesh.empty or math.prod(mesh.shape.values()) == 1):
-        return function(*rows, matrices)
-    if partial:
-        manual = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
-    along = spec(logical, rows[0].shape[: len(logical)], mesh)
-
-    def local(rows: Any, matrices: Any) -> Array:
-        out = function(*rows, jax.tree.map(whole, matrices, axes))
-        return _summed(out) if partial and mesh.shape["tensor"] > 1 else out
-
-    return jax.shard_map(
-        local,
-        in_specs=(along, _stored(matrices, axes, manual)),
-        out_specs=along,
-        axis_names=set(manual),
-        check_vma=False,
-    )(tuple(rows), matrices)
-
-
-@jax.custom_vjp
-def _summed(part: Array) -> Array:
-    """Inside a shard_map: the sum over tensor. Its gradient needs none: all devices have the same, of which shard_map has
-    given each its share, and jax would add the shares up again."""
-    return jax.lax.psum(part, "tensor")
-
-
 _summed.defvjp(lambda part: (_summed(part), None), lambda _, gradient: (gradient * _mesh().shape["tensor"],))
 
 
-def _stored(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:
-    """Specs of matrices as they lie on the mesh, for a shard_map over `manual`; `axes` has the logical ones of each."""
-    return jax.tree.map(lambda w, names: _only(spec(names, w.shape, _mesh()), manual), matrices, axes)
-
-
-def over_batch(
-    function: Callable[..., tuple[Array, Array, Any, Array]],
-    matrices: Any,
-    axes: Any,
-    x_BLD: Float[Array, "B L D"],
-    targets_BL: Integer[Array, "B L"],
-    *scalars: Array,
-) -> tuple[Array, Array, Any, Array]:
-    """`function(matrices, x [N, D], targets [N], *scalars)`, by every shard of the batch on its own rows and whole matrices.
-
-    It returns two sums over rows, the sums over rows of the gradients of `matrices`, and a row [N, D] for each of x. The
-    gradients come back laid out and cast as the matrices are.
-    """
-    mesh, (B, L, D) = _mesh(), x_BLD.shape
-    manual = _splits(("batch", "position"))
-
-    def local(matrices: Any, x_BLD: Array, targets_BL: Array, *scalars: Array) -> tuple[Array, Array, Any, Array]:
-        full = jax.tree.map(whole, matrices, axes) if manual else matrices
-        first, second, sums, d_x = function(full, x_BLD.reshape(-1, D), targets_BL.reshape(-1), *scalars)
-        sums = jax.tree.map(lambda one, matrix: one.astype(matrix.dtype), sums, matrices)
-        if manual:
-            first, second = jax.lax.psum((first, second), manual)
-            sums = jax.tree.map(scattered, sums, axes)
-        return first, second, sums, d_x.reshape(x_BLD.shape)
-
-    if manual:
-        along = spec(("batch", "position"), (B, L), mesh)
-        split = _stored(matrices, axes, manual)
-        local = jax.shard_map(
-            local,
-            in_specs=(split, along, along, *[P()] * len(scalars)),
-            out_specs=(P(), P(), split, along),
-            axis_names=set(manual),
-            check_vma=False,
-        )
-    return local(matrices, x_BLD, targets_BL, *scalars)
-
-
-def on_shards(
-    function: Callable[..., Array],
-    axes: Sequence[Sequence[str]],
-    out: Sequence[str],
-    *arrays: Array,
-    shape: Sequence[int] | None = None,
-) -> Array:
-    """`function(*arrays)`, called by each device on its parts of `arrays` with the logical `axes`, for its part of `out`.
-
-    For a kernel that XLA cannot split: every axis of the mesh is manual inside. The result has the `shape`, or that of the
-    first array. No mesh: an ordinary call.
-    """
-    mesh = _mesh()
-    if mesh.empty:
-        return function(*arrays)
-    specs = tuple(spec(names, x.shape, mesh) for names, x in zip(axes, arrays, strict=True))
-    return jax.shard_map(
-        function,
-        in_specs=specs,
-        out_specs=spec(out, arrays[0].shape if shape is None else shape, mesh),
-        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
-        check_vma=False,
-    )(*arrays)
-
-
 # --- sequences that are split
-
-
-def exchange(x: Array, axis: str, *rest: str, back: bool = False) -> Array:
-    """x [B, L, axis, ...] with whole sequences and `axis` split, where so far positions were; or `back`.
-
-    The all-to-all form of sequence parallelism (DeepSpeed-Ulysses, Jacobs et al. 2023). Both layouts are stated, so that
-    XLA moves these parts and does not gather what they are made of. Without a `sequence` axis: one `constrain`.
-    """
-    split, whole = ("batch", "position", axis, *rest), ("batch", "attended", f"{axis}_apart", *rest)
-    if _parts_of("position") == 1:
-        return x if back else constrain(x, *split)
-    first, then = (whole, split) if back else (split, whole)
-    return constrain(constrain(x, *first), *then)
-
-
-def look_up(table_VD: Float[Array, "V D"], tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Rows of a table, whose columns may be split.
-
-    Every device looks up its columns for all tokens that it shares them with, and then columns are traded for tokens: less
-    than the table, where a device has fewer tokens than the vocabulary. By hand: XLA (0.10) gathers the whole batch, forward
-    where columns are split, and for the gradient of the table also where they are not.
-    """
-    if not _splits(("batch", "position", "tensor")):
-        return table_VD[tokens_BL]
-    (B, L), D = tokens_BL.shape, table_VD.shape[1]
-    across, along = tuple(n for n in _splits(("batch",)) if n in _GATHERED), _splits(("position",))
-
-    def local(table: Array, tokens: Array) -> Array:
-        x = table[tokens]
-        if across:
-            x = jax.lax.all_to_all(x, across, 0, 2, tiled=True)
-        if along:  # columns of these lie between those of `across` and tensor
-            x = jax.lax.all_to_all(x.reshape(*x.shape[:2], -1, table.shape[1]), along, 1, 3, tiled=True)
-        return x.reshape(*x.shape[:2], -1, 1, table.shape[1])
-
-    x = on_shards(
-        local,
-        (("rows", "columns"), ("batch_data", "attended")),
-        ("batch", "position", "parts", "tensor", "width"),
-        table_VD,
-        tokens_BL,
-        shape=(B, L, 1, _mesh().shape["tensor"], 1),
-    )
-    return constrain(x, "batch", "position", "parts", "parts", "width").reshape(B, L, D)
 
 
 def rows(x: Array, features: int = 1) -> Array:

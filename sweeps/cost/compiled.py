@@ -10,10 +10,12 @@ import itertools
 from typing import Any
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import check
 from experiments.run.schema import Run
 from sweeps.cost import compiler as aot
 from sweeps.cost import layouts as roofline
+from sweeps.cost.bound import Bound
+from sweeps.cost.bound import bound as bound_
 from sweeps.cost.machines import Chip
 from sweeps.cost.row import Row, base, describe, mfu, program_steps
 from sweeps.executors import local
@@ -51,7 +53,7 @@ class Found:
 
     layout: aot.Layout
     program: aot.Compiled
-    bound: roofline.Bound | None
+    bound: Bound | None
     seconds: float
     tried: tuple[dict[str, Any], ...] = ()  # every layout that was compiled
 
@@ -79,7 +81,7 @@ def search(
         except InputError as error:  # an axis that does not divide: models/mesh/rules.py knows which ones there are
             wrong = error
             continue
-        bound = roofline.bound(program, chip, target.devices // target.chips) if _fits(program, chip) else None
+        bound = bound_(program, chip, target.devices // target.chips) if _fits(program, chip) else None
         tried.append(_trial(guess.layout, program, bound))
         if bound:
             total = sum(program_steps(group, guess.layout.trials)) * bound.seconds
@@ -97,7 +99,7 @@ def search(
     return dataclasses.replace(best, tried=tuple(tried))
 
 
-def _trial(layout: aot.Layout, program: aot.Compiled, bound: roofline.Bound | None) -> dict[str, Any]:
+def _trial(layout: aot.Layout, program: aot.Compiled, bound: Bound | None) -> dict[str, Any]:
     """A compiled layout, for the plan's JSON."""
     sizes = {"mesh": layout.mesh, "trials_per_program": layout.trials, "fits": bound is not None}
     return sizes | {"peak_bytes": program.peak_bytes, "step_seconds_bound": bound.seconds if bound else None}
@@ -182,7 +184,7 @@ def changes(
         smaller = [_changed(cell, changed) for cell in group]
         say(f"    does not fit; trying {text}")
         try:
-            schema.check(smaller[0].run, smaller[0].execution)
+            check.check(smaller[0].run, smaller[0].execution)
             found = search(smaller, smaller[0].run, compiler, chip, 1)
         except InputError:  # this run's batch cannot be cut so
             continue

@@ -27,7 +27,7 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity
 from experiments.run.schema import Execution, Run
 from sweeps.cost.machines import Target
 
@@ -148,10 +148,10 @@ def token_type(run: Run) -> Any:
 def build(run: Run, layout: Layout, execution: Execution, devices: Sequence[Any]) -> Any:
     """The population's program on a mesh of `devices`. Raises InputError for what cannot be split so."""
     from experiments.training import program as population
-    from models.mesh.rules import MeshShape
+    from models.mesh.mesh import MeshShape
 
     execution = dataclasses.replace(execution, mesh=MeshShape(**layout.mesh))
-    return population.Program(schema.representative(run), layout.trials, execution, devices)
+    return population.Program(identity.representative(run), layout.trials, execution, devices)
 
 
 class Compiler:
@@ -174,7 +174,7 @@ class Compiler:
     def _key(self, run: Run, layout: Layout, execution: Execution, rest: bool) -> str:
         parts = {
             "schema": SCHEMA,
-            "signature": schema.signature(run),
+            "signature": identity.signature(run),
             "target": [self.target.chip, self.target.topology],
             "layout": dataclasses.asdict(layout),
             "execution": [getattr(execution, name) for name in PROGRAM],
@@ -199,7 +199,7 @@ class Compiler:
         result = compile_for(topology(self.target.chip, self.target.topology), run, layout, execution, rest)
         self.compiled += 1
         if self._folder:
-            names = {"target": self.target.name, "signature": schema.signature(run), "layout": str(layout)}
+            names = {"target": self.target.name, "signature": identity.signature(run), "layout": str(layout)}
             value = {"schema": SCHEMA, **names, "compiled": dataclasses.asdict(result)}
             files.write_json(self._folder / f"{key}.json", value)
         return result

@@ -13,48 +13,17 @@ import math
 
 from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
-from models.mesh.rules import MeshShape
-from sweeps.cost.compiler import Compiled, Layout
+from models.mesh.mesh import MeshShape
+from sweeps.cost.compiler import Layout
 from sweeps.cost.machines import Chip
 
 STATE_BYTES = 12  # a parameter in float32 and two moments
-BOUNDS = ("compute", "memory", "network", "host")
 LANES = 128  # width of a TPU's matrix unit: narrower matmuls leave the rest idle
 STATE_PASSES = 40  # bytes that a step moves for each parameter: its value, gradient and moments, read and written
 ACTIVATION_PASSES = 60  # bytes that a token moves for each layer and unit of width
 PART_PASSES = 16  # more of them for each further part of a batch: values and gradients again, and their sum
 KEPT = {"full": 2, "offload": 1, "attention": 3}  # activations of a layer in units of width until its backward pass
 MOST_CHOICES = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """Seconds of a step that each of BOUNDS takes by itself."""
-
-    compute: float
-    memory: float
-    network: float
-    host: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """At best."""
-        return max(self.compute, self.memory, self.network, self.host)
-
-    @property
-    def by(self) -> str:
-        """What binds."""
-        return max(BOUNDS, key=lambda name: getattr(self, name))
-
-
-def bound(program: Compiled, chip: Chip, devices_per_chip: int = 1) -> Bound:
-    """Of one step of a compiled program that fits."""
-    return Bound(
-        (program.flops or 0.0) * devices_per_chip / chip.peak_flops,
-        (program.hbm_bytes or 0.0) * devices_per_chip / chip.hbm_bytes_per_second,
-        sum(program.collective_bytes.values()) * devices_per_chip / chip.ici_bytes_per_second,
-        program.host_bytes * devices_per_chip / (chip.host_bytes_per_second or float("inf")),
-    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,9 +9,15 @@ from typing import Any
 
 from experiments.cli import InputError
 from experiments.run.schema import Execution, Run
+from models.mesh.mesh import MeshShape
+from sweeps.cost import layouts as roofline
+from sweeps.cost import measured
 from sweeps.cost.compiler import token_type
-from sweeps.cost.machines import Target
+from sweeps.cost.machines import Chip, Target
+from sweeps.cost.row import Row, base, mfu, program_steps
 from sweeps.executors import local
+from sweeps.study.file import Cell
+from sweeps.work import populations
 
 WARM_STEPS, MEASURE_SECONDS = 2, 0.5
 
@@ -91,3 +97,66 @@ def measure(run: Run, trials: int, execution: Execution, devices: Sequence[Any])
         seconds += take(program.steps_per_dispatch)
         steps += program.steps_per_dispatch
     return Measured(True, seconds / steps, program.memory_bytes, program.compile_seconds)
+
+
+def on_cpu(groups: Sequence[Sequence[Cell]]) -> list[Row]:
+    """The signatures of a study, measured on one core of this machine."""
+    from experiments.train import set_up_devices
+
+    slots, out = len(local.available_cores()), []
+    with measured.one_core():
+        set_up_devices(dataclasses.replace(groups[0][0].execution, cpu_devices=1))
+        import jax
+
+        for group in groups:
+            execution, trials = dataclasses.replace(group[0].execution, cpu_devices=1), -(-len(group) // slots)
+            found = measured.measure(group[0].run, trials, execution, jax.devices()[:1])
+            row = base(group)
+            seconds = row["steps"] * found.step_seconds + found.compile_seconds + populations.START_SECONDS
+            out.append(
+                Row(
+                    **row,
+                    fits=found.peak_bytes is None or found.peak_bytes * slots <= populations.memory_bytes(),
+                    peak_bytes=found.peak_bytes,
+                    step_seconds_bound=found.step_seconds,
+                    bound_by="measured",
+                    compile_seconds=found.compile_seconds,
+                    seconds=seconds,
+                    mesh={},
+                    packing="map",
+                    trials_per_program=trials,
+                    programs=-(-len(group) // trials),
+                )
+            )
+    return out
+
+
+def on_gpu(groups: Sequence[Sequence[Cell]], target: Target, chip: Chip) -> list[Row]:
+    """The signatures of a study, each measured on the GPUs of this machine with the layout that promises most."""
+    devices, out = measured.gpus(target), []
+    for group in groups:
+        run, execution, row = group[0].run, group[0].execution, base(group)
+        steps = row["steps"] / row["runs"]
+        best = roofline.choices(run, len(group), steps, target.devices, execution, chip)[0].layout
+        placed = dataclasses.replace(execution, mesh=MeshShape(**best.mesh))
+        found = measured.measure(run, best.trials, placed, devices)
+        total = program_steps(group, best.trials)
+        each = len(total) * (found.compile_seconds + populations.START_SECONDS)
+        share = mfu(row["flops_per_step"] * best.trials, found.step_seconds, chip, target) if found.fits else None
+        out.append(
+            Row(
+                **row,
+                fits=found.fits,
+                peak_bytes=found.peak_bytes,
+                step_seconds_bound=found.step_seconds,
+                bound_by="measured",
+                compile_seconds=found.compile_seconds,
+                seconds=sum(total) * found.step_seconds + each,
+                mesh=best.mesh,
+                packing=execution.packing,
+                trials_per_program=best.trials,
+                programs=len(total),
+                mfu_bound=share,
+            )
+        )
+    return out

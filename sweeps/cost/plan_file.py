@@ -14,8 +14,8 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import schema
-from models.mesh.rules import MeshShape
+from experiments.run import identity
+from models.mesh.mesh import MeshShape
 from sweeps.cost import machines
 from sweeps.cost.compiler import PROGRAM
 from sweeps.study.file import Cell, Study, line
@@ -32,7 +32,7 @@ def study_hash(study: Study) -> str:
     for cell in study.cells:
         for one in line(cell):
             place = (one.execution.mesh, *(getattr(one.execution, name) for name in PROGRAM))
-            rows.add((schema.fingerprint(one.run, (str(one.run.data),)), schema.signature(one.run), str(place)))
+            rows.add((identity.fingerprint(one.run, (str(one.run.data),)), identity.signature(one.run), str(place)))
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
 
 
@@ -89,7 +89,7 @@ def laid_out(study: Study, plan: dict[str, Any]) -> tuple[Study, dict[str, int]]
     rows = {row["signature"]: row for row in plan["signatures"] if row["mesh"]}
 
     def placed(cell: Cell) -> Cell:
-        row = rows.get(schema.signature(cell.run))
+        row = rows.get(identity.signature(cell.run))
         if row is None or cell.execution.mesh != MeshShape():
             return cell
         return dataclasses.replace(

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from experiments.run import schema
+from experiments.run import identity
 from experiments.run.schema import Run
 from experiments.store.record import ledger
-from models.mesh.rules import MeshShape
 from sweeps.cost import layouts as roofline
-from sweeps.cost import measured
 from sweeps.cost.machines import Chip, Target
-from sweeps.executors import local
 from sweeps.study.file import Cell
-from sweeps.work import populations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +63,10 @@ def describe(run: Run) -> str:
 
 def distinct(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells by signature; points that are one run as far as can be known without preparing data are counted once."""
-    unique = {schema.fingerprint(c.run, (str(c.run.data),)): c for c in cells}
+    unique = {identity.fingerprint(c.run, (str(c.run.data),)): c for c in cells}
     groups: dict[str, list[Cell]] = {}
     for cell in unique.values():
-        groups.setdefault(schema.signature(cell.run), []).append(cell)
+        groups.setdefault(identity.signature(cell.run), []).append(cell)
     return list(groups.values())
 
 
@@ -81,7 +77,7 @@ def base(group: Sequence[Cell]) -> dict[str, Any]:
     kept = roofline.STATE_BYTES * counts[0]["params_total"] * execution.keep_checkpoints
     return {
         "name": describe(run),
-        "signature": schema.signature(run),
+        "signature": identity.signature(run),
         "runs": len(group),
         "steps": sum(cell.run.steps for cell in group),
         "tokens": sum(cell.run.steps * cell.run.batch_tokens for cell in group),
@@ -99,69 +95,6 @@ def program_steps(group: Sequence[Cell], trials: int) -> list[int]:
 
 
 # --- this machine
-
-
-def on_cpu(groups: Sequence[Sequence[Cell]]) -> list[Row]:
-    """The signatures of a study, measured on one core of this machine."""
-    from experiments.train import set_up_devices
-
-    slots, out = len(local.available_cores()), []
-    with measured.one_core():
-        set_up_devices(dataclasses.replace(groups[0][0].execution, cpu_devices=1))
-        import jax
-
-        for group in groups:
-            execution, trials = dataclasses.replace(group[0].execution, cpu_devices=1), -(-len(group) // slots)
-            found = measured.measure(group[0].run, trials, execution, jax.devices()[:1])
-            row = base(group)
-            seconds = row["steps"] * found.step_seconds + found.compile_seconds + populations.START_SECONDS
-            out.append(
-                Row(
-                    **row,
-                    fits=found.peak_bytes is None or found.peak_bytes * slots <= populations.memory_bytes(),
-                    peak_bytes=found.peak_bytes,
-                    step_seconds_bound=found.step_seconds,
-                    bound_by="measured",
-                    compile_seconds=found.compile_seconds,
-                    seconds=seconds,
-                    mesh={},
-                    packing="map",
-                    trials_per_program=trials,
-                    programs=-(-len(group) // trials),
-                )
-            )
-    return out
-
-
-def on_gpu(groups: Sequence[Sequence[Cell]], target: Target, chip: Chip) -> list[Row]:
-    """The signatures of a study, each measured on the GPUs of this machine with the layout that promises most."""
-    devices, out = measured.gpus(target), []
-    for group in groups:
-        run, execution, row = group[0].run, group[0].execution, base(group)
-        steps = row["steps"] / row["runs"]
-        best = roofline.choices(run, len(group), steps, target.devices, execution, chip)[0].layout
-        placed = dataclasses.replace(execution, mesh=MeshShape(**best.mesh))
-        found = measured.measure(run, best.trials, placed, devices)
-        total = program_steps(group, best.trials)
-        each = len(total) * (found.compile_seconds + populations.START_SECONDS)
-        share = mfu(row["flops_per_step"] * best.trials, found.step_seconds, chip, target) if found.fits else None
-        out.append(
-            Row(
-                **row,
-                fits=found.fits,
-                peak_bytes=found.peak_bytes,
-                step_seconds_bound=found.step_seconds,
-                bound_by="measured",
-                compile_seconds=found.compile_seconds,
-                seconds=sum(total) * found.step_seconds + each,
-                mesh=best.mesh,
-                packing=execution.packing,
-                trials_per_program=best.trials,
-                programs=len(total),
-                mfu_bound=share,
-            )
-        )
-    return out
 
 
 def mfu(flops: float, seconds: float, chip: Chip, target: Target) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import os
 import time
 
-from sweeps.executors import Event, Worker
+from sweeps.executors.protocol import Event, Worker
 
 GRACE_SECONDS = 20.0  # for the others to end by themselves once one has
 

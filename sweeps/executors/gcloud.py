@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 from experiments.cli import EXIT_AGAIN, EXIT_INPUT, InputError
-from sweeps.executors import Event
 from sweeps.executors.local import ROOT
+from sweeps.executors.protocol import Event
 
 POLL_SECONDS = float(os.environ.get("LOSSGRID_GCLOUD_POLL_SECONDS", "15"))
 ATTEMPTS = 3  # of a step that fails, before the slice is given up

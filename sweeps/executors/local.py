@@ -20,7 +20,7 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
-from sweeps.executors import Event
+from sweeps.executors.protocol import Event
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))

@@ -22,9 +22,9 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import EXIT_AGAIN, InputError
-from sweeps import executors
-from sweeps.executors import Event
+from sweeps.executors import protocol
 from sweeps.executors.gang import Group
+from sweeps.executors.protocol import Event
 
 CALL_SECONDS = 30.0  # for an actor to answer
 SILENT_SECONDS = 60.0  # without an answer, after which an actor counts as lost
@@ -226,10 +226,10 @@ class RayExecutor:
             raise InputError("--executor=ray: Ray is not installed; pip install -r requirements-ray.txt") from None
         self.ray, self._options = ray, options
         # By default Ray kills the processes of an actor that it ends; ours are told by the kernel, and save first.
-        variables = {"PYTHONPATH": executors.python_path(), "RAY_kill_child_processes_on_worker_exit": "false"}
+        variables = {"PYTHONPATH": protocol.python_path(), "RAY_kill_child_processes_on_worker_exit": "false"}
         environment: dict[str, Any] = {"env_vars": variables}
         if options.ship:
-            environment["working_dir"] = executors.python_path().split(os.pathsep)[0]
+            environment["working_dir"] = protocol.python_path().split(os.pathsep)[0]
         try:
             ray.init(
                 address=options.address or None, log_to_driver=False, logging_level="error", runtime_env=environment
@@ -310,7 +310,7 @@ class RayExecutor:
 
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> Placed:
         """A worker, as soon as there is room for it."""
-        return Placed(self, executors.train_command(population, workdir)[1:], log)
+        return Placed(self, protocol.train_command(population, workdir)[1:], log)
 
     def release(self, worker: Placed) -> None:
         """Its place is free again."""

@@ -26,8 +26,8 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import EXIT_AGAIN, InputError
-from sweeps import executors
-from sweeps.executors import Event
+from sweeps.executors import protocol
+from sweeps.executors.protocol import Event
 from sweeps.work.claims import Process
 
 TETHER_SECONDS = 60.0  # after which a job whose launcher's counter stands still saves and ends
@@ -271,8 +271,8 @@ class SlurmExecutor:
         files.write_json(box / "launcher", dataclasses.asdict(Process.of(os.getpid())))
         log = epath.Path(os.path.abspath(log))
         log.parent.mkdir(parents=True, exist_ok=True)
-        os.environ["PYTHONPATH"] = executors.python_path()  # submitit starts Python on the host by itself
-        arguments = executors.train_command(population, workdir)[1:]
+        os.environ["PYTHONPATH"] = protocol.python_path()  # submitit starts Python on the host by itself
+        arguments = protocol.train_command(population, workdir)[1:]
         try:
             auto = self._submitit.AutoExecutor(folder=os.fspath(box / "job"), cluster=given.cluster)
             auto.update_parameters(**self._parameters())

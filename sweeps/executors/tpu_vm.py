@@ -34,9 +34,9 @@ from etils import epath
 from experiments import files
 from experiments.alive import lease, watchdog
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, EXIT_INPUT, InputError
-from sweeps import executors
 from sweeps.executors.gcloud import Lost, Options, Slice, Stopped, archive, commands, remote_population, tell
 from sweeps.executors.local import LocalExecutor, LocalWorker
+from sweeps.executors.options import options as options_
 
 SAVE_SECONDS = 300.0  # for a slice that was asked to stop
 
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> int:
     text, population, workdir = argv
     watchdog.breathe(tell)
     try:
-        options = executors.options(Options, text, "--executor=tpu-vm")
+        options = options_(Options, text, "--executor=tpu-vm")
         options.check()
         return serve(options, population, workdir)
     except InputError as error:

@@ -14,7 +14,8 @@ import warnings
 from etils import epath
 
 from experiments.cli import InputError
-from experiments.run import config_file, schema
+from experiments.run import config_file, identity
+from experiments.run.freeze import freeze as freeze_
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit, lineage, record
 from sweeps.study.grid import Grid, Point
@@ -66,7 +67,7 @@ class Cost:
 
 def cost(grid: Grid) -> Cost:
     """Of a grid's runs, without the runs outside of it that they start from. Raises InputError like `freeze`."""
-    runs = {schema.fingerprint(cell.run, (str(cell.run.data),)): cell.run for cell in freeze(grid)}.values()
+    runs = {identity.fingerprint(cell.run, (str(cell.run.data),)): cell.run for cell in freeze(grid)}.values()
     flops = sum(record.ledger(run)["flops_total"] for run in runs)
     return Cost(len(runs), sum(run.steps * run.batch_tokens for run in runs), flops)
 
@@ -135,7 +136,7 @@ def freeze(grid: Grid, where: str = "study", data_root: str | None = None) -> tu
 
 def _cell(point: Point, name: str, data_root: str | None) -> Cell:
     """A point and its ancestors, frozen. Raises InputError, also where a parent's model cannot become its child's."""
-    run, execution = schema.freeze(point.config)
+    run, execution = freeze_(point.config)
     if data_root is not None:
         execution = dataclasses.replace(execution, data_root=data_root)
     parent = point.values.get("parent")

@@ -18,7 +18,7 @@ import itertools
 from typing import Any
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity
 from sweeps.study.rules import Rule
 
 
@@ -38,8 +38,8 @@ class Point:
     @functools.cached_property
     def digest(self) -> str:
         """Stands for the fingerprint of the point's run while its data are not known."""
-        run, _ = schema.freeze(self.config)
-        return schema.fingerprint(run, (str(run.data),))
+        run, _ = freeze.freeze(self.config)
+        return identity.fingerprint(run, (str(run.data),))
 
     def __str__(self) -> str:
         names = {key: key if key.startswith("growth.") else key.rpartition(".")[2] for key in self.values}
@@ -150,7 +150,7 @@ def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
 
 def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Point:
     try:
-        run, _ = schema.freeze(point.config)
+        run, _ = freeze.freeze(point.config)
         value = rule(run, point.tags)
     except (InputError, KeyError) as error:
         raise InputError(f"derive {key!r} by {rule.name} at point ({point}): {error.args[0]}") from error

@@ -12,7 +12,7 @@ import heapq
 import os
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity
 from experiments.store.record import ledger
 from sweeps.work.workdir import Node
 
@@ -60,7 +60,7 @@ def worker_input(population: Population, **options: object) -> dict[str, object]
     execution = dataclasses.asdict(nodes[0].execution)
     return {
         "schema": 1,
-        "runs": [schema.to_dict(node.run) for node in nodes],
+        "runs": [identity.to_dict(node.run) for node in nodes],
         "fingerprints": [node.fingerprint for node in nodes],
         "execution": execution | {key: value for key, value in options.items() if execution[key] is None},
     }
@@ -114,7 +114,7 @@ def populations(
     level = levels(nodes, known)
     groups: dict[object, list[Node]] = {}
     for node in nodes:
-        key = (level[node.fingerprint], schema.signature(node.run), node.execution)
+        key = (level[node.fingerprint], identity.signature(node.run), node.execution)
         groups.setdefault(key, []).append(node)
     limit = STATE_SHARE * (memory or memory_bytes()) / slots
     pieces: dict[int, list[Population]] = {}

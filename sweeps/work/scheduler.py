@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from experiments import files
-from sweeps.executors import Executor, Worker
+from sweeps.executors.protocol import Executor, Worker
 from sweeps.work import failures
 from sweeps.work import populations as graph
 from sweeps.work.claims import HEARTBEAT_SECONDS

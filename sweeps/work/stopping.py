@@ -12,7 +12,7 @@ import time
 from experiments import files
 from experiments.alive import stops
 from experiments.alive.stops import Stop
-from experiments.run import schema
+from experiments.run import identity, schema
 from sweeps.work import curves
 from sweeps.work.workdir import Node, Store
 
@@ -46,7 +46,7 @@ def read(store: Store, fingerprint: str) -> Curve:
 def rivals(run: schema.Run) -> str:
     """Equal for runs that differ in options of the optimizer and the schedule only."""
     plain = schema.Run(run.family, run.model)
-    return schema.fingerprint(dataclasses.replace(run, opt=plain.opt, schedule=plain.schedule), (str(run.data),))
+    return identity.fingerprint(dataclasses.replace(run, opt=plain.opt, schedule=plain.schedule), (str(run.data),))
 
 
 class Stopping:

@@ -21,7 +21,7 @@ from etils import epath
 from experiments import files
 from experiments.alive import stops
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity
 from experiments.run.schema import Execution, Run
 from experiments.store import record
 from sweeps.study.file import Cell, Study
@@ -59,7 +59,7 @@ def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
     def node(cell: Cell) -> Node:
         names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])
         run = cell.run if cell.parent is None else dataclasses.replace(cell.run, parent=node(cell.parent).fingerprint)
-        return Node(schema.fingerprint(run, names), cell.name, run, cell.execution, names)
+        return Node(identity.fingerprint(run, names), cell.name, run, cell.execution, names)
 
     return [node(cell) for cell in study.cells]
 
@@ -114,7 +114,7 @@ class Store:
                 "name": cell.name,
                 "fingerprint": node.fingerprint,
                 "tags": cell.tags,
-                "run": schema.to_dict(node.run),
+                "run": identity.to_dict(node.run),
                 "manifests": list(node.manifests),
             }
             for cell, node in zip(study.cells, nodes, strict=True)

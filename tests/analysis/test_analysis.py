@@ -11,12 +11,13 @@ import pytest
 from analysis import laws
 from analysis.fitting import fit as fitting
 from analysis.fitting import result
-from analysis.fitting.result import INTERPOLATIONS, FitError, FitSpec
+from analysis.fitting.result import FitError
+from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid import expression
 from analysis.grid.table import load, parse_roles, select
 from analysis.laws.base import Law
 from analysis.questions import backtest
-from analysis.solve import newton, optimum
+from analysis.solve import newton, optimum, sums
 from analysis.solve.objective import LOSSES, RESIDUALS, Objective
 from analysis.trust import bootstrap
 from experiments.cli import InputError
@@ -208,7 +209,7 @@ def test_gradient_and_curvature_agree_with_differences():
     frame = planted.isoflop_frame(noise=0.01)
     columns = select(planted.grid(frame), CHINCHILLA.ROLES)
     for raw in (False, True):
-        problem = newton.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"], raw)
+        problem = sums.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"], raw)
         theta = np.array([[0.5, -0.3, -0.6, 0.3, 0.4]])
         weight = np.linspace(0.5, 2, len(columns))[None]
         target = problem.target[None]
@@ -283,7 +284,7 @@ def test_a_law_that_goes_through_every_row_says_so():
 
 def test_least_absolute_deviations_are_certified_by_their_subgradient():
     columns = select(planted.grid(planted.isoflop_frame(noise=0.01)), CHINCHILLA.ROLES)
-    problem = newton.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
+    problem = sums.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
     weight, stages = np.ones(len(columns)), Objective("lad").stages()
     end = newton.minimise(problem, problem.starts(weight, 32), weight, stages)
     values = np.abs(problem.residuals(end)).sum(axis=1)

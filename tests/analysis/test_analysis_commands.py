@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis import figures, report
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
 from analysis.questions import predict
 from analysis.reporting.survey import survey

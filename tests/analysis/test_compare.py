@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.kaplan import KaplanC, KaplanNS

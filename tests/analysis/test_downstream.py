@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.downstream import Accuracy, Difficulty, TaskLoss, TwoStepAccuracy, TwoStepCompute, TwoStepLog
 from analysis.procedures import difficulty, emergence

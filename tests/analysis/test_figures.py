@@ -12,7 +12,7 @@ import pytest
 from analysis import figures
 from analysis.figures import families, quality, scaling, style
 from analysis.fitting import fit
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.growth import GrowthSpeedup

@@ -5,7 +5,7 @@ import pytest
 
 from analysis import laws
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
 

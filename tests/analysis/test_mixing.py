@@ -11,7 +11,7 @@ import pytest
 
 from analysis import laws
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture, spearman
 from analysis.procedures import mixture
@@ -224,9 +224,7 @@ def test_best_mixture_from_the_command_line(tmp_path):
         )
 
     assert (
-        run(
-            "analysis.fit", path, "--law=mixing", "--columns=share=mix *", "--bootstrap=20", f"--out={out}"
-        ).returncode
+        run("analysis.fit", path, "--law=mixing", "--columns=share=mix *", "--bootstrap=20", f"--out={out}").returncode
         == 0
     )
     done = run("analysis.best_mixture", out, "--prior=web=1,code=1,books=1,wiki=1", f"--json={best}")

@@ -331,7 +331,7 @@ def test_resampling_is_numpys_global_stream():
 @here
 def test_published_refits_stop_short_and_ours_do_not():
     from analysis.fitting.fit import fit
-    from analysis.fitting.result import FitSpec
+    from analysis.fitting.spec import FitSpec
     from analysis.laws.chinchilla import Chinchilla
     from analysis.published.chinchilla import columns_of
 

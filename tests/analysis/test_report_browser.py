@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import figures
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
 from analysis.reporting import page
 from analysis.reporting.survey import survey

@@ -5,10 +5,11 @@ import pytest
 
 from analysis import benchmark
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting import formula_fit
+from analysis.fitting.spec import FitSpec
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published import scipy_fit
-from analysis.solve import newton, optimum
+from analysis.solve import newton, optimum, sums
 from analysis.trust import bootstrap
 from tests.support import planted
 
@@ -21,9 +22,9 @@ def rows(noise: float = 5e-3):
     return planted.columns(N, D, planted.TRUTH.predict(N, D) * np.exp(noise * draw.standard_normal(60)))
 
 
-def expansion(at: np.ndarray) -> tuple[newton.Problem, newton.Local]:
+def expansion(at: np.ndarray) -> tuple[sums.Problem, newton.Local]:
     columns = rows()
-    problem = fitting.pose(columns, Chinchilla, SPEC.for_law(Chinchilla))
+    problem = formula_fit.pose(columns, Chinchilla, SPEC.for_law(Chinchilla))
     wide = np.ones((len(at), 60))
     return problem, problem.expand(at, wide, np.broadcast_to(problem.target, wide.shape), 1e-3)
 
@@ -71,7 +72,7 @@ def test_held_parameters_do_not_move():
 
 def test_thousands_of_starts_are_a_grid_of_thousands_and_end_where_few_do():
     columns = rows()
-    problem = fitting.pose(columns, Chinchilla, SPEC.for_law(Chinchilla))
+    problem = formula_fit.pose(columns, Chinchilla, SPEC.for_law(Chinchilla))
     assert len(problem.starts(np.ones(60), 4500)) >= 4500 * 0.99
     few = fitting.fit(columns, Chinchilla, SPEC)
     many = fitting.fit(columns, Chinchilla, FitSpec(bootstrap=0, thorough=False, starts=2000))

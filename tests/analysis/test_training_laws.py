@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws import batch, capacity, growth, schedules
 from analysis.laws.downstream import Accuracy
 from analysis.laws.multilingual import EncoderDecoder, LanguageWeight
+from analysis.procedures import batch as batch_
+from analysis.procedures import growth as growth_
+from analysis.procedures import schedules as schedules_
+from analysis.procedures.density import fit_density, records
 from analysis.procedures.growth import speedup
 from experiments.cli import InputError
 from sweeps.study.rules import stacking_tokens
@@ -104,13 +108,13 @@ def test_three_steps_recover_the_constants_from_curves():
     )
     sizes = np.geomspace(1e6, 6e7, 6)
     small = curves.take(curves["N"] == 1e7)
-    crossings = batch.contours(small, (3.6, 3.9, 4.3, 4.9))
+    crossings = batch_.contours(small, (3.6, 3.9, 4.3, 4.9))
     assert sorted(np.unique(crossings["loss"])) == [3.6, 3.9, 4.3, 4.9]
     np.testing.assert_allclose(crossings["S"], KAPLAN.steps(1e7, crossings["batch"], crossings["loss"]), rtol=1e-3)
-    critical = batch.critical_batches(crossings)
+    critical = batch_.critical_batches(crossings)
     np.testing.assert_allclose(critical["critical_batch"], KAPLAN.critical_batch(critical["loss"]), rtol=0.01)
     converged = table(N=sizes, loss=(6.5e13 / sizes) ** 0.077)
-    found = batch.three_steps(converged, crossings, curves.take(np.arange(len(curves)) % 40 == 0))
+    found = batch_.three_steps(converged, crossings, curves.take(np.arange(len(curves)) % 40 == 0))
     for name, value in KAPLAN.coefficients().items():
         assert getattr(found, name) == pytest.approx(value, rel=0.03)
 
@@ -118,9 +122,9 @@ def test_three_steps_recover_the_constants_from_curves():
 def test_contours_need_a_crossing():
     curve = table(run=np.zeros(3), S=np.array([1.0, 2, 3]), batch=np.ones(3), loss=np.array([4.0, 3, 2]))
     with pytest.raises(InputError, match="no run crosses"):
-        batch.contours(curve, [5.0, 1.0])
+        batch_.contours(curve, [5.0, 1.0])
     with pytest.raises(InputError, match="two batch sizes"):
-        batch.critical_batches(batch.contours(curve, [2.5]))
+        batch_.critical_batches(batch_.contours(curve, [2.5]))
 
 
 # --- schedules
@@ -159,7 +163,7 @@ def test_a_law_of_cosine_curves_predicts_the_wsd_curve():
         rate, points = cosine(steps, 2e-4, 100), at[at <= steps]
         loss = truth.curve(rate, decay, points) * np.exp(1e-3 * stream.standard_normal(len(points)))
         curves.append(schedules.Curve(rate, points, loss))
-    found = schedules.fit_curves(curves, QUICK)
+    found = schedules_.fit_curves(curves, QUICK)
     assert found.details["decay"] == decay
     target = wsd(3000, 2e-4, 100, 600)
     planned, true = found.law.curve(target, decay, at), truth.curve(target, decay, at)
@@ -249,14 +253,14 @@ def test_best_choices_are_the_vertices_and_edges_are_dropped():
             rows += [(N, 6 * N * D, best * f, 2.5 + 0.01 * math.log(f) ** 2) for f in (0.1, 0.3, 0.8, 2.5, 6)]
     rows += [(7e9, 1e22, d, 2.0 + 1e-11 * d) for d in (1e9, 3e9, 9e9)]  # the earliest is best
     N, C, d, loss = np.array(rows).T
-    found = growth.best_choices(table(N=N, C=C, growth_tokens=d, loss=loss), "growth_tokens")
+    found = growth_.best_choices(table(N=N, C=C, growth_tokens=d, loss=loss), "growth_tokens")
     np.testing.assert_allclose(found["growth_tokens"], law.predict(found["N"], found["C"]), rtol=1e-9)
     assert len(found) == 6
     assert [row.row for row in found.dropped] == [30, 31, 32]
     fitted = fitting.fit(found, growth.StackTiming, QUICK).law
     assert fitted.coefficients() == pytest.approx(law.coefficients(), rel=1e-6)
     with pytest.raises(InputError, match="both sides"):
-        growth.best_choices(table(N=N, C=C, growth_tokens=d, loss=d), "growth_tokens")
+        growth_.best_choices(table(N=N, C=C, growth_tokens=d, loss=d), "growth_tokens")
 
 
 @pytest.mark.parametrize("p", [0.1, -0.1])
@@ -266,7 +270,7 @@ def test_growth_pays_up_to_or_from_the_break_even_point(p):
     curve = 1.7 + 40 * scratch**-0.08
     grown = np.geomspace(1e18, 1e23, 6)
     loss = 1.7 + 40 * (grown * (1 + truth.predict(grown))) ** -0.08
-    rows = growth.speedup_rows([*grown, 1e26], [*loss, 1.0], scratch, curve)
+    rows = growth_.speedup_rows([*grown, 1e26], [*loss, 1.0], scratch, curve)
     assert rows["speedup"][0] == speedup(grown[0], loss[0], scratch, curve)
     assert [row.row for row in rows.dropped] == [6]
     found = fitting.fit(rows, growth.GrowthSpeedup, QUICK)
@@ -278,7 +282,7 @@ def test_growth_pays_up_to_or_from_the_break_even_point(p):
 
 def test_speedups_need_runs_from_scratch_around_them():
     with pytest.raises(InputError, match="both sides"):
-        growth.speedup_rows([1e18], [9.0], [1e17, 1e18], [3.0, 2.0])
+        growth_.speedup_rows([1e18], [9.0], [1e17, 1e18], [3.0, 2.0])
 
 
 # --- translation
@@ -358,7 +362,7 @@ def test_density_is_fitted_in_two_steps():
     reference, accuracy = capacity.AnswerLoss(20.0, 300.0, 0.2, 0.3), Accuracy(0.7, -4.0, 0.55, 0.25)
     N, D = (10 ** np.random.default_rng(0).uniform(low, low + 3, 40) for low in (7, 9))
     loss = np.linspace(0.1, 2.5, 30)
-    measure, fits = capacity.fit_density(
+    measure, fits = fit_density(
         table(N=N, D=D, task_loss=reference.predict(N, D)),
         table(task_loss=loss, accuracy=accuracy.predict(loss)),
         QUICK,
@@ -372,7 +376,7 @@ def test_density_growth_follows_the_records():
     days = stream.uniform(19_000, 20_000, 60)  # since 1970: far from the data
     record = np.exp(0.0073 * (days - 19_500))
     density = record * np.where(np.arange(60) % 3, stream.uniform(0.05, 0.6, 60), 1.0)
-    kept = capacity.records(days, density)
+    kept = records(days, density)
     for row in range(60):
         assert kept[row] == (density[row] > density[days < days[row]].max(initial=-np.inf))
     found = fitting.fit(table(days=days, density=density), capacity.DensityGrowth, FitSpec(bootstrap=200))

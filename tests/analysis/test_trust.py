@@ -11,14 +11,16 @@ import pytest
 
 from analysis import laws
 from analysis.fitting import fit as fitting
-from analysis.fitting import result
-from analysis.fitting.result import FitSpec, Interval, to_json
+from analysis.fitting import formula_fit
+from analysis.fitting.result import to_json
+from analysis.fitting.spec import RESAMPLE, FitSpec
 from analysis.grid import units
 from analysis.grid.table import Columns, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest, design, forecast, scoreboard
 from analysis.solve.objective import Objective
 from analysis.trust import certificate
+from analysis.trust.interval import Interval
 from experiments.cli import InputError
 from tests.support import planted
 
@@ -96,7 +98,7 @@ def test_a_coefficient_can_be_held():
 # --- intervals
 
 
-@pytest.mark.parametrize("kind", result.RESAMPLE)
+@pytest.mark.parametrize("kind", RESAMPLE)
 def test_every_bootstrap_gives_the_standard_error_of_least_squares(kind):
     columns = plateau(0.01, rows=60)
     found = fitting.fit(columns, PLATEAU, dataclasses.replace(LINEAR, resample=kind))
@@ -216,7 +218,7 @@ def test_the_certificate_names_the_row_that_decides():
 def test_leverages_add_up_to_the_coefficients():
     columns = plateau(0.01, rows=30)
     found = fitting.optimum.find(
-        fitting.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0)
+        formula_fit.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0)
     )
     matrix = np.stack([np.ones(30), columns["X"] ** -0.5], axis=1)
     hat = np.diag(matrix @ np.linalg.inv(matrix.T @ matrix) @ matrix.T)

@@ -25,9 +25,7 @@ def grids(tmp_path_factory):
 
 def test_scoreboard(grids):
     out = grids / "scoreboard.json"
-    done = command(
-        "analysis.scoreboard", str(grids / "all.csv"), "--laws=chinchilla,kaplan_c", QUICK, f"--out={out}"
-    )
+    done = command("analysis.scoreboard", str(grids / "all.csv"), "--laws=chinchilla,kaplan_c", QUICK, f"--out={out}")
     assert done.returncode == 0, done.stderr
     data = json.loads(out.read_text())
     assert data["schema"] == 1 and data["rows_used"] == 35

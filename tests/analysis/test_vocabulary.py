@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.fitting import fit as fitting
-from analysis.fitting.result import FitSpec
+from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, load, select
 from analysis.laws import load as load_law
 from analysis.laws.vocabulary import (

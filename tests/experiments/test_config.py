@@ -6,7 +6,8 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.configs import default
-from experiments.run import schema
+from experiments.run import identity, schema
+from experiments.run.freeze import freeze as freeze_
 from tests.conftest import run_command
 
 
@@ -18,11 +19,11 @@ def freeze(**options):
         for section in sections:
             node = node[section]
         node[name] = value
-    return schema.freeze(config)[0]
+    return freeze_(config)[0]
 
 
 def test_defaults_are_the_dataclasses():
-    run, execution = schema.freeze(default.get_config("dense"))
+    run, execution = freeze_(default.get_config("dense"))
     assert execution == schema.Execution()
     assert run == schema.Run("dense", run.model)
     assert run.model.resolve(257, 128) == run.model
@@ -30,7 +31,7 @@ def test_defaults_are_the_dataclasses():
 
 def test_freeze_reads_back_what_a_record_holds():
     run = freeze(model__kv_heads=2, data__weights=(), opt__clip_norm=None, model__position="learned")
-    assert schema.freeze(schema.to_dict(run))[0] == run
+    assert freeze_(identity.to_dict(run))[0] == run
 
 
 @pytest.mark.parametrize(
@@ -67,13 +68,17 @@ def test_bad_values_name_the_field(options, words):
 
 def test_fingerprint_sees_numerics_only():
     base = freeze()
-    one = schema.fingerprint(base, ("a",))
-    assert one == schema.fingerprint(freeze(), ("a",))
-    assert one == schema.fingerprint(freeze(model__remat="full", model__unroll=True), ("a",))
-    assert one == schema.fingerprint(freeze(model__kv_heads=4), ("a",)), "a derived value is the same as one spelt out"
-    assert one == schema.fingerprint(freeze(data__corpus=("other.txt",)), ("a",)), "the manifest speaks for the corpus"
+    one = identity.fingerprint(base, ("a",))
+    assert one == identity.fingerprint(freeze(), ("a",))
+    assert one == identity.fingerprint(freeze(model__remat="full", model__unroll=True), ("a",))
+    assert one == identity.fingerprint(freeze(model__kv_heads=4), ("a",)), (
+        "a derived value is the same as one spelt out"
+    )
+    assert one == identity.fingerprint(freeze(data__corpus=("other.txt",)), ("a",)), (
+        "the manifest speaks for the corpus"
+    )
     different = [freeze(seed=1), freeze(opt__lr=1e-3), freeze(model__width=128), freeze(data__unique_tokens=10_000)]
-    names = {schema.fingerprint(run, ("a",)) for run in different} | {schema.fingerprint(base, ("b",)), one}
+    names = {identity.fingerprint(run, ("a",)) for run in different} | {identity.fingerprint(base, ("b",)), one}
     assert len(names) == len(different) + 2
 
 
@@ -81,10 +86,10 @@ def test_defaults_are_pinned():
     """Fingerprints leave defaults out: whoever changes one must raise NUMERICS_VERSION, and then this number."""
     defaults = {
         path: str(meta["default"])
-        for path, _, meta in schema.leaves(freeze())
+        for path, _, meta in identity.leaves(freeze())
         if meta.get("numerics", True) and meta["default"] is not dataclasses.MISSING
     }
-    known = (schema.NUMERICS_VERSION, schema._digest({k: defaults[k] for k in sorted(PINNED)}))
+    known = (identity.NUMERICS_VERSION, identity._digest({k: defaults[k] for k in sorted(PINNED)}))
     assert known == (1, PINNED_DIGEST), f"defaults of old options changed: {known}"
 
 
@@ -128,11 +133,11 @@ PINNED_DIGEST = "29b9001bf1dcf521"
 
 
 def test_signature_ignores_runtime_options():
-    base = schema.signature(freeze())
+    base = identity.signature(freeze())
     for same in (freeze(seed=3), freeze(opt__lr=1e-4), freeze(tokens=9_000_000), freeze(model__init_std=0.1)):
-        assert schema.signature(same) == base
+        assert identity.signature(same) == base
     for other in (freeze(model__width=128), freeze(batch_tokens=4096), freeze(model__remat="full")):
-        assert schema.signature(other) != base
+        assert identity.signature(other) != base
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import convert, train
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, schema
 from experiments.store import checkpoint, weights
 from experiments.training import step
 import models
@@ -367,7 +367,7 @@ def trained(tmp_path_factory):
     made = {}
 
     def of(config):
-        run, execution = schema.freeze(config)
+        run, execution = freeze.freeze(config)
         if run.family not in made:
             made[run.family] = tmp_path_factory.mktemp("runs") / run.family
             train.train([run], [epath.Path(made[run.family])], execution, lambda event: None)

@@ -12,8 +12,8 @@ from pyarrow import parquet
 import pytest
 
 from experiments.cli import InputError, explain
-from experiments.data.batches import Data
 from experiments.data.manifest import Manifest
+from experiments.data.options import Data
 from experiments.data.sources import dedup, reading, selection, tfds
 from experiments.prepare import prepare
 from tests.support.data import FINGERPRINT, REPOSITORY, documents_in, make_corpora, python, ready, write_corpus

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.data.batches import Batches, Data, Holdout, _interleave, check_enough, tokens_available
+from experiments.data.batches import Batches, _interleave, check_enough, tokens_available
+from experiments.data.holdout import Holdout
 from experiments.data.manifest import load
+from experiments.data.options import Data
 from experiments.prepare import prepare
 from tests.support.data import (
     FINGERPRINT,

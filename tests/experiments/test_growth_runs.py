@@ -15,7 +15,7 @@ import pytest
 from analysis.procedures.growth import speedup
 from experiments import prepare, train
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze
 from experiments.store import checkpoint, inherit, lineage, record, weights
 from experiments.training import step
 from experiments.training.trial import Trial
@@ -38,7 +38,7 @@ HOLD = {"schedule.name": "constant"}
 
 
 def frozen(config):
-    return schema.freeze(config)[0]
+    return freeze.freeze(config)[0]
 
 
 def fingerprint(directory):
@@ -63,7 +63,7 @@ def trunk(tiny, trunk_folder):
 
 
 def trial_of(config, directory):
-    one, execution = schema.freeze(config)
+    one, execution = freeze.freeze(config)
     manifests = prepare.prepare(one.data, execution.data_root, progress=False)
     parent = inherit.find(one, epath.Path(directory), execution)
     return Trial(one, "x", epath.Path(directory), manifests, execution, parent)
@@ -192,7 +192,7 @@ def test_children_of_different_parents_train_as_one_population(tiny, tmp_path, t
     for parent in (trunk, tmp_path / "short"):
         (tmp_path / "runs" / fingerprint(parent)).symlink_to(parent)
     both = [frozen(tiny(**{"parent": fingerprint(p), **HOLD, **how})) for p in (trunk, tmp_path / "short")]
-    execution = schema.freeze(tiny())[1]
+    execution = freeze.freeze(tiny())[1]
     train.train(both, [epath.Path(tmp_path / "runs" / n) for n in "ab"], execution, lambda event: None)
     run(child_of(tiny, trunk, **how, **{"execution.mesh.fsdp": 2}), tmp_path / "split")
     assert record.read(tmp_path / "split" / "record.json")["columns"]["packing_mesh"] == "fsdp=2"
@@ -247,7 +247,7 @@ def test_upcycled_and_imported(tiny, tmp_path, trunk):
     assert mixed["loss_nats"] == pytest.approx(dense, abs=1e-4) and mixed["params_total"] > mixed["params_active"]
     found = weights.load(trunk)
     weights.save(tmp_path / "weights", found.family, found.cfg, found.params, found.length)
-    one, execution = schema.freeze(tiny(parent=str(tmp_path / "weights"), tokens=256 * 2, **{"opt.lr": 1e-9}))
+    one, execution = freeze.freeze(tiny(parent=str(tmp_path / "weights"), tokens=256 * 2, **{"opt.lr": 1e-9}))
     one, execution = inherit.resolve(one, execution)
     assert inherit.FINGERPRINT.fullmatch(one.parent)
     train.train([one], [epath.Path(tmp_path / "import")], execution, lambda event: None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze
 from experiments.training import offload, step
 from experiments.training import program as population
 import models
@@ -27,7 +27,7 @@ TAME = {"opt.eps": 1e-3, "loss.z_loss": 1e-3, "model.unroll": False}
 
 def trained(config, devices=1, runs=1, steps=STEPS):
     """Metrics of every step, held-out nats, final states and the program, on tokens that are drawn."""
-    frozen, execution = schema.freeze(config)
+    frozen, execution = freeze.freeze(config)
     program = population.Program(frozen, runs, execution, jax.devices()[:devices])
     rows = [frozen] * program.slots
     state, values = program.init(rows), program.stack_values(rows)
@@ -60,7 +60,7 @@ SEPARABLE = [(f, v) for f in models.families() for v in VARIANTS.get(f, {"defaul
 def test_parts_of_a_batch_give_the_whole(tiny, family, variant):
     """Loss, z-loss, balance terms, norm of the gradient, selection biases: of 1, 2 and 4 parts."""
     options = VARIANTS[family][variant] | SMOOTH.get(family, {})
-    frozen = schema.freeze(tiny(family, **TAME | {f"model.{name}": value for name, value in options.items()}))[0]
+    frozen = freeze.freeze(tiny(family, **TAME | {f"model.{name}": value for name, value in options.items()}))[0]
     draw = np.random.default_rng(0)
     tokens = [draw.integers(0, 257, (frozen.batch, frozen.seq_len + 1)).astype(np.uint16) for _ in range(STEPS)]
     start = jax.jit(lambda: step.init_state(frozen, frozen))()
@@ -101,7 +101,7 @@ def test_offloaded_moments_lie_with_the_host_and_change_no_number(tiny, mesh):
 
 def frozen_step(tiny, parts, added=None, options=(), family="dense"):
     """Metrics and parameters of one step."""
-    frozen = schema.freeze(tiny(family, **TAME | dict(options)))[0]
+    frozen = freeze.freeze(tiny(family, **TAME | dict(options)))[0]
     if added is not None:
         frozen = dataclasses.replace(frozen, growth=Growth(width="random", ramp_tokens=10_000))
         masks = operators.mask_shapes(step.layout(frozen))
@@ -127,7 +127,7 @@ def test_scales_per_block_of_a_sequence_do_not_see_the_cut(tiny):
 
 
 def compiled(config, devices):
-    frozen, execution = schema.freeze(config)
+    frozen, execution = freeze.freeze(config)
     text = population.Program(frozen, 1, execution, jax.devices()[:devices]).compile().compiled.as_text()
     return hlo.Module(text), text
 
@@ -194,12 +194,12 @@ def test_an_offloaded_run_resumes_to_the_bit_and_has_children(tiny, tmp_path):
 )
 def test_what_cannot_be_is_one_line(tiny, options, said):
     with pytest.raises(InputError, match=said):
-        schema.freeze(tiny(**options))
+        freeze.freeze(tiny(**options))
 
 
 def test_what_cannot_be_on_these_devices_is_one_line(tiny):
     with pytest.raises(InputError, match="model.mode='expert_choice' .* execution.microbatches"):
-        schema.freeze(tiny("moe", **{"model.mode": "expert_choice", "execution.microbatches": 2}))
+        freeze.freeze(tiny("moe", **{"model.mode": "expert_choice", "execution.microbatches": 2}))
     with pytest.raises(InputError, match=r"data=4 x execution.mesh.fsdp=1 x execution.microbatches=4; .* 16"):
         trained(tiny(**{"execution.mesh.data": 4, "execution.microbatches": 4}), devices=4)
     with pytest.raises(InputError, match="execution.packing='map' .* expected 'vmap'"):

@@ -14,8 +14,8 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.data import manifest as manifests_module
-from experiments.data.batches import Data
 from experiments.data.manifest import Manifest, load, verify
+from experiments.data.options import Data
 from experiments.prepare import look, prepare, publish
 from tests.support.data import REPOSITORY, make_corpora, python, ready, write_corpus
 

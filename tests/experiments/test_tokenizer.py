@@ -8,7 +8,8 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.data import tokenizer as tokenizers
-from experiments.data.batches import Batches, Holdout
+from experiments.data.batches import Batches
+from experiments.data.holdout import Holdout
 from experiments.prepare import codec_of
 from tests.support.data import FINGERPRINT, L, documents_in, make_corpora, python, ready, texts_of
 

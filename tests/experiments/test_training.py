@@ -18,7 +18,7 @@ import pytest
 
 from experiments import prepare, train
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity
 from experiments.store import checkpoint, record
 from experiments.training import step
 from tests.conftest import REPOSITORY, run_command
@@ -26,7 +26,7 @@ from tests.models.test_families import SOME
 
 
 def run(config, directory, report=lambda event: None):
-    frozen, execution = schema.freeze(config)
+    frozen, execution = freeze.freeze(config)
     train.train([frozen], [epath.Path(directory)], execution, report)
     return record.read(pathlib.Path(directory) / "record.json")
 
@@ -58,7 +58,7 @@ def test_learns_and_records(tiny, tmp_path, family):
     config = tiny(family, tokens=256 * 150, **{"execution.tensorboard": True, "execution.eval_every_tokens": 256 * 60})
     result = run(config, tmp_path / "run")
     row = result["columns"]
-    frozen, execution = schema.freeze(config)
+    frozen, execution = freeze.freeze(config)
     (manifest,) = prepare.prepare(frozen.data, execution.data_root)
     assert result["status"] == "complete" and row["steps"] == row["steps_done"] == 150
     assert row["loss_nats"] < manifest.unigram_entropy_nats, "better than the frequencies of the bytes"
@@ -83,7 +83,7 @@ def test_the_same_command_again_does_nothing(tiny, tmp_path, monkeypatch):
 
 def write_config(tiny, path, **options):
     """A config file for a process of its own; the corpus is prepared already."""
-    run_one, execution = schema.freeze(tiny())
+    run_one, execution = freeze.freeze(tiny())
     prepare.prepare(run_one.data, execution.data_root, progress=False)
     values = {"execution.checkpoint_every_tokens": 256 * 20, "execution.log_every_steps": 1} | options
     path.write_text(
@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tiny, tmp_path
 
 def test_a_diverged_run_is_recorded_and_its_neighbour_completes(tiny, tmp_path):
     configs = [tiny(**{"opt.lr": 1e30}), tiny(seed=1)]
-    frozen = [schema.freeze(config) for config in configs]
+    frozen = [freeze.freeze(config) for config in configs]
     events = []
     train.train([r for r, _ in frozen], [epath.Path(tmp_path / n) for n in "ab"], frozen[0][1], events.append)
     bad, good = (record.read(tmp_path / n / "record.json") for n in "ab")
@@ -293,12 +293,12 @@ def test_a_broken_record_is_named(tmp_path, text):
 
 def test_an_older_record_is_read(tiny, tmp_path):
     """The first schema, as its first version wrote it: without what came later."""
-    frozen, _ = schema.freeze(tiny())
+    frozen, _ = freeze.freeze(tiny())
     value = {
         "schema": 1,
         "fingerprint": "x",
         "status": "complete",
-        "run": schema.to_dict(frozen),
+        "run": identity.to_dict(frozen),
         "columns": {"loss_nats": 1},
     }
     (tmp_path / "record.json").write_text(json.dumps(value))
@@ -306,7 +306,7 @@ def test_an_older_record_is_read(tiny, tmp_path):
 
 
 def test_columns_name_every_option_once(tiny):
-    frozen, _ = schema.freeze(tiny())
+    frozen, _ = freeze.freeze(tiny())
     row = record.columns(frozen)
     assert {"width", "depth", "lr", "weight_decay", "tokens", "batch_tokens", "seed", "family"} <= row.keys()
-    assert len(row) >= sum(1 for _ in schema.leaves(frozen))
+    assert len(row) >= sum(1 for _ in identity.leaves(frozen))

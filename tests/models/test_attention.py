@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity
 from models.blocks import attention as attentions
-from models.blocks.attention import attention, blocks, unfused, visited
-from models.mesh import rules
+from models.blocks.attention import attention, unfused
+from models.blocks.attention_tpu import blocks, visited
+from models.mesh.mesh import make_mesh
 from sweeps.cost import compiler, hlo, machines
 from tests.models.test_sharding import losses_of
 
@@ -83,7 +84,7 @@ def test_a_population_trains_alike(tiny, family, mesh, options):
     options |= {f"execution.mesh.{name}": n for name, n in mesh.items()}
     options |= {"seq_len": 128, "batch_tokens": 512, "model.depth": 2, "model.vocab": 264, "model.unroll": False}
     options |= {"execution.packing": "vmap", "execution.mesh.data": mesh.get("data", 1)}
-    runs, execution = zip(*(schema.freeze(tiny(family, seed=seed, **options)) for seed in (0, 1, 2, 3)), strict=True)
+    runs, execution = zip(*(freeze.freeze(tiny(family, seed=seed, **options)) for seed in (0, 1, 2, 3)), strict=True)
     found = []
     for kernel in ("interpret", "xla"):
         changed = [dataclasses.replace(r, model=dataclasses.replace(r.model, attention_kernel=kernel)) for r in runs]
@@ -103,10 +104,10 @@ def test_what_has_no_kernel_says_why(tiny):
     with pytest.raises(InputError, match=r"'fused' cannot be: there is no kernel for cpu; expected 'auto'"):
         attention(q, k, v, 1.0, kernel="fused")
     with pytest.raises(InputError, match="no meaning for model.attention='linear'"):
-        schema.freeze(tiny(**{"model.attention": "linear", "model.attention_kernel": "fused"}))
+        freeze.freeze(tiny(**{"model.attention": "linear", "model.attention_kernel": "fused"}))
     with pytest.raises(InputError, match="attention_kernel='flash' is not known"):
-        schema.freeze(tiny(**{"model.attention_kernel": "flash"}))
-    names = {schema.fingerprint(schema.freeze(tiny(**o))[0], ("a",)) for o in ({}, {"model.attention_kernel": "xla"})}
+        freeze.freeze(tiny(**{"model.attention_kernel": "flash"}))
+    names = {identity.fingerprint(freeze.freeze(tiny(**o))[0], ("a",)) for o in ({}, {"model.attention_kernel": "xla"})}
     assert len(names) == 1, "the kernel does not name a run"
 
 
@@ -134,7 +135,7 @@ def test_flops_of_the_kernel_are_counted(window, dtype):
     """Heads and sequences of one device, blocks that are not masked; nothing is left that nobody counts."""
     compiler.set_up()
     target, length, size = machines.target("v5e-4"), 2048, 128
-    mesh = rules.make_mesh((1, 1, 2, 1, 1, 2), compiler.topology(target.chip, target.topology))
+    mesh = make_mesh((1, 1, 2, 1, 1, 2), compiler.topology(target.chip, target.topology))
     q, k = (jax.ShapeDtypeStruct((8, length, n, size), dtype) for n in (4, 2))
 
     def loss(q, k, v):
@@ -165,7 +166,7 @@ def test_vmapped_trials_compile_for_a_tpu(tiny):
         "model.dtype": "bfloat16",
         "model.remat": "full",
     }
-    run, execution = schema.freeze(tiny(seq_len=256, batch_tokens=1024, **options))
+    run, execution = freeze.freeze(tiny(seq_len=256, batch_tokens=1024, **options))
     target, layout = machines.target("v5e-8"), compiler.Layout(trial=2, data=2, tensor=2, trials=4)
     found = compiler.compile_for(compiler.topology(target.chip, target.topology), run, layout, execution, rest=False)
     assert found.fits and found.opaque_kernels == {}
@@ -215,7 +216,7 @@ def test_a_gpu_gets_cudnns_kernel(size, window):
         out = jax.vmap(lambda q, k, v: attention(q, k, v, 0.1, window=window))(q, k, v)
         return (out.astype(jnp.float32) ** 2).sum()
 
-    with jax.set_mesh(rules.make_mesh((1, 2, 2, 1, 1, 2), list(topology.devices))):
+    with jax.set_mesh(make_mesh((1, 2, 2, 1, 1, 2), list(topology.devices))):
         lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k)
     calls = [line for line in lowered.as_text().splitlines() if "__cudnn$" in line]
     assert len(calls) == 2

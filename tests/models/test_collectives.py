@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity
 from experiments.store.record import ledger
 from experiments.training import loss as losses
 from experiments.training import program as population
 from experiments.training import step
 from models.mesh import gather, rules
+from models.mesh.mesh import AXES, make_mesh
 from sweeps.cost import compiler, hlo
 
 SIZE = {"model.vocab": 264}
@@ -60,7 +61,7 @@ def batch_of(run):
 )
 def test_the_loss_in_chunks_is_the_loss(tiny, family, options, size):
     """Also where chunks do not divide the tokens; gradients of everything, the head included."""
-    run, _ = schema.freeze(tiny(family, **SIZE | options))
+    run, _ = freeze.freeze(tiny(family, **SIZE | options))
     if size == 1 and family != "dense":
         pytest.skip("one token at a time is tried once")
     params, tokens = step.init_params(run), batch_of(run)
@@ -81,11 +82,11 @@ def test_the_loss_in_chunks_is_the_loss(tiny, family, options, size):
     "mesh", [{"fsdp": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"sequence": 4, "fsdp": 2}]
 )
 def test_the_loss_in_chunks_on_eight_devices(tiny, mesh):
-    run, _ = schema.freeze(tiny(**SIZE, **{"loss.z_loss": 0.1, "model.heads": 4, "model.kv_heads": 4}))
+    run, _ = freeze.freeze(tiny(**SIZE, **{"loss.z_loss": 0.1, "model.heads": 4, "model.kv_heads": 4}))
     params, tokens = step.init_params(run), batch_of(run)
     (total, _), grads = gradients(run, params, tokens)
-    sizes = [mesh.get(axis, 1) for axis in rules.AXES]
-    (other, _), others = gradients(chunked(run, 16), params, tokens, rules.make_mesh(sizes))
+    sizes = [mesh.get(axis, 1) for axis in AXES]
+    (other, _), others = gradients(chunked(run, 16), params, tokens, make_mesh(sizes))
     np.testing.assert_allclose(other, total, rtol=1e-6)
     for path, value in grads.items():
         scale = float(jnp.abs(value).max())
@@ -94,7 +95,7 @@ def test_the_loss_in_chunks_on_eight_devices(tiny, mesh):
 
 def test_logits_of_the_whole_batch_do_not_exist(tiny):
     """Neither forward nor backward, nor in an evaluation: no array of the program has B L V elements."""
-    run, _ = schema.freeze(tiny(**SIZE))
+    run, _ = freeze.freeze(tiny(**SIZE))
     whole = run.batch * run.seq_len * 264
 
     def largest(run, function):
@@ -112,12 +113,12 @@ def test_logits_of_the_whole_batch_do_not_exist(tiny):
 
 def test_a_chunk_must_be_a_size(tiny):
     with pytest.raises(InputError, match=r"loss.chunk=0 must be at least 1"):
-        schema.freeze(tiny(**{"loss.chunk": 0}))
+        freeze.freeze(tiny(**{"loss.chunk": 0}))
 
 
 def test_without_a_mesh_nothing_changes(tiny):
-    run, _ = schema.freeze(tiny())
-    assert schema.fingerprint(run, ()) == schema.fingerprint(chunked(run, 16), ())
+    run, _ = freeze.freeze(tiny())
+    assert identity.fingerprint(run, ()) == identity.fingerprint(chunked(run, 16), ())
     assert not gather.fully_sharded()
     assert run.batch * run.seq_len * 264 < losses.LOGITS  # tiny runs keep their bits
 
@@ -125,7 +126,7 @@ def test_without_a_mesh_nothing_changes(tiny):
 def sent(tiny, family, mesh, **options):
     """Bytes that a device sends in a step, by kind, and the parameters by path."""
     sizes = {f"execution.mesh.{name}": size for name, size in mesh.items()}
-    run, execution = schema.freeze(tiny(family, **SIZE | options | sizes))
+    run, execution = freeze.freeze(tiny(family, **SIZE | options | sizes))
     program = population.Program(run, 1, dataclasses.replace(execution, steps_per_dispatch=1)).compile()
     return hlo.Module(program.compiled.as_text()).collective_bytes(), run
 
@@ -148,7 +149,7 @@ EXPERTS = {"execution.mesh.fsdp": 2, "execution.mesh.expert": 4, "execution.step
 
 def compiled(tiny, family, **options):
     """A step on eight devices, what it should multiply and cost, and its run."""
-    run, execution = schema.freeze(tiny(family, **SIZE | EXPERTS | options))
+    run, execution = freeze.freeze(tiny(family, **SIZE | EXPERTS | options))
     module = hlo.Module(population.Program(run, 1, execution).compile().compiled.as_text())
     return module, ledger(run), run
 
@@ -239,7 +240,7 @@ def test_a_slice_sends_what_it_has_to(tiny, chip, topology, mesh, mode):
     if mode is not None:
         size |= {"model.experts": 8, "model.expert_ff": 4096, "model.mode": mode}
     size |= {"tokens": 10**8, "execution.steps_per_dispatch": 1}
-    run, execution = schema.freeze(tiny("dense" if mode is None else "moe", **size))
+    run, execution = freeze.freeze(tiny("dense" if mode is None else "moe", **size))
     layout = compiler.Layout(**mesh)
     found = compiler.compile_for(devices, run, layout, execution, rest=False)
     assert found.fits
@@ -254,7 +255,7 @@ def test_trials_send_each_other_nothing_and_experts_multiply_once(tiny):
     size = {"model.width": 512, "model.depth": 2, "model.heads": 4, "model.kv_heads": 4, "model.vocab": 8192}
     size |= {"model.experts": 8, "model.top_k": 2, "model.expert_ff": 1024, "model.dtype": "bfloat16"}
     size |= {"seq_len": 512, "batch_tokens": 512 * 16, "tokens": 10**7, "execution.steps_per_dispatch": 1}
-    run, execution = schema.freeze(tiny("moe", **size))
+    run, execution = freeze.freeze(tiny("moe", **size))
     program = compiler.build(
         run, compiler.Layout(trial=4, fsdp=4, trials=4), execution, compiler.topology("v5e", "4x4")
     )
@@ -277,7 +278,7 @@ def test_trials_that_are_mapped_scatter_their_sums(tiny):
     compiler.set_up()
     size = {"model.width": 256, "model.depth": 2, "model.heads": 4, "model.kv_heads": 4, "model.vocab": 8192}
     size |= {"model.ff": 688, "model.dtype": "bfloat16", "seq_len": 512, "batch_tokens": 512 * 32, "tokens": 10**7}
-    run, execution = schema.freeze(tiny(**size))
+    run, execution = freeze.freeze(tiny(**size))
     layout = compiler.Layout(trial=4, fsdp=4, trials=8)
     found = compiler.compile_for(compiler.topology("v5e", "4x4"), run, layout, execution, rest=False)
     assert found.collective_bytes["all-reduce"] < 0.02 * found.collective_bytes["reduce-scatter"]

@@ -12,7 +12,7 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import schema
 from experiments.training import step
-from models.blocks import layers, linear_attention
+from models.blocks import layers, linear_attention, residual, stack
 from models.blocks.attention import attention
 from models.families import dense, moe
 from tests.conftest import GOLDEN, TINY, VARIANTS
@@ -31,7 +31,7 @@ def golden():
 def tiny_blocks(golden, placement):
     """Four blocks with the weights of the golden file: graph definition, parameters by path."""
     cfg = dense.Config(width=16, depth=4, heads=2, ff=24, norm_eps=1e-6, norm_placement=placement).resolve(8, 7)
-    blocks = layers.stack(lambda rngs: dense.Block(rngs, cfg), nnx.Rngs(params=0), 4)
+    blocks = stack.stack(lambda rngs: dense.Block(rngs, cfg), nnx.Rngs(params=0), 4)
     graphdef, state = nnx.split(blocks)
     norms = ["n1", "n2", "n3", "n4"] if placement == "sandwich" else ["n1", None, "n2", None]
     names = {f"attention/{ours}/kernel": f"{ours[0]}_proj" for ours in ("query", "key", "value", "out")}
@@ -51,7 +51,7 @@ def every_layer(graphdef, params, x, unroll):
     def call(block, x, layer):
         return (block(x, layer),) * 2
 
-    return layers.fold_stack(call, blocks, x, numbers, unroll=unroll, remat="none")[1]
+    return stack.fold_stack(call, blocks, x, numbers, unroll=unroll, remat="none")[1]
 
 
 def by_hand(params, x, placement):
@@ -157,7 +157,7 @@ def test_norm_placements_meet_where_they_should():
 def test_mix_share_is_rounded_down():
     for share, depth, post in ((0.25, 12, 3), (0.25, 7, 1), (0.29, 100, 29), (1.0, 5, 5)):
         cfg = dense.Config(norm_placement="mix", mix_share=share, depth=depth, width=8).resolve(8, 8)
-        norm = dense.Residual(nnx.Rngs(params=0), cfg)
+        norm = residual.Residual(nnx.Rngs(params=0), cfg)
         assert sum(bool(norm._is_post(jnp.asarray(layer))) for layer in range(1, depth + 1)) == post
 
 

@@ -14,8 +14,8 @@ from experiments.store import record
 from experiments.training import loss as losses
 from experiments.training import step
 import models
-from models import contract
-from models.blocks.layers import REMAT
+from models import accounting
+from models.blocks.stack import REMAT
 from models.mesh import rules
 from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
 
@@ -184,7 +184,7 @@ def test_bfloat16_stays_finite(family):
 def test_ledger_of_the_worked_example():
     """SPECS 0.2: V50304 d768 L12 H12 dh64 Hkv4 m2048 T1024, SwiGLU, untied."""
     cfg = models.load("dense").Config(width=768, depth=12, heads=12, kv_heads=4, ff=2048).resolve(50_304, 1_024)
-    row = contract.ledger(models.load("dense").account(cfg, 1_024), 1)
+    row = accounting.ledger(models.load("dense").account(cfg, 1_024), 1)
     assert row["params_total"] == 152_783_616
     assert row["flops_matmul"] == 684_785_664
     assert row["flops_total"] - row["flops_matmul"] == 113_246_208

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import check, schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, step
-from models.blocks import layers
+from experiments.training import optimizer, schedule, step
+from models.blocks import layers, recurrence
 from models.convert import ternary
 from models.families import matmul_free
-from models.mesh import rules
+from models.mesh.mesh import AXES, make_mesh
 from tests.conftest import GOLDEN
 from tests.models.test_sharding import losses as train
 
@@ -130,7 +130,7 @@ def test_the_scale_is_one_number_for_the_whole_matrix_of_each_trial():
         ("fsdp", ("fsdp",), ("fsdp",)),
         ("tensor", (), (None, "tensor")),
     ):
-        mesh = rules.make_mesh([8 if name == axis else 1 for name in rules.AXES])
+        mesh = make_mesh([8 if name == axis else 1 for name in AXES])
         placed = [
             jax.device_put(value, NamedSharding(mesh, PartitionSpec(*spec)))
             for value, spec in ((x, x_spec), (norm, ()), (kernel, kernel_spec))
@@ -161,7 +161,7 @@ def test_recurrence_equals_a_loop(chunk, length):
     """Forward and gradient (SPECS 3.2: G_t = do_t + f_{t+1} G_{t+1}), at lengths that no chunk divides; decays 0 and 1."""
     decay = jax.nn.sigmoid(normal(2, length, 6, scale=3.0)).at[:, ::5].set(0.0).at[:, 1::5].set(1.0)
     update, cotangent = normal(2, length, 6, seed=1), normal(2, length, 6, seed=2)
-    out, pull = jax.vjp(lambda *a: layers.linear_recurrence(*a, chunk), decay, update)
+    out, pull = jax.vjp(lambda *a: recurrence.linear_recurrence(*a, chunk), decay, update)
     expected = loop(np.asarray(decay), np.asarray(update))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     later = np.concatenate([decay[:, 1:], np.zeros_like(decay[:, :1])], axis=1)[:, ::-1]
@@ -183,7 +183,7 @@ def test_recurrence_equals_the_reference(chunk):
     start = golden["h0"].reshape(golden["h0"].shape[0], -1)
 
     def states(x, f):
-        return layers.linear_recurrence(f, x.at[:, 0].add(f[:, 0] * start), chunk)
+        return recurrence.linear_recurrence(f, x.at[:, 0].add(f[:, 0] * start), chunk)
 
     out, pull = jax.vjp(states, rows("x"), rows("f"))
     np.testing.assert_allclose(out, rows("o"), **FORWARD)
@@ -197,11 +197,11 @@ def test_recurrence_equals_the_reference(chunk):
 def test_the_state_is_an_average(seed, sharp):
     """|s| <= max |silu(i)| for any gate, since the new part enters with weight 1 - f; f = 0 keeps nothing, f = 1 all."""
     f, v = jax.nn.sigmoid(normal(2, 19, 4, seed=seed, scale=sharp)), jax.nn.silu(normal(2, 19, 4, seed=seed + 1))
-    state = layers.linear_recurrence(f, v * (1 - f))
+    state = recurrence.linear_recurrence(f, v * (1 - f))
     assert float(jnp.abs(state).max()) <= float(jnp.abs(v).max()) * (1 + 1e-5)
     zero, one = jnp.zeros_like(f), jnp.ones_like(f)
-    np.testing.assert_array_equal(layers.linear_recurrence(zero, v), v)
-    held = layers.linear_recurrence(one, zero.at[:, 0].set(v[:, 0]))
+    np.testing.assert_array_equal(recurrence.linear_recurrence(zero, v), v)
+    held = recurrence.linear_recurrence(one, zero.at[:, 0].set(v[:, 0]))
     np.testing.assert_array_equal(held, jnp.broadcast_to(v[:, :1], v.shape))
 
 
@@ -380,9 +380,9 @@ def test_no_copy_of_a_matrix_waits_for_the_backward_pass(dtype):
 def test_rate_is_halved_after_the_middle():
     plain = schema.Run("matmul_free", TINY, schedule=schema.Schedule(final=0.1, warmup_tokens=10), tokens=100)
     halved = dataclasses.replace(plain, schedule=dataclasses.replace(plain.schedule, name="cosine_halved"))
-    schema.check(dataclasses.replace(halved, batch_tokens=10, seq_len=5))
+    check.check(dataclasses.replace(halved, batch_tokens=10, seq_len=5))
     tokens = jnp.arange(0.0, 101.0)
-    cosine, ours = (jax.vmap(lambda t, run=run: optimizer.schedule(run, t))(tokens) for run in (plain, halved))
+    cosine, ours = (jax.vmap(lambda t, run=run: schedule.schedule(run, t))(tokens) for run in (plain, halved))
     np.testing.assert_allclose(ours, cosine * np.where(np.arange(101) > 50, 0.5, 1.0), rtol=1e-6)
     assert float(ours[50]) > 1.8 * float(ours[51]) and float(ours[100]) == pytest.approx(0.05)
 

@@ -16,7 +16,7 @@ from experiments.run import schema
 from experiments.training import loss as losses
 from experiments.training import optimizer, step
 import models
-from models.blocks import layers
+from models.blocks import stack
 from models.families import dense
 from models.growing import operators
 from models.numerics.parametrization import Factors
@@ -327,7 +327,7 @@ def stream(run, params, tokens_BL):
 
     x_BLD = model.look_up(tokens_BL) * run.model.embed_multiplier
     numbers = jnp.arange(1, run.model.depth + 1)
-    return layers.fold_stack(call, model.blocks, x_BLD, numbers, unroll=False, remat="none")[1]
+    return stack.fold_stack(call, model.blocks, x_BLD, numbers, unroll=False, remat="none")[1]
 
 
 def coordinates(options, lr=2e-3, steps=10):

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.run import schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, step
+from experiments.training import optimizer, schedule, step
 from models.families import dense
 from tests.conftest import GOLDEN
 
@@ -163,7 +163,7 @@ def test_schedules_equal_the_reference(name):
         final=0.1 if "0.1" in name else 0.0,
     )
     run = schema.Run("dense", LLAMA.resolve(64, 8), schedule=options, tokens=200)
-    ours = jax.vmap(lambda t: optimizer.schedule(run, t))(jnp.asarray(golden["steps"], jnp.float32))
+    ours = jax.vmap(lambda t: schedule.schedule(run, t))(jnp.asarray(golden["steps"], jnp.float32))
     np.testing.assert_allclose(ours, golden[name], rtol=1e-5, atol=1e-6)
 
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity, schema
 from experiments.training import step
 import models
-from models.mesh import rules
-from models.numerics import matmul
-from models.numerics.matmul import Recipe, parse
+from models.mesh.mesh import AXES, make_mesh
+from models.numerics import formats, matmul
+from models.numerics.formats import parse
+from models.numerics.matmul import Recipe
 from tests.conftest import TINY
 from tests.models.test_families import LENGTH, make, tokens
 from tests.models.test_sharding import losses as train
@@ -35,8 +36,8 @@ TYPES = {
     "e8m7": ml_dtypes.bfloat16,
 }
 TEXTS = [*TYPES, "e3m4", "e1m2", "e7m1", "e3m0", "e4m3b8", "e2m1b3", "int8", "int4", "int2", "int8b8", "int4b5"]
-rounded = jax.jit(matmul.quantize, static_argnums=(1, 2))
-split = jax.jit(matmul.split, static_argnums=(1, 2))
+rounded = jax.jit(formats.quantize, static_argnums=(1, 2))
+split = jax.jit(formats.split, static_argnums=(1, 2))
 FULL = {"quant_weight": "e4m3", "quant_act": "e4m3", "quant_grad": "e5m2", "quant_saved": "e4m3"}
 
 
@@ -67,7 +68,7 @@ def test_a_cast_is_bit_for_bit_that_of_ml_dtypes(text):
     values = np.sort(values[np.isfinite(values)])
     if text == "e8m7":  # a CPU takes float32's subnormals for zero, as XLA allows
         values = values[(np.abs(values) >= 2.0**-126) | (values == 0)]
-    np.testing.assert_array_equal(matmul.cast(jnp.asarray(values), form), values)
+    np.testing.assert_array_equal(formats.cast(jnp.asarray(values), form), values)
     with np.errstate(over="ignore"):
         ties = values[:-1] / 2 + values[1:] / 2
         draw = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def test_a_cast_is_bit_for_bit_that_of_ml_dtypes(text):
         theirs = np.asarray(x.astype(kind), np.float32)
     if text != "e8m7":  # saturation: ours for all formats, theirs for some
         theirs = np.where(np.abs(x) > form.largest, np.copysign(form.largest, x), theirs)
-    np.testing.assert_array_equal(jax.jit(lambda x: matmul.cast(x, form))(jnp.asarray(x)), theirs)
+    np.testing.assert_array_equal(jax.jit(lambda x: formats.cast(x, form))(jnp.asarray(x)), theirs)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -113,7 +114,7 @@ def test_the_scale_is_the_least_power_of_two_without_overflow(seed, text):
     assert (np.log2(scale) % 1 == 0).all() and (most / scale <= form.largest).all()
     assert (most / scale > form.largest / 2).all()
     np.testing.assert_array_equal(
-        whole, matmul.cast(jnp.asarray(np.asarray(x, float) / scale, jnp.float32), form), "a cast after scaling"
+        whole, formats.cast(jnp.asarray(np.asarray(x, float) / scale, jnp.float32), form), "a cast after scaling"
     )
 
 
@@ -211,7 +212,7 @@ def test_without_a_saved_format_the_gradient_is_straight_through():
         how = RECIPES[name]
 
         def plain(x, w, how=how):
-            return matmul.straight_through(x, how.act, 1) @ matmul.straight_through(w, how.weight, 0)
+            return formats.straight_through(x, how.act, 1) @ formats.straight_through(w, how.weight, 0)
 
         ours = jax.vjp(lambda x, w, how=how: matmul.matmul(x, w, how), x, w)[1](d_out)
         theirs = jax.vjp(plain, x, w)[1](d_out)
@@ -257,7 +258,7 @@ def test_sharded_over_any_axis_equals_one_device(name):
         ("tensor", (None, "tensor"), ("tensor",), ()),
         ("tensor", (), (None, "tensor"), (None, "tensor")),
     ):
-        mesh = rules.make_mesh([8 if n == axis else 1 for n in rules.AXES])
+        mesh = make_mesh([8 if n == axis else 1 for n in AXES])
         placed = [
             jax.device_put(value, NamedSharding(mesh, PartitionSpec(*spec)))
             for value, spec in ((x, x_spec), (w, w_spec), (d_out, d_spec))
@@ -355,11 +356,11 @@ def test_training_on_eight_devices_equals_one(tiny):
 def test_runs_that_differ_in_a_format_are_different_runs(tiny):
     prints = set()
     for options in ({}, {"model.quant_act": "e4m3"}, {"model.quant_act": "e4m3b32"}, {"model.quant_grad": "e4m3"}):
-        run, _ = schema.freeze(tiny(**options))
-        prints.add(schema.fingerprint(run, ()))
+        run, _ = freeze.freeze(tiny(**options))
+        prints.add(identity.fingerprint(run, ()))
     assert len(prints) == 4
-    real, _ = schema.freeze(tiny(**{"model.quant_act": "e4m3", "model.quant_kernel": "real"}))
-    assert schema.fingerprint(real, ()) in prints, "where it is computed is not part of a run"
+    real, _ = freeze.freeze(tiny(**{"model.quant_act": "e4m3", "model.quant_kernel": "real"}))
+    assert identity.fingerprint(real, ()) in prints, "where it is computed is not part of a run"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze
 from experiments.training import program as population
 import models
-from models.mesh.rules import MeshShape
+from models.mesh.mesh import MeshShape
 from sweeps.cost import compiler, hlo, layouts, machines
 from sweeps.study import grid
 from tests.conftest import SMOOTH, VARIANTS
@@ -85,7 +85,7 @@ def test_what_cannot_be_exchanged_is_an_error(tiny):
         ("min_gru", {"model.state": 30}, 30, "channels"),
     ):
         said = rf"of size {size} .* execution.mesh.sequence=4; .* {field}"
-        run, execution = schema.freeze(tiny(family, **{"model.vocab": 264, "execution.mesh.sequence": 4} | options))
+        run, execution = freeze.freeze(tiny(family, **{"model.vocab": 264, "execution.mesh.sequence": 4} | options))
         with pytest.raises(InputError, match=said):
             population.Program(run, 1, execution).compile()
 
@@ -94,7 +94,7 @@ def compiled(tiny, mesh: dict[str, int], **options) -> tuple[population.Program,
     """A long sequence for each row of data."""
     options = {"model.vocab": 264, "model.kv_heads": 4, "seq_len": 1024, "model.depth": 2} | options
     options |= {"model.unroll": False, "model.remat": "full"}
-    run, execution = schema.freeze(tiny(batch_tokens=2048, **options, **on_mesh(mesh)))
+    run, execution = freeze.freeze(tiny(batch_tokens=2048, **options, **on_mesh(mesh)))
     program = population.Program(run, 1, execution).compile()
     return program, hlo.Module(program.compiled.as_text())
 
@@ -123,9 +123,9 @@ def test_attention_is_exchanged_and_nothing_else_is_whole(tiny):
 def test_layouts_have_the_axis_where_a_study_sets_it():
     """It divides heads and chips; and is never chosen."""
     base = {"model.width": 128, "model.depth": 2, "model.heads": 8, "seq_len": 512, "batch_tokens": 4096}
-    run, execution = schema.freeze(grid.nest(base))
+    run, execution = freeze.freeze(grid.nest(base))
     assert {layout.sequence for layout in layouts.layouts(run, 4, 16, execution)} == {1}
-    run, execution = schema.freeze(grid.nest(base | {"execution.mesh.sequence": 4}))
+    run, execution = freeze.freeze(grid.nest(base | {"execution.mesh.sequence": 4}))
     found = list(layouts.layouts(run, 4, 16, execution))
     assert found and all(x.sequence == 4 and x.devices == 16 and x.tensor <= 2 for x in found)
     assert "sequence 4" in str(found[0]) and MeshShape(**found[0].mesh).sequence == 4
@@ -139,7 +139,7 @@ def test_memory_of_long_sequences_falls_on_a_tpu():
     compiler.set_up()
     values = {"model.width": 1024, "model.depth": 4, "model.heads": 8, "model.vocab": 1024, "model.dtype": "bfloat16"}
     values |= {"model.remat": "full", "seq_len": 32_768, "batch_tokens": 2 * 32_768, "tokens": 10**8}
-    run, execution = schema.freeze(grid.nest(values))
+    run, execution = freeze.freeze(grid.nest(values))
     target = machines.target("v5e-16")
     devices, found = compiler.topology(target.chip, target.topology), []
     for layout in (compiler.Layout(fsdp=2), compiler.Layout(fsdp=2, sequence=8)):

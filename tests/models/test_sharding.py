@@ -9,10 +9,11 @@ import pytest
 from experiments.cli import InputError
 from experiments.data.batches import Batches
 from experiments.prepare import prepare
-from experiments.run import schema
+from experiments.run import freeze, identity
 from experiments.training import program as population
 import models
 from models.mesh import rules
+from models.mesh.mesh import AXES, make_mesh
 from tests.conftest import SMOOTH
 
 STEPS = 4
@@ -20,7 +21,7 @@ STEPS = 4
 
 def losses(configs, steps=STEPS, devices=None):
     """Losses [run, step] and final states of the runs as one population."""
-    frozen = [schema.freeze(config) for config in configs]
+    frozen = [freeze.freeze(config) for config in configs]
     return losses_of([run for run, _ in frozen], frozen[0][1], steps, devices)
 
 
@@ -98,7 +99,7 @@ def test_packed_and_sharded_at_once(tiny, split):
 
 def test_trials_do_not_communicate(tiny):
     configs = [tiny(seed=s) for s in range(4)]
-    run, execution = schema.freeze(configs[0])
+    run, execution = freeze.freeze(configs[0])
     program = population.Program(run, 4, execution, jax.devices()[:4]).compile()
     assert program.groups == 4
     text = program.compiled.as_text()
@@ -110,8 +111,8 @@ def test_trials_do_not_communicate(tiny):
 def test_one_executable_serves_a_signature(tiny):
     """Other rates, seeds, lengths, schedules: no second compilation."""
     configs = [tiny(), tiny(seed=5, tokens=256 * 20, **{"opt.lr": 1e-4, "schedule.warmup_tokens": 512})]
-    (first, execution), (second, _) = map(schema.freeze, configs)
-    assert schema.signature(first) == schema.signature(second)
+    (first, execution), (second, _) = map(freeze.freeze, configs)
+    assert identity.signature(first) == identity.signature(second)
     program = population.Program(first, 1, execution, jax.devices()[:1])
     tokens = np.zeros(program.token_shape(), np.uint16)
     for run in (first, second):
@@ -144,4 +145,4 @@ def test_what_cannot_be_split_is_an_error(tiny):
     with pytest.raises(InputError, match=r"axis 'vocab' of size 257 .*tensor=8; .* 264"):
         losses([tiny(**{"execution.mesh.tensor": 8})])
     with pytest.raises(KeyError, match="no rule"):
-        rules.spec(("nowhere",), (4,), rules.make_mesh((1,) * len(rules.AXES)))
+        rules.spec(("nowhere",), (4,), make_mesh((1,) * len(AXES)))

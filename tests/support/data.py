@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
-from experiments.data.batches import Data
 from experiments.data.manifest import Manifest
+from experiments.data.options import Data
 from experiments.prepare import prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent

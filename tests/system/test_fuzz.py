@@ -16,7 +16,7 @@ from rich.console import Console
 from experiments import files, train
 from experiments.alive import stops
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity
 from experiments.store import inherit, record
 from experiments.training.trial import workdir_of
 from sweeps import collect, status
@@ -46,10 +46,10 @@ def workdir(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
     root = tmp_path / "whole"
     held, cells = store.Store(root), []
     for rate in (1e-2, 2e-2, 3e-2):
-        run, execution = schema.freeze(tiny(**{"opt.lr": rate}))
+        run, execution = freeze.freeze(tiny(**{"opt.lr": rate}))
         cells.append(Cell(f"lr={rate}", run, execution, {"group": "rates", "note": rate}, None))
     study = Study("fuzz", "fuzz.py", "What if?", tuple(cells), ())
-    nodes = [store.Node(schema.fingerprint(c.run, ("m",)), c.name, c.run, c.execution, ("m",)) for c in cells]
+    nodes = [store.Node(identity.fingerprint(c.run, ("m",)), c.name, c.run, c.execution, ("m",)) for c in cells]
     held.write_study(study, nodes)
     rows = [
         {"step": s, "tokens": 256 * s, "loss": 5 / s**0.5, "tokens_per_second": 9.0, "seconds": 0.1 * s}
@@ -75,7 +75,7 @@ def workdir(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
         root / "plan.json", {"hash": "x", "target": "v5e-16", "totals": {"price_usd": 6.0, "chip_hours": 2.0}}
     )
     values = {"schema": 1, "execution": dataclasses.asdict(cells[0].execution)}
-    values |= {"runs": [schema.to_dict(n.run) for n in nodes], "fingerprints": [n.fingerprint for n in nodes]}
+    values |= {"runs": [identity.to_dict(n.run) for n in nodes], "fingerprints": [n.fingerprint for n in nodes]}
     files.write_json(root / "populations" / "p.json", values)
     return root
 

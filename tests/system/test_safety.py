@@ -17,7 +17,7 @@ from experiments import files, prepare
 from experiments.alive import stops
 from experiments.cli import InputError
 from experiments.data import manifest, tokenizer
-from experiments.run import schema
+from experiments.run import freeze
 from experiments.store import checkpoint, inherit, record, weights
 from sweeps import status
 from sweeps.cost import plan_file
@@ -132,7 +132,7 @@ def test_a_pickle_in_the_place_of_a_fit_weights_or_a_tokenizer(bomb, tmp_path):
 
 def test_a_pickle_in_a_prepared_corpus(bomb, tmp_path, tiny):
     """Token files are .npy, which can hold pickled objects: such a one is refused, and so is another manifest."""
-    run_one, execution = schema.freeze(tiny())
+    run_one, execution = freeze.freeze(tiny())
     (whole,) = prepare.prepare(run_one.data, epath.Path(execution.data_root), progress=False)
     folder = tmp_path / "copy"
     shutil.copytree(os.fspath(whole.directory), folder)
@@ -150,7 +150,7 @@ def test_a_pickle_in_a_checkpoint(bomb, tmp_path, tiny):
     """Each file of it in turn: reported as damaged, or not looked at; never run, never wrong values."""
     config = tiny(tokens=256 * 4)
     run(config, tmp_path / "run")
-    frozen, _ = schema.freeze(config)
+    frozen, _ = freeze.freeze(config)
     from experiments.training import step
 
     shapes = {path: leaf.shape for path, leaf in jax.eval_shape(lambda: step.init_params(frozen)).items()}

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from experiments.cli import InputError, nearest
-from experiments.data.batches import SUFFIXES
+from experiments.data.options import SUFFIXES
 
 VERSION = 1  # raise when the same files would give other documents
 PIECE = (

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from experiments.cli import InputError
-from experiments.run import schema
-from models.mesh import rules
+from experiments.run import freeze, identity
+from models.mesh import mesh
 from sweeps import plan
-from sweeps.cost import compiled, layouts, machines, plan_file, table
+from sweeps.cost import bound, compiled, layouts, machines, plan_file, table
 from sweeps.cost import compiler as aot
 from sweeps.cost import row as rows
 from sweeps.study import file
@@ -69,30 +69,30 @@ def test_figures_and_prices_can_be_replaced(tmp_path: pathlib.Path):
 
 def test_layouts_use_what_the_sizes_allow():
     """All chips, axes that divide what they split, and what the study has set."""
-    run, execution = schema.freeze(axes.nest(SMALL))
+    run, execution = freeze.freeze(axes.nest(SMALL))
     found = list(layouts.layouts(run, 24, 16, execution))
     assert len(found) == len(set(found)) > 20 and all(layout.devices == 16 for layout in found)
     assert all(run.batch % (x.data * x.fsdp) == 0 and run.model.heads % x.tensor == 0 for x in found)
     assert {layout.trials for layout in found if layout.trial == 16} == {16, 32}
-    run, execution = schema.freeze(axes.nest(SMALL | {"execution.mesh.fsdp": 4, "execution.mesh.trial": 2}))
+    run, execution = freeze.freeze(axes.nest(SMALL | {"execution.mesh.fsdp": 4, "execution.mesh.trial": 2}))
     assert {(x.trial, x.fsdp) for x in layouts.layouts(run, 24, 16, execution)} == {(2, 4)}
     for mode, sizes in (("dropless", {1}), ("capacity", {1, 2, 4})):
         mixture = {"family": "moe", "model.experts": 4, "model.mode": mode}
-        run, execution = schema.freeze(axes.nest(SMALL | mixture))
+        run, execution = freeze.freeze(axes.nest(SMALL | mixture))
         assert {x.expert for x in layouts.layouts(run, 24, 16, execution)} == sizes, "rows travel only with a capacity"
 
 
 def test_small_runs_share_the_slice_and_a_large_one_is_split():
     """Trials first, which do not communicate; a billion parameters are sharded; nothing that cannot fit comes first."""
     chip = CHIPS["v5e"]
-    run, execution = schema.freeze(axes.nest(SMALL))
+    run, execution = freeze.freeze(axes.nest(SMALL))
     best = layouts.choices(run, 32, 100, 16, execution, chip)[0].layout
     assert (best.trial, best.trials) == (16, 32), "no communication, and one program for all"
-    run, execution = schema.freeze(axes.nest(LARGE | {"model.remat": "full", "model.dtype": "bfloat16"}))
+    run, execution = freeze.freeze(axes.nest(LARGE | {"model.remat": "full", "model.dtype": "bfloat16"}))
     guesses = layouts.choices(run, 1, 100, 16, execution, chip)
     assert guesses[0].layout.fsdp * guesses[0].layout.tensor >= 4
     assert all(guess.bytes <= chip.hbm_bytes for guess in guesses)
-    run, execution = schema.freeze(axes.nest(SMALL | {"batch_tokens": 128 * 3}))
+    run, execution = freeze.freeze(axes.nest(SMALL | {"batch_tokens": 128 * 3}))
     used = layouts.choices(run, 1, 100, 16, execution, chip)[0].layout.devices
     assert used in (2, 4), "three sequences: of 16 chips only the heads can use some"
 
@@ -100,16 +100,16 @@ def test_small_runs_share_the_slice_and_a_large_one_is_split():
 def test_a_bound_is_the_slowest_of_three():
     chip = CHIPS["v5e"]
     program = aot.Compiled(True, 1, 1, 1, 1, 197e12, 819e9 / 2, {"all-gather": 20 * 10**9}, {}, 1.0, [])
-    found = layouts.bound(program, chip)
+    found = bound.bound(program, chip)
     assert (found.seconds, found.by) == (1.0, "compute") and found.memory == 0.5 and found.network == 0.2
-    away = layouts.bound(dataclasses.replace(program, host_bytes=32e9), chip)
+    away = bound.bound(dataclasses.replace(program, host_bytes=32e9), chip)
     assert (away.seconds, away.by) == (2.0, "host")
 
 
 def test_parts_and_offloading_are_guessed_and_proposed_where_they_save():
     """Less memory, more to send; a plan proposes nothing that a run has already, or has something smaller for."""
     chip, layout = CHIPS["v5e"], aot.Layout(fsdp=16)
-    run, execution = schema.freeze(axes.nest(LARGE | {"model.remat": "full"}))
+    run, execution = freeze.freeze(axes.nest(LARGE | {"model.remat": "full"}))
     plain, parts, away = (
         layouts.guess(run, layout, 1, 1, chip, dataclasses.replace(execution, **options))
         for options in ({}, {"microbatches": 2}, {"offload": "optimizer"})
@@ -206,7 +206,7 @@ def test_a_plan_is_a_lock(tmp_path: pathlib.Path):
         InputError, match=r"--executor=slurm: .* has no plan.json; make one with .*sweeps.plan.*--no-plan"
     ):
         plan_file.check(now, tmp_path, "slurm")
-    row = {"name": "a", "signature": schema.signature(now.cells[0].run), "fits": True, "trials_per_program": 2}
+    row = {"name": "a", "signature": identity.signature(now.cells[0].run), "fits": True, "trials_per_program": 2}
     row |= {"mesh": {"trial": 2, "data": 2, "fsdp": 4, "expert": 1, "tensor": 1}, "packing": "vmap"}
     value = {"hash": plan_file.study_hash(now), "target": "v5e-16", "signatures": [row]}
     (tmp_path / "plan.json").write_text(json.dumps(value))
@@ -255,7 +255,7 @@ def test_populations_are_no_larger_than_planned():
     from tests.sweeps.study.test_sweeps import nodes_of
 
     nodes = nodes_of(product(cases(SMALL), over("seed", *range(10))))
-    together = {schema.signature(nodes[0].run): 4}
+    together = {identity.signature(nodes[0].run): 4}
     parts = populations.populations(nodes, 1, lambda _: False, together=together)
     assert sorted(len(p.nodes) for p in parts) == [3, 3, 4]
 
@@ -289,7 +289,7 @@ def test_nothing_is_compiled_twice(compiler: aot.Compiler, tmp_path: pathlib.Pat
     for row in first["signatures"]:
         assert row["fits"] and row["mesh"]["trial"] == row["runs"] == 4
         assert row["collective_bytes"] == {}, "trials do not speak to each other"
-        assert 0 < row["mfu_bound"] <= 1 and row["bound_by"] in layouts.BOUNDS
+        assert 0 < row["mfu_bound"] <= 1 and row["bound_by"] in bound.BOUNDS
         assert row["peak_checkpoint_bytes"] > 12 * row["params_total"] / row["mesh"]["fsdp"]
     path = tmp_path / "s.py"
     path.write_text(
@@ -311,7 +311,7 @@ def test_nothing_is_compiled_twice(compiler: aot.Compiler, tmp_path: pathlib.Pat
 def test_fsdp_for_a_tpu_has_its_flops_and_collectives(compiler: aot.Compiler):
     """A mesh that the study sets: as many matmul FLOPs as the ledger has, with causal attention; the gathers of fsdp."""
     values = SMALL | {"model.width": 512, "model.heads": 4, "model.vocab": 1024, "batch_tokens": 4096}
-    run, execution = schema.freeze(axes.nest(values | {"model.dtype": "bfloat16"}))
+    run, execution = freeze.freeze(axes.nest(values | {"model.dtype": "bfloat16"}))
     found = compiler(run, aot.Layout(fsdp=4), execution, rest=False)
     ledger = rows.ledger(run)
     flops = found.flops * 4 / run.batch_tokens
@@ -329,12 +329,12 @@ def test_fsdp_for_a_tpu_has_its_flops_and_collectives(compiler: aot.Compiler):
 def test_every_layout_of_a_slice_has_a_mesh():
     """Also where an axis is a part of a dimension of the torus."""
     aot.set_up()
-    run, execution = schema.freeze(axes.nest(LARGE | {"family": "moe", "model.mode": "capacity"}))
+    run, execution = freeze.freeze(axes.nest(LARGE | {"family": "moe", "model.mode": "capacity"}))
     for chip, topology in (("v6e", "16x16"), ("v5p", "4x4x8")):
         devices = aot.topology(chip, topology)
         for found in layouts.layouts(run, 4, len(devices), execution):
-            sizes = [getattr(found, axis) for axis in rules.AXES]
-            assert rules.make_mesh(sizes, devices).size == len(devices), found
+            sizes = [getattr(found, axis) for axis in mesh.AXES]
+            assert mesh.make_mesh(sizes, devices).size == len(devices), found
 
 
 @tpu_aot

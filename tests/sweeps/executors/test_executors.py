@@ -14,8 +14,9 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.store import record
-from sweeps import executors
 from sweeps.executors import gang, gcloud, tpu_vm
+from sweeps.executors.options import load
+from sweeps.executors.options import options as options_
 from tests.conftest import REPOSITORY, run_command
 
 STUDY = '''"""Does it work? Two programs of tiny runs, one of them with a child."""
@@ -92,7 +93,7 @@ def until(condition, seconds: float = 120):
 )
 def test_bad_options_are_one_line(spec: str, named: str):
     with pytest.raises(InputError, match=re.escape(named)):
-        executors.load(spec)
+        load(spec)
 
 
 @pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
@@ -393,7 +394,7 @@ def test_a_request_that_fails_is_deleted(cloud: Cloud, monkeypatch: pytest.Monke
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gcloud, "POLL_SECONDS", 0.05)
-    options = executors.options(tpu_vm.Options, TPU.partition(":")[2], "--executor=tpu-vm")
+    options = options_(tpu_vm.Options, TPU.partition(":")[2], "--executor=tpu-vm")
     value = {"fingerprints": ["0" * 16], "runs": [{"parent": None}], "execution": {"data_root": str(tmp_path)}}
     (tmp_path / "p.json").write_text(json.dumps(value))
     cloud.fail("create 9 1 QUOTA_EXCEEDED")

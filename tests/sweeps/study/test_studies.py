@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.data.batches import Data
+from experiments.data.options import Data
 from experiments.prepare import prepare
-from experiments.run import config_file, schema
+from experiments.run import config_file, freeze, identity
 from experiments.store import record
 from experiments.training import evaluate
 import models
@@ -194,7 +194,7 @@ def test_published_rules_of_studies():
     assert besides == pytest.approx(33e6, rel=0.02)
     name, _, size = rules.tao_tokenizer(cell.run, {}).partition(":")
     assert name == "bpe" and int(size) == pytest.approx(6144 * (besides / 33e6) ** 0.8354, rel=2e-3)
-    assert rules.small_lr(schema.freeze({"family": "matmul_free"})[0], {}) == pytest.approx(4 * 0.14 / 256)
+    assert rules.small_lr(freeze.freeze({"family": "matmul_free"})[0], {}) == pytest.approx(4 * 0.14 / 256)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
     held = []
     for weights in ((0.9, 0.1), (0.1, 0.9)):
         values = {"data": {"corpus": two, "holdout": 0.2, "weights": weights}, "seq_len": 32, "batch_tokens": 256}
-        run, _ = schema.freeze(values | {"evaluation": {"weights": (1.0, 1.0), "tokens": 2_048}})
+        run, _ = freeze.freeze(values | {"evaluation": {"weights": (1.0, 1.0), "tokens": 2_048}})
         manifests = prepare(run.data, tmp_path / "root", progress=False)
         held.append(evaluate.Sequences(run, manifests))
         nats = np.zeros(held[-1].batches * run.batch)
@@ -222,9 +222,9 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
         assert result.loss_nats == pytest.approx(1.5, abs=0.02) and "parts" not in result.columns
     np.testing.assert_array_equal(held[0].tokens, held[1].tokens)
     with pytest.raises(InputError, match="evaluation.weights="):
-        schema.freeze({"evaluation": {"weights": (1.0, 2.0)}})
-    alone, _ = schema.freeze({})
-    assert schema.fingerprint(alone, ("m",)) == "88642c69fb5f2f95", "the name of a run of before has not changed"
+        freeze.freeze({"evaluation": {"weights": (1.0, 2.0)}})
+    alone, _ = freeze.freeze({})
+    assert identity.fingerprint(alone, ("m",)) == "88642c69fb5f2f95", "the name of a run of before has not changed"
 
 
 def test_a_package_of_the_embedded_corpus(tmp_path: pathlib.Path):

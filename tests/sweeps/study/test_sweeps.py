@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import freeze, identity, schema
 from experiments.store import record
 from sweeps.study import file, rules
 from sweeps.study import grid as axes
@@ -32,7 +32,9 @@ def test_the_example_of_the_style_guide():
     loaded = file.load(f"{REPOSITORY}/sweeps/studies/lr_by_width.py:dense")
     assert len(loaded.cells) == 12 == len({(c.run.model.width, c.run.opt.lr) for c in loaded.cells})
     assert {c.run.tokens for c in loaded.cells} == {schema.Run("dense", None).tokens}
-    assert len({schema.signature(c.run) for c in loaded.cells}) == 3, "one program a width, whatever the learning rate"
+    assert len({identity.signature(c.run) for c in loaded.cells}) == 3, (
+        "one program a width, whatever the learning rate"
+    )
     assert loaded.name == "lr_by_width:dense" and "learning rate" in loaded.doc
     assert loaded.cells[0].name == "width=128 lr=0.001"
     with pytest.raises(InputError, match=r"point 1 of 12 .*'dens' is not known; did you mean 'dense'"):
@@ -110,7 +112,7 @@ def test_derived_keys_see_those_before_and_leave_their_rule_in_a_tag():
 def test_published_rules_at_their_published_values():
     """Step Law and DeepSeek at a size where their papers give a number (Step Law: N=1e9, D=1e11 -> 1.63e-3, 1.108M)."""
     base = {"model.width": 2048, "model.depth": 20, "model.heads": 16, "seq_len": 2048, "tokens": 10**11}
-    run, _ = schema.freeze(axes.nest(base | {"batch_tokens": 2**20}))
+    run, _ = freeze.freeze(axes.nest(base | {"batch_tokens": 2**20}))
     n = record.ledger(run)["params_no_embed"]
     assert n == pytest.approx(1e9, rel=0.05)
     assert rules.step_law_lr(run, {}) == pytest.approx(1.63e-3 * (n / 1e9) ** -0.713, rel=2e-3)
@@ -154,7 +156,7 @@ def test_the_quickstart_is_an_isoflop_grid_with_a_bracket():
         if cell.tags["group"] == "isoflop":
             sizes.setdefault(cell.tags["budget_flops"], set()).add(counts["params_total"])
     assert len(sizes) >= 4 and all(len(s) >= 5 and max(s) > 4 * min(s) for s in sizes.values())
-    assert len({schema.signature(c.run) for c in loaded.cells}) <= 8
+    assert len({identity.signature(c.run) for c in loaded.cells}) <= 8
     runs = [c.run for c in loaded.cells if c.tags["group"] == "isoflop"]
     bracket = [c.run for c in loaded.cells if c.tags["group"] == "lr_bracket"]
     assert len({run.opt.lr for run in bracket}) == 5 and sum(run in runs for run in bracket) == 1
@@ -169,7 +171,7 @@ def test_the_quickstart_is_an_isoflop_grid_with_a_bracket():
 def nodes_of(grid: axes.Grid) -> list[workdir.Node]:
     """Nodes of a grid as if their corpus had fingerprint m."""
     cells = file.freeze(grid)
-    return [workdir.Node(schema.fingerprint(c.run, ("m",)), c.name, c.run, c.execution, ("m",)) for c in cells]
+    return [workdir.Node(identity.fingerprint(c.run, ("m",)), c.name, c.run, c.execution, ("m",)) for c in cells]
 
 
 small = {"model.depth": 1, "model.heads": 1, "tokens": 100_000}
@@ -184,10 +186,10 @@ def test_populations_hold_every_run_once_in_one_signature(slots: int, runs: list
     nodes = nodes_of(grid)
     parts = populations.populations(nodes, slots, known=lambda _: False)
     assert sorted(n.fingerprint for p in parts for n in p.nodes) == sorted(n.fingerprint for n in nodes)
-    assert all(len({schema.signature(n.run) for n in p.nodes}) == 1 for p in parts)
+    assert all(len({identity.signature(n.run) for n in p.nodes}) == 1 for p in parts)
     whole: dict[str, list[workdir.Node]] = {}
     for node in nodes:
-        whole.setdefault(schema.signature(node.run), []).append(node)
+        whole.setdefault(identity.signature(node.run), []).append(node)
     unsplit = [populations.Population(tuple(members)) for members in whole.values()]
     assert populations.makespan(parts, slots) <= populations.makespan(unsplit, slots) + 1e-9
     assert [p.seconds for p in parts] == sorted((p.seconds for p in parts), reverse=True)

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
+from experiments.run import identity
 from experiments.store import record
-from sweeps import collect, executors, status
-from sweeps.executors import local
+from sweeps import collect, status
+from sweeps.executors import local, options
 from sweeps.study import file
 from sweeps.work import claims
 from sweeps.work import workdir as store
@@ -235,7 +235,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
     keys = "name runs fits peak_bytes flops_per_step collective_bytes step_seconds_bound bound_by compile_seconds"
     assert all(set(keys.split()) <= s.keys() for s in value["signatures"])
     assert {"chip_hours", "price_usd", "flops"} <= value["totals"].keys()
-    cells = {schema.fingerprint(c.run, ()): c for c in file.load(f"{tiny_study}:20").cells}
+    cells = {identity.fingerprint(c.run, ()): c for c in file.load(f"{tiny_study}:20").cells}
     flops = sum(record.ledger(c.run)["flops_total"] for c in cells.values())
     assert value["totals"]["flops"] == pytest.approx(flops)
     for signature in value["signatures"]:
@@ -276,7 +276,7 @@ def test_bad_studies_and_names_are_told_apart(tiny_study: pathlib.Path, tmp_path
     with pytest.raises(InputError, match=r"tiny\.py, line 7: ValueError: .*'x'"):
         file.load(f"{tiny_study}:x")
     with pytest.raises(InputError, match="did you mean 'local'"):
-        executors.load("lokal")
+        options.load("lokal")
     for text, named in (
         ("x = 1", "get_study"),
         ("def get_study(): return []", "empty"),

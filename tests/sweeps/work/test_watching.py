@@ -13,8 +13,8 @@ import pytest
 from experiments import prepare
 from experiments.cli import InputError
 from experiments.data import batches
-from experiments.run import schema
-from experiments.store import inherit, record
+from experiments.run import freeze, schema
+from experiments.store import inherit, metrics, record
 from experiments.training import spikes
 from experiments.training.trial import Trial
 from sweeps import collect, launch, status
@@ -87,16 +87,16 @@ def test_a_plateau_is_not_diverging_however_often_it_is_looked_at():
 
 def test_rivals_differ_in_optimizer_and_schedule_only(tiny):
     """Another size, length, seed or text makes runs that are never compared."""
-    one = schema.freeze(tiny())[0]
-    assert stopping.rivals(one) == stopping.rivals(schema.freeze(tiny(**{"opt.lr": 1e-5}))[0])
+    one = freeze.freeze(tiny())[0]
+    assert stopping.rivals(one) == stopping.rivals(freeze.freeze(tiny(**{"opt.lr": 1e-5}))[0])
     for change in ({"model.width": 64}, {"tokens": 256 * 60}, {"seed": 1}, {"data.holdout": 0.1}):
-        assert stopping.rivals(one) != stopping.rivals(schema.freeze(tiny(**change))[0]), change
+        assert stopping.rivals(one) != stopping.rivals(freeze.freeze(tiny(**change))[0]), change
 
 
 def test_a_dominated_run_is_asked_to_stop_and_others_are_not(tiny, tmp_path):
     """By the curves in the workdir alone: the best goes on, so do a close one, a parent and one that has just begun."""
     execution = schema.Execution()
-    runs = {lr: schema.freeze(tiny(tokens=256 * 1000, **{"opt.lr": lr}))[0] for lr in (1e-2, 1.1e-2, 1e-5, 2e-5, 3e-5)}
+    runs = {lr: freeze.freeze(tiny(tokens=256 * 1000, **{"opt.lr": lr}))[0] for lr in (1e-2, 1.1e-2, 1e-5, 2e-5, 3e-5)}
     nodes = {lr: workdir.Node(f"{i:016x}", f"lr={lr}", r, execution, ()) for i, (lr, r) in enumerate(runs.items())}
     held, steps = workdir.Store(tmp_path), np.arange(10, 301, 10)
     for lr, node in nodes.items():
@@ -236,7 +236,7 @@ def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypat
     parent = run(tiny(tokens=256 * 140, **on), tmp_path / "parent")
     assert parent["columns"]["left_out"] == "80:16"
     family = {"parent": parent["fingerprint"], "execution.parent_workdir": str(tmp_path / "parent")}
-    child, execution = schema.freeze(tiny(tokens=256 * 20, **on, **family))
+    child, execution = freeze.freeze(tiny(tokens=256 * 20, **on, **family))
     manifests = prepare.prepare(child.data, execution.data_root, progress=False)
     found = inherit.find(child, epath.Path(tmp_path / "child"), execution)
     trial = Trial(child, "x", epath.Path(tmp_path / "child"), manifests, execution, found)
@@ -330,7 +330,7 @@ def test_a_mirror_that_is_not_installed_is_one_line(tiny, tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"execution.wandb=p: wandb is not installed.*requirements-wandb.txt"):
         run(tiny(tokens=256 * 5, **{"execution.wandb": "p"}), tmp_path / "run")
     with pytest.raises(InputError, match="execution.wandb='../p'"):
-        schema.freeze(tiny(**{"execution.wandb": "../p"}))
+        freeze.freeze(tiny(**{"execution.wandb": "../p"}))
 
 
 def test_mirrors_see_every_row_and_may_fail(tmp_path, capsys):
@@ -344,7 +344,7 @@ def test_mirrors_see_every_row_and_may_fail(tmp_path, capsys):
         def close(self):
             seen.append("closed")
 
-    log = record.Metrics(tmp_path, tensorboard=True, mirrors=[Mirror()])
+    log = metrics.Metrics(tmp_path, tensorboard=True, mirrors=[Mirror()])
     log.cut(0)
     for step in (1, 2, 3):
         log.append({"step": step, "tokens": 8 * step, "loss": 1.0 / step})

@@ -1,0 +1,56 @@
+"""State how a law is to be fitted."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from analysis.solve.objective import Objective
+from experiments.cli import InputError, nearest
+
+RESAMPLE = ("paired", "wild", "residual")
+
+
+INTERPOLATIONS = ("quadratic", "cubic", "akima")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSpec:
+    """Every choice of a fit.
+
+    bootstrap: replicates (0: none). level: of the intervals. seed: of the resampling; the stream is that of
+    numpy's RandomState, so that seed 42 on 240 rows resamples as Besiroglu et al. 2024 did. starts: refined starts.
+    interpolation, weighted: of IsoFLOP curves, and whether sure minima count more. resample: what a replicate is, see
+    analysis.trust.bootstrap.refits. thorough: profiles and the jackknife too, which a fit on the way to something else
+    does without.
+    """
+
+    objective: Objective | None = None  # the law's own where None
+    bootstrap: int = 1000
+    level: float = 0.9
+    seed: int = 42
+    interpolation: str = "quadratic"
+    weighted: bool = False
+    starts: int = 128
+    resample: str = "paired"
+    thorough: bool = True
+    near_optimum: str = "0.0025"  # which runs of a cell are optima, see analysis.procedures.lr_batch.choice_of
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)  # coefficients that are not fitted
+
+    def for_law(self, law: Any) -> "FitSpec":
+        """The same with the law's own objective where none is given."""
+        return self if self.objective is not None else dataclasses.replace(self, objective=law.OBJECTIVE)
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            hint = nearest(self.interpolation, INTERPOLATIONS, "choice")
+            raise InputError(f"--interpolation: {self.interpolation!r} is not an interpolation; {hint}")
+        if self.resample not in RESAMPLE:
+            raise InputError(
+                f"--resample: {self.resample!r} is not a bootstrap; {nearest(self.resample, RESAMPLE, 'choice')}"
+            )
+        if not 0 < self.level < 1:
+            raise InputError(f"--level: {self.level} is not between 0 and 1")
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise InputError(f"--bootstrap: {self.bootstrap} is not 0 (no intervals) or at least 2 replicates")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed: {self.seed} is not between 0 and 2^32 - 1")

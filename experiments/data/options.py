@@ -1,0 +1,83 @@
+"""State what a run's data are: the options of the section `data`."""
+
+import dataclasses
+import math
+import os
+import re
+
+from experiments.cli import InputError
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The text of a run and how it becomes tokens."""
+
+    corpus: tuple[str, ...] = ("embedded",)
+    """Each: "embedded" (or "embedded:MB" for another size than 32, "embedded/PACKAGE" for the text of one package),
+    "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl or .parquet file, a folder or a glob of them."""
+    weights: tuple[float, ...] = ()
+    """Share of each corpus in the training records (any positive numbers); empty: by size."""
+    tokenizer: str = "bytes"
+    """"bytes", "bpe:4096" (trained on the corpus), the path of a `tokenizers` JSON, or of a SentencePiece .model."""
+    text_field: str = "text"
+    """Field of JSON lines, Parquet or TFDS rows that holds the text."""
+    holdout: float = 0.02
+    """Share of the documents (chosen by the hash of their text) that is held out for evaluation."""
+    unique_tokens: int | None = None
+    """Train on the first so many tokens only and repeat them (data-constrained runs); less is a prefix of more."""
+
+    def check(self) -> None:
+        """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
+        if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
+            raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
+        if len(set(self.corpus)) < len(self.corpus):
+            raise InputError(
+                f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it"
+            )
+        for name in self.corpus:
+            _check_corpus(name)
+        if self.weights and len(self.weights) != len(self.corpus):
+            raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
+        if not all(isinstance(w, int | float) and 0 < w < math.inf for w in self.weights):
+            raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
+        _check_tokenizer(self.tokenizer)
+        if not self.text_field:
+            raise InputError("data.text_field='': expected the name of a field, such as 'text'")
+        if not 0 < self.holdout < 1:
+            raise InputError(f"data.holdout={self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
+        if self.unique_tokens is not None and self.unique_tokens < 1:
+            raise InputError(
+                f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none"
+            )
+
+
+def _check_corpus(name: str) -> None:
+    suffix = os.path.splitext(name)[1]
+    if re.match(r"embedded\b", name):
+        if not re.fullmatch(r"embedded(/[\w.-]+)?(:[1-9]\d{0,3})?", name):
+            raise InputError(
+                f"data.corpus={name!r}: expected 'embedded', 'embedded:MB' such as 'embedded:8', or 'embedded/PACKAGE'"
+            )
+    elif name.startswith("tfds:"):
+        if not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
+            raise InputError(
+                f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'"
+            )
+    elif re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name):
+        raise InputError(
+            f"data.corpus={name!r}: expected a file ending in {', '.join(SUFFIXES)}, a folder or a glob of them"
+        )
+
+
+def _check_tokenizer(spec: str) -> None:
+    if spec == "bytes" or spec.endswith((".json", ".model")):
+        return
+    size = re.fullmatch(r"bpe:(\d+)", spec)
+    if size is None:
+        raise InputError(
+            f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file"
+        )
+    if not 257 <= int(size[1]) <= 1 << 20:
+        raise InputError(f"data.tokenizer={spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")

@@ -1,0 +1,17 @@
+"""Say what is wrong with what a user wrote. Imports nothing of ours, so that every layer may use it."""
+
+from collections.abc import Iterable
+import difflib
+
+
+class InputError(ValueError):
+    """Something that the user wrote cannot be right. The text names the field, the value and what was expected."""
+
+
+def nearest(name: str, known: Iterable[str], noun: str = "name") -> str:
+    """A hint for a name that is not among `known`: the closest one, or all of them when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known {noun}s: {', '.join(known) or 'none'}"

@@ -24,6 +24,7 @@ from experiments.run import build, identity
 from experiments.store import weights
 from experiments.store.weights import Params, Path, Tensors
 import models
+from models import functional
 from models.convert.hf_layouts import LAYOUTS, REQUIRED, Layout
 
 # Options that do not change what given parameters compute under the standard parametrization, the only one that other
@@ -168,7 +169,7 @@ def load_hf(directory: Path) -> tuple[str, Any, Params]:
     def stored(name: str) -> str:
         return name if name in source.files else name.removeprefix(layout.prefix)
 
-    shapes = weights.shapes(layout.family, cfg)
+    shapes = functional.param_shapes(layout.family, cfg)
     needed = {name for path, shape in shapes.items() for _, name, _ in layout.tensors[path].pieces(shape)}
     if missing := sorted(name for name in needed if stored(name) not in source.files):
         raise InputError(f"{directory}: tensor {weights.and_more(missing)} is missing")
@@ -198,7 +199,7 @@ def save_hf(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], l
     architecture computes this Config, or the parameters are not those of it.
     """
     layout, tensors = layout_of(family, cfg), {}
-    for path, array in weights.check(params, weights.shapes(family, cfg)).items():
+    for path, array in weights.check(params, functional.param_shapes(family, cfg)).items():
         tensor = layout.tensors[path]
         for index, name, _ in tensor.pieces(array.shape):
             tensors.setdefault(name, {})[tensor.part] = array[index].T if tensor.transpose else array[index]

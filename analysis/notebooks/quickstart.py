@@ -27,6 +27,7 @@ import pandas as pd
 
 from analysis import figures, laws
 from analysis.figures import scaling
+from analysis.command_line.output import write
 from analysis.fitting import fit
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import FitSpec
@@ -98,7 +99,7 @@ figures.picture(scaling.allocation, everything)
 
 # %%
 output = FOLDER / "fit.json"
-fit.write(output, to_json(result, grid.sha256, "notebook"), "--out")
+write(output, to_json(result, grid.sha256, "notebook"), "--out")
 answer = predict.predict(predict.read(str(output)), {"C": 10 * everything.largest})
 pd.DataFrame(
     {

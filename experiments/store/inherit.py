@@ -25,6 +25,7 @@ from experiments.store import lineage
 from experiments.store import record as records
 from experiments.store.lineage import Lineage
 import models
+from models import functional
 from models.growing import operators, upcycling
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -57,9 +58,8 @@ class Parent:
 
 
 def _layout(family: str, model: Any) -> operators.Layout:
-    from experiments.training import step
 
-    return step.layout(Run(family, model))
+    return functional.layout(family, model)
 
 
 @functools.lru_cache(maxsize=64)
@@ -172,9 +172,8 @@ def state(parent: Parent, child: Run, fresh: Any, batch: Callable[[int], np.ndar
 
     `batch(step)` gives the tokens of a step of learned growth. Raises InputError for a checkpoint that does not fit.
     """
-    from experiments.training import step
 
-    source, target = _layout(parent.family, parent.model), step.layout(child)
+    source, target = _layout(parent.family, parent.model), functional.layout(child.family, child.model)
     grown = child.growth.optimizer == "grown" or (
         child.growth.optimizer is None and parent.run is not None and operators.same(source, target)
     )

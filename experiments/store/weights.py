@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import uuid
 import zlib
 
-import jax
 from jaxtyping import Float
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,9 +21,9 @@ from safetensors.numpy import save_file
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import build, schema
-from experiments.training import step
+from experiments.run import build
 import models
+from models import functional
 
 SCHEMA = 1  # of model.json
 DTYPES = ("F32", "F16", "BF16")  # that are read; all become float32
@@ -43,12 +42,6 @@ class Weights(NamedTuple):
     origin: str = "model.json"
 
 
-def shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a resolved Config by path."""
-    abstract = jax.eval_shape(lambda: step.init_params(schema.Run(family, cfg)))
-    return {path: leaf.shape for path, leaf in abstract.items()}
-
-
 def check(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> Params:
     """The parameters as float32 numpy arrays. Raises InputError naming one that is missing, unknown or misshapen."""
     for path in sorted(params.keys() | expected.keys()):
@@ -60,7 +53,7 @@ def check(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) ->
 
 def save(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], length: int | None = None) -> None:
     """Write a new folder. Raises InputError when it holds something, or the parameters are not those of the Config."""
-    arrays = check(params, shapes(family, cfg))
+    arrays = check(params, functional.param_shapes(family, cfg))
     sealed = {path: zlib.crc32(array) for path, array in arrays.items()}
     value = {"schema": SCHEMA, "family": family, "model": dataclasses.asdict(cfg), "length": length, "crc32": sealed}
     with new_folder(directory) as folder:
@@ -85,7 +78,7 @@ def load(directory: Path) -> Weights:
         sealed = {} if of_run else dict(value["crc32"])
         cfg = build.build(models.load(family).Config, run["model"], "model.")
         cfg.check(1)
-        expected = shapes(family, cfg)
+        expected = functional.param_shapes(family, cfg)
         origin = f"run {value['fingerprint']}" if of_run else path.name
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

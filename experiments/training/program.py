@@ -27,6 +27,7 @@ from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
 from experiments.training import microbatches, offload
 from experiments.training import step as steps
+from models import functional
 from models.growing import operators
 from models.mesh import mesh, rules
 
@@ -150,7 +151,7 @@ class Program:
 
     @functools.cached_property
     def _mask_shapes(self) -> dict[str, tuple[int, ...]]:
-        return operators.mask_shapes(steps.layout(self.run))
+        return operators.mask_shapes(functional.layout(self.run.family, self.run.model))
 
     def _map_init(self, values: dict[str, Array]) -> steps.TrainState:
         return jax.lax.map(lambda v: steps.init_state(self.run, with_runtime(self.run, v)), values)

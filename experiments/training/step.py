@@ -4,10 +4,8 @@ All take a `Run` whose runtime options may be traced numbers. A population (expe
 trials and devices.
 """
 
-import functools
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
@@ -16,7 +14,7 @@ import optax
 from experiments.run.schema import Run
 from experiments.training import loss as losses
 from experiments.training import microbatches, optimizer, schedule
-import models
+from models import functional
 from models.contract import Output
 from models.growing import operators
 from models.mesh import rules
@@ -30,40 +28,19 @@ class TrainState(NamedTuple):
     step: Integer[Array, ""]
 
 
-@functools.cache
-def _abstract(family: str, cfg: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
-    model = nnx.eval_shape(lambda: models.load(family).Model(cfg, nnx.Rngs(params=0)))
-    graphdef, state = nnx.split(model)
-    return graphdef, {"/".join(map(str, path)): axes for path, axes in rules.logical_axes(state).items()}
-
-
-def param_axes(run: Run) -> dict[str, tuple[str, ...]]:
-    """Logical axis names of every parameter by path ("blocks/attention/query/kernel")."""
-    return _abstract(run.family, run.model)[1]
-
-
-def layout(run: Run) -> operators.Layout:
-    """The run's model without its values."""
-    shapes = jax.eval_shape(lambda: init_params(run))
-    return operators.Layout(run.family, run.model, param_axes(run), {path: leaf.shape for path, leaf in shapes.items()})
-
-
-def init_params(run: Run, values: Run | None = None) -> dict[str, Float[Array, "..."]]:
-    """Initial parameters. `values` is `run` with traced runtime options (seed, initialisation scale)."""
-    values = values or run
-    model = models.load(run.family).Model(values.model, nnx.Rngs(params=jax.random.key(values.seed)))
-    return {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(nnx.state(model))}
-
-
 def init_state(run: Run, values: Run) -> TrainState:
     """The state before the first step."""
-    params = init_params(run, values)
-    return TrainState(params, optimizer.transform(values, param_axes(run)).init(params), jnp.zeros((), jnp.int32))
+    params = functional.init_params(run.family, values.model, values.seed)
+    return TrainState(
+        params,
+        optimizer.transform(values, functional.param_axes(run.family, run.model)).init(params),
+        jnp.zeros((), jnp.int32),
+    )
 
 
 def state_axes(run: Run) -> TrainState:
     """Logical axes of every leaf of a TrainState; those of the optimizer follow from their parameter's."""
-    axes = param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     shapes = jax.eval_shape(lambda: init_state(run, run))
     opt = optax.tree_map_params(
         lambda params: optimizer.transform(run, axes).init(params),
@@ -76,18 +53,6 @@ def state_axes(run: Run) -> TrainState:
     return TrainState(axes, opt, ())
 
 
-def model(run: Run, params: dict[str, Array]) -> Any:
-    """The run's model with these parameters."""
-    graphdef, axes = _abstract(run.family, run.model)
-    state = nnx.from_flat_state([(tuple(path.split("/")), nnx.Param(params[path])) for path in axes])
-    return nnx.merge(graphdef, state)
-
-
-def apply(run: Run, params: dict[str, Array], tokens_BL: Integer[Array, "B L"]) -> Output:
-    """Run the model on its parameters."""
-    return model(run, params)(tokens_BL)
-
-
 def objective(
     run: Run, values: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"], *counts: Array
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Output]]:
@@ -96,7 +61,7 @@ def objective(
     `counts`: of the whole batch, where the sequences are a part of it (microbatches.py).
     """
     inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
-    built = model(run, params)
+    built = functional.model(run.family, run.model, params)
     x_BLD, output = built.hidden(inputs_BL, *counts)
     total, terms = losses.read_out(built.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
     return total, (terms, output)
@@ -138,12 +103,21 @@ def train_step(
         grads, (metrics, ruled) = gradient(state.params, tokens_BT)
     else:
         tokens_PBT, params = microbatches.split(tokens_BT, parts), effective(run, values, state, added)
-        count = lambda tokens_BT: model(run, params).hidden(tokens_BT[:, :-1].astype(jnp.int32))[1].counts  # noqa: E731
+
+        def count(tokens_BT: Array) -> tuple[Array, ...]:
+            built = functional.model(run.family, run.model, params)
+            _, output = built.hidden(tokens_BT[:, :-1].astype(jnp.int32))
+            return output.counts
+
         counts = microbatches.counts(count, tokens_PBT)
         grads, (metrics, ruled) = microbatches.mean_gradient(
-            lambda tokens_BT: gradient(state.params, tokens_BT, *counts), tokens_PBT, param_axes(run)
+            lambda tokens_BT: gradient(state.params, tokens_BT, *counts),
+            tokens_PBT,
+            functional.param_axes(run.family, run.model),
         )
-    updates, opt = optimizer.transform(values, param_axes(run), offload).update(grads, state.opt, state.params)
+    updates, opt = optimizer.transform(values, functional.param_axes(run.family, run.model), offload).update(
+        grads, state.opt, state.params
+    )
     seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
     lr = values.opt.lr * schedule.schedule(values, seen - run.batch_tokens)
     params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled
@@ -153,6 +127,6 @@ def train_step(
 
 def eval_step(run: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"]) -> Float[Array, "B"]:
     """Summed nats of each sequence."""
-    built, tokens_BT = model(run, params), tokens_BT.astype(jnp.int32)
+    built, tokens_BT = functional.model(run.family, run.model, params), tokens_BT.astype(jnp.int32)
     x_BLD, _ = built.hidden(tokens_BT[:, :-1])
     return losses.nats(built.readout(), x_BLD, tokens_BT[:, 1:], run.loss).sum(axis=-1)

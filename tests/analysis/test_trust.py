@@ -18,6 +18,7 @@ from analysis.grid import units
 from analysis.grid.table import Columns, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest, design, forecast, scoreboard
+from analysis.solve import optimum
 from analysis.solve.objective import Objective
 from analysis.trust import certificate
 from analysis.trust.interval import Interval
@@ -217,7 +218,7 @@ def test_the_certificate_names_the_row_that_decides():
 
 def test_leverages_add_up_to_the_coefficients():
     columns = plateau(0.01, rows=30)
-    found = fitting.optimum.find(
+    found = optimum.find(
         formula_fit.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0)
     )
     matrix = np.stack([np.ones(30), columns["X"] ** -0.5], axis=1)

@@ -23,8 +23,8 @@ from experiments import convert, train
 from experiments.cli import InputError
 from experiments.run import freeze, schema
 from experiments.store import checkpoint, weights
-from experiments.training import step
 import models
+from models import functional
 from models.convert.hf_layouts import LAYOUTS, REQUIRED
 from tests.conftest import GOLDEN, run_command
 
@@ -59,7 +59,7 @@ def make(name: str, seed: int = 0):
     _, family, options = CONFIGS[name]
     cfg = models.load(family).Config(**options).resolve(61, 24)
     draw, params = np.random.default_rng(seed), {}
-    for path, shape in weights.shapes(family, cfg).items():
+    for path, shape in functional.param_shapes(family, cfg).items():
         scale = 0.5 if len(shape) < 3 and "kernel" not in path else 0.7 * shape[-2] ** -0.5
         params[path] = (draw.normal(size=shape) * scale + path.endswith("scale")).astype(np.float32)
     return family, cfg, params
@@ -68,7 +68,9 @@ def make(name: str, seed: int = 0):
 def logits(family, cfg, params, tokens):
     run = schema.Run(family, cfg, seq_len=tokens.shape[1])
     arrays = {path: jnp.asarray(array) for path, array in params.items()}
-    return np.asarray(jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)(arrays, jnp.asarray(tokens)))
+    return np.asarray(
+        jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)(arrays, jnp.asarray(tokens))
+    )
 
 
 def some_tokens(vocab: int, rows: int = 2, length: int = 17):
@@ -314,7 +316,7 @@ def test_a_tensor_that_the_index_puts_elsewhere(tmp_path):
 def test_what_no_architecture_computes_is_not_exported(name, options, text, tmp_path):
     family, cfg, _ = make(name)
     cfg = dataclasses.replace(cfg, **options)
-    params = {path: np.ones(shape, np.float32) for path, shape in weights.shapes(family, cfg).items()}
+    params = {path: np.ones(shape, np.float32) for path, shape in functional.param_shapes(family, cfg).items()}
     with pytest.raises(InputError, match=text):
         convert.save_hf(tmp_path / "hf", family, cfg, params)
     assert not list(tmp_path.iterdir())
@@ -392,7 +394,7 @@ def test_the_command_line(tiny, tmp_path, trained):
     convert._export(f"{tmp_path}/own", f"{tmp_path}/again")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-    trained_params, _ = checkpoint.read_params(run_folder / "checkpoints", weights.shapes("dense", run.model))
+    trained_params, _ = checkpoint.read_params(run_folder / "checkpoints", functional.param_shapes("dense", run.model))
     same(weights.load(tmp_path / "own").params, trained_params)
     for arguments, text in (
         (["import", f"--source={tmp_path}/hf", f"--out={tmp_path}/own"], "own is there already; expected a new or an"),

@@ -101,7 +101,7 @@ def test_records_outlive_their_source(tmp_path: pathlib.Path):
 
 
 BATCHES = (
-    "import sys, hashlib, json; from experiments.data.batches import Batches, Data; from experiments.prepare import prepare\n"
+    "import sys, hashlib, json; from experiments.data.batches import Batches; from experiments.data.options import Data; from experiments.prepare import prepare\n"
     "data = Data(corpus=tuple(json.loads(sys.argv[2])), weights=(0.7, 0.3), holdout=0.1)\n"
     "b = Batches(prepare(data, sys.argv[1], False), data, 32, 8, seed=5)\n"
     "print(hashlib.sha256(b''.join(b[s].tobytes() for s in map(int, sys.argv[3].split(',')))).hexdigest())"

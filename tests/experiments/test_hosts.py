@@ -113,8 +113,8 @@ def trainer(tmp_path: pathlib.Path, corpus: pathlib.Path, data_root: pathlib.Pat
 POISON = """
 import runpy, sys
 import numpy as np
-from experiments import data
-plain = data.Batches.records
+from experiments.data import batches
+plain = batches.Batches.records
 
 def records(self, start, stop):
     out = np.array(plain(self, start, stop))

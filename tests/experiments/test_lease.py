@@ -38,7 +38,7 @@ def far(claim: claims.Claim, **changes) -> claims.Claim:
 HOLDER = """
 import sys
 from etils import epath
-from experiments import lease
+from experiments.alive import lease
 root, name = sys.argv[1:]
 held = lease.given(epath.Path(root))
 try:

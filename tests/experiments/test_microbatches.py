@@ -13,6 +13,7 @@ from experiments.run import freeze
 from experiments.training import offload, step
 from experiments.training import program as population
 import models
+from models import functional
 from models.growing import operators
 from models.growing.operators import Growth
 from models.numerics.parametrization import is_matrix
@@ -90,7 +91,11 @@ def test_offloaded_moments_lie_with_the_host_and_change_no_number(tiny, mesh):
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(host_state), strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-7)
     kinds = [leaf.sharding.memory_kind for leaf in jax.tree.leaves((host_state.opt[1].mu, host_state.opt[1].nu))]
-    assert kinds.count("pinned_host") == 2 * sum(map(is_matrix, step.param_axes(program.run).values())) > 10
+    assert (
+        kinds.count("pinned_host")
+        == 2 * sum(map(is_matrix, functional.param_axes(program.run.family, program.run.model).values()))
+        > 10
+    )
     assert host_state.params["embed"].sharding.memory_kind == "device"
     moments = program.device_bytes("opt")
     assert offloaded.device_bytes("opt") < 0.01 * moments, "vectors and counters only"
@@ -104,7 +109,7 @@ def frozen_step(tiny, parts, added=None, options=(), family="dense"):
     frozen = freeze.freeze(tiny(family, **TAME | dict(options)))[0]
     if added is not None:
         frozen = dataclasses.replace(frozen, growth=Growth(width="random", ramp_tokens=10_000))
-        masks = operators.mask_shapes(step.layout(frozen))
+        masks = operators.mask_shapes(functional.layout(frozen.family, frozen.model))
         added = {path: jnp.asarray(added.integers(0, 2, shape), jnp.float32) for path, shape in masks.items()}
     tokens = np.random.default_rng(0).integers(0, 257, (frozen.batch, frozen.seq_len + 1)).astype(np.uint16)
     state = step.init_state(frozen, frozen)

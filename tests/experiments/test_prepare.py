@@ -88,7 +88,7 @@ def test_a_missing_file_or_manifest_is_named(tmp_path: pathlib.Path, here: pathl
 
 
 PREPARE = (
-    "import sys; from experiments.data.batches import Data; from experiments.prepare import prepare\n"
+    "import sys; from experiments.data.options import Data; from experiments.prepare import prepare\n"
     "print(prepare(Data(corpus=(sys.argv[1],), holdout=0.1), sys.argv[2])[0].fingerprint)"
 )
 
@@ -146,7 +146,7 @@ def test_two_preparations_at_once(larger: pathlib.Path, tmp_path: pathlib.Path):
 READ_ONLY = (
     "import os, sys; import grain, tensorflow_datasets as tfds; tfds.builder_from_directory\n"
     "from experiments import cli; import experiments.data.sources.local\n"
-    "from experiments.data.batches import Data, Batches; from experiments.prepare import prepare\n"
+    "from experiments.data.batches import Batches; from experiments.data.options import Data; from experiments.prepare import prepare\n"
     "first = Data(corpus=(sys.argv[2],), holdout=0.1)\n"
     "Batches(prepare(first, sys.argv[1], False), first, 32, 4, 0)[0]\n"  # libraries import late
     "os.getuid() or os.setuid(65534)\n"
@@ -238,7 +238,7 @@ def test_reading_data_imports_nothing_heavy():
     result = python(f"import sys, experiments.data.batches; print([m for m in {heavy} if m in sys.modules])")
     assert result.stdout.strip() == "[]", result.stderr
     result = python(
-        "import sys; from experiments.data.batches import Data; from experiments.prepare import look\n"
+        "import sys; from experiments.data.options import Data; from experiments.prepare import look\n"
         f"look(Data(), '/tmp/none'); print([m for m in {heavy[:6]} if m in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stderr

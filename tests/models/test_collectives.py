@@ -14,6 +14,7 @@ from experiments.store.record import ledger
 from experiments.training import loss as losses
 from experiments.training import program as population
 from experiments.training import step
+from models import functional
 from models.mesh import gather, rules
 from models.mesh.mesh import AXES, make_mesh
 from sweeps.cost import compiler, hlo
@@ -30,7 +31,7 @@ def gradients(run, params, tokens, mesh=None):
 
     if mesh is None:
         return jax.jit(jax.value_and_grad(function, has_aux=True))(params)
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     split = {
         path: jax.sharding.NamedSharding(mesh, rules.spec(axes[path], value.shape, mesh))
         for path, value in params.items()
@@ -64,7 +65,7 @@ def test_the_loss_in_chunks_is_the_loss(tiny, family, options, size):
     run, _ = freeze.freeze(tiny(family, **SIZE | options))
     if size == 1 and family != "dense":
         pytest.skip("one token at a time is tried once")
-    params, tokens = step.init_params(run), batch_of(run)
+    params, tokens = functional.init_params(run.family, run.model, run.seed), batch_of(run)
     (total, terms), grads = gradients(run, params, tokens)
     (other, parts), others = gradients(chunked(run, size), params, tokens)
     np.testing.assert_allclose(other, total, rtol=1e-6)
@@ -83,7 +84,7 @@ def test_the_loss_in_chunks_is_the_loss(tiny, family, options, size):
 )
 def test_the_loss_in_chunks_on_eight_devices(tiny, mesh):
     run, _ = freeze.freeze(tiny(**SIZE, **{"loss.z_loss": 0.1, "model.heads": 4, "model.kv_heads": 4}))
-    params, tokens = step.init_params(run), batch_of(run)
+    params, tokens = functional.init_params(run.family, run.model, run.seed), batch_of(run)
     (total, _), grads = gradients(run, params, tokens)
     sizes = [mesh.get(axis, 1) for axis in AXES]
     (other, _), others = gradients(chunked(run, 16), params, tokens, make_mesh(sizes))
@@ -99,7 +100,12 @@ def test_logits_of_the_whole_batch_do_not_exist(tiny):
     whole = run.batch * run.seq_len * 264
 
     def largest(run, function):
-        text = jax.jit(function).lower(jax.eval_shape(lambda: step.init_params(run))).compile().as_text()
+        text = (
+            jax.jit(function)
+            .lower(jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed)))
+            .compile()
+            .as_text()
+        )
         return max(np.prod(shape.dims, initial=1) for one, *_ in hlo.Module(text).executed() for shape in one.shapes)
 
     tokens = batch_of(run)
@@ -136,7 +142,7 @@ def test_no_gradient_of_a_matrix_is_summed_whole(tiny, family):
     """On a mesh of fsdp 8 the only all-reduces are of vectors, scalars and what is not split."""
     options = {"model.act_bits": 16} if family == "matmul_free" else {}
     found, run = sent(tiny, family, {"fsdp": 8}, **options)
-    shapes = jax.eval_shape(lambda: step.init_params(run))
+    shapes = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
     matrices = sum(
         4 * v.size for path, v in shapes.items() if v.ndim - path.startswith("blocks") >= 2 and path != "embed"
     )
@@ -198,7 +204,7 @@ def least(run, mesh):
     expert all matrices but those of experts are split too; rows go to these and back three times.
     """
     n, d, t, e = (mesh.get(axis, 1) for axis in ("fsdp", "data", "tensor", "expert"))
-    shapes, cfg = jax.eval_shape(lambda: step.init_params(run)), run.model
+    shapes, cfg = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed)), run.model
     layers, experts = (
         sum(v.size for path, v in shapes.items() if path.startswith("blocks") and v.ndim == axes) / t for axes in (3, 4)
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.run import schema
 from experiments.training import step
+from models import functional
 from models.blocks import layers, linear_attention, residual, stack
 from models.blocks.attention import attention
 from models.families import dense, moe
@@ -198,7 +198,9 @@ def test_scan_equals_loop(variant):
 
     def evaluate(**options):
         other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
-        return jax.jit(jax.value_and_grad(lambda p: (step.apply(other, p, x).logits_BLV ** 2).mean()))(params)
+        return jax.jit(
+            jax.value_and_grad(lambda p: (functional.apply(other.family, other.model, p, x).logits_BLV ** 2).mean())
+        )(params)
 
     value, grads = evaluate()
     for options in ({"unroll": True}, {"remat": "full"}):
@@ -266,7 +268,7 @@ def test_layer_sizes_are_those_of_openelm(name):
     account = dense.account(cfg, 2_048)
     total = sum(account.params.values())
     assert total == table["params_tied_V32000"] and round(total / 1e6, 1) == millions
-    shapes = jax.eval_shape(lambda: step.init_params(schema.Run("dense", cfg, seq_len=2_048)))
+    shapes = jax.eval_shape(lambda: functional.init_params("dense", cfg))
     assert sum(p.size for p in shapes.values()) == total
     # Every matrix is multiplied once a token; what is not a matrix has one axis behind the layers'.
     matrices = sum(p.size for path, p in shapes.items() if path.endswith("kernel"))

@@ -14,7 +14,7 @@ from experiments.store import record
 from experiments.training import loss as losses
 from experiments.training import step
 import models
-from models import accounting
+from models import accounting, functional
 from models.blocks.stack import REMAT
 from models.mesh import rules
 from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
@@ -38,7 +38,7 @@ def make(family: str, variant: str = "", **options):
 @functools.cache
 def _made(family, variant, options):
     run = configure(family, variant, **dict(options))
-    return run, jax.jit(lambda: step.init_params(run))()
+    return run, jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
 
 
 def configure(family: str, variant: str = "", **options):
@@ -51,7 +51,7 @@ def configure(family: str, variant: str = "", **options):
 
 @functools.cache
 def forward(run):
-    return jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)
+    return jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)
 
 
 def logits(run, params, x):
@@ -69,7 +69,7 @@ def test_every_family_has_a_tiny_config():
 @pytest.mark.parametrize(("family", "variant"), CASES)
 def test_counts_equal_the_arrays(family, variant):
     run = configure(family, variant)
-    params = jax.eval_shape(lambda: step.init_params(run))
+    params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
     account = models.load(family).account(run.model, LENGTH)
     assert sum(account.params.values()) == sum(p.size for p in params.values())
     assert record.ledger(run)["params_total"] == sum(p.size for p in params.values())
@@ -84,9 +84,11 @@ def test_flops_agree_with_the_compiler(family, variant):
     values |= LARGE.get(family, {"width": 256, "ff": 768})
     cfg = models.load(family).Config(**values).resolve(512, length)
     run = schema.Run(family, cfg, seq_len=length, batch_tokens=4 * length)
-    shapes = jax.eval_shape(lambda: step.init_params(run))
+    shapes = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
     compiled = (
-        jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV).lower(shapes, jnp.zeros((4, length), int)).compile()
+        jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)
+        .lower(shapes, jnp.zeros((4, length), int))
+        .compile()
     )
     account = models.load(family).account(cfg, length)
     ours = (sum(account.matmul.values()) + sum(account.attention.values())) * 4 * length
@@ -133,8 +135,8 @@ def test_loss_at_initialisation_is_near_log_vocab(family, variant):
 @pytest.mark.parametrize(("family", "variant"), CASES)
 def test_every_parameter_has_logical_axes_with_rules(family, variant):
     run = configure(family, variant)
-    params = jax.eval_shape(lambda: step.init_params(run))
-    axes = step.param_axes(run)
+    params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
+    axes = functional.param_axes(run.family, run.model)
     assert axes.keys() == params.keys()
     for path, names in axes.items():
         assert len(names) == params[path].ndim, path
@@ -155,7 +157,9 @@ def test_memory_and_speed_options_change_no_number(family):
         other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
 
         def objective(params):
-            return losses.cross_entropy(step.apply(other, params, x[:, :-1]).logits_BLV, x[:, 1:])[0].mean()
+            return losses.cross_entropy(
+                functional.apply(other.family, other.model, params, x[:, :-1]).logits_BLV, x[:, 1:]
+            )[0].mean()
 
         return jax.jit(jax.value_and_grad(objective))(params)
 

@@ -13,6 +13,7 @@ from experiments.run import schema
 from experiments.store import inherit
 from experiments.training import step
 import models
+from models import functional
 from models.families import dense
 from models.growing import maps, operators, upcycling
 from models.growing.operators import Growth
@@ -45,18 +46,30 @@ def trained(run, seed=0):
 
 @functools.cache
 def params_of(run):
-    return {path: np.asarray(p) for path, p in jax.jit(lambda: step.init_params(run))().items()}
+    return {
+        path: np.asarray(p)
+        for path, p in jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))().items()
+    }
 
 
 def plan_of(source, target, how):
-    return operators.Plan(step.layout(source), step.layout(target), how, 0)
+    return operators.Plan(
+        functional.layout(source.family, source.model), functional.layout(target.family, target.model), how, 0
+    )
 
 
 def grown(source, target, how, params=None):
     params = trained(source) if params is None else params
     fresh = params_of(dataclasses.replace(target, seed=7))
     if source.family != target.family:
-        return upcycling.upcycle(step.layout(source), step.layout(target), params, fresh, how, 0)
+        return upcycling.upcycle(
+            functional.layout(source.family, source.model),
+            functional.layout(target.family, target.model),
+            params,
+            fresh,
+            how,
+            0,
+        )
     return plan_of(source, target, how).grow(params, fresh)
 
 
@@ -66,7 +79,7 @@ def arrays(params):
 
 @functools.cache
 def program(run):
-    return jax.jit(lambda params, x: step.apply(run, params, x).logits_BLV)
+    return jax.jit(lambda params, x: functional.apply(run.family, run.model, params, x).logits_BLV)
 
 
 def logits(run, params):
@@ -203,7 +216,7 @@ def test_zero_and_masked_depth_preserve(family, operator, how):
         assert_differs(source, target, after)
         after = behind(plan, after, 0)
     assert_same(source, target, after)
-    out = next(p for p in after if operators.writes(p, step.param_axes(target)[p]))
+    out = next(p for p in after if operators.writes(p, functional.param_axes(target.family, target.model)[p]))
     assert np.abs(np.asarray(after[out])).max() > 0 and len(after[out]) == 6
 
 
@@ -281,7 +294,7 @@ def test_stacking_repeats_the_layers_and_changes_the_function(family):
     source = model(family)
     target = larger(source, depth=9)
     before, after = trained(source), grown(source, target, Growth())
-    for path, names in step.param_axes(source).items():
+    for path, names in functional.param_axes(source.family, source.model).items():
         if names[0] == "layers":
             for layer in range(9):
                 np.testing.assert_array_equal(after[path][layer], before[path][layer % 3])
@@ -416,7 +429,7 @@ def test_a_combination_learns():
     wide = larger(wide, ff=128)
     plan = plan_of(source, wide, wide.growth)
     shapes = {path: value.shape for path, value in inherit.combine(wide, plan, before, lambda _: text).items()}
-    assert shapes == step.layout(wide).shapes
+    assert shapes == functional.layout(wide.family, wide.model).shapes
     keys = {key for key in plan.combination() if key.startswith("width")}
     assert keys == {f"width:{k}" for k in ("embed:32", "ff:96", "query", "key", "value")}
 

@@ -16,7 +16,8 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import check, schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, schedule, step
+from experiments.training import optimizer, schedule
+from models import functional
 from models.blocks import layers, recurrence
 from models.convert import ternary
 from models.families import matmul_free
@@ -230,7 +231,7 @@ def make(**options):
     cfg = dataclasses.replace(TINY, **options).resolve(96, 12)
     cfg.check(12)
     run = schema.Run("matmul_free", cfg, seq_len=12, batch_tokens=24)
-    return run, jax.jit(lambda: step.init_params(run))()
+    return run, jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
 
 
 def reference(golden, kind, at):
@@ -268,7 +269,7 @@ def test_model_equals_the_reference(unroll):
     ids = jnp.asarray(golden["input_ids"])
 
     def objective(params):
-        logits = step.apply(run, params, ids).logits_BLV
+        logits = functional.apply(run.family, run.model, params, ids).logits_BLV
         return losses.cross_entropy(logits[:, :-1], ids[:, 1:])[0].mean(), logits
 
     (loss, logits), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
@@ -330,7 +331,7 @@ def test_ternary_params_are_the_kernels():
     run, params = make()
     kernels = sum(p.size for path, p in params.items() if path.endswith("kernel"))
     assert matmul_free.ternary_params(run.model) == kernels
-    decayed = {path for path, on in optimizer.decay_mask(step.param_axes(run)).items() if on}
+    decayed = {path for path, on in optimizer.decay_mask(functional.param_axes(run.family, run.model)).items() if on}
     assert decayed == {path for path in params if path.endswith("kernel")} | {"embed"}
 
 
@@ -441,7 +442,7 @@ def test_packed_file_gives_the_logits_of_training(options, tmp_path):
     packed, cfg = ternary.load_packed(tmp_path / "model.npz")
     assert cfg == run.model and not any(path.endswith("kernel") for path in packed)
     logits = jax.jit(lambda p, x: ternary.apply_packed(p, cfg, x))(packed, ids)
-    expected = jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)(params, ids)
+    expected = jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)(params, ids)
     # In bfloat16 how XLA fuses decides what is rounded in between, and an int8 step may follow.
     tolerance = 1e-5 if cfg.dtype == "float32" else 0.05
     np.testing.assert_allclose(logits, expected, rtol=tolerance, atol=tolerance)

@@ -14,6 +14,7 @@ from experiments.run import schema
 from experiments.training import loss as losses
 from experiments.training import step
 import models
+from models import functional
 from models.blocks import routing
 from models.families import dense, moe
 from tests.conftest import GOLDEN, TINY, VARIANTS
@@ -372,7 +373,7 @@ def test_a_step_sets_the_bias_and_reports_the_load():
     moved = np.asarray(state.params[path] - params[path])
     np.testing.assert_allclose(np.abs(moved)[moved != 0], 1e-3, rtol=1e-4)
     assert moved.any() and moved.shape == (2, 8)
-    output = step.apply(run, params, tokens(4, LENGTH + 1)[:, :-1])
+    output = functional.apply(run.family, run.model, params, tokens(4, LENGTH + 1)[:, :-1])
     for name in ("max_violation", "dropped", "router_entropy", "load_balance"):
         assert {f"{name}/1", f"{name}/2"} <= metrics.keys() and f"{name}/0" not in metrics, "layer 0 is dense"
         np.testing.assert_allclose(metrics[f"{name}/1"], output.metrics[f"{name}/1"], rtol=1e-5)
@@ -387,7 +388,7 @@ def test_coefficients_reach_the_loss_and_its_gradient():
     x = tokens(4, LENGTH + 1)
 
     def total(params, coefficients):
-        output = step.apply(run, params, x[:, :-1])
+        output = functional.apply(run.family, run.model, params, x[:, :-1])
         weights = dataclasses.replace(run.model, **dict(zip(moe.BALANCE, coefficients, strict=True)))
         return losses.objective(output.logits_BLV, x[:, 1:], schema.Loss(), output.aux, weights)[0], output.aux
 
@@ -406,7 +407,7 @@ def test_reductions_over_layers():
     values = {}
     for kind in ("mean", "sum", "pooled"):
         run, params = make("moe", balance_layers=kind)
-        values[kind] = jax.jit(lambda p, run=run: step.apply(run, p, tokens()).aux)(params)
+        values[kind] = jax.jit(lambda p, run=run: functional.apply(run.family, run.model, p, tokens()).aux)(params)
     for name in moe.BALANCE:
         assert float(values["sum"][name]) == pytest.approx(3 * float(values["mean"][name]), rel=1e-5)
     assert float(values["pooled"]["load_balance"]) < float(values["mean"]["load_balance"])
@@ -433,7 +434,11 @@ def test_the_model_hands_the_routers_state_to_the_next_layer():
     run, params = make("moe", "rmoe")
     params["blocks/mlp/down"] = jnp.zeros_like(params["blocks/mlp/down"])
     path = "blocks/mlp/router/down/kernel"
-    entropy = jax.jit(lambda p: [step.apply(run, p, tokens()).metrics[f"router_entropy/{y}"] for y in range(3)])
+    entropy = jax.jit(
+        lambda p: [
+            functional.apply(run.family, run.model, p, tokens()).metrics[f"router_entropy/{y}"] for y in range(3)
+        ]
+    )
     params |= {"blocks/mlp/router/out/kernel": 50 * params["blocks/mlp/router/out/kernel"]}
     base, changed = (np.array(entropy(params | {path: params[path].at[1].multiply(c)})) for c in (1.0, 30.0))
     assert base[0] == changed[0]
@@ -472,7 +477,7 @@ def test_scan_loop_and_remat_agree(variant):
         other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
 
         def objective(params):
-            output = step.apply(other, params, x[:, :-1])
+            output = functional.apply(other.family, other.model, params, x[:, :-1])
             total, _ = losses.objective(output.logits_BLV, x[:, 1:], schema.Loss(), output.aux, other.model)
             return total, (output.metrics, output.state)
 

@@ -16,6 +16,7 @@ from experiments.run import schema
 from experiments.training import loss as losses
 from experiments.training import optimizer, step
 import models
+from models import functional
 from models.blocks import stack
 from models.families import dense
 from models.growing import operators
@@ -34,7 +35,7 @@ def frozen(options, family="dense", **opt):
 
 def make(*given, **opt):
     run = frozen(*given, **opt)
-    return run, jax.jit(lambda: step.init_params(run))()
+    return run, jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
 
 
 def tokens(rows=4, seed=0):
@@ -86,8 +87,8 @@ def test_forward_equals_the_reference(name):
     golden = np.load(GOLDEN / "mup_completep_tiny.npz")
     run = schema.Run("dense", dataclasses.replace(NANO, **SETTINGS[name]).resolve(64, 12), seq_len=12)
     params = nano(golden)
-    assert params.keys() == step.param_axes(run).keys()
-    logits = jax.jit(lambda p, x: step.apply(run, p, x).logits_BLV)(params, golden["ids"])
+    assert params.keys() == functional.param_axes(run.family, run.model).keys()
+    logits = jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)(params, golden["ids"])
     np.testing.assert_allclose(logits, golden[f"{name}/logits"], rtol=1e-4, atol=1e-5)
     loss = losses.cross_entropy(logits, jnp.asarray(golden["targets"]))[0].mean()
     np.testing.assert_allclose(loss, golden[f"{name}/loss"], rtol=1e-5)
@@ -102,7 +103,7 @@ def test_groups_equal_the_reference(name):
     for group in json.loads(str(golden["config"]))[name]["groups"]:
         key = (group["weight_decay"], group["lr_scale"] or 1.0)
         theirs[key] = theirs.get(key, 0) + group["numel"]
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     for path, value in nano(golden).items():
         factors = run.model.factors(path, axes[path])
         key = (0.1 * factors.weight_decay * optimizer.decay_mask(axes)[path], factors.lr)
@@ -135,7 +136,7 @@ def test_it_is_the_standard_model_with_other_numbers(tied):
     batch = tokens()
 
     def objective(run, p):
-        logits = step.apply(run, p, batch[:, :-1]).logits_BLV
+        logits = functional.apply(run.family, run.model, p, batch[:, :-1]).logits_BLV
         return losses.objective(logits, batch[:, 1:], schema.Loss(z_loss=0.1))[0]
 
     moved = {path: value * absorbed[path] for path, value in params.items()}
@@ -200,7 +201,7 @@ def test_factors_are_those_of_the_table(name, alpha):
     options = {"width": 64, "depth": 6, "position": "learned", "bias": True, "norm": "layer", "qk_norm": True}
     options |= {"base_width": 16, "base_depth": 2, "parametrization": name, "depth_alpha": alpha}
     run = frozen(options)
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     for paths, expected in zip((HIDDEN, VECTORS, BESIDE), TABLE[name, alpha], strict=True):
         for path in paths:
             assert run.model.factors(path, axes[path]) == pytest.approx(expected), path
@@ -212,7 +213,7 @@ def test_factors_are_those_of_the_table(name, alpha):
 
 def test_experts_are_hidden_and_their_router_is_an_output():
     run = frozen(TINY["moe"] | {"parametrization": "completep", "base_width": 8, "base_depth": 1}, "moe")
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     found = {path: run.model.factors(path, names) for path, names in axes.items()}
     assert found["blocks/mlp/gate"] == found["blocks/mlp/down"] == pytest.approx(Factors(1 / 4, 4, 1 / 12))
     assert found["blocks/mlp/router/out/kernel"] == pytest.approx(Factors(1, 1, 1 / 12))
@@ -222,7 +223,7 @@ def test_the_optimizer_gives_each_parameter_its_own_numbers():
     """Against one optax.adamw per parameter on gradients clipped together, over three steps; eps is large enough to matter."""
     options = TINY["dense"] | {"parametrization": "completep", "base_width": 8, "base_depth": 1, "depth_alpha": 0.5}
     run, params = make(options, lr=0.1, eps=1e-2, weight_decay=0.3, clip_norm=2.0)
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     mask, ours = optimizer.decay_mask(axes), optimizer.transform(run, axes)
     theirs = {}
     for path, names in axes.items():
@@ -260,7 +261,7 @@ def test_the_optimizer_gives_each_parameter_its_own_numbers():
 def test_standard_is_the_plain_chain():
     """The same state tree and updates, to the bit: old checkpoints go on as they were."""
     run, params = make(TINY["dense"], weight_decay=0.3)
-    axes = step.param_axes(run)
+    axes = functional.param_axes(run.family, run.model)
     plain = optax.chain(
         optax.clip_by_global_norm(run.opt.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8),
@@ -318,7 +319,7 @@ def test_growth_to_another_width_is_refused():
 
 def stream(run, params, tokens_BL):
     """Mean magnitude of the residual stream after each layer, and the logits."""
-    graphdef, axes = step._abstract(run.family, run.model)
+    graphdef, axes = functional._abstract(run.family, run.model)
     model = nnx.merge(graphdef, nnx.from_flat_state([(tuple(p.split("/")), nnx.Param(params[p])) for p in axes]))
 
     def call(block, x_BLD, layer):

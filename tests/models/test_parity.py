@@ -10,7 +10,8 @@ import pytest
 
 from experiments.run import schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, schedule, step
+from experiments.training import optimizer, schedule
+from models import functional
 from models.families import dense
 from tests.conftest import GOLDEN
 
@@ -103,12 +104,12 @@ def test_forward_and_gradients_equal_the_reference(file, cfg, convert, count, un
     cfg = dataclasses.replace(cfg, unroll=unroll).resolve(64, 10)
     run = schema.Run("dense", cfg, seq_len=10)
     params = {path: jnp.asarray(value) for path, value in params.items()}
-    assert params.keys() == step.param_axes(run).keys()
+    assert params.keys() == functional.param_axes(run.family, run.model).keys()
     assert sum(p.size for p in params.values()) == count == sum(dense.account(cfg, 10).params.values())
     ids = jnp.asarray(golden["input_ids"])
 
     def objective(params):
-        logits = step.apply(run, params, ids).logits_BLV
+        logits = functional.apply(run.family, run.model, params, ids).logits_BLV
         total, terms = losses.objective(logits[:, :-1], ids[:, 1:], schema.Loss(z_loss=0.0))
         return total, (logits, terms)
 
@@ -173,8 +174,8 @@ def test_optimizer_is_adamw_with_a_mask():
 
     run = schema.Run("dense", LLAMA.resolve(64, 8), tokens=2048 * 50)
     run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, clip_norm=0.5, weight_decay=0.3))
-    params = jax.jit(lambda: step.init_params(run))()
-    axes = step.param_axes(run)
+    params = jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
+    axes = functional.param_axes(run.family, run.model)
     decayed = {path for path, on in optimizer.decay_mask(axes).items() if on}
     assert decayed == {path for path in params if path.endswith("kernel") or path == "embed"}
     reference = optax.chain(

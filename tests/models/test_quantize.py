@@ -17,6 +17,7 @@ from experiments.cli import InputError
 from experiments.run import freeze, identity, schema
 from experiments.training import step
 import models
+from models import functional
 from models.mesh.mesh import AXES, make_mesh
 from models.numerics import formats, matmul
 from models.numerics.formats import parse
@@ -290,7 +291,7 @@ def test_a_rounded_model_is_near_the_plain_one_and_causal(family, options):
     @functools.partial(jax.jit, static_argnums=0)
     def evaluate(run, x):
         def loss(params):
-            logits = step.apply(run, params, x).logits_BLV
+            logits = functional.apply(run.family, run.model, params, x).logits_BLV
             return jnp.square(logits - jnp.roll(logits, 1, axis=-1)).mean(), logits
 
         (_, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -313,7 +314,11 @@ def test_scanned_remat_and_unrolled_agree():
 
     def evaluate(**options):
         other = dataclasses.replace(run, model=dataclasses.replace(run.model, **options))
-        return jax.jit(jax.value_and_grad(lambda p: jnp.square(step.apply(other, p, x).logits_BLV).mean()))(params)
+        return jax.jit(
+            jax.value_and_grad(
+                lambda p: jnp.square(functional.apply(other.family, other.model, p, x).logits_BLV).mean()
+            )
+        )(params)
 
     loss, grads = evaluate()
     for options in ({"unroll": True}, {"remat": "full"}):
@@ -384,8 +389,12 @@ def test_every_family_rounds_or_refuses():
     def program(family: str, **options) -> str:
         values = TINY[family] | {"depth": 1, "unroll": False} | options
         run = schema.Run(family, models.load(family).Config(**values).resolve(61, LENGTH), seq_len=LENGTH)
-        gradient = jax.grad(lambda p: jnp.square(step.apply(run, p, tokens()).logits_BLV).mean())
-        return str(jax.make_jaxpr(gradient)(jax.eval_shape(lambda: step.init_params(run))))
+        gradient = jax.grad(
+            lambda p: jnp.square(functional.apply(run.family, run.model, p, tokens()).logits_BLV).mean()
+        )
+        return str(
+            jax.make_jaxpr(gradient)(jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed)))
+        )
 
     for family in models.families():
         plain, refused = program(family), models.load(family).Config.unrounded

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.run import schema
-from experiments.training import step
+from models import functional
 from models.families import tokenformer
 from tests.conftest import GOLDEN, TINY
 
@@ -76,8 +76,8 @@ def test_a_model_with_more_tokens_of_zero_key_is_the_same_function():
     more = {"attention_tokens": 3 * small.attention_tokens // 2, "ff_tokens": 3 * small.ff_tokens // 2}
     large = dataclasses.replace(small, **more)
     run, grown = (schema.Run("tokenformer", cfg, seq_len=24, batch_tokens=48) for cfg in (small, large))
-    params = step.init_params(run)
-    target = dict(step.init_params(grown))
+    params = functional.init_params(run.family, run.model, run.seed)
+    target = dict(functional.init_params(grown.family, grown.model, grown.seed))
     for path, array in target.items():
         if (rows := params[path].shape) != array.shape:
             extra = array[:, rows[1] :] * (0 if path.endswith("key") else 1)
@@ -85,12 +85,17 @@ def test_a_model_with_more_tokens_of_zero_key_is_the_same_function():
         else:
             target[path] = params[path]
     x = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 24)))
-    before, after = step.apply(run, params, x).logits_BLV, step.apply(grown, target, x).logits_BLV
+    before, after = (
+        functional.apply(run.family, run.model, params, x).logits_BLV,
+        functional.apply(grown.family, grown.model, target, x).logits_BLV,
+    )
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
     recomputed = dataclasses.replace(
         grown, model=dataclasses.replace(large, attention_tau=None, ff_tau=None).resolve(61, 24)
     )
-    assert not np.allclose(before, step.apply(recomputed, target, x).logits_BLV, atol=1e-4)
+    assert not np.allclose(
+        before, functional.apply(recomputed.family, recomputed.model, target, x).logits_BLV, atol=1e-4
+    )
 
 
 def test_counts_of_the_published_sizes():

@@ -15,7 +15,7 @@ from experiments.prepare import prepare
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 L = 32  # sequence length of most tests
 FINGERPRINT = (
-    "import json, sys; from experiments.data.batches import Data; from experiments.prepare import prepare\n"
+    "import json, sys; from experiments.data.options import Data; from experiments.prepare import prepare\n"
     "data = Data(corpus=(sys.argv[2],), holdout=0.1, tokenizer=sys.argv[3])\n"
     "print(prepare(data, sys.argv[1], progress=False)[0].fingerprint)"
 )  # a program: ROOT CORPUS TOKENIZER

@@ -19,6 +19,7 @@ from experiments.cli import InputError
 from experiments.data import manifest, tokenizer
 from experiments.run import freeze
 from experiments.store import checkpoint, inherit, record, weights
+from models import functional
 from sweeps import status
 from sweeps.cost import plan_file
 from sweeps.work import claims, workdir
@@ -151,9 +152,13 @@ def test_a_pickle_in_a_checkpoint(bomb, tmp_path, tiny):
     config = tiny(tokens=256 * 4)
     run(config, tmp_path / "run")
     frozen, _ = freeze.freeze(config)
-    from experiments.training import step
 
-    shapes = {path: leaf.shape for path, leaf in jax.eval_shape(lambda: step.init_params(frozen)).items()}
+    shapes = {
+        path: leaf.shape
+        for path, leaf in jax.eval_shape(
+            lambda: functional.init_params(frozen.family, frozen.model, frozen.seed)
+        ).items()
+    }
     whole, _ = checkpoint.read_params(tmp_path / "run" / "checkpoints", shapes)
     refused = 0
     for path in sorted(p for p in (tmp_path / "run" / "checkpoints" / "4").rglob("*") if p.is_file()):

@@ -137,8 +137,8 @@ def test_notes_of_a_study_say_what_rounding_moved(tmp_path: pathlib.Path):
     """A point whose tokens are not whole steps is remarked upon."""
     path = tmp_path / "s.py"
     path.write_text(
-        "from sweeps.study.grid import *\nfrom sweeps import ladder\n"
-        "def get_study():\n    ladder.aspect(24, 20, 16)\n    return cases({'tokens': 2900, 'batch_tokens': 2048})\n"
+        "from sweeps.study.grid import *\nfrom sweeps.study import rules\n"
+        "def get_study():\n    rules.aspect(24, 20, 16)\n    return cases({'tokens': 2900, 'batch_tokens': 2048})\n"
     )
     notes = " ".join(file.load(str(path)).notes)
     assert "depth at width 24" in notes and "tokens=2900 become 2048" in notes
@@ -226,7 +226,7 @@ def test_parents_come_first_and_must_exist():
 RACER = """
 import os, sys, time
 from etils import epath
-from sweeps import claims
+from sweeps.work import claims
 mine, taken = claims.Claims(epath.Path(sys.argv[1])), []
 sys.stdin.readline()
 for name in sys.argv[2:]:

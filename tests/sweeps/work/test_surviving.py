@@ -130,7 +130,7 @@ def test_retries_by_class(tiny_study, tmp_path, body, classes, outcome):  # noqa
 LOSES = """
 if first:
     import runpy
-    from experiments import trial
+    from experiments.training import trial
     plain = trial.Trial.log
     def log(self, first, metrics, speed):
         plain(self, first, metrics | {"loss": metrics["loss"] * float("nan")}, speed)
@@ -176,13 +176,14 @@ def test_a_frozen_worker_is_killed_and_its_runs_go_on(tiny_study, tmp_path, monk
 
 HANG = """
 import threading, sys
-from experiments import data, train
-plain = data.Batches.records
+from experiments import train
+from experiments.data import batches
+plain = batches.Batches.records
 def stuck(self, start, stop):
     if start > 8 * 20:
         threading.Event().wait()  # as a read from a file system that went away
     return plain(self, start, stop)
-data.Batches.records = stuck
+batches.Batches.records = stuck
 """
 
 

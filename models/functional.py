@@ -1,0 +1,67 @@
+"""Use a model as functions of (family, config): its parameters by path, their axes, its output.
+
+Nothing here knows a trainer: weights, conversion, growth and training all build models this way. `cfg` is a resolved
+Config of the family. A path joins the names of modules and parameters: "blocks/attention/query/kernel".
+"""
+
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+from jaxtyping import Array, Float, Integer
+
+import models
+from models.contract import Output
+from models.growing import operators
+from models.mesh import rules
+
+Params = dict[str, Float[Array, "..."]]
+
+
+@functools.cache
+def _abstract(family: str, cfg: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
+    """Build the model without its values: its graph definition, and the logical axes of each parameter by path."""
+    module = nnx.eval_shape(lambda: models.load(family).Model(cfg, nnx.Rngs(params=0)))
+    graphdef, state = nnx.split(module)
+    axes = rules.logical_axes(state)
+    return graphdef, {"/".join(map(str, path)): names for path, names in axes.items()}
+
+
+def param_axes(family: str, cfg: Any) -> dict[str, tuple[str, ...]]:
+    """Return the logical axis names of every parameter by path."""
+    _, axes = _abstract(family, cfg)
+    return axes
+
+
+def param_shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by path."""
+    abstract = jax.eval_shape(lambda: init_params(family, cfg))
+    return {path: leaf.shape for path, leaf in abstract.items()}
+
+
+def layout(family: str, cfg: Any) -> operators.Layout:
+    """Describe the model without its values, as growth needs it."""
+    return operators.Layout(family, cfg, param_axes(family, cfg), param_shapes(family, cfg))
+
+
+def init_params(family: str, cfg: Any, seed: int | Integer[Array, ""] = 0) -> Params:
+    """Draw initial parameters. `seed` and the runtime options of `cfg` may be traced numbers."""
+    module = models.load(family).Model(cfg, nnx.Rngs(params=jax.random.key(seed)))
+    state = nnx.to_flat_state(nnx.state(module))
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in state}
+
+
+def model(family: str, cfg: Any, params: Params) -> Any:
+    """Build the model with these parameters."""
+    graphdef, axes = _abstract(family, cfg)
+    leaves = []
+    for path in axes:
+        names = tuple(path.split("/"))
+        leaves.append((names, nnx.Param(params[path])))
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+
+
+def apply(family: str, cfg: Any, params: Params, tokens_BL: Integer[Array, "B L"]) -> Output:
+    """Run the model on its parameters."""
+    return model(family, cfg, params)(tokens_BL)

@@ -47,9 +47,9 @@ class Ours:
         self.columns = Columns({"N": N, "D": D, "loss": loss}, np.arange(len(N)), {}, ())
 
     def _run(self, starts: int, bootstrap: int) -> Any:
-        from analysis.fitting.fit import fit
         from analysis.fitting.spec import FitSpec
         from analysis.laws.chinchilla import Chinchilla
+        from analysis.questions.fit import fit
 
         spec = FitSpec(bootstrap=bootstrap, starts=starts, seed=SEED, thorough=False)  # scipy's has no profiles either
         return fit(self.columns, Chinchilla, spec)

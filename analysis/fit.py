@@ -7,13 +7,13 @@ from rich.markup import escape
 
 from analysis.command_line import options
 from analysis.command_line.output import check_writable, command, number, one_grid, span, write
-from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult, to_json
 from analysis.grid.table import load as load_grid
 from analysis.grid.table import select
 from analysis.laws import LAWS
 from analysis.laws import load as load_law
 from analysis.questions.backtest import hindsight_summary
+from analysis.questions.fit import fit
 from experiments import cli
 from experiments.cli import InputError
 

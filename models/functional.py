@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer
 
 import models
 from models.contract import Output
-from models.growing import operators
+from models.growing import options
 from models.mesh import rules
 
 Params = dict[str, Float[Array, "..."]]
@@ -40,9 +40,9 @@ def param_shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in abstract.items()}
 
 
-def layout(family: str, cfg: Any) -> operators.Layout:
+def layout(family: str, cfg: Any) -> options.Layout:
     """Describe the model without its values, as growth needs it."""
-    return operators.Layout(family, cfg, param_axes(family, cfg), param_shapes(family, cfg))
+    return options.Layout(family, cfg, param_axes(family, cfg), param_shapes(family, cfg))
 
 
 def init_params(family: str, cfg: Any, seed: int | Integer[Array, ""] = 0) -> Params:

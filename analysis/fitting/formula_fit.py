@@ -6,9 +6,10 @@ import numpy as np
 
 from analysis.fitting.result import Certificate, FitError, FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.grid import units
 from analysis.grid.table import Columns
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, FormulaLaw, SumLaw
-from analysis.solve import formula, optimum, sums
+from analysis.solve import formula, newton, optimum, sums
 from analysis.solve.formula import FormulaProblem
 from analysis.trust import bootstrap, certificate, profile
 from experiments.cli import InputError, nearest
@@ -99,3 +100,22 @@ def flops_factor(columns: Columns) -> tuple[float, str]:
     varies = high > 1.02 * low
     note = f"C = {factor:.3g} N D on average, {low:.3g} to {high:.3g} over the rows; optima at given C use the average"
     return factor, note if varies else ""
+
+
+def noted(result: FitResult, columns: Columns) -> FitResult:
+    """Add to a fit what its rows say of costs and units: C/(N D), and doubts about the columns as they were given."""
+    factor, note = flops_factor(result.columns)
+    notes = [*result.columns.notes]
+    if note:
+        notes.append(note)
+    notes += units.doubts(columns)
+    columns = dataclasses.replace(result.columns, notes=tuple(notes))
+    return dataclasses.replace(result, columns=columns, flops_per_param_token=factor)
+
+
+def fit_one_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec = FitSpec()) -> FitResult:
+    """Fit a formula as one step of a procedure: with the objective of its source, and with its notes."""
+    spec = spec.for_law(law)
+    with newton.one_thread():
+        result = fit_formula(columns, law.of(columns.parts), spec)
+    return noted(result, columns)

@@ -58,14 +58,6 @@ class IsoFlop(Allocation):
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "group")
 
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import (
-            isoflop,  # the procedure knows the law; the law must not need the procedure to load
-        )
-
-        return isoflop.fit_isoflop(columns, cls, spec)
-
 
 @dataclasses.dataclass(frozen=True)
 class Envelope(Allocation):
@@ -81,9 +73,3 @@ class Envelope(Allocation):
     )
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "run")
-
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import envelope
-
-        return envelope.fit_envelope(columns, cls, spec)

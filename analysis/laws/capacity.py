@@ -22,14 +22,11 @@ from analysis.laws.base import (
     rounded_minimum,
 )
 from analysis.laws.downstream import Accuracy
-from analysis.procedures.density import records
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.fitting.result import FitResult
-    from analysis.fitting.spec import FitSpec
-    from analysis.grid.table import Columns
+    pass
 
 ALLEN_ZHU = "Allen-Zhu & Li 2024 (arXiv 2404.05405)"
 DENSING = "Xiao et al. 2024 (Densing law; arXiv 2412.04315)"
@@ -196,25 +193,6 @@ class DensityGrowth(FormulaLaw):
         "A": free(0.002, 0.01, low=-10.0, high=10.0),
         "B": free(-3.0, 0.0, 3.0),
     }
-
-    @classmethod
-    def estimate(cls, columns: "Columns", spec: "FitSpec") -> "FitResult":
-        """Fit the records; the doubling time with its interval is in details["doubling_days"]."""
-        from analysis.fitting.formula_fit import fit_formula
-
-        columns = columns.take(records(columns["days"], columns["density"]), "an earlier model is as dense")
-        middle = float(columns["days"].mean())  # days may count from far away
-        centred = dataclasses.replace(columns, values={**columns.values, "days": columns["days"] - middle})
-        result = fit_formula(centred, cls, spec)
-        shift = np.array([0.0, middle])
-        law = cls(result.law.A, result.law.B - result.law.A * middle)
-        draws = result.draws - result.draws[:, :1] * shift if len(result.draws) else result.draws
-        doubling: dict[str, Any] = {"value": law.doubling_days()}
-        if len(draws):
-            interval = result.interval(cls.stack(draws).doubling_days())
-            doubling["interval"] = None if interval is None else dataclasses.asdict(interval)
-        details = {**result.details, "doubling_days": doubling}
-        return dataclasses.replace(result, law=law, draws=draws, columns=columns, details=details)
 
     def predict(self, days: Any) -> Any:
         """Density of the densest model of that day."""

@@ -133,14 +133,6 @@ class TwoStep(Law):
         cls.ROLES = (*cls.FIRST.inputs(), "task_loss", "accuracy")
         cls.INPUTS = (cls.FIRST.inputs(),)
 
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import (
-            downstream,  # the procedure knows the law; the law must not need the procedure to load
-        )
-
-        return downstream.fit_two_step(columns, cls, spec)
-
     def steps(self) -> tuple[FormulaLaw, FormulaLaw]:
         """The two laws."""
         values = [getattr(self, name) for name in self.names()]

@@ -48,14 +48,6 @@ class HyperparameterLaw(Law):
         """Tokens a step."""
         return {"batch": self.predict(**_with_flops(at, flops_per_param_token))[1]}
 
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import (
-            lr_batch,  # the procedure knows the law; the law must not need the procedure to load
-        )
-
-        return lr_batch.fit_lr_batch(columns, cls, spec)
-
 
 def _with_flops(at: Mapping[str, Any], flops_per_param_token: float) -> dict[str, Any]:
     """The inputs with C where N and D give it."""

@@ -23,6 +23,7 @@ from analysis.laws.base import (
     gather,
     prefactor,
 )
+from analysis.solve import exponential
 from analysis.solve.objective import Objective
 from experiments.cli import InputError, nearest
 
@@ -79,11 +80,7 @@ class Mixing(OfShares, FormulaLaw):
     @classmethod
     def problem(cls, columns: Any, raw: bool, above: Any = None) -> Any:
         """What a fit solves: two terms whose logarithms are linear in (ln c, ln k, t)."""
-        from analysis.procedures import (
-            mixture,  # the procedure knows the law; the law must not need the procedure to load
-        )
-
-        return mixture.exponential(columns, raw, above)
+        return exponential.exponential(columns, raw, above)
 
     def predict(self, share: Any) -> Any:
         """Loss in nats per token for shares [..., parts]."""
@@ -104,12 +101,6 @@ class LinearMixing(OfShares, FormulaLaw):
     LETTER: ClassVar[str] = "w"
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"b": free()}
 
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import mixture
-
-        return mixture.fit_linear(columns, cls, spec)
-
     def predict(self, share: Any) -> Any:
         """Loss in nats per token for shares [..., parts]."""
         return self.b + self.weighted(share)
@@ -128,12 +119,6 @@ class BoostedMixing(OfShares, Law):
     OPTIONAL: ClassVar[tuple[str, ...]] = ("validation",)
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("share",),)
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
-
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import mixture
-
-        return mixture.fit_boosted(columns, cls, spec)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

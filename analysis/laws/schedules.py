@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor, rounded_minimum
-from analysis.procedures.schedules import fit_curves
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
-    from analysis.fitting.result import FitResult
-    from analysis.fitting.spec import FitSpec
-    from analysis.grid.table import Columns
+    pass
 
 DECAYS = (0.99, 0.999)  # what Tissue et al. use for one step's memory of an earlier fall of the rate
 
@@ -125,33 +122,6 @@ class AnnealingCurve(Annealing):
     OPTIONAL: ClassVar[tuple[str, ...]] = ("run",)
     SIGNED: ClassVar[tuple[str, ...]] = ("lr",)  # a schedule may end at 0
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = Annealing.INPUTS
-
-    @classmethod
-    def estimate(cls, columns: "Columns", spec: "FitSpec") -> "FitResult":
-        """Fit the curves of all runs together; rows without `run` are one curve."""
-        run = columns["run"] if "run" in columns else np.zeros(len(columns))
-        curves, order, notes = [], [], list(columns.notes)
-        for one in dict.fromkeys(run):
-            rows = np.flatnonzero(run == one)
-            rows = rows[np.argsort(columns["S"][rows], kind="stable")]
-            curve = Curve.logged(columns["S"][rows], columns["lr"][rows], columns["loss"][rows])
-            if curve.step[0] > 2 * np.median(np.diff(curve.step, prepend=0)):
-                notes.append(f"the log of run {one} begins at step {curve.step[0]}: its rate until then is guessed")
-            warm = curve.step > curve.warmup()
-            curves.append(Curve(curve.rate, curve.step[warm], curve.loss[warm]))
-            order.append(rows[warm])
-        chosen = np.concatenate(order)
-        if not len(chosen):
-            raise InputError("lr: the rate rises in every row; expected rows after the warm-up")
-        result = fit_curves([curve for curve in curves if len(curve.step)], spec)
-        left = columns.take(np.isin(np.arange(len(columns)), chosen), "it is in the warm-up")
-        rate = columns.sources.get("lr", "lr")
-        sources = {role: columns.sources.get(role, role) for role in result.columns.values}
-        sources |= {"S1": f"sum of {rate} over steps", "S2": f"annealing area of {rate}"}
-        used = dataclasses.replace(
-            result.columns, row=columns.row[chosen], dropped=left.dropped, notes=tuple(notes), sources=sources
-        )
-        return dataclasses.replace(result, columns=used)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,14 +177,6 @@ class VocabularyFrontier(Law):
         N_v = self.loss({"C": C}, flops_per_param_token)
         return {"C": C + 0 * N_nv, "N_nv": N_nv, "V": N_v / width_of(N_nv), "H": np.exp(self.K_H + 0.5 * np.log(C))}
 
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import (
-            vocabulary,  # the procedure knows the law; the law must not need the procedure to load
-        )
-
-        return vocabulary.fit_frontier(columns, cls, spec)
-
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyPower(Law):
@@ -215,9 +207,3 @@ class VocabularyPower(Law):
         """The vocabulary size at the paper's width."""
         del flops_per_param_token
         return {"V": self.best_vocabulary(at["N_nv"])}
-
-    @classmethod
-    def estimate(cls, columns: Any, spec: Any) -> Any:
-        from analysis.procedures import vocabulary
-
-        return vocabulary.fit_power(columns, cls, spec)

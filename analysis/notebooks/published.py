@@ -29,13 +29,13 @@ import pandas as pd
 
 from analysis import figures, laws
 from analysis.figures import quality
-from analysis.fitting import fit
 from analysis.fitting.spec import FitSpec
 from analysis.grid import table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
 from analysis.published import STUDIES
 from analysis.published.target import compare
+from analysis.questions import fit
 from analysis.reporting.survey import survey
 
 # %%

@@ -26,14 +26,13 @@ sys.path.insert(
 import pandas as pd
 
 from analysis import figures, laws
-from analysis.figures import scaling
 from analysis.command_line.output import write
-from analysis.fitting import fit
+from analysis.figures import scaling
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid import table
 from analysis.notebooks import grids
-from analysis.questions import predict
+from analysis.questions import fit, predict
 from analysis.reporting.survey import survey
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())

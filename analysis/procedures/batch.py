@@ -2,27 +2,26 @@
 
 from collections.abc import Sequence
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from analysis.fitting.formula_fit import fit_one_formula
+from analysis.fitting.spec import FitSpec
+from analysis.grid.table import Columns
+from analysis.laws.batch import BatchTrajectory, CriticalBatch, StepsExamples
+from analysis.laws.kaplan import KaplanN
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
-if TYPE_CHECKING:
-    from analysis.fitting.spec import FitSpec
-    from analysis.grid.table import Columns
-from analysis.laws.batch import BatchTrajectory, CriticalBatch, StepsExamples
 
-
-def contours(columns: "Columns", losses: Sequence[float]) -> "Columns":
+def contours(columns: Columns, losses: Sequence[float]) -> Columns:
     """Where each run first reaches each of the losses: rows with roles loss, batch, S, and the run they come from.
 
     `columns` holds checkpoints: roles run, S, batch, loss. ln S is interpolated straight in the loss between the
     checkpoints on either side, along the least loss so far. A run that starts below a loss, or never reaches it, gives
     no row for it. Raises InputError when no run crosses any of them.
     """
-    from analysis.grid.table import Columns
 
     found: list[tuple[float, float, float, Any, int]] = []
     for run in dict.fromkeys(columns["run"]):
@@ -46,14 +45,11 @@ def contours(columns: "Columns", losses: Sequence[float]) -> "Columns":
     return Columns(values, np.array(row), {role: role for role in values}, ())
 
 
-def critical_batches(columns: "Columns", spec: "FitSpec | None" = None) -> "Columns":
+def critical_batches(columns: Columns, spec: FitSpec | None = None) -> Columns:
     """(loss, critical_batch) from rows (loss, batch, S): one trade-off curve for each loss with two or more batches.
 
     Raises InputError where no loss has two.
     """
-    from analysis.fitting.fit import fit
-    from analysis.fitting.spec import FitSpec
-    from analysis.grid.table import Columns
 
     spec = dataclasses.replace(spec or FitSpec(), bootstrap=0, objective=None)
     found: list[tuple[float, float, int]] = []
@@ -61,7 +57,7 @@ def critical_batches(columns: "Columns", spec: "FitSpec | None" = None) -> "Colu
         part = columns.take(columns["loss"] == loss)
         if len(np.unique(part["batch"])) < 2:
             continue
-        law = fit(part, StepsExamples, spec).law
+        law = fit_one_formula(part, StepsExamples, spec).law
         if 0 < law.critical_batch() < np.inf and law.S_min > 1e-9 and law.E_min > 1e-9:
             found.append((float(loss), float(law.critical_batch()), int(part.row[0])))
     if not found:
@@ -71,7 +67,7 @@ def critical_batches(columns: "Columns", spec: "FitSpec | None" = None) -> "Colu
     return Columns(values, np.array(row), {role: role for role in values}, ())
 
 
-def three_steps(converged: "Columns", tradeoff: "Columns", curves: "Columns") -> BatchTrajectory:
+def three_steps(converged: Columns, tradeoff: Columns, curves: Columns) -> BatchTrajectory:
     """The constants of BatchTrajectory in the three steps of Su et al. 2024, each from runs that suit it.
 
     1. N_c and alpha_N from the losses of `converged` small models (roles N, loss) on data without end.
@@ -79,12 +75,11 @@ def three_steps(converged: "Columns", tradeoff: "Columns", curves: "Columns") ->
     3. S_c and alpha_S from loss `curves` (roles N, S, batch, loss), with the steps turned into S_min by step 2.
     A joint fit of BatchTrajectory uses every row for every constant; this shows which runs decide which.
     """
-    from analysis.fitting.fit import fit
-    from analysis.fitting.spec import FitSpec
-    from analysis.laws.kaplan import KaplanN
 
     quick = FitSpec(bootstrap=0)
-    size = fit(converged, KaplanN, dataclasses.replace(quick, objective=Objective("least_squares", "log"))).law
-    critical = fit(critical_batches(tradeoff), CriticalBatch, quick).law
+    size = fit_one_formula(
+        converged, KaplanN, dataclasses.replace(quick, objective=Objective("least_squares", "log"))
+    ).law
+    critical = fit_one_formula(critical_batches(tradeoff), CriticalBatch, quick).law
     known = {"N_c": size.A_N ** (1 / size.alpha_N), "alpha_N": size.alpha_N} | critical.coefficients()
-    return fit(curves, BatchTrajectory, dataclasses.replace(quick, fixed=known)).law
+    return fit_one_formula(curves, BatchTrajectory, dataclasses.replace(quick, fixed=known)).law

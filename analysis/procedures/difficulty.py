@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.formula_fit import fit_one_formula
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -76,8 +77,6 @@ def cluster(scores: np.ndarray, diameter: float = 0.3, least: int = 10) -> np.nd
 
 def extrapolatable(scores: np.ndarray, C: np.ndarray, guess: float) -> tuple[Difficulty | None, str]:
     """The law of a cluster's tasks, scores [tasks, models], or why its accuracy cannot be extrapolated."""
-    from analysis.fitting import fit as fitting
-
     order = np.argsort(C)
     curve = scores.mean(axis=0)
     error = np.sqrt(np.maximum(scores.var(axis=0, ddof=1), 1e-6) / len(scores))
@@ -89,7 +88,7 @@ def extrapolatable(scores: np.ndarray, C: np.ndarray, guess: float) -> tuple[Dif
         return None, "its accuracy does not rise"
     columns = Columns({"C": C, "accuracy": curve}, np.arange(len(C)), {}, ())
     try:
-        result = fitting.fit(columns, Difficulty, FitSpec(bootstrap=0, fixed={"g": guess}))
+        result = fit_one_formula(columns, Difficulty, FitSpec(bootstrap=0, fixed={"g": guess}))
     except (FitError, InputError) as failure:
         return None, str(failure)
     misfit = float(np.sqrt(np.mean((result.law.predict(C) - curve) ** 2)))

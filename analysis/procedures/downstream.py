@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.formula_fit import fit_one_formula, pose
 from analysis.fitting.result import Certificate, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -22,8 +23,6 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
     Replicate number i of either step is fitted to the same rows, so that draws of the law are draws of the whole way.
     Raises InputError for too few rows, FitError when a step has no optimum.
     """
-    from analysis.fitting import fit as fitting  # it lists the laws, and one of them needs this file
-
     known = law.FIRST.names(), law.SECOND.names()
     for name in spec.fixed:
         if name not in law.names():
@@ -41,7 +40,7 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
         )
         for step, names in zip((law.FIRST, law.SECOND), known, strict=True)
     ]
-    results = [fitting.fit(columns, step, own) for step, own in zip((law.FIRST, law.SECOND), specs, strict=True)]
+    results = [fit_one_formula(columns, step, own) for step, own in zip((law.FIRST, law.SECOND), specs, strict=True)]
     fewest = max(len(names) for names in known)
     counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"), fewest)
     draws = [refit(result, counts) for result in results]
@@ -75,8 +74,6 @@ def fit_two_step(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
 
 def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     """Coefficients [replicates, k] of a fitted formula on rows that count as `counts` [replicates, rows] says."""
-    from analysis.fitting.formula_fit import pose
-
     law, columns, spec = type(result.law), result.columns, result.spec
     problem = pose(columns, law, spec)
     weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))

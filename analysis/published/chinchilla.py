@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
@@ -12,6 +11,7 @@ from analysis.laws.chinchilla import Chinchilla
 from analysis.published.scipy_fit import HOFFMANN as START
 from analysis.published.scipy_fit import ScipyFit, natural, resampled
 from analysis.published.target import Found, Study, Target
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 
 FILE = "chinchilla_epoch.csv"

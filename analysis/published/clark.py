@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.kaplan import KaplanN
 from analysis.laws.moe import RoutedLM
 from analysis.published.target import Found, Study, Target
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 
 FILE = "routed_lm_clark.csv"

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting import formula_fit
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.repetition import DataConstrained, DataDecay
 from analysis.published.target import Found, Study, Target
+from analysis.questions import fit as fitting
 from analysis.solve import newton
 
 FILE = "datablations_c4.csv"

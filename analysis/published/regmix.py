@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid
 from analysis.laws import load as load_law
 from analysis.laws.mixing import best_mixture, spearman
 from analysis.procedures import mixture
 from analysis.published.target import Found, Study, Target
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 

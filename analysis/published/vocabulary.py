@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.vocabulary import (
@@ -17,6 +16,7 @@ from analysis.laws.vocabulary import (
 )
 from analysis.procedures import vocabulary as procedures
 from analysis.published.target import Found, Study, Target
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 
 FILE = "vocab_isoflop.csv"

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
 from analysis.laws.base import FormulaLaw, Law
 from analysis.procedures.isoflop import cluster
+from analysis.questions import fit as fitting
 from experiments.cli import InputError
 
 LARGEST_SHARE = 0.2  # of the rows, when the grid has no budgets

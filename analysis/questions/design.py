@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting import formula_fit
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import Law
+from analysis.questions import fit as fitting
 from analysis.questions import scoreboard
 from analysis.solve.objective import Objective
 from experiments.cli import InputError, nearest

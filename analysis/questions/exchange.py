@@ -235,10 +235,10 @@ def loss_at_hours(hours: np.ndarray, loss: np.ndarray, at: np.ndarray, method: s
         return np.where(inside, np.interp(np.log(at), np.log(front), least), np.nan)
     if method != "power":
         raise InputError(f"--hours_method: {method!r} is not a method; expected isotonic or power")
-    from analysis.fitting import fit as fitting
     from analysis.fitting.spec import FitSpec
     from analysis.grid.table import Columns
     from analysis.laws.one_quantity import Plateau
+    from analysis.questions import fit as fitting
 
     columns = Columns({"X": front, "loss": least}, np.arange(len(front)), {}, ())
     return np.asarray(fitting.fit(columns, Plateau, FitSpec(bootstrap=0)).law.predict(at), dtype=np.float64)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import fit as fitting
 from analysis.fitting import formula_fit
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, Law
+from analysis.procedures.registry import procedure_of
+from analysis.questions import fit as fitting
 from analysis.solve import formula, newton, optimum
 from analysis.solve.formula import VANISHED, FormulaProblem
 from analysis.solve.objective import Objective
@@ -109,7 +110,7 @@ def fit_families(
     are left out, with a note. Raises InputError for a law that is no formula or does not predict from C, an unknown
     coefficient, or fewer than two families; FitError where no optimum is found.
     """
-    if not issubclass(law, FormulaLaw) or hasattr(law, "estimate") or not {("C",), ("X",)} & set(law.INPUTS):
+    if not issubclass(law, FormulaLaw) or procedure_of(law) or not {("C",), ("X",)} & set(law.INPUTS):
         raise InputError(
             f"--law: {law.NAME} has no loss at C training FLOPs; expected for example chinchilla, kaplan_c or plateau"
         )

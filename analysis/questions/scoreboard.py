@@ -11,12 +11,12 @@ import numpy as np
 
 from analysis import laws
 from analysis.command_line.output import track
-from analysis.fitting import fit as fitting
 from analysis.fitting.result import FitError, finite
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import backtest
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 

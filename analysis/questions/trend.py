@@ -215,7 +215,7 @@ def nested_test(columns: Columns, law: Any, **fixed: float) -> NestedTest:
     """
     from scipy.stats import f as f_distribution
 
-    from analysis.fitting.fit import fit
+    from analysis.questions.fit import fit
 
     if not fixed:
         raise InputError("fixed: no coefficient given; expected for example gamma=1.0")

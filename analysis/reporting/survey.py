@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from analysis import laws
-from analysis.fitting import fit as fitting
 from analysis.fitting.result import FitError, FitResult, finite, ranges
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.questions import backtest
+from analysis.questions import fit as fitting
 from analysis.questions.compare import Comparison, compare
 from analysis.reporting.tuning import Cell, Rates, learning_rates, rate_and_batch
 from experiments.cli import InputError

@@ -7,7 +7,7 @@ import re
 
 from experiments.cli import InputError, nearest
 from experiments.run.schema import Execution, Run
-from models.growing.operators import Growth
+from models.growing.options import Growth
 
 CHOICES = {
     "opt.name": ("adamw",),

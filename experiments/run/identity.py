@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.data.options import Data
 from experiments.run.schema import Run
-from models.growing.operators import Growth
+from models.growing.options import Growth
 
 NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a changed default, an equation, a shuffle
 

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from experiments.data.options import Data
-from models.growing.operators import Growth
+from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
 from models.option import option
 

@@ -26,7 +26,8 @@ from experiments.store import record as records
 from experiments.store.lineage import Lineage
 import models
 from models import functional
-from models.growing import operators, upcycling
+from models.growing import operators, options, upcycling
+from models.growing.check import check as check_
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -57,7 +58,7 @@ class Parent:
         return plan.added() if plan is not None and child.growth.masked else None
 
 
-def _layout(family: str, model: Any) -> operators.Layout:
+def _layout(family: str, model: Any) -> options.Layout:
 
     return functional.layout(family, model)
 
@@ -114,7 +115,7 @@ def find(run: Run, directory: epath.Path, execution: Execution) -> Parent | None
 
 def check(family: str, model: Any, child: Run) -> None:
     """Raises InputError, naming the fields, where a model cannot become the child's."""
-    operators.check((family, model), (child.family, child.model), child.growth)
+    check_((family, model), (child.family, child.model), child.growth)
 
 
 def read(folder: epath.Path) -> Parent:
@@ -192,7 +193,7 @@ def state(parent: Parent, child: Run, fresh: Any, batch: Callable[[int], np.ndar
     return fresh._replace(params=params, opt=_grow_opt(before.opt, fresh.opt, grow) if grown else fresh.opt)
 
 
-def _read_state(parent: Parent, source: operators.Layout, with_opt: bool) -> Any:
+def _read_state(parent: Parent, source: options.Layout, with_opt: bool) -> Any:
     import jax
 
     from experiments.store import checkpoint, weights

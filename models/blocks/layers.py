@@ -15,7 +15,6 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.blocks.recurrence import _recurrence, _recurrence_backward, _recurrence_forward
 from models.mesh import gather
 from models.mesh.gather import rows, unrows
 from models.mesh.rules import constrain
@@ -92,9 +91,6 @@ def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = Non
     first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BLHK.dtype)
-
-
-_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

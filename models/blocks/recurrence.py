@@ -66,3 +66,6 @@ def _recurrence_backward(chunk: int, saved: tuple[Array, Array], d_BLR: Array) -
     later_BLR = jnp.pad(decay_BLR[:, 1:], ((0, 0), (0, 1), (0, 0)))
     total_BLR = jnp.flip(_recurrence(jnp.flip(later_BLR, 1), jnp.flip(d_BLR, 1), chunk), 1)
     return total_BLR * jnp.pad(states_BLR[:, :-1], ((0, 0), (1, 0), (0, 0))), total_BLR
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)

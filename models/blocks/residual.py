@@ -1,6 +1,7 @@
 """Place the norm of a residual connection: before a sublayer, after it, or both."""
 
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -9,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from models.blocks import decoder
 from models.blocks.layers import Norm
-from models.families.dense import Config
 from models.mesh.rules import constrain
 
 
@@ -22,7 +22,7 @@ class Residual(Norm):
     sqrt(l) in layer l = 1..L (LayerNorm Scaling, Sun et al. 2025, equation 12).
     """
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config):
+    def __init__(self, rngs: nnx.Rngs, cfg: Any):
         super().__init__(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps, cfg.bias)
         self.cfg = decoder.untraced(cfg)
         sandwich = cfg.norm_placement == "sandwich"

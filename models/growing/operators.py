@@ -15,135 +15,23 @@ matrices have one scale each). models/growing/upcycling.py turns a dense model i
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from models.errors import InputError, nearest
+from models.errors import InputError
 from models.growing import maps as growth_maps
+from models.growing.check import check
 from models.growing.maps import Map
-from models.option import option
+from models.growing.options import Growth, Layout
 
 Params = Mapping[str, Float[np.ndarray, "..."]]
 
-CHOICES = {
-    "depth": ("direct", "learn", "zero", "random"),
-    "order": growth_maps.ORDERS,
-    "width": ("direct", "aki", "learn", "zero", "random"),
-    "width_map": ("random", "modulo"),
-    "split": ("even", "uneven"),
-    "optimizer": (None, "fresh", "grown"),
-}
-SIZES = ("width", "depth", "heads", "kv_heads", "ff", "expert_ff", "state", "attention_tokens", "ff_tokens")
-# Options besides sizes in which a model may differ from its parent: how it computes, not what its parameters mean.
-FREE = ("norm_eps", "bit_eps", "attention_tau", "ff_tau", "init", "dtype", "chunk", "mode", "capacity_factor")
-FREE += ("priority", "balance_layers", "bias_rate")
-FREE += ("quant_weight", "quant_act", "quant_grad", "quant_saved", "quant_kv")
 _ELEMENTS, _HEADS = ("embed", "columns", "norm", "ff"), ("heads", "kv_heads")
 _CLOSED = -20.0  # below the others before a softmax: a share of e^-20
-
-
-@dataclasses.dataclass(frozen=True)
-class Growth:
-    """How a run with a parent starts from it. Sizes are those of the two models; equal models need no operator."""
-
-    depth: str = "direct"  # direct | learn | zero | random
-    order: str = "stack"  # stack | interpolate | gradual: see growth_maps.layers
-    first: int = 0  # of the parent's layers, the first that is repeated
-    last: int | None = None  # and the one after the last; its depth
-    width: str = "direct"  # direct | aki | learn | zero | random
-    width_map: str = "random"  # which channels and heads are copied: random (Net2Net) | modulo: all in turn
-    # Of a channel among what reads its copies: even (bert2BERT) | uneven (LEMON), which tells them apart.
-    split: str = "even"
-    noise: float = 0.0  # share of noise in the layers' matrices; 0.2 helped a little (Du et al. 2024)
-    ramp_tokens: int | Array = option(0, runtime=True)  # random: over which the mask rises; 0: there is none
-    learn_steps: int = 100  # learn: steps of batch_tokens in which the combination is trained, before the run's own
-    learn_lr: float = 1e-3
-    router_std: float = 0.02  # upcycling: of the new routers (AquilaMoE's "variance 0.02" would be 0.14)
-    # fresh | grown: moments go through the operator too; None: grown if the model is the same.
-    optimizer: str | None = None
-    continue_data: bool = True  # go on after the last token that parent and ancestors have read of this data
-
-    @property
-    def masked(self) -> bool:
-        """Whether the program of a run has masks: only where an operator may need them."""
-        return "random" in (self.depth, self.width)
-
-    def check(self) -> None:
-        """Raises InputError, naming the field, for values that no growth can have."""
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise InputError(f"growth.{name}={value!r} is not known; {nearest(str(value), filter(None, known))}")
-        if not 0 <= self.noise < 1:
-            raise InputError(f"growth.noise={self.noise} must be in [0, 1)")
-        for name in ("ramp_tokens", "learn_steps", "learn_lr", "router_std"):
-            if getattr(self, name) < 0:
-                raise InputError(f"growth.{name}={getattr(self, name)} must not be negative")
-        if self.ramp_tokens and not self.masked:
-            raise InputError(
-                f"growth.ramp_tokens={self.ramp_tokens} has no meaning without growth.depth or width 'random'"
-            )
-        both = {self.depth, self.width}
-        if "learn" in both and not both <= {"learn", "direct", "aki"}:
-            raise InputError(
-                f"growth.depth={self.depth!r} and growth.width={self.width!r}: learn goes with learn or direct only"
-            )
-
-
-class Layout(NamedTuple):
-    """A model without its values: family, resolved Config, logical axes and shape of every parameter by path."""
-
-    family: str
-    cfg: Any
-    axes: Mapping[str, tuple[str, ...]]
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-def may_differ(field: dataclasses.Field[Any]) -> bool:
-    """Whether an option says nothing of what the parameters mean."""
-    return field.name in FREE or bool(field.metadata.get("runtime")) or not field.metadata.get("numerics", True)
-
-
-def check(source: tuple[str, Any], target: tuple[str, Any], how: Growth) -> None:
-    """Raises InputError, naming the fields, where the model of `source` (family, Config) cannot become `target`'s."""
-    (family, old), (new_family, new) = source, target
-    if family != new_family:
-        from models.growing import upcycling
-
-        upcycling.check(source, target)
-        if how.masked or "learn" in (how.depth, how.width):
-            raise InputError("growth.depth and growth.width take no part in upcycling; expected 'direct'")
-        return
-    fixed = ("width", "heads") if family == "tokenformer" else ()  # it grows by parameter tokens
-    for field in dataclasses.fields(old):
-        before, now = getattr(old, field.name), getattr(new, field.name)
-        if may_differ(field) or before == now:
-            continue
-        if field.name in SIZES and field.name not in fixed and now > before:
-            continue
-        what = "is less than" if field.name in SIZES and now < before else "differs from"
-        raise InputError(f"model.{field.name}={now!r} {what} the parent's {before!r}; this cannot be grown")
-    if old.depth != new.depth:
-        front = getattr(old, "dense_first", 0)
-        whole = how.depth in ("direct", "learn")
-        growth_maps.check_layers(old.depth - front, new.depth - front, how.order, how.first, how.last, whole)
-    if old.depth != new.depth or old.width != new.width:
-        if getattr(old, "layerwise", False):
-            raise InputError("model.layerwise=True: layers of unequal size cannot be grown; expected False")
-    if (old.width_ratio, old.depth_ratio) != (new.width_ratio, new.depth_ratio):
-        raise InputError(
-            f"model.parametrization={new.parametrization!r}: what the parent learned would be multiplied by other factors at "
-            "the new size; expected 'standard'"
-        )
-    if hasattr(old, "kv_heads") and new.heads // new.kv_heads < old.heads // old.kv_heads:
-        raise InputError(
-            f"model.heads={new.heads} and model.kv_heads={new.kv_heads} have fewer query heads for a key-value head "
-            f"than the parent's {old.heads} and {old.kv_heads}"
-        )
 
 
 def same(source: Layout, target: Layout) -> bool:

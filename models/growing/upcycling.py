@@ -18,7 +18,7 @@ from jaxtyping import Float
 import numpy as np
 
 from models.errors import InputError
-from models.growing.operators import Growth, Layout, may_differ
+from models.growing.options import Growth, Layout, may_differ
 
 Params = Mapping[str, Float[np.ndarray, "..."]]
 

@@ -22,7 +22,6 @@ from jaxtyping import Array, Float
 
 from models.mesh.mesh import FSDP
 from models.mesh.rules import constrain, spec, split_by
-from models.mesh.shards import _summed
 
 _GATHERED = (*FSDP, "expert", "sequence")  # mesh axes over which matrices are split only to be stored
 
@@ -223,9 +222,6 @@ whole.defvjp(_whole_forward, _whole_backward)
 # --- by each device on its part
 
 
-_summed.defvjp(lambda part: (_summed(part), None), lambda _, gradient: (gradient * _mesh().shape["tensor"],))
-
-
 # --- sequences that are split
 
 
@@ -256,3 +252,13 @@ def _blocks(lead: tuple[int, ...]) -> tuple[int, int] | None:
         return None
     b = _parts_of("batch")
     return (b, s) if lead[0] % b == 0 else None
+
+
+@jax.custom_vjp
+def _summed(part: Array) -> Array:
+    """Inside a shard_map: the sum over tensor. Its gradient needs none: all devices have the same, of which shard_map has
+    given each its share, and jax would add the shares up again."""
+    return jax.lax.psum(part, "tensor")
+
+
+_summed.defvjp(lambda part: (_summed(part), None), lambda _, gradient: (gradient * _mesh().shape["tensor"],))

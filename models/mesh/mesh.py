@@ -11,7 +11,6 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from models.errors import InputError
-from models.mesh.rules import parts
 
 AXES = ("trial", "data", "fsdp", "expert", "sequence", "tensor")
 
@@ -93,3 +92,8 @@ def _rings(size: int, devices: Sequence[Any]) -> tuple[int, int, int]:
         found.append(math.gcd(left, extent))
         left //= found[-1]
     return (found[0], found[1], found[2]) if left == 1 else (size, 1, 1)
+
+
+def parts(axis: str) -> tuple[str, ...]:
+    """Names in a jax mesh of one of AXES."""
+    return FSDP if axis == "fsdp" else (axis,)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from models.errors import InputError
-from models.mesh.mesh import FSDP
+from models.mesh.mesh import FSDP, parts
 
 # Logical axis -> mesh axes that split it, in an array where no axis before it has them. Names of parameters first, then of
 # activations. None: never split.
@@ -51,11 +51,6 @@ RULES: dict[str, tuple[str, ...] | None] = {
 }
 # What an error says of a logical axis that is not the option of the model by that name.
 _FIELDS = {"position": "seq_len", "ff_apart": "the recurrence's channels"}
-
-
-def parts(axis: str) -> tuple[str, ...]:
-    """Names in a jax mesh of one of AXES."""
-    return FSDP if axis == "fsdp" else (axis,)
 
 
 def split_by(axes: Sequence[str]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer
 
-from models.mesh.gather import _mesh, _only, _splits, scattered, whole
+from models.mesh.gather import _mesh, _only, _splits, _summed, scattered, whole
 from models.mesh.rules import spec
 
 
@@ -44,13 +44,6 @@ def per_shard(
         axis_names=set(manual),
         check_vma=False,
     )(tuple(rows), matrices)
-
-
-@jax.custom_vjp
-def _summed(part: Array) -> Array:
-    """Inside a shard_map: the sum over tensor. Its gradient needs none: all devices have the same, of which shard_map has
-    given each its share, and jax would add the shares up again."""
-    return jax.lax.psum(part, "tensor")
 
 
 def _stored(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.fitting import fit as fitting
 from analysis.fitting import result
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
@@ -17,6 +16,7 @@ from analysis.grid import expression
 from analysis.grid.table import load, parse_roles, select
 from analysis.laws.base import Law
 from analysis.questions import backtest
+from analysis.questions import fit as fitting
 from analysis.solve import newton, optimum, sums
 from analysis.solve.objective import LOSSES, RESIDUALS, Objective
 from analysis.trust import bootstrap

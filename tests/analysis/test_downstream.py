@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.downstream import Accuracy, Difficulty, TaskLoss, TwoStepAccuracy, TwoStepCompute, TwoStepLog
 from analysis.procedures import difficulty, emergence
+from analysis.questions import fit as fitting
 from analysis.questions import predict
 from experiments.cli import InputError
 

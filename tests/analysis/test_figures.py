@@ -11,13 +11,12 @@ import pytest
 
 from analysis import figures
 from analysis.figures import families, quality, scaling, style
-from analysis.fitting import fit
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.growth import GrowthSpeedup
 from analysis.procedures import envelope
-from analysis.questions import compare
+from analysis.questions import compare, fit
 from analysis.questions.forecast import QUANTILES, Forecast, Outcome
 from analysis.reporting import page, words
 from analysis.reporting.checklist import UNKNOWN, checklist

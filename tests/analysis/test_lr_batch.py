@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws import load as load_law
 from analysis.laws.lr_batch import ComputeLaw, JointLaw, StepLaw, law_on
 from analysis.procedures import lr_batch
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 from tests.analysis.test_analysis_commands import command

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture, spearman
 from analysis.procedures import mixture
 from analysis.questions import best_mixture as best_mixture_command
+from analysis.questions import fit as fitting
 from analysis.questions import predict
 from analysis.solve.objective import Objective
 from experiments.cli import InputError

@@ -330,10 +330,10 @@ def test_resampling_is_numpys_global_stream():
 
 @here
 def test_published_refits_stop_short_and_ours_do_not():
-    from analysis.fitting.fit import fit
     from analysis.fitting.spec import FitSpec
     from analysis.laws.chinchilla import Chinchilla
     from analysis.published.chinchilla import columns_of
+    from analysis.questions.fit import fit
 
     columns = columns_of(load(GRIDS / "chinchilla_epoch.csv"))
     theirs, picks = ScipyFit(columns["N"], columns["D"], columns["loss"]), resampled(240, 60)

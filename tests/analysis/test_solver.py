@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from analysis import benchmark
-from analysis.fitting import fit as fitting
 from analysis.fitting import formula_fit
 from analysis.fitting.spec import FitSpec
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published import scipy_fit
+from analysis.questions import fit as fitting
 from analysis.solve import newton, optimum, sums
 from analysis.trust import bootstrap
 from tests.support import planted

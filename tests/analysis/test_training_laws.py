@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws import batch, capacity, growth, schedules
@@ -16,6 +15,7 @@ from analysis.procedures import growth as growth_
 from analysis.procedures import schedules as schedules_
 from analysis.procedures.density import fit_density, records
 from analysis.procedures.growth import speedup
+from analysis.questions import fit as fitting
 from experiments.cli import InputError
 from sweeps.study.rules import stacking_tokens
 

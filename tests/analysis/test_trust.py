@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.fitting import fit as fitting
 from analysis.fitting import formula_fit
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import RESAMPLE, FitSpec
@@ -18,6 +17,7 @@ from analysis.grid import units
 from analysis.grid.table import Columns, select
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest, design, forecast, scoreboard
+from analysis.questions import fit as fitting
 from analysis.solve import optimum
 from analysis.solve.objective import Objective
 from analysis.trust import certificate
@@ -218,9 +218,7 @@ def test_the_certificate_names_the_row_that_decides():
 
 def test_leverages_add_up_to_the_coefficients():
     columns = plateau(0.01, rows=30)
-    found = optimum.find(
-        formula_fit.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0)
-    )
+    found = optimum.find(formula_fit.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0))
     matrix = np.stack([np.ones(30), columns["X"] ** -0.5], axis=1)
     hat = np.diag(matrix @ np.linalg.inv(matrix.T @ matrix) @ matrix.T)
     np.testing.assert_allclose(certificate.leverage(found), hat, rtol=1e-6)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from analysis.fitting import fit as fitting
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, load, select
 from analysis.laws import load as load_law
@@ -18,6 +17,7 @@ from analysis.laws.vocabulary import (
     width_of,
 )
 from analysis.procedures import vocabulary
+from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 from tests.analysis.test_analysis_commands import command

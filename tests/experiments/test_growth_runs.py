@@ -19,7 +19,7 @@ from experiments.run import freeze
 from experiments.store import checkpoint, inherit, lineage, record, weights
 from experiments.training import step
 from experiments.training.trial import Trial
-from models.growing.operators import Growth
+from models.growing.options import Growth
 from sweeps.study import file
 from sweeps.study.grid import branch, cases, chain, over, tag
 from sweeps.work import populations, workdir

@@ -123,7 +123,7 @@ def records(self, start, stop):
         out[at : at + 8] = np.random.default_rng(0).integers(0, 256, out[at : at + 8].shape)
     return out
 
-data.Batches.records = records
+batches.Batches.records = records
 sys.argv[0] = "train"
 runpy.run_module("experiments.train", run_name="__main__")
 """

@@ -15,7 +15,7 @@ from experiments.training import program as population
 import models
 from models import functional
 from models.growing import operators
-from models.growing.operators import Growth
+from models.growing.options import Growth
 from models.numerics.parametrization import is_matrix
 from sweeps.cost import hlo
 from tests.conftest import SMOOTH, VARIANTS

@@ -15,8 +15,8 @@ from experiments.training import step
 import models
 from models import functional
 from models.families import dense
-from models.growing import maps, operators, upcycling
-from models.growing.operators import Growth
+from models.growing import check, maps, operators, upcycling
+from models.growing.options import Growth, Layout
 from sweeps.study import rules
 from tests.conftest import GOLDEN, TINY
 
@@ -107,7 +107,7 @@ def lone(shape, new_shape, axes=("layers", "embed", "ff"), path="blocks/mlp/up/k
     """A plan for one parameter of a model."""
     cfg = dense.Config(width=6, depth=1, heads=1, ff=5).resolve(VOCAB, LENGTH)
     large = dataclasses.replace(cfg, width=9, ff=8)
-    layouts = [operators.Layout("dense", c, {path: axes}, {path: s}) for c, s in ((cfg, shape), (large, new_shape))]
+    layouts = [Layout("dense", c, {path: axes}, {path: s}) for c, s in ((cfg, shape), (large, new_shape))]
     plan = operators.Plan(*layouts, Growth(**how), 0)
     return lambda value, fresh: plan.grow({path: value}, {path: fresh})[path]
 
@@ -492,13 +492,11 @@ def test_targets_that_cannot_be_grown_name_the_fields(family, options, new, how,
 def test_families_that_cannot_follow_name_the_fields(family, options, words):
     target = model(family, **options)
     with pytest.raises(InputError) as error:
-        operators.check(("dense", model().model), (family, target.model), Growth())
+        check.check(("dense", model().model), (family, target.model), Growth())
     for word in words:
         assert word in str(error.value)
     with pytest.raises(InputError, match="upcycling"):
-        operators.check(
-            ("dense", model().model), ("moe", larger(model("moe"), expert_ff=96).model), Growth(depth="learn")
-        )
+        check.check(("dense", model().model), ("moe", larger(model("moe"), expert_ff=96).model), Growth(depth="learn"))
 
 
 @pytest.mark.parametrize(

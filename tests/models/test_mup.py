@@ -19,7 +19,8 @@ import models
 from models import functional
 from models.blocks import stack
 from models.families import dense
-from models.growing import operators
+from models.growing import check
+from models.growing.options import Growth
 from models.numerics.parametrization import Factors
 from tests.conftest import GOLDEN, REPOSITORY, TINY, launched
 from tests.models.test_sharding import losses as population_losses
@@ -311,7 +312,7 @@ def test_growth_to_another_width_is_refused():
     size = TINY["dense"] | {"parametrization": "mup"}
     old, new = (frozen(size | {"width": d, "heads": d // 8}).model for d in (32, 64))
     with pytest.raises(InputError, match="model.parametrization='mup'.*expected 'standard'"):
-        operators.check(("dense", old), ("dense", new), operators.Growth())
+        check.check(("dense", old), ("dense", new), Growth())
 
 
 # --- sizes really transfer

@@ -7,7 +7,7 @@ from types import ModuleType
 from models.errors import InputError, nearest
 
 
-def families() -> tuple[str, ...]:
+def family_names() -> tuple[str, ...]:
     """Names of the files in models/families."""
     folder = pathlib.Path(__file__).parent / "families"
     return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__"))
@@ -15,6 +15,6 @@ def families() -> tuple[str, ...]:
 
 def load(family: str) -> ModuleType:
     """The module of a family. Raises InputError with the nearest name when there is none."""
-    if family not in families():
-        raise InputError(f"family={family!r} is not known; {nearest(family, families(), 'family')}")
+    if family not in family_names():
+        raise InputError(f"family={family!r} is not known; {nearest(family, family_names(), 'family')}")
     return importlib.import_module(f"{__name__}.families.{family}")

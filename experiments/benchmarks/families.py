@@ -148,7 +148,7 @@ def _compile_times(rounds: int) -> list[dict[str, Any]]:
     import models
 
     rows = []
-    for family in models.families():
+    for family in models.family_names():
         runs = {depth: _run(family, 64, 512, width=64, depth=depth, unroll=False) for depth in (4, 32)}
         compile_both = {str(depth): lambda run=run: _compile(run) for depth, run in runs.items()}
         times = take_turns(compile_both, min(rounds, 3))

@@ -35,7 +35,7 @@ def get_study(scale: str = "full") -> Grid:
         raise ValueError(f"{scale!r} is not a scale of this study; expected one of {', '.join(BUDGETS)}")
     corpus, budget = BUDGETS[scale]
     common = cases({"data.corpus": (corpus,), "seq_len": 64, "batch_tokens": 512})
-    grid = product(common, tags_over("budget_flops", budget), chain(*map(family, models.families())))
+    grid = product(common, tags_over("budget_flops", budget), chain(*map(family, models.family_names())))
     grid = derive(grid, "tokens", rules.tokens_of_budget)
     grid = derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
     rates = [tag(derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor), rate=factor) for factor in FACTORS]

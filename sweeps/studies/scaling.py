@@ -79,7 +79,7 @@ def get_study(argument: str = "") -> Grid:
     """The study; after the colon a family, isoflop or nxd, and full, smoke or pod, in any order."""
     chosen = recipe.arguments(
         argument,
-        family=("dense", *(f for f in models.families() if f != "dense")),
+        family=("dense", *(f for f in models.family_names() if f != "dense")),
         design=("isoflop", "nxd"),
         scale=("full", "smoke", "pod"),
         corpus=CORPUS,

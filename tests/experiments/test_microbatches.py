@@ -51,7 +51,7 @@ def same(one, other, rtol=2e-6):
 
 
 QUICK = {("dense", "llama"), ("moe", "deepseek")}
-SEPARABLE = [(f, v) for f in models.families() for v in VARIANTS.get(f, {"default": {}}) if v != "expert_choice"]
+SEPARABLE = [(f, v) for f in models.family_names() for v in VARIANTS.get(f, {"default": {}}) if v != "expert_choice"]
 
 
 @pytest.mark.parametrize(

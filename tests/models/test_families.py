@@ -19,12 +19,12 @@ from models.blocks.stack import REMAT
 from models.mesh import rules
 from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
 
-CASES = [(family, name) for family in models.families() for name in VARIANTS.get(family, {"default": {}})]
+CASES = [(family, name) for family in models.family_names() for name in VARIANTS.get(family, {"default": {}})]
 # What is compiled without the slow tests: one variant a family, and those of another structure.
-QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.families()}
+QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.family_names()}
 QUICK |= {("dense", "gpt2"), ("dense", "layerwise"), ("dense", "linear"), ("moe", "deepseek"), ("moe", "expert_choice")}
 # The default family, and the others with the slow tests.
-SOME = [pytest.param(f, marks=() if f == "dense" else pytest.mark.slow) for f in models.families()]
+SOME = [pytest.param(f, marks=() if f == "dense" else pytest.mark.slow) for f in models.family_names()]
 COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 VOCAB, LENGTH = 61, 24
 
@@ -63,7 +63,7 @@ def tokens(rows: int = 4, length: int = LENGTH, seed: int = 0):
 
 
 def test_every_family_has_a_tiny_config():
-    assert set(models.families()) == set(TINY)
+    assert set(models.family_names()) == set(TINY)
 
 
 @pytest.mark.parametrize(("family", "variant"), CASES)
@@ -147,7 +147,7 @@ def test_every_parameter_has_logical_axes_with_rules(family, variant):
     assert [len(names) for names in flat] == [leaf.ndim for leaf in shapes]
 
 
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", models.family_names())
 def test_memory_and_speed_options_change_no_number(family):
     """Scan and loop, every remat policy: one loss and one gradient."""
     run, params = make(family, **SMOOTH.get(family, {}))

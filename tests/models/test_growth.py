@@ -191,7 +191,7 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-FAMILIES = [name if name in ("dense", "matmul_free") else slow(name) for name in models.families()]
+FAMILIES = [name if name in ("dense", "matmul_free") else slow(name) for name in models.family_names()]
 
 
 ORDERS = ({"order": "stack"}, {"first": 1, "last": 2})
@@ -203,7 +203,7 @@ ORDERS = ({"order": "stack"}, {"first": 1, "last": 2})
     [
         *(("dense", how) for how in ORDERS),
         ("matmul_free", {"order": "interpolate"}),
-        *(slow(name, {"order": "interpolate"}) for name in models.families() if name != "matmul_free"),
+        *(slow(name, {"order": "interpolate"}) for name in models.family_names() if name != "matmul_free"),
     ],
     ids=str,
 )

@@ -396,7 +396,7 @@ def test_every_family_rounds_or_refuses():
             jax.make_jaxpr(gradient)(jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed)))
         )
 
-    for family in models.families():
+    for family in models.family_names():
         plain, refused = program(family), models.load(family).Config.unrounded
         assert program(family) == plain, "the text of a program says nothing else than what it computes"
         for name in (*FULL, "quant_kv"):

@@ -60,7 +60,7 @@ def test_split_positions_give_the_same_numbers(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", models.family_names())
 def test_on_every_mesh(tiny, family, mesh):
     agree(tiny, family, mesh, {"depth": 2})
 

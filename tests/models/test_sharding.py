@@ -55,7 +55,7 @@ MESHES = ({"data": 8}, {"fsdp": 4, "data": 2}, {"tensor": 2}, {"data": 2, "fsdp"
 
 def on_meshes():
     """Every family on every mesh; without the slow ones: dense on each axis, the others on all axes at once."""
-    for family in models.families():
+    for family in models.family_names():
         for mesh in MESHES:
             quick = (len(mesh) == 3) == (family != "dense")
             name = "x".join(f"{axis}{size}" for axis, size in mesh.items())

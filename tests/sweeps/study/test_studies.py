@@ -27,7 +27,7 @@ COST = re.compile(r"^Cost(?: of :([\w,]+))?: (\d+) runs, ([\d.e+]+) FLOPs\.$", r
 # A tiny variant of each study.
 TINY_VARIANTS = {
     **{path.stem: ("smoke",) for path in STUDIES},
-    "scaling": (*(f"smoke,{family}" for family in models.families()), "smoke,nxd"),
+    "scaling": (*(f"smoke,{family}" for family in models.family_names()), "smoke,nxd"),
     "wsd": ("smoke", "smoke,check,min_gru"),
     "mixtures": ("smoke", "ending,smoke"),
     "precision": ("smoke", "kumar,smoke"),
@@ -49,8 +49,8 @@ def unigram_entropy(manifest) -> float:
 
 def test_the_study_of_families_has_all_of_them():
     cells = file.load(f"{FAMILIES}:smoke").cells
-    assert {cell.run.family for cell in cells} == set(models.families())
-    assert len(cells) == 3 * len(models.families())
+    assert {cell.run.family for cell in cells} == set(models.family_names())
+    assert len(cells) == 3 * len(models.family_names())
     by_family = {cell.run.family: cell.run for cell in cells}
     assert by_family["moe"].model.experts == 4 and by_family["dense"].model.ff == 128
 
@@ -63,7 +63,7 @@ def test_every_family_learns_more_than_how_often_bytes_occur(tmp_path: pathlib.P
     (manifest,) = prepare(cells[0].run.data, cells[0].execution.data_root, progress=False)
     entropy = unigram_entropy(manifest)
     assert entropy == pytest.approx(manifest.unigram_entropy_nats, rel=1e-6)
-    assert set(grid["status"]) == {"complete"} and set(grid["family"]) == set(models.families())
+    assert set(grid["status"]) == {"complete"} and set(grid["family"]) == set(models.family_names())
     best = grid.groupby("family")["loss_nats"].min()
     assert (best < entropy - 0.2).all(), f"{best.to_dict()} beside {entropy}"
 

@@ -68,6 +68,7 @@ def option(
     valid: Valid | None = None,
     when: When | tuple[When, ...] = (),
     growth: str = "fixed",
+    help: str = "",
 ) -> Any:
     """Declare a field of a config dataclass.
 
@@ -78,6 +79,7 @@ def option(
     when: all of these have to hold for the option to have an effect; elsewhere only the default is accepted.
     growth: "size", which a child may have more of than its parent; "free", in which it may differ, because the meaning
         of the parameters does not depend on it; "fixed".
+    help: what the option does, in one line for a reader of the table of options.
     """
     conditions = when if isinstance(when, tuple) else (when,)
     metadata = {
@@ -87,6 +89,7 @@ def option(
         "valid": valid,
         "when": conditions,
         "growth": growth,
+        "help": help,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

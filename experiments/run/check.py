@@ -8,6 +8,7 @@ import re
 from experiments.cli import InputError, nearest
 from experiments.run.schema import Execution, Run
 from models.growing.options import Growth
+from models.option import check_options
 
 CHOICES = {
     "opt.name": ("adamw",),
@@ -27,6 +28,7 @@ def _positive(run: Run) -> Iterator[tuple[str, float]]:
 
 def check(run: Run, execution: Execution = Execution()) -> None:
     """Raises InputError, one line naming the fields, for values that no run can have."""
+    check_options(execution.mesh, "execution.mesh")
     for name, known in CHOICES.items():
         section, field = name.split(".")
         value = getattr(execution if section == "execution" else getattr(run, section), field)

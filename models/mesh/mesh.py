@@ -11,6 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from models.errors import InputError
+from models.option import AT_LEAST_ONE, option
 
 AXES = ("trial", "data", "fsdp", "expert", "sequence", "tensor")
 
@@ -23,12 +24,12 @@ FSDP = ("fsdp", "fsdp_y", "fsdp_z")
 class MeshShape:
     """How many devices stand along each axis. None: as many as are left over (see `fill`)."""
 
-    trial: int | None = None
-    data: int | None = None
-    fsdp: int = 1
-    expert: int = 1
-    sequence: int = 1
-    tensor: int = 1
+    trial: int | None = option(None, valid=AT_LEAST_ONE, help="runs of a population side by side; none: by devices")
+    data: int | None = option(None, valid=AT_LEAST_ONE, help="parts of the batch; none: by the devices left over")
+    fsdp: int = option(1, valid=AT_LEAST_ONE, help="parts of the batch, of every weight and of the optimizer's state")
+    expert: int = option(1, valid=AT_LEAST_ONE, help="parts of the batch, and of a mixture's experts at rest")
+    sequence: int = option(1, valid=AT_LEAST_ONE, help="parts of every sequence")
+    tensor: int = option(1, valid=AT_LEAST_ONE, help="parts of heads, feed-forward layers and vocabulary")
 
 
 def fill(

@@ -15,15 +15,10 @@ from analysis.questions import predict
 from analysis.reporting.survey import survey
 from experiments.cli import InputError
 from tests.support import planted
+from tests.support.commands import command
 from tests.support.planted import TRUTH
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.fixture(scope="module")

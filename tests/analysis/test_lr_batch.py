@@ -13,7 +13,7 @@ from analysis.procedures import lr_batch
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
-from tests.analysis.test_analysis_commands import command
+from tests.support.commands import command
 
 TRUTH = StepLaw(c=1.79, p=-0.713, q=0.307, k=0.58, r=0.571)
 PLAIN = FitSpec(bootstrap=0)

@@ -28,7 +28,7 @@ from analysis.published.target import (
     compare,
 )
 from experiments.cli import InputError
-from tests.analysis.test_analysis_commands import command
+from tests.support.commands import command
 from tests.support.planted import GRIDS
 
 here = pytest.mark.skipif(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.analysis.test_analysis_commands import command
 from tests.support import planted
+from tests.support.commands import command
 
 QUICK = "--bootstrap=60"
 

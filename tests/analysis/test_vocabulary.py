@@ -20,7 +20,7 @@ from analysis.procedures import vocabulary
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
-from tests.analysis.test_analysis_commands import command
+from tests.support.commands import command
 from tests.support.planted import GRIDS
 
 FILE = GRIDS / "vocab_isoflop.csv"

@@ -8,7 +8,7 @@ from experiments.cli import InputError
 from experiments.configs import default
 from experiments.run import identity, schema
 from experiments.run.freeze import freeze as freeze_
-from tests.conftest import run_command
+from tests.support.commands import run_command
 
 
 def freeze(**options):

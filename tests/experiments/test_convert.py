@@ -26,7 +26,8 @@ from experiments.store import checkpoint, weights
 import models
 from models import functional
 from models.convert.hf_layouts import LAYOUTS, REQUIRED
-from tests.conftest import GOLDEN, run_command
+from tests.support.commands import run_command
+from tests.support.paths import GOLDEN
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 BY_NAME = {layout.model_type: layout for layout in LAYOUTS}

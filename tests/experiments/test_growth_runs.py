@@ -23,8 +23,8 @@ from models.growing.options import Growth
 from sweeps.study import file
 from sweeps.study.grid import branch, cases, chain, over, tag
 from sweeps.work import populations, workdir
-from tests.conftest import run_command
-from tests.experiments.test_training import (
+from tests.support.commands import run_command
+from tests.support.training import (
     OFTEN,
     arrays,
     assert_kills_change_nothing,

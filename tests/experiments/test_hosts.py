@@ -17,7 +17,8 @@ import pytest
 from experiments.alive import hosts, stops
 from experiments.cli import InputError
 from experiments.store import record
-from tests.conftest import REPOSITORY, run_command
+from tests.support.commands import run_command
+from tests.support.paths import REPOSITORY
 
 CONFIG = """
 from experiments.configs import default

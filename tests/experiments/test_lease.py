@@ -16,8 +16,7 @@ from experiments.alive import lease
 from sweeps.study import file
 from sweeps.work import claims, populations
 from sweeps.work import workdir as store
-from tests.conftest import REPOSITORY
-from tests.sweeps.work.test_launch import Launch, tiny_study, undisturbed  # noqa: F401  (fixtures)
+from tests.support.paths import REPOSITORY
 
 NAME = "0" * 16
 
@@ -133,7 +132,7 @@ def population(study_path: pathlib.Path, root: pathlib.Path, arg: str) -> tuple[
 
 
 @pytest.mark.slow
-def test_a_superseded_worker_writes_nothing_more(tiny_study, tmp_path: pathlib.Path):  # noqa: F811
+def test_a_superseded_worker_writes_nothing_more(tiny_study, tmp_path: pathlib.Path):
     """A real worker, stopped (SIGSTOP) in the middle, its runs given to somebody else: it comes back, and ends with
     'again'; not a step was logged or saved after that."""
     root = tmp_path / "w"

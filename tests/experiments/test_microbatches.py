@@ -18,8 +18,8 @@ from models.growing import operators
 from models.growing.options import Growth
 from models.numerics.parametrization import is_matrix
 from sweeps.cost import hlo
-from tests.conftest import SMOOTH, VARIANTS
-from tests.experiments.test_training import assert_same_run, run
+from tests.support.families import SMOOTH, VARIANTS
+from tests.support.training import assert_same_run, run
 
 STEPS = 3
 # With Adam's usual eps a parameter whose gradient is all rounding error moves by a whole learning rate.

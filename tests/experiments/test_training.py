@@ -2,10 +2,7 @@
 
 import json
 import os
-import pathlib
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,36 +18,18 @@ from experiments.cli import InputError
 from experiments.run import freeze, identity
 from experiments.store import checkpoint, record
 from experiments.training import step
-from tests.conftest import REPOSITORY, run_command
-from tests.models.test_families import SOME
-
-
-def run(config, directory, report=lambda event: None):
-    frozen, execution = freeze.freeze(config)
-    train.train([frozen], [epath.Path(directory)], execution, report)
-    return record.read(pathlib.Path(directory) / "record.json")
-
-
-def rows(directory):
-    """Metrics without what depends on the clock."""
-    lines = (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")} for line in lines]
-
-
-def arrays(directory):
-    import orbax.checkpoint as ocp
-
-    folder = pathlib.Path(directory) / "checkpoints"
-    newest = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-    return newest, ocp.StandardCheckpointer().restore(folder / str(newest) / "state")
-
-
-def assert_same_run(one, other):
-    assert rows(one) == rows(other)
-    (step, mine), (other_step, theirs) = arrays(one), arrays(other)
-    assert step == other_step and mine.keys() == theirs.keys()
-    for name, array in mine.items():
-        np.testing.assert_array_equal(np.asarray(array), np.asarray(theirs[name]), err_msg=name)
+from tests.support.commands import run_command
+from tests.support.families import SOME
+from tests.support.paths import REPOSITORY
+from tests.support.training import (
+    OFTEN,
+    arrays,
+    assert_kills_change_nothing,
+    assert_same_run,
+    rows,
+    run,
+    write_config,
+)
 
 
 @pytest.mark.parametrize("family", SOME)
@@ -81,52 +60,9 @@ def test_the_same_command_again_does_nothing(tiny, tmp_path, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
 
 
-def write_config(tiny, path, **options):
-    """A config file for a process of its own; the corpus is prepared already."""
-    run_one, execution = freeze.freeze(tiny())
-    prepare.prepare(run_one.data, execution.data_root, progress=False)
-    values = {"execution.checkpoint_every_tokens": 256 * 20, "execution.log_every_steps": 1} | options
-    path.write_text(
-        "from ml_collections import ConfigDict\n"
-        f"def get_config(arg=None):\n    return ConfigDict({tiny(**values).to_dict()!r}).lock()\n"
-    )
-    return path
-
-
-OFTEN = {"execution.steps_per_dispatch": 7, "execution.checkpoint_every_tokens": 256 * 12}
-
-
 def test_kill_at_random_steps_changes_nothing(tiny, tmp_path):
     config = write_config(tiny, tmp_path / "config.py", tokens=256 * 400, **OFTEN)
     assert_kills_change_nothing(config, tmp_path, sorted(random.Random().sample(range(15, 330), 2)))
-
-
-def assert_kills_change_nothing(config, tmp_path, steps):
-    """kill -9 of a real process at each of `steps`, and the same command again: bit-identical losses and parameters."""
-    command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={tmp_path}/killed"]
-    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    kills = 0
-    for target in steps:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            log = tmp_path / "killed" / "metrics.jsonl"
-            if log.exists() and log.read_text().count("\n") >= target:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.005)
-        process.wait()
-    assert kills == len(steps)
-    assert not (tmp_path / "killed" / "record.json").exists()
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    whole = [c.replace("killed", "whole") for c in command]
-    assert subprocess.run(whole, cwd=REPOSITORY, env=env, capture_output=True).returncode == 0
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
-    both = [record.read(tmp_path / name / "record.json") for name in ("killed", "whole")]
-    assert both[0]["fingerprint"] == both[1]["fingerprint"]
-    assert both[0]["columns"]["loss_nats"] == both[1]["columns"]["loss_nats"]
 
 
 class Interrupted(Exception):
@@ -249,21 +185,6 @@ def test_unwritable_workdir_is_one_line(tiny, tmp_path):
     assert "file" in done.stderr
     full = run_command("experiments.train", f"--config={config}", "--workdir=/dev/full/run")
     assert full.returncode in (1, 2) and len(full.stderr.strip().splitlines()) == 1, full.stderr
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 900 kB, and what makes it larger or read-only. Skips where mounting is not allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options):
-        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
-
-    if os.name != "posix" or not shutil.which("mount") or mount("size=900k"):
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder, lambda options: mount(f"remount,{options}")
-    subprocess.run(["umount", folder])
 
 
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(tiny, tmp_path, small_disk):

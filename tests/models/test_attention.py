@@ -15,7 +15,7 @@ from models.blocks.attention import attention, unfused
 from models.blocks.attention_tpu import blocks, visited
 from models.mesh.mesh import make_mesh
 from sweeps.cost import compiler, hlo, machines
-from tests.models.test_sharding import losses_of
+from tests.support.sharding import losses_of
 
 needs_libtpu = pytest.mark.skipif(compiler.available() is not None, reason=str(compiler.available()))
 

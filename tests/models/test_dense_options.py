@@ -15,9 +15,9 @@ from models import functional
 from models.blocks import layers, linear_attention, residual, stack
 from models.blocks.attention import attention
 from models.families import dense, moe
-from tests.conftest import GOLDEN, TINY, VARIANTS
-from tests.models.test_families import LENGTH, VOCAB, logits, make, tokens
-from tests.models.test_sharding import losses as train
+from tests.support.families import LENGTH, TINY, VARIANTS, VOCAB, logits, make, tokens
+from tests.support.paths import GOLDEN
+from tests.support.sharding import losses as train
 
 PLACEMENTS = ("pre", "post", "sandwich", "deepnorm", "mix", "lns")
 NAMES = {"post": "post", "pre": "pre", "sandwich": "sandwich", "mix": "post_pre", "lns": "lns"}  # ours: the golden's

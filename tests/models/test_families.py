@@ -1,7 +1,6 @@
 """The contract of models/contract.py, on every family and its variants, found by name."""
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -17,49 +16,13 @@ import models
 from models import accounting, functional
 from models.blocks.stack import REMAT
 from models.mesh import rules
-from tests.conftest import LARGE, SMOOTH, TINY, VARIANTS
+from tests.support.families import LARGE, LENGTH, SMOOTH, SOME, TINY, VARIANTS, VOCAB, configure, logits, make, tokens
 
 CASES = [(family, name) for family in models.family_names() for name in VARIANTS.get(family, {"default": {}})]
 # What is compiled without the slow tests: one variant a family, and those of another structure.
 QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.family_names()}
 QUICK |= {("dense", "gpt2"), ("dense", "layerwise"), ("dense", "linear"), ("moe", "deepseek"), ("moe", "expert_choice")}
-# The default family, and the others with the slow tests.
-SOME = [pytest.param(f, marks=() if f == "dense" else pytest.mark.slow) for f in models.family_names()]
 COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
-VOCAB, LENGTH = 61, 24
-
-
-def make(family: str, variant: str = "", **options):
-    """A run of the tiny config and its parameters: drawn once a process, as its forward pass is compiled once."""
-    run, params = _made(family, variant, tuple(options.items()))
-    return run, dict(params)
-
-
-@functools.cache
-def _made(family, variant, options):
-    run = configure(family, variant, **dict(options))
-    return run, jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
-
-
-def configure(family: str, variant: str = "", **options):
-    """A run of the tiny config."""
-    values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": False} | options
-    cfg = models.load(family).Config(**values).resolve(VOCAB, LENGTH)
-    cfg.check(LENGTH)
-    return schema.Run(family, cfg, seq_len=LENGTH, batch_tokens=4 * LENGTH, tokens=400 * LENGTH)
-
-
-@functools.cache
-def forward(run):
-    return jax.jit(lambda p, x: functional.apply(run.family, run.model, p, x).logits_BLV)
-
-
-def logits(run, params, x):
-    return forward(run)(params, x)
-
-
-def tokens(rows: int = 4, length: int = LENGTH, seed: int = 0):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB, (rows, length)))
 
 
 def test_every_family_has_a_tiny_config():

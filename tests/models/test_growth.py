@@ -18,7 +18,8 @@ from models.families import dense
 from models.growing import check, maps, operators, upcycling
 from models.growing.options import Growth, Layout
 from sweeps.study import rules
-from tests.conftest import GOLDEN, TINY
+from tests.support.families import TINY
+from tests.support.paths import GOLDEN
 
 LENGTH, VOCAB = 16, 61
 

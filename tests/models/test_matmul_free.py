@@ -22,8 +22,8 @@ from models.blocks import layers, recurrence
 from models.convert import ternary
 from models.families import matmul_free
 from models.mesh.mesh import AXES, make_mesh
-from tests.conftest import GOLDEN
-from tests.models.test_sharding import losses as train
+from tests.support.paths import GOLDEN
+from tests.support.sharding import losses as train
 
 FORWARD = {"rtol": 1e-4, "atol": 1e-5}
 GRADIENT = {"rtol": 1e-3, "atol": 1e-5}

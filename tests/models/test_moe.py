@@ -17,9 +17,9 @@ import models
 from models import functional
 from models.blocks import routing
 from models.families import dense, moe
-from tests.conftest import GOLDEN, TINY, VARIANTS
-from tests.models.test_families import LENGTH, VOCAB, logits, make, tokens
-from tests.models.test_sharding import losses as train
+from tests.support.families import LENGTH, TINY, VARIANTS, VOCAB, logits, make, tokens
+from tests.support.paths import GOLDEN
+from tests.support.sharding import losses as train
 
 ROUTING = np.load(GOLDEN / "moe_routing_tiny.npz")
 RMOE = np.load(GOLDEN / "rmoe_router_tiny.npz")

@@ -22,8 +22,10 @@ from models.families import dense
 from models.growing import check
 from models.growing.options import Growth
 from models.numerics.parametrization import Factors
-from tests.conftest import GOLDEN, REPOSITORY, TINY, launched
-from tests.models.test_sharding import losses as population_losses
+from tests.support.commands import launched
+from tests.support.families import TINY
+from tests.support.paths import GOLDEN, REPOSITORY
+from tests.support.sharding import losses as population_losses
 
 VOCAB, LENGTH = 61, 16
 

@@ -13,7 +13,7 @@ from experiments.training import loss as losses
 from experiments.training import optimizer, schedule
 from models import functional
 from models.families import dense
-from tests.conftest import GOLDEN
+from tests.support.paths import GOLDEN
 
 
 def llama(golden):

@@ -22,9 +22,8 @@ from models.mesh.mesh import AXES, make_mesh
 from models.numerics import formats, matmul
 from models.numerics.formats import parse
 from models.numerics.matmul import Recipe
-from tests.conftest import TINY
-from tests.models.test_families import LENGTH, make, tokens
-from tests.models.test_sharding import losses as train
+from tests.support.families import LENGTH, TINY, make, tokens
+from tests.support.sharding import losses as train
 
 # Text and ml_dtypes' type; those without infinity saturate.
 TYPES = {

@@ -14,8 +14,8 @@ import models
 from models.mesh.mesh import MeshShape
 from sweeps.cost import compiler, hlo, layouts, machines
 from sweeps.study import grid
-from tests.conftest import SMOOTH, VARIANTS
-from tests.models.test_sharding import losses
+from tests.support.families import SMOOTH, VARIANTS
+from tests.support.sharding import losses
 
 needs_libtpu = pytest.mark.skipif(compiler.available() is not None, reason=str(compiler.available()))
 MESHES = ({"sequence": 2}, {"sequence": 4}, {"fsdp": 2, "sequence": 2, "tensor": 2}, {"data": 2, "sequence": 4})

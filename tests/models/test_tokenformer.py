@@ -10,7 +10,8 @@ import pytest
 from experiments.run import schema
 from models import functional
 from models.families import tokenformer
-from tests.conftest import GOLDEN, TINY
+from tests.support.families import TINY
+from tests.support.paths import GOLDEN
 
 KINDS = {"l2_gelu": "l2_norm_gelu", "gelu_l2": "gelu_l2_norm", "softmax": "softmax"}
 

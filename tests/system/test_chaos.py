@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from sweeps.work import claims
-from tests.conftest import run_command
-from tests.sweeps.work.test_launch import Launch
+from tests.support.commands import run_command
+from tests.support.launching import Launch
 
 STUDY = '''"""Does it survive? 24 runs of two signatures."""
 from sweeps.study.grid import cases, over, product

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from sweeps.work import claims
-from tests.sweeps.executors.test_executors import TPU, Cloud, cloud, cluster, losses, started, tiny_study, until  # noqa: F401
+from tests.support.executors import TPU, Cloud, losses, started, until
 
 SPECS = ["local", pytest.param("ray", marks=pytest.mark.ray), "slurm:cluster=local,slots=2"]
 
@@ -34,7 +34,7 @@ def claimed_by(workdir: pathlib.Path) -> dict[str, int]:
 def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
     spec: str,
     end: signal.Signals,
-    tiny_study: pathlib.Path,  # noqa: F811
+    executor_study: pathlib.Path,
     tmp_path: pathlib.Path,
     request,
 ):
@@ -44,7 +44,7 @@ def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
         spec = f"ray:address={request.getfixturevalue('cluster').address}"
     elif spec.startswith("slurm"):
         pytest.importorskip("submitit")
-    text = tiny_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
+    text = executor_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
     (tmp_path / "long.py").write_text(text)
     workdir, long = tmp_path / "w", pathlib.Path(f"{tmp_path}/long.py:3000")
     first = started(long, workdir, spec)
@@ -80,8 +80,8 @@ def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
 
 @pytest.mark.slow
 def test_a_slice_is_given_back_before_its_run_is_taken_over(
-    tiny_study: pathlib.Path,  # noqa: F811
-    cloud: Cloud,  # noqa: F811
+    executor_study: pathlib.Path,
+    cloud: Cloud,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -89,7 +89,7 @@ def test_a_slice_is_given_back_before_its_run_is_taken_over(
     had the slice save, has collected and deleted it; then a slice of its own goes on from there."""
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
-    text = tiny_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
+    text = executor_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
     (tmp_path / "one.py").write_text(text.replace("return chain(", "return runs[:1]\n    return chain("))
     workdir, one = tmp_path / "w", pathlib.Path(f"{tmp_path}/one.py:3000")
     first = started(one, workdir, TPU)

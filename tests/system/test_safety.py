@@ -23,8 +23,9 @@ from models import functional
 from sweeps import status
 from sweeps.cost import plan_file
 from sweeps.work import claims, workdir
-from tests.conftest import REPOSITORY, run_command
-from tests.experiments.test_training import run, write_config
+from tests.support.commands import run_command
+from tests.support.paths import REPOSITORY
+from tests.support.training import run, write_config
 
 SOURCES = [p for folder in ("analysis", "experiments", "models", "sweeps") for p in (REPOSITORY / folder).rglob("*.py")]
 

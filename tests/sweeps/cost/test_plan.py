@@ -19,7 +19,7 @@ from sweeps.study import file
 from sweeps.study import grid as axes
 from sweeps.study.grid import Point, branch, cases, chain, over, product
 from sweeps.work import populations
-from tests.conftest import run_command
+from tests.support.commands import run_command
 
 CHIPS = machines.load_chips()
 KEYS = "name runs fits peak_bytes flops_per_step collective_bytes step_seconds_bound bound_by compile_seconds"
@@ -252,7 +252,7 @@ def test_a_gpu_target_needs_its_gpus():
 
 
 def test_populations_are_no_larger_than_planned():
-    from tests.sweeps.study.test_sweeps import nodes_of
+    from tests.support.studies import nodes_of
 
     nodes = nodes_of(product(cases(SMALL), over("seed", *range(10))))
     together = {identity.signature(nodes[0].run): 4}

@@ -1,49 +1,28 @@
 """Executors with what they talk to: submitit's local jobs, a real Ray cluster, a gcloud on PATH that records its calls."""
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from experiments.cli import InputError
-from experiments.store import record
 from sweeps.executors import gang, gcloud, tpu_vm
 from sweeps.executors.options import load
 from sweeps.executors.options import options as options_
-from tests.conftest import REPOSITORY, run_command
-
-STUDY = '''"""Does it work? Two programs of tiny runs, one of them with a child."""
-from sweeps.study.grid import branch, cases, chain, over, product
-
-def get_study(arg="20"):
-    base = cases({
-        "model.depth": 1, "model.heads": 1, "batch_tokens": 256, "seq_len": 32, "tokens": 256 * int(arg),
-        "data.corpus": (%(corpus)r,), "evaluation.tokens": 2048, "execution.tensorboard": False,
-        "execution.data_root": %(root)r, "execution.compile_cache": %(cache)r, "execution.steps_per_dispatch": 5,
-    })
-    runs = product(base, over("model.width", 16, 32), over("opt.lr", 1e-2))
-    return chain(runs, branch(runs[:1], cases({"tokens": 256 * int(arg)})))
-'''
+from tests.support.commands import run_command
+from tests.support.executors import TPU, Cloud, losses, started, until
 
 
 @pytest.fixture(scope="session")
-def tiny_study(write_study) -> pathlib.Path:
-    """The study file."""
-    return write_study(STUDY)
-
-
-@pytest.fixture(scope="session")
-def at_home(tiny_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def at_home(executor_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """Losses of the study by fingerprint, trained by the local executor."""
     workdir = tmp_path_factory.mktemp("at_home")
-    done = launch(tiny_study, workdir, "local")
+    done = launch(executor_study, workdir, "local")
     assert done.returncode == 0, done.stderr
     return losses(workdir)
 
@@ -51,27 +30,6 @@ def at_home(tiny_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) 
 def launch(study: pathlib.Path, workdir: pathlib.Path, executor: str, **environment: str):
     flags = (f"--study={study}", f"--workdir={workdir}", f"--executor={executor}", "--no-plan")
     return run_command("sweeps.launch", *flags, timeout=400, **environment)
-
-
-def losses(workdir: pathlib.Path) -> dict[str, float]:
-    records = [record.read(path) for path in workdir.glob("runs/*/record.json")]
-    return {r["fingerprint"]: r["columns"]["loss_nats"] for r in records if r["status"] == "complete"}
-
-
-def started(study: pathlib.Path, workdir: pathlib.Path, executor: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sweeps.launch", f"--study={study}", f"--workdir={workdir}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    env = os.environ | {"XLA_FLAGS": ""}
-    return subprocess.Popen([*command, f"--executor={executor}", "--no-plan"], cwd=REPOSITORY, env=env, **pipes)
-
-
-def until(condition, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
 # --- one interface
@@ -145,12 +103,12 @@ def test_a_group_ends_with_its_first_loss(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_slurm_jobs_train_a_study_and_end_with_their_launcher(
-    tiny_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path
+    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path
 ):
     """submitit's local jobs: stopped (75), launcher killed, launched again: the same losses, and nothing left running."""
     pytest.importorskip("submitit")
     workdir, spec = tmp_path / "w", "slurm:cluster=local,slots=2"
-    long = pathlib.Path(f"{tiny_study}:400")
+    long = pathlib.Path(f"{executor_study}:400")
     first = started(long, workdir, spec)
     until(lambda: len(list(workdir.glob("runs/*/metrics.jsonl"))) == 2)
     first.send_signal(signal.SIGTERM)
@@ -173,18 +131,18 @@ def test_slurm_jobs_train_a_study_and_end_with_their_launcher(
         taken = [row["step"] for row in rows if "loss" in row]
         assert taken == sorted(set(taken)), "no step was taken twice"
 
-    done = launch(tiny_study, tmp_path / "again", spec)
+    done = launch(executor_study, tmp_path / "again", spec)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "again") == pytest.approx(at_home, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_slurm_job_on_two_hosts_is_one_run(
-    tiny_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path
+    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path
 ):
     """Two tasks join each other and train as one; one exit code each."""
     pytest.importorskip("submitit")
-    done = launch(tiny_study, tmp_path / "w", "slurm:cluster=local,slots=1,hosts=2,port=18479")
+    done = launch(executor_study, tmp_path / "w", "slurm:cluster=local,slots=1,hosts=2,port=18479")
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "w") == pytest.approx(at_home, rel=1e-5)
     for box in (tmp_path / "w" / "slurm").iterdir():
@@ -194,25 +152,13 @@ def test_a_slurm_job_on_two_hosts_is_one_run(
 # --- Ray
 
 
-@pytest.fixture
-def cluster():
-    """Two nodes on this machine, each with room for one worker; the second one may be killed."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.second = made.add_node(num_cpus=1, resources={"slice": 1})
-    yield made
-    made.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_trains_a_study_where_its_resources_are(
-    tiny_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
+    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
 ):
     """A node dies with a worker on it: the population goes on elsewhere, from its checkpoint, to the same losses."""
-    long, workdir = pathlib.Path(f"{tiny_study}:20"), tmp_path / "w"
+    long, workdir = pathlib.Path(f"{executor_study}:20"), tmp_path / "w"
     address = cluster.address
     process = started(long, workdir, f"ray:address={address}")
     until(lambda: list(workdir.glob("runs/*/run.json")))
@@ -220,17 +166,17 @@ def test_ray_trains_a_study_where_its_resources_are(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert losses(workdir) == pytest.approx(at_home, rel=1e-5)
-    done = launch(tiny_study, tmp_path / "none", f"ray:address={address},resource=slice")
+    done = launch(executor_study, tmp_path / "none", f"ray:address={address},resource=slice")
     assert done.returncode == 2 and "no room for" in done.stderr, "the only node with that resource is gone"
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_gives_every_host_of_a_slice_an_actor(
-    tiny_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
+    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
 ):
     """Two hosts join each other and train as one run."""
-    done = launch(tiny_study, tmp_path / "w", f"ray:address={cluster.address},hosts=2,port=18478")
+    done = launch(executor_study, tmp_path / "w", f"ray:address={cluster.address},hosts=2,port=18478")
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "w") == pytest.approx(at_home, rel=1e-5)
     assert list((tmp_path / "w").glob("populations/*.1.log"))
@@ -238,112 +184,12 @@ def test_ray_gives_every_host_of_a_slice_an_actor(
 
 # --- TPU VMs
 
-GCLOUD = '''#!{python}
-"""A gcloud that keeps its calls and plays a slice on this machine. `fail` in its folder: one `WORD COUNT CODE TEXT` a line."""
-import json, os, pathlib, re, shlex, shutil, subprocess, sys
-
-HERE, words = pathlib.Path(__file__).parent, sys.argv[1:]
-bucket, host = HERE / "bucket", HERE / "host"
-
-
-def place(path):
-    return str(bucket / path.removeprefix("gs://")) if path.startswith("gs://") else path
-
-
-with open(HERE / "calls", "a") as file:
-    file.write(json.dumps(words) + chr(10))
-fail = HERE / "fail"
-if fail.exists():
-    left = []
-    for line in fail.read_text().splitlines():
-        word, count, code, text = line.split(" ", 3)
-        if word in words and int(count):
-            left.append(f"{{word}} {{int(count) - 1}} {{code}} {{text}}")
-            fail.write_text(chr(10).join(left + fail.read_text().splitlines()[len(left):]) + chr(10))
-            if text == "PREEMPTED":
-                (HERE / "state").write_text("SUSPENDED")
-            print(f"ERROR: {{text}}", file=sys.stderr)
-            sys.exit(int(code))
-        left.append(line)
-state = HERE / "state"
-if "describe" in words:
-    if not state.exists():
-        print("ERROR: NOT_FOUND", file=sys.stderr)
-        sys.exit(1)
-    now = state.read_text()
-    print(json.dumps({{"state": {{"state": now}}}}))
-    if now == "WAITING_FOR_RESOURCES":
-        state.write_text("ACTIVE")
-elif "create" in words:
-    if state.exists():
-        sys.exit("ERROR: ALREADY_EXISTS")
-    state.write_text("WAITING_FOR_RESOURCES")
-elif "delete" in words:
-    state.unlink(missing_ok=True)
-    shutil.rmtree(host, ignore_errors=True)
-elif "scp" in words:
-    host.mkdir(exist_ok=True)
-    shutil.copy(words[words.index("scp") + 1], host / "lossgrid.tar.gz")
-elif "rsync" in words:
-    at = words.index("rsync")
-    source, target = map(place, words[at + 1 : at + 3])
-    skip = re.compile(next(w for w in words if w.startswith("--exclude=")).removeprefix("--exclude="))
-    if not os.path.isdir(source):
-        sys.exit("ERROR: no such folder " + source)
-    kept = lambda folder, names: [n for n in names if skip.match(n)]
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=kept)
-elif "ssh" in words:
-    line = next(w for w in words if w.startswith("--command=")).removeprefix("--command=")
-    # A slice of one host without TPUs: no packages to install, a bucket that is a folder, nobody to join.
-    line = re.sub(r"&& python3 -m venv.*", "", line)
-    line = line.replace(".venv/bin/python", {python!r}).replace("--hosts=auto", "").replace("gs://", str(bucket) + "/")
-    if "kill -TERM" not in line and "experiments.train" in line:
-        path = next(bucket.rglob("populations/*.json"))
-        for path in bucket.rglob("populations/*.json"):
-            path.write_text(path.read_text().replace('"gs://', '"' + str(bucket) + "/"))
-    sys.exit(subprocess.run(["bash", "-c", line], cwd=host).returncode)
-'''
-TPU = "tpu-vm:zone=us-east5-b,type=v5litepod-4,bucket=gs://mine/work,spot=true"
-
-
-class Cloud:
-    """The stub, its calls and its failures."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.folder = folder
-        (folder / "gcloud").write_text(GCLOUD.format(python=sys.executable))
-        (folder / "gcloud").chmod(0o755)
-        self.environment = {
-            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-            "LOSSGRID_GCLOUD_POLL_SECONDS": "0.1",
-            "JAX_PLATFORMS": "cpu",
-        }
-
-    def fail(self, *lines: str) -> None:
-        (self.folder / "fail").write_text("\n".join(lines) + "\n")
-
-    @property
-    def calls(self) -> list[list[str]]:
-        return [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
-
-    @property
-    def verbs(self) -> list[str]:
-        """What was asked, without polling."""
-        known = ("create", "delete", "scp", "ssh", "rsync")
-        return [next(word for word in known if word in call) for call in self.calls if "describe" not in call]
-
 
 @pytest.fixture
-def cloud(tmp_path: pathlib.Path) -> Cloud:
-    (tmp_path / "cloud").mkdir()
-    return Cloud(tmp_path / "cloud")
-
-
-@pytest.fixture
-def one_run(tiny_study: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+def one_run(executor_study: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """The study's first run alone: a slice of its own for each population takes a while."""
     path = tmp_path / "one.py"
-    path.write_text(tiny_study.read_text().replace("return chain(", "return runs[:1]\n    return chain("))
+    path.write_text(executor_study.read_text().replace("return chain(", "return runs[:1]\n    return chain("))
     return path
 
 
@@ -422,12 +268,18 @@ def test_a_request_that_fails_is_deleted(cloud: Cloud, monkeypatch: pytest.Monke
         pytest.param("tpu-vm", "bucket=gs://mine/work,zone=us-east5-b,type=v5litepod-16", marks=pytest.mark.slow),
     ],
 )
-def test_a_study_as_files(kind: str, options: str, tiny_study: pathlib.Path, tmp_path: pathlib.Path):
+def test_a_study_as_files(kind: str, options: str, executor_study: pathlib.Path, tmp_path: pathlib.Path):
     """One job a population, parents before children; scripts that a shell reads; YAML that means what it says."""
     import yaml
 
     workdir, out = tmp_path / "w", tmp_path / "out"
-    flags = (f"--study={tiny_study}", f"--workdir={workdir}", f"--kind={kind}", f"--out={out}", f"--options={options}")
+    flags = (
+        f"--study={executor_study}",
+        f"--workdir={workdir}",
+        f"--kind={kind}",
+        f"--out={out}",
+        f"--options={options}",
+    )
     done = run_command("sweeps.manifest", *flags)
     assert done.returncode == 0, done.stderr
     script = out / f"{kind}.sh"

@@ -20,7 +20,8 @@ import models
 from sweeps import plan
 from sweeps.study import common, file, rules
 from sweeps.study.grid import Grid, cases, derive, product, tags_over
-from tests.conftest import REPOSITORY, launched
+from tests.support.commands import launched
+from tests.support.paths import REPOSITORY
 
 STUDIES = sorted(path for path in (REPOSITORY / "sweeps" / "studies").glob("*.py") if path.stem != "__init__")
 COST = re.compile(r"^Cost(?: of :([\w,]+))?: (\d+) runs, ([\d.e+]+) FLOPs\.$", re.MULTILINE)

@@ -22,7 +22,8 @@ from sweeps.study import file, rules
 from sweeps.study import grid as axes
 from sweeps.study.grid import cases, chain, derive, over, product, tag, tags_over
 from sweeps.work import claims, populations, workdir
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
+from tests.support.studies import nodes_of
 
 # --- grids
 
@@ -166,12 +167,6 @@ def test_the_quickstart_is_an_isoflop_grid_with_a_bracket():
 
 
 # --- populations
-
-
-def nodes_of(grid: axes.Grid) -> list[workdir.Node]:
-    """Nodes of a grid as if their corpus had fingerprint m."""
-    cells = file.freeze(grid)
-    return [workdir.Node(identity.fingerprint(c.run, ("m",)), c.name, c.run, c.execution, ("m",)) for c in cells]
 
 
 small = {"model.depth": 1, "model.heads": 1, "tokens": 100_000}

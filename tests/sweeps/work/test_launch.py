@@ -1,14 +1,10 @@
 """Studies that are launched with real workers, killed, damaged and launched again; the sweep commands."""
 
-import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
-import sys
-import time
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,97 +12,13 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import identity
 from experiments.store import record
-from sweeps import collect, status
+from sweeps import collect
 from sweeps.executors import local, options
 from sweeps.study import file
 from sweeps.work import claims
 from sweeps.work import workdir as store
-from tests.conftest import REPOSITORY, run_command
-
-STUDY = '''"""Does it work? Tiny runs."""
-from sweeps.study.grid import cases, chain, over, product, tag
-
-def get_study(arg="20"):
-    steps, _, extra = arg.partition("+")
-    base = cases({
-        "model.depth": 1, "model.heads": 1, "batch_tokens": 256, "seq_len": 32, "tokens": 256 * int(steps),
-        "data.corpus": (%(corpus)r,), "evaluation.tokens": 2048, "execution.tensorboard": False,
-        "execution.data_root": %(root)r, "execution.compile_cache": %(cache)r, "execution.steps_per_dispatch": 20,
-    })
-    rates = tag(product(over("model.width", 16), over("opt.lr", 1e-2, 3e-2)), group="rates")
-    again = tag(product(over("model.width", 16), over("opt.lr", 1e-2)), group="again", note=1)
-    wide = tag(product(over("model.width", 32), over("opt.lr", 1e-2, *([1e30] if extra else []))), group="wide")
-    return product(base, chain(rates, again, wide))
-'''
-
-
-class Launch:
-    """The tiny study in one workdir, with the commands as a user types them."""
-
-    def __init__(self, study_path: pathlib.Path, workdir: pathlib.Path, arg: str | None = "20"):
-        study = f"{study_path}:{arg}" if arg else str(study_path)
-        self.workdir, self._launch = workdir, ["sweeps.launch", f"--study={study}", f"--workdir={workdir}"]
-
-    def __call__(self, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_command(*self._launch, *flags, **environment)
-
-    def start(self) -> subprocess.Popen[str]:
-        """In the background."""
-        command = [sys.executable, "-m", *self._launch]
-        env = os.environ | {"XLA_FLAGS": ""}
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def status(self) -> dict[str, Any]:
-        """What sweeps.status writes as JSON."""
-        return status.collect(store.Store(self.workdir))[0]
-
-    def claimed(self) -> list[dict[str, Any]]:
-        """Claims that lie in the workdir."""
-        out = []
-        for path in self.workdir.glob("runs/*/claim.json"):
-            with contextlib.suppress(FileNotFoundError):  # released meanwhile
-                out.append(json.loads(path.read_text()))
-        return out
-
-    def until(self, condition: Any, seconds: float = 60) -> Any:
-        """Wait for something in the workdir."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if value := condition():
-                return value
-            time.sleep(0.02)
-        raise AssertionError("waited in vain")
-
-    def losses(self) -> dict[str, float]:
-        """By fingerprint, from the records."""
-        records = [record.read(p) for p in self.workdir.glob("runs/*/record.json")]
-        return {r["fingerprint"]: r["columns"].get("loss_nats") for r in records}
-
-    def steps_logged(self) -> dict[str, list[int]]:
-        """Steps in each run's metrics log, evaluations left out."""
-        out = {}
-        for path in self.workdir.glob("runs/*/metrics.jsonl"):
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            out[path.parent.name] = [row["step"] for row in rows if "loss" in row]
-        return out
-
-
-@pytest.fixture(scope="session")
-def tiny_study(write_study) -> pathlib.Path:
-    """The study file."""
-    return write_study(STUDY)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tiny_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """The study of 200 steps, launched once and left alone."""
-    launch = Launch(tiny_study, tmp_path_factory.mktemp("undisturbed"), "200")
-    done = launch()
-    assert done.returncode == 0, done.stderr
-    assert "3 complete" in done.stdout
-    return launch
+from tests.support.commands import run_command
+from tests.support.launching import Launch
 
 
 def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):

@@ -20,9 +20,10 @@ from sweeps.executors import local
 from sweeps.study import file
 from sweeps.work import failures, scheduler
 from sweeps.work import workdir as store
-from tests.conftest import REPOSITORY, run_command
-from tests.experiments.test_training import small_disk, write_config  # noqa: F401
-from tests.sweeps.work.test_launch import Launch, tiny_study, undisturbed  # noqa: F401  (fixtures)
+from tests.support.commands import run_command
+from tests.support.launching import Launch
+from tests.support.paths import REPOSITORY
+from tests.support.training import write_config
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def attempts(workdir: pathlib.Path) -> collections.Counter:
         ("print('error: opt.lr is wrong', file=sys.stderr); sys.exit(2)", {"user"}, {"failed": 3}),
     ],
 )
-def test_retries_by_class(tiny_study, tmp_path, body, classes, outcome):  # noqa: F811
+def test_retries_by_class(tiny_study, tmp_path, body, classes, outcome):
     """Each class within its budget; out of memory halves a population; what is given up is recorded with its reason."""
     held, result = launched(tiny_study, tmp_path / "w", counted(tmp_path, body))
     assert result.counts == outcome
@@ -142,8 +143,8 @@ if first:
 @pytest.mark.slow
 @pytest.mark.parametrize(("budget", "outcome"), [(0, {"diverged": 3}), (1, {"complete": 3})])
 def test_a_diverged_run_is_trained_again_where_asked(
-    undisturbed,  # noqa: F811
-    tiny_study,  # noqa: F811
+    undisturbed,
+    tiny_study,
     tmp_path,
     monkeypatch,
     budget,
@@ -162,7 +163,7 @@ def test_a_diverged_run_is_trained_again_where_asked(
         assert losses == undisturbed.losses()
 
 
-def test_a_frozen_worker_is_killed_and_its_runs_go_on(tiny_study, tmp_path, monkeypatch):  # noqa: F811
+def test_a_frozen_worker_is_killed_and_its_runs_go_on(tiny_study, tmp_path, monkeypatch):
     """A worker that is stopped (SIGSTOP) after it has reported is no longer waited for."""
     monkeypatch.setattr(scheduler, "FROZEN_SECONDS", 1.0)
     monkeypatch.setattr(failures, "BACKOFF_SECONDS", {})
@@ -248,7 +249,7 @@ def test_a_run_that_hangs_ends_with_again_and_goes_on(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_launch_and_no_run(tiny_study, tmp_path, small_disk):  # noqa: F811
+def test_a_full_disk_ends_the_launch_and_no_run(tiny_study, tmp_path, small_disk):
     """The workers' disk is full: a clear line, exit code 1, no run is recorded as failed; with room all complete."""
     folder, remount = small_disk
     started = Launch(tiny_study, folder / "w", "20")

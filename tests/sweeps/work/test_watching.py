@@ -22,9 +22,9 @@ from sweeps.executors import local
 from sweeps.study import file
 from sweeps.watch import progress
 from sweeps.work import curves, stopping, workdir
-from tests.conftest import run_command
-from tests.experiments.test_training import assert_same_run, rows, run
-from tests.sweeps.work.test_launch import Launch, tiny_study, undisturbed  # noqa: F401  (fixtures)
+from tests.support.commands import run_command
+from tests.support.launching import Launch
+from tests.support.training import assert_same_run, rows, run
 
 # --- forecasts
 
@@ -270,7 +270,7 @@ def test_batches_after_several_spikes():
 # --- status
 
 
-def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_study, tmp_path):  # noqa: F811
+def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_study, tmp_path):
     """Speed, share and forecast of a run that is claimed by a live process; why another waits; what was spent."""
     subprocess.run(["cp", "-r", str(undisturbed.workdir), str(tmp_path / "w")], check=True)
     held = workdir.Store(tmp_path / "w")
@@ -309,7 +309,7 @@ def test_peaks_are_known_or_none():
 
 
 @pytest.mark.slow
-def test_watch_follows_a_launch_to_its_end(tiny_study, tmp_path):  # noqa: F811
+def test_watch_follows_a_launch_to_its_end(tiny_study, tmp_path):
     """A real launch, a real --watch beside it: it ends by itself, with everything complete."""
     started = Launch(tiny_study, tmp_path / "w", "400")
     process = started.start()

@@ -12,9 +12,34 @@ times L).
 """
 
 from collections.abc import Callable
+import enum
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Integer
+
+
+class Role(enum.StrEnum):
+    """What a parameter does in its model: said where it is made, read by growth and by the transfer of learning rates.
+
+    A bias has the role of its matrix; the logical axes tell the two apart.
+    """
+
+    EMBED = "embed"  # a table: a row of it is looked up for a token or a position
+    READS = "reads"  # makes values inside a layer from what enters it
+    QUERY = "query"  # the same, for the queries of attention
+    KEY = "key"
+    VALUE = "value"
+    WRITES = "writes"  # the last of a sublayer: its output is added to the residual stream
+    HEAD = "head"  # makes logits from what the last norm gives
+    ROUTER = "router"  # scores experts: its outputs are as many at every width
+    TOKEN_KEYS = (
+        "token_keys"  # of TokenFormer: rows that an input is compared with, so that the last axis is contracted
+    )
+    FLOOR = "floor"  # of MatMul-free: lower bounds of forget gates, which add up over layers through a softmax
+    NORM_SCALE = "norm_scale"  # multiplies what a norm has made of unit size
+    NORM_SHIFT = "norm_shift"  # is added to that
+    LAST_NORM_SCALE = "last_norm_scale"  # the same two of the norm between the layers and the head
+    LAST_NORM_SHIFT = "last_norm_shift"
 
 
 class Output(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, Integer
 
 import models
-from models.contract import Output
+from models.contract import Output, Role
 from models.growing import options
 from models.mesh import rules
 
@@ -20,18 +20,32 @@ Params = dict[str, Float[Array, "..."]]
 
 
 @functools.cache
-def _abstract(family: str, cfg: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
-    """Build the model without its values: its graph definition, and the logical axes of each parameter by path."""
+def _abstract(family: str, cfg: Any) -> tuple[Any, Any]:
+    """Build the model without its values: its graph definition and its parameters."""
     module = nnx.eval_shape(lambda: models.load(family).Model(cfg, nnx.Rngs(params=0)))
-    graphdef, state = nnx.split(module)
+    return nnx.split(module)
+
+
+@functools.cache
+def _axes(family: str, cfg: Any) -> dict[str, tuple[str, ...]]:
+    """Find the logical axes of each parameter by path."""
+    _, state = _abstract(family, cfg)
     axes = rules.logical_axes(state)
-    return graphdef, {"/".join(map(str, path)): names for path, names in axes.items()}
+    return {"/".join(map(str, path)): names for path, names in axes.items()}
 
 
 def param_axes(family: str, cfg: Any) -> dict[str, tuple[str, ...]]:
     """Return the logical axis names of every parameter by path."""
-    _, axes = _abstract(family, cfg)
-    return axes
+    return _axes(family, cfg)
+
+
+def param_roles(family: str, cfg: Any) -> dict[str, Role]:
+    """Return the role of every parameter by path: what it does in the model, as said where it is made."""
+    _, state = _abstract(family, cfg)
+    roles = {}
+    for path, variable in nnx.to_flat_state(state):
+        roles["/".join(map(str, path))] = variable.get_metadata()["role"]
+    return roles
 
 
 def param_shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
@@ -54,9 +68,9 @@ def init_params(family: str, cfg: Any, seed: int | Integer[Array, ""] = 0) -> Pa
 
 def model(family: str, cfg: Any, params: Params) -> Any:
     """Build the model with these parameters."""
-    graphdef, axes = _abstract(family, cfg)
+    graphdef, _ = _abstract(family, cfg)
     leaves = []
-    for path in axes:
+    for path in _axes(family, cfg):
         names = tuple(path.split("/"))
         leaves.append((names, nnx.Param(params[path])))
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))

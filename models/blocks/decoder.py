@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Integer
 
 from models.blocks import stack
 from models.blocks.layers import Linear, Norm, param
-from models.contract import Head, Output
+from models.contract import Head, Output, Role
 from models.errors import InputError, nearest
 from models.mesh.exchange import look_up
 from models.mesh.gather import matmul
@@ -101,10 +101,10 @@ class Decoder(nnx.Module):
         """cfg.depth copies of `block`; or the runs of equal layers that `layers.stacks` takes."""
         V, D = cfg.vocab, cfg.width
         self.cfg = untraced(cfg)
-        self.embed = param(rngs, {"rows": V, "columns": D}, cfg.init_std)
+        self.embed = param(rngs, Role.EMBED, {"rows": V, "columns": D}, cfg.init_std)
         self.blocks = stack.stacks(rngs, block if isinstance(block, Sequence) else [(block, cfg.depth)])
-        self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias)
-        self.head = None if cfg.tied else Linear(rngs, {"embed": D, "vocab": V}, cfg.init_std)
+        self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias, last=True)
+        self.head = None if cfg.tied else Linear(rngs, Role.HEAD, {"embed": D, "vocab": V}, cfg.init_std)
 
     def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
         """What enters the first layer."""

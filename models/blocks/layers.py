@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.contract import Role
 from models.mesh import gather
 from models.mesh.gather import rows, unrows
 from models.mesh.rules import constrain
@@ -22,28 +23,43 @@ from models.numerics.matmul import Recipe, matmul
 
 
 def param(
-    rngs: nnx.Rngs, axes: dict[str, int], std: Any = None, fill: float = 0.0, draw: Callable = jax.random.normal
+    rngs: nnx.Rngs,
+    role: Role,
+    axes: dict[str, int],
+    std: Any = None,
+    fill: float = 0.0,
+    draw: Callable = jax.random.normal,
 ) -> nnx.Param:
-    """A float32 parameter: its logical axes with their sizes, `std` times `draw` (of variance 1) or constant `fill`.
+    """Make a float32 parameter: `std` times `draw` (of variance 1), or constant `fill` without a `std`.
 
-    Nothing else decides its shape, its sharding (models/mesh/rules.py) or its initial value.
+    `axes`: its logical axes with their sizes. Nothing else decides its shape, its sharding (models/mesh/rules.py) or its
+    initial value; and nothing but `role` what growth and the transfer of learning rates do with it.
     """
     shape = tuple(axes.values())
     if std is None:
         value = jnp.full(shape, fill, jnp.float32)
     else:
         value = std * draw(rngs.params(), shape, jnp.float32)
-    return nnx.Param(value, axes=tuple(axes))
+    return nnx.Param(value, axes=tuple(axes), role=role)
 
 
 class Linear(nnx.Module):
     """y = x W (+ b) over the last axis, as one two-dimensional matmul, rounded as `quant` says."""
 
-    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], std: Any, bias: bool = False, quant: Recipe | None = None):
-        self.quant, self.axes = quant, tuple(axes)
-        self.kernel = param(rngs, axes, std)
-        out = list(axes)[-1]
-        self.bias = param(rngs, {out: axes[out]}) if bias else None
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        role: Role,
+        axes: dict[str, int],
+        std: Any,
+        bias: bool = False,
+        quant: Recipe | None = None,
+    ):
+        self.quant = quant
+        self.axes = tuple(axes)
+        self.kernel = param(rngs, role, axes, std)
+        out = self.axes[-1]
+        self.bias = param(rngs, role, {out: axes[out]}) if bias else None
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         kernel = self.kernel[...]
@@ -58,10 +74,14 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """RMSNorm (kind "rms": x / sqrt(mean x^2 + eps) * w) or LayerNorm (kind "layer": with mean and, if asked, bias)."""
 
-    def __init__(self, rngs: nnx.Rngs, axes: dict[str, int], kind: str, eps: float, bias: bool = False):
-        self.kind, self.eps = kind, eps
-        self.scale = param(rngs, axes, fill=1.0)
-        self.bias = param(rngs, axes) if bias else None
+    def __init__(
+        self, rngs: nnx.Rngs, axes: dict[str, int], kind: str, eps: float, bias: bool = False, last: bool = False
+    ):
+        """`last`: it stands between the layers and the head."""
+        self.kind = kind
+        self.eps = eps
+        self.scale = param(rngs, Role.LAST_NORM_SCALE if last else Role.NORM_SCALE, axes, fill=1.0)
+        self.bias = param(rngs, Role.LAST_NORM_SHIFT if last else Role.NORM_SHIFT, axes) if bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         y = normalise(x.astype(jnp.float32), self.kind, self.eps) * self.scale[...]
@@ -115,9 +135,9 @@ class Mlp(nnx.Module):
         quant: Recipe | None = None,
     ):
         self.act, enter = kind, {"embed": width, "ff": ff}
-        self.gate = Linear(rngs, enter, std, bias, quant) if kind == "swiglu" else None
-        self.up = Linear(rngs, enter, std, bias, quant)
-        self.down = Linear(rngs, {"ff": ff, "embed": width}, out_std, bias, quant)
+        self.gate = Linear(rngs, Role.READS, enter, std, bias, quant) if kind == "swiglu" else None
+        self.up = Linear(rngs, Role.READS, enter, std, bias, quant)
+        self.down = Linear(rngs, Role.WRITES, {"ff": ff, "embed": width}, out_std, bias, quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         act, h_BLF = ACTIVATIONS[self.act], self.up(x_BLD)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Integer, UInt8
 import numpy as np
 
 from models.blocks.layers import param
+from models.contract import Role
 from models.errors import InputError
 from models.families import matmul_free
 from models.families.matmul_free import Config, ternary, whole_matmul
@@ -54,11 +55,12 @@ def unpack_ternary(packed: UInt8[Array, "bytes"], shape: Sequence[int]) -> Integ
 class PackedLinear(nnx.Module):
     """BitLinear for inference: holds packed weights and unpacks them where it is applied. The same arithmetic."""
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config, axes: dict[str, int], *_: Any):
+    def __init__(self, rngs: nnx.Rngs, cfg: Config, role: Role, axes: dict[str, int], *_: Any):
+        del role
         self.eps, self.bits, self.shape = cfg.bit_eps, cfg.act_bits, tuple(axes.values())
         self.packed = nnx.Param(jnp.zeros(-(-math.prod(self.shape) // 4), jnp.uint8))
         self.mean = nnx.Param(jnp.zeros(()))
-        self.norm = param(rngs, {"norm": self.shape[0]}, fill=1.0)
+        self.norm = param(rngs, Role.NORM_SCALE, {"norm": self.shape[0]}, fill=1.0)
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
         whole = unpack_ternary(self.packed[...], self.shape).astype(x.dtype)

@@ -22,7 +22,7 @@ from models.blocks.layers import Linear, Mlp, Norm, param
 from models.blocks.linear_attention import FEATURES, linear_attention, log_decay
 from models.blocks.linear_attention import flops as linear_flops
 from models.blocks.residual import Residual
-from models.contract import Output
+from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh.exchange import exchange
 from models.numerics.formats import straight_through
@@ -162,12 +162,13 @@ class Attention(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
         D, H, G, K, std = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, init_scales(cfg)
         self.cfg = decoder.untraced(cfg)
-        self.query = Linear(rngs, {"embed": D, "heads": H * K}, std.hidden, cfg.bias, cfg.quant)
-        self.key = Linear(rngs, {"embed": D, "kv_heads": G * K}, std.hidden, cfg.bias, cfg.quant)
-        self.value = Linear(rngs, {"embed": D, "kv_heads": G * K}, std.value, cfg.bias, cfg.quant)
-        self.out = Linear(rngs, {"heads": H * K, "embed": D}, std.out, cfg.bias, cfg.quant)
+        self.query = Linear(rngs, Role.QUERY, {"embed": D, "heads": H * K}, std.hidden, cfg.bias, cfg.quant)
+        self.key = Linear(rngs, Role.KEY, {"embed": D, "kv_heads": G * K}, std.hidden, cfg.bias, cfg.quant)
+        self.value = Linear(rngs, Role.VALUE, {"embed": D, "kv_heads": G * K}, std.value, cfg.bias, cfg.quant)
+        self.out = Linear(rngs, Role.WRITES, {"heads": H * K, "embed": D}, std.out, cfg.bias, cfg.quant)
         linear = cfg.attention == "linear"
-        self.gate = Linear(rngs, {"embed": D, "heads": H * K}, std.value, cfg.bias, cfg.quant) if linear else None
+        gate = {"embed": D, "heads": H * K}
+        self.gate = Linear(rngs, Role.READS, gate, std.value, cfg.bias, cfg.quant) if linear else None
         whole = cfg.qk_norm_over == "all"
         axes = ({"heads": H * K}, {"kv_heads": G * K}) if whole else ({"head_size": K}, {"head_size": K})
         self.query_norm = Norm(rngs, axes[0], "rms", cfg.norm_eps) if cfg.qk_norm else None
@@ -245,7 +246,7 @@ class Model(decoder.Decoder):
         runs = [(functools.partial(block, cfg=same), len(list(run))) for same, run in itertools.groupby(sizes)]
         super().__init__(cfg, rngs, runs, cfg.bias)
         table = {"rows": cfg.positions, "columns": cfg.width}
-        self.position = param(rngs, table, cfg.init_std) if cfg.position == "learned" else None
+        self.position = param(rngs, Role.EMBED, table, cfg.init_std) if cfg.position == "learned" else None
 
     def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
         """Token embeddings, with learned positions where the config has them."""

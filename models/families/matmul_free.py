@@ -21,7 +21,7 @@ from models.accounting import Accounting
 from models.blocks import decoder, layers, stack
 from models.blocks.layers import Norm, param
 from models.blocks.recurrence import linear_recurrence
-from models.contract import Output
+from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh import gather
 from models.mesh.gather import rows, unrows
@@ -159,10 +159,20 @@ bit_linear.defvjp(_bit_linear_forward, _bit_linear_backward)
 class BitLinear(nnx.Module):
     """`bit_linear` over the last axis of its input. The first of `axes` is the input's, the others the output's."""
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config, axes: dict[str, int], std: Any, draw: Callable = jax.random.normal):
-        self.eps, self.bits, self.axes = cfg.bit_eps, cfg.act_bits, tuple(axes)
-        self.kernel = param(rngs, axes, std, draw=draw)
-        self.norm = param(rngs, {"norm": next(iter(axes.values()))}, fill=1.0)
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        cfg: Config,
+        role: Role,
+        axes: dict[str, int],
+        std: Any,
+        draw: Callable = jax.random.normal,
+    ):
+        self.eps = cfg.bit_eps
+        self.bits = cfg.act_bits
+        self.axes = tuple(axes)
+        self.kernel = param(rngs, role, axes, std, draw=draw)
+        self.norm = param(rngs, Role.NORM_SCALE, {"norm": next(iter(axes.values()))}, fill=1.0)
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
         y = bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
@@ -186,10 +196,10 @@ class Mlgru(nnx.Module):
         std = 2**-2.5 * (2 / (D + D)) ** 0.5
         enter = {"embed": D, "ff": D}
         self.gate_form = cfg.gate_form
-        self.candidate = linear(rngs, cfg, enter, std, _uniform)
-        self.forget = linear(rngs, cfg, enter, std, _uniform)
-        self.gate = linear(rngs, cfg, enter, std, _uniform)
-        self.out = linear(rngs, cfg, {"ff": D, "embed": D}, std, _uniform)
+        self.candidate = linear(rngs, cfg, Role.READS, enter, std, _uniform)
+        self.forget = linear(rngs, cfg, Role.READS, enter, std, _uniform)
+        self.gate = linear(rngs, cfg, Role.READS, enter, std, _uniform)
+        self.out = linear(rngs, cfg, Role.WRITES, {"ff": D, "embed": D}, std, _uniform)
         self.gate_norm = Norm(rngs, {"norm": D}, "rms", cfg.norm_eps) if cfg.gate_form == "code" else None
 
     def __call__(self, x_BLD: Float[Array, "B L D"], floor_D: Float[Array, "D"] | None) -> Float[Array, "B L D"]:
@@ -211,8 +221,8 @@ class Glu(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, linear: Callable):
         D, F = cfg.width, cfg.ff
-        self.gate_up = linear(rngs, cfg, {"embed": D, "pair": 2, "ff": F}, cfg.init_std)
-        self.down = linear(rngs, cfg, {"ff": F, "embed": D}, decoder.residual_std(cfg))
+        self.gate_up = linear(rngs, cfg, Role.READS, {"embed": D, "pair": 2, "ff": F}, cfg.init_std)
+        self.down = linear(rngs, cfg, Role.WRITES, {"ff": F, "embed": D}, decoder.residual_std(cfg))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         h_BLPF = constrain(self.gate_up(x_BLD), "batch", "position", "pair", "ff")
@@ -245,8 +255,9 @@ class Model(decoder.Decoder):
 
     def __init__(self, cfg: Config, rngs: nnx.Rngs, linear: Callable = BitLinear):
         super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg, linear))
-        self.head = linear(rngs, cfg, {"embed": cfg.width, "vocab": cfg.vocab}, cfg.init_std)
-        self.gamma = param(rngs, {"layers": cfg.depth, "norm": cfg.width}) if cfg.lower_bounds else None
+        self.head = linear(rngs, cfg, Role.HEAD, {"embed": cfg.width, "vocab": cfg.vocab}, cfg.init_std)
+        floors = {"layers": cfg.depth, "norm": cfg.width}
+        self.gamma = param(rngs, Role.FLOOR, floors) if cfg.lower_bounds else None
 
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """All layers, each with the floor of its forget gate."""

@@ -16,6 +16,7 @@ from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.layers import Linear, Mlp, Norm
 from models.blocks.recurrence import linear_recurrence
+from models.contract import Role
 from models.mesh.rules import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
 
@@ -42,9 +43,9 @@ class MinGru(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any, out_std: Any):
         D, R = cfg.width, cfg.state
-        self.gate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
-        self.candidate = Linear(rngs, {"embed": D, "ff": R}, std, quant=cfg.quant)
-        self.out = Linear(rngs, {"ff": R, "embed": D}, out_std, quant=cfg.quant)
+        self.gate = Linear(rngs, Role.READS, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.candidate = Linear(rngs, Role.READS, {"embed": D, "ff": R}, std, quant=cfg.quant)
+        self.out = Linear(rngs, Role.WRITES, {"ff": R, "embed": D}, out_std, quant=cfg.quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         z_BLR = constrain(jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32)), "batch", "position", "ff")

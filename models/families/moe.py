@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from models.accounting import Accounting, transformer_conventions
 from models.blocks import layers, residual, routing, stack
 from models.blocks.layers import Linear, Mlp, param
-from models.contract import Output
+from models.contract import Output, Role
 from models.errors import InputError
 from models.families import dense
 from models.mesh.gather import rows, unrows
@@ -157,7 +157,8 @@ class Cell(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, width: int):
         axes, std = {"state": width, "gates": 3 * width}, (3 * width) ** -0.5  # the variance of torch's initialisation
-        self.input, self.hidden = Linear(rngs, axes, std, bias=True), Linear(rngs, axes, std, bias=True)
+        self.input = Linear(rngs, Role.ROUTER, axes, std, bias=True)
+        self.hidden = Linear(rngs, Role.ROUTER, axes, std, bias=True)
 
     def __call__(self, u_BLW: Float[Array, "B L W"], h_BLW: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
         (r, z, n), (hr, hz, hn) = (jnp.split(y, 3, axis=-1) for y in (self.input(u_BLW), self.hidden(h_BLW)))
@@ -171,9 +172,10 @@ class Router(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any):
         D, E, W = cfg.width, cfg.experts, cfg.router_width
         recurrent = cfg.router == "recurrent"
-        self.down = Linear(rngs, {"embed": D, "state": W}, std) if recurrent else None
-        self.out = Linear(rngs, {"state": W, "router": E} if recurrent else {"embed": D, "router": E}, std)
-        self.bias = param(rngs, {"router": E}) if cfg.bias_rate else None
+        self.down = Linear(rngs, Role.ROUTER, {"embed": D, "state": W}, std) if recurrent else None
+        enter = {"state": W} if recurrent else {"embed": D}
+        self.out = Linear(rngs, Role.ROUTER, enter | {"router": E}, std)
+        self.bias = param(rngs, Role.ROUTER, {"router": E}) if cfg.bias_rate else None
         self.scale = 1 / cfg.width_ratio
 
     def __call__(
@@ -196,8 +198,9 @@ class Mixture(nnx.Module):
         self.cfg = cfg = dense.decoder.untraced(cfg)
         self.router = Router(rngs, cfg, std.hidden * cfg.width_ratio**0.5)  # muP: the head's, not a hidden matrix's
         enter, leave = dict(zip(ENTER, (E, D, F), strict=True)), dict(zip(LEAVE, (E, F, D), strict=True))
-        self.gate = param(rngs, enter, std.value) if cfg.activation == "swiglu" else None
-        self.up, self.down = param(rngs, enter, std.value), param(rngs, leave, std.out)
+        self.gate = param(rngs, Role.READS, enter, std.value) if cfg.activation == "swiglu" else None
+        self.up = param(rngs, Role.READS, enter, std.value)
+        self.down = param(rngs, Role.WRITES, leave, std.out)
         shared = cfg.shared_experts * F
         self.shared = Mlp(rngs, D, shared, cfg.activation, cfg.bias, std.value, std.out, cfg.quant) if shared else None
 

@@ -20,6 +20,7 @@ from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.attention import Options, attention
 from models.blocks.layers import param
+from models.contract import Role
 from models.errors import InputError
 from models.mesh.exchange import exchange
 from models.mesh.gather import gathered, rows, unrows
@@ -98,12 +99,13 @@ AXES = ("ff", "embed")  # of keys and values
 class Pattention(nnx.Module):
     """Attention from tokens to `tokens` parameter tokens, in place of a linear layer."""
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config, tokens: int, tau: float):
+    def __init__(self, rngs: nnx.Rngs, cfg: Config, role: Role, tokens: int, tau: float):
+        """`role`: that of a linear layer in its place."""
         self.tau, self.score, self.quant = tau, cfg.score, cfg.quant
         axes = dict(zip(AXES, (tokens, cfg.width), strict=True))
-        self.key = param(rngs, axes, cfg.init_std)
+        self.key = param(rngs, Role.TOKEN_KEYS, axes, cfg.init_std)
         # The published code's: 2 / (L sqrt(d)), as a multiple of the scale that its keys have.
-        self.value = param(rngs, axes, cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width)))
+        self.value = param(rngs, role, axes, cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width)))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         weights = scores(rows(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
@@ -117,9 +119,12 @@ class Block(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
         self.cfg = decoder.untraced(cfg)
-        for name in ("query", "key", "value", "out"):
-            setattr(self, name, Pattention(rngs, cfg, cfg.attention_tokens, cfg.attention_tau))
-        self.ff = Pattention(rngs, cfg, cfg.ff_tokens, cfg.ff_tau)
+        tokens, tau = cfg.attention_tokens, cfg.attention_tau
+        self.query = Pattention(rngs, cfg, Role.QUERY, tokens, tau)
+        self.key = Pattention(rngs, cfg, Role.KEY, tokens, tau)
+        self.value = Pattention(rngs, cfg, Role.VALUE, tokens, tau)
+        self.out = Pattention(rngs, cfg, Role.WRITES, tokens, tau)
+        self.ff = Pattention(rngs, cfg, Role.WRITES, cfg.ff_tokens, cfg.ff_tau)
 
     def attention(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Causal attention whose four projections are Pattention."""

@@ -15,6 +15,7 @@ from experiments.training import step
 import models
 from models import accounting, functional
 from models.blocks.stack import REMAT
+from models.contract import Role
 from models.mesh import rules
 from tests.support.families import LARGE, LENGTH, SMOOTH, SOME, TINY, VARIANTS, VOCAB, configure, logits, make, tokens
 
@@ -27,6 +28,24 @@ COMPILED = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
 
 def test_every_family_has_a_tiny_config():
     assert set(models.family_names()) == set(TINY)
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES)
+def test_every_parameter_says_what_it_does(family, variant):
+    """Every model embeds, has one last norm, and in each sublayer of each layer something that writes to the stream."""
+    run = configure(family, variant)
+    roles = functional.param_roles(run.family, run.model)
+    axes = functional.param_axes(run.family, run.model)
+    assert roles.keys() == axes.keys()
+    by_role: dict[Role, list[str]] = {}
+    for path, role in roles.items():
+        by_role.setdefault(role, []).append(path)
+    assert "embed" in by_role[Role.EMBED]
+    assert len(by_role[Role.LAST_NORM_SCALE]) == 1
+    assert (Role.HEAD in by_role) == (not run.model.tied)
+    assert len(by_role[Role.WRITES]) >= 2
+    for path in by_role[Role.WRITES]:
+        assert axes[path][0] == "layers" and axes[path][-1] == "embed"
 
 
 @pytest.mark.parametrize(("family", "variant"), CASES)

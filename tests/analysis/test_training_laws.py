@@ -360,7 +360,9 @@ def test_density_of_a_reference_model_is_one():
 
 def test_density_is_fitted_in_two_steps():
     reference, accuracy = capacity.AnswerLoss(20.0, 300.0, 0.2, 0.3), Accuracy(0.7, -4.0, 0.55, 0.25)
-    N, D = (10 ** np.random.default_rng(0).uniform(low, low + 3, 40) for low in (7, 9))
+    draw = np.random.default_rng(0)  # one for both: with D = 100 N, (a, alpha) and (b, beta) could change places
+    N = 10 ** draw.uniform(7, 10, 40)
+    D = 10 ** draw.uniform(9, 12, 40)
     loss = np.linspace(0.1, 2.5, 30)
     measure, fits = fit_density(
         table(N=N, D=D, task_loss=reference.predict(N, D)),

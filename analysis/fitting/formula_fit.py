@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitError, FitResult
+from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid import units
 from analysis.grid.table import Columns
@@ -12,6 +12,7 @@ from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, FormulaLaw, SumLaw
 from analysis.solve import formula, newton, optimum, sums
 from analysis.solve.formula import FormulaProblem
 from analysis.trust import bootstrap, certificate, profile
+from analysis.trust.certificate import Certificate, Evidence
 from experiments.cli import InputError, nearest
 
 
@@ -50,7 +51,7 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
         )
     weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
     deltas = spec.objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
-    found = optimum.find(problem, weight, spec, deltas)
+    found = optimum.find(problem, weight, spec.objective, deltas, spec.starts)
     if not found.gradient <= optimum.STATIONARY:
         raise FitError(
             f"{law.NAME}: the best of {found.starts} starts is not at a stationary point (scaled gradient "
@@ -76,7 +77,17 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
         additive=additive,
         profiles=profile.profiles(found, names, spec.level) if thorough else {},
     )
-    return dataclasses.replace(result, certificate=certificate.certify(result, found, names, leverage))
+    evidence = Evidence(
+        law=fitted,
+        columns=columns,
+        residual=result.residual,
+        intervals=result.intervals(),
+        left_out=result.left_out,
+        profiles=result.profiles,
+        loss=spec.objective.loss,
+        fixed=tuple(spec.fixed),
+    )
+    return dataclasses.replace(result, certificate=certificate.certify(evidence, found, names, leverage))
 
 
 def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:

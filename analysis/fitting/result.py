@@ -11,6 +11,7 @@ import numpy as np
 
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
+from analysis.trust.certificate import Certificate
 from analysis.trust.interval import Interval, interval_of
 
 SCHEMA = 1
@@ -18,34 +19,6 @@ SCHEMA = 1
 
 class FitError(RuntimeError):
     """A fit that did not end at an optimum. It has no numbers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-    """Whether to believe a fit.
-
-    gradient: scaled gradient at the end, 0 at a stationary point and 1 far from one. agreeing_starts: share of the
-    starts that ended at the best optimum. not_identified: coefficients that the grid does not determine, with reasons.
-    profile: profile likelihood intervals, an end that the rows do not bound is None. influential: rows whose absence moves
-    a coefficient most. trends: rank correlations of the residuals with N, D, C. seed_noise: scatter of repeated rows.
-    """
-
-    converged: bool
-    agreeing_starts: float
-    gradient: float
-    not_identified: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    at_bound: tuple[str, ...] = ()
-    condition: float | None = None  # of the scaled Jacobian
-    mean_changes: float | None = None  # largest relative change of a coefficient with the mean in place of the sum
-    profile: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
-    influential: tuple[Mapping[str, Any], ...] = ()
-    trends: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    seed_noise: Mapping[str, float] | None = None
-    aicc: float | None = None
-    rms_log_residual: float | None = None
-    worst_row: int | None = None
-    worst_log_residual: float | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

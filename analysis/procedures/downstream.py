@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.formula_fit import fit_one_formula, pose
-from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.solve import formula, newton, sums
 from analysis.trust import bootstrap
+from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 REPLICATE = 1e-6  # scaled gradient of a bootstrap replicate: far below its scatter

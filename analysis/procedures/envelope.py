@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Envelope
 from analysis.procedures import allocation
 from analysis.trust import bootstrap
+from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 SAME = 0.01  # of ln C

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import IsoFlop
 from analysis.procedures import allocation
-from analysis.trust.certificate import WIDEST_CONSTANT
+from analysis.trust.certificate import WIDEST_CONSTANT, Certificate
 from analysis.trust.interval import Interval
 from experiments.cli import InputError
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN
 from analysis.laws.lr_batch import HyperparameterLaw
 from analysis.trust import bootstrap
+from analysis.trust.certificate import Certificate
 from analysis.trust.interval import Interval
 from experiments.cli import InputError, nearest
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.trust import bootstrap, certificate
+from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 FOLDS = 5

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitError, FitResult
+from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.vocabulary import (
@@ -24,6 +24,7 @@ from analysis.laws.vocabulary import (
 )
 from analysis.solve.objective import Objective
 from analysis.trust import bootstrap
+from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 ALONG_SIZES, ALONG_VOCABULARIES = 50, 20  # interpolated points for each vocabulary, and for each model

@@ -191,7 +191,7 @@ def _fit_shared(
 ) -> Families:
     problem, weight = join(parts, columns, law, spec, shared)
     deltas = spec.objective.stages(float(np.median(columns[law.TARGET])))
-    best = optimum.find(problem, weight, spec, deltas)
+    best = optimum.find(problem, weight, spec.objective, deltas, spec.starts)
     if not best.gradient <= optimum.STATIONARY:
         raise FitError(
             f"{law.NAME}: the joint fit is not at a stationary point (scaled gradient {best.gradient:.1e}); "
@@ -309,7 +309,7 @@ def judge_sharing(
     if many == few or rows <= many:
         return None, f"sharing is not tested: {rows} rows, {many} coefficients if each family has its own"
     problem, weight = join(parts, columns, law, squares, shared)
-    together = 2 * optimum.find(problem, weight, squares, squares.objective.stages()).value
+    together = 2 * optimum.find(problem, weight, squares.objective, squares.objective.stages(), squares.starts).value
     try:
         alone = {name: fitting.fit(part, law, squares).law for name, part in parts.items()}
     except (FitError, InputError) as error:

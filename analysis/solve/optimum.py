@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.spec import FitSpec
 from analysis.solve import newton, sums
 from analysis.solve.formula import FormulaProblem
-from analysis.solve.objective import sided
+from analysis.solve.objective import Objective, sided
 
 STATIONARY = 2e-5  # largest scaled gradient of a fit that is reported
 AGREE = 1e-6  # relative excess of the objective
@@ -41,15 +40,19 @@ class Optimum:
 
 
 def find(
-    problem: sums.Problem | FormulaProblem, weight: np.ndarray, spec: FitSpec, deltas: tuple[float, ...]
+    problem: sums.Problem | FormulaProblem,
+    weight: np.ndarray,
+    objective: Objective,
+    deltas: tuple[float, ...],
+    most_starts: int,
 ) -> Optimum:
     """The best optimum from all starts. Whether it is one is for the caller to judge by `gradient`."""
-    starts = problem.starts(weight, spec.starts)
+    starts = problem.starts(weight, most_starts)
     ends, agreeing = search(problem, starts, weight, deltas)
-    best, rivals = choose(problem, ends, weight, spec)
-    theta, value = drop_vanished(problem, best, weight, spec, deltas)
+    best, rivals = choose(problem, ends, weight, objective)
+    theta, value = drop_vanished(problem, best, weight, objective, deltas)
     again = newton.minimise(problem, ends, weight / len(weight), deltas[-1:])
-    mean = again[np.argmin(total(problem, again, weight, spec))]
+    mean = again[np.argmin(total(problem, again, weight, objective))]
     one, other = (problem.coefficients(point[None])[0] for point in (theta, mean))
     return Optimum(
         problem=problem,
@@ -58,17 +61,19 @@ def find(
         deltas=deltas,
         value=value,
         agreeing=agreeing,
-        gradient=stationarity(problem, theta, weight, deltas[-1], spec.objective.loss == "lad"),
+        gradient=stationarity(problem, theta, weight, deltas[-1], objective.loss == "lad"),
         rivals=rivals,
         starts=len(starts),
         invariance=float(np.max(np.abs(other[one != 0] / one[one != 0] - 1), initial=0.0)),
     )
 
 
-def total(problem: sums.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, spec: FitSpec) -> np.ndarray:
+def total(
+    problem: sums.Problem | FormulaProblem, theta: np.ndarray, weight: np.ndarray, objective: Objective
+) -> np.ndarray:
     """The objective itself at [b] points: a sum over rows."""
     r = problem.residuals(theta)
-    return (sided(weight, r, problem.above) * spec.objective.value(r)).sum(axis=1)
+    return (sided(weight, r, problem.above) * objective.value(r)).sum(axis=1)
 
 
 def search(
@@ -99,13 +104,13 @@ def search(
 
 
 def choose(
-    problem: sums.Problem | FormulaProblem, ends: np.ndarray, weight: np.ndarray, spec: FitSpec
+    problem: sums.Problem | FormulaProblem, ends: np.ndarray, weight: np.ndarray, objective: Objective
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best end [p], and the other ends [rivals, p] that fit as well with other parameters.
 
     Among equals (as many rows as coefficients can be fitted exactly in several ways) the smallest exponents win.
     """
-    values = total(problem, ends, weight, spec)
+    values = total(problem, ends, weight, objective)
     equal = np.flatnonzero(values <= values.min() * (1 + AGREE) + 1e-20 * weight.sum())
     best = int(equal[np.argmin(problem.complexity(ends[equal]))])
     apart = np.abs(ends[equal] - ends[best]).max(axis=1) > DIFFERENT
@@ -116,7 +121,7 @@ def drop_vanished(
     problem: sums.Problem | FormulaProblem,
     theta: np.ndarray,
     weight: np.ndarray,
-    spec: FitSpec,
+    objective: Objective,
     deltas: tuple[float, ...],
 ) -> tuple[np.ndarray, float]:
     """Set terms that tend to zero to zero, where that is no worse: parameters and objective.
@@ -124,16 +129,16 @@ def drop_vanished(
     A prefactor of zero lies at minus infinity of its logarithm; steps towards it get lost in rounding before the end.
     """
 
-    def objective(point: np.ndarray) -> float:
-        return float(total(problem, point[None], weight, spec)[0])
+    def value_at(point: np.ndarray) -> float:
+        return float(total(problem, point[None], weight, objective)[0])
 
-    value = objective(theta)
+    value = value_at(theta)
     for k in problem.small_terms(theta):
         without = theta.copy()
         without[k] = problem.bounds()[0][k]
         without = newton.minimise(problem, without[None], weight, deltas)[0]
-        if objective(without) <= value * (1 + 1e-9) + 1e-21 * weight.sum():
-            theta, value = without, objective(without)
+        if value_at(without) <= value * (1 + 1e-9) + 1e-21 * weight.sum():
+            theta, value = without, value_at(without)
     return theta, value
 
 

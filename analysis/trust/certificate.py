@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Certificate, FitResult
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, SumLaw
 from analysis.solve.objective import sided
 from analysis.solve.optimum import DIFFERENT, Optimum
 from analysis.trust import bootstrap
 from analysis.trust.interval import Interval
+from analysis.trust.profile import Profile
 
 # An interval wider than this factor (high/low) means that the grid does not determine the number. Prefactors are
 # extrapolations to N = 1 and always wide, so they count as determined when their exponent is.
@@ -26,9 +26,55 @@ MOST_NAMED = 5  # influential rows in the certificate
 MOVES = 2.0  # standard errors by which one row or run may move a coefficient before a reader is warned
 
 
-def certify(result: FitResult, found: Optimum, names: tuple[str, ...], row_leverage: np.ndarray) -> Certificate:
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Whether to believe a fit.
+
+    gradient: scaled gradient at the end, 0 at a stationary point and 1 far from one. agreeing_starts: share of the
+    starts that ended at the best optimum. not_identified: coefficients that the grid does not determine, with reasons.
+    profile: profile likelihood intervals, an end that the rows do not bound is None. influential: rows whose absence moves
+    a coefficient most. trends: rank correlations of the residuals with N, D, C. seed_noise: scatter of repeated rows.
+    """
+
+    converged: bool
+    agreeing_starts: float
+    gradient: float
+    not_identified: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at_bound: tuple[str, ...] = ()
+    condition: float | None = None  # of the scaled Jacobian
+    mean_changes: float | None = None  # largest relative change of a coefficient with the mean in place of the sum
+    profile: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    influential: tuple[Mapping[str, Any], ...] = ()
+    trends: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    seed_noise: Mapping[str, float] | None = None
+    aicc: float | None = None
+    rms_log_residual: float | None = None
+    worst_row: int | None = None
+    worst_log_residual: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a certificate rests on: a fitted law with its rows, residuals [rows] and refits.
+
+    intervals and profiles by coefficient; left_out [refits, coefficients] of the jackknife; loss is the objective's;
+    fixed: coefficients that were not fitted.
+    """
+
+    law: FormulaLaw
+    columns: Columns
+    residual: np.ndarray
+    intervals: Mapping[str, Interval]
+    left_out: np.ndarray
+    profiles: Mapping[str, Profile]
+    loss: str
+    fixed: tuple[str, ...]
+
+
+def certify(evidence: Evidence, found: Optimum, names: tuple[str, ...], row_leverage: np.ndarray) -> Certificate:
     """The certificate of a fit that reached a stationary point; `names` are the coefficients of the parameters [p]."""
-    law, columns, residual = result.law, result.columns, result.residual
+    law, columns, residual = evidence.law, evidence.columns, evidence.residual
     weak, condition = weak_directions(found.problem, found.theta, found.weight)
     if len(found.rivals):
         weak = weak | (np.abs(found.rivals - found.theta).max(axis=0) > DIFFERENT)
@@ -36,22 +82,26 @@ def certify(result: FitResult, found: Optimum, names: tuple[str, ...], row_lever
     ends = list(zip(names, found.theta, low, high, strict=True))
     bound = {name for name, at, a, b in ends if at <= a or at >= b}
     vanished = {name for name, at, a, _ in ends if at <= a and law.COEFFICIENTS[name].log}
-    intervals = result.intervals()
+    intervals = evidence.intervals
     worst = int(np.argmax(np.abs(residual)))
-    influence = influential(result, intervals, row_leverage)
-    trends, noise = residual_trends(columns, residual), seed_noise(result)
+    influence = influential(evidence, row_leverage)
+    trends, noise = residual_trends(columns, residual), seed_noise(evidence)
     lost = not_identified(law, {name for name, weak_ in zip(names, weak, strict=True) if weak_}, vanished, intervals)
-    return dataclasses.replace(
-        result.certificate,
+    return Certificate(
+        converged=True,
+        agreeing_starts=found.agreeing,
+        gradient=found.gradient,
         not_identified=lost,
         at_bound=tuple(name for name in law.names() if name in bound),
         condition=condition,
         mean_changes=found.invariance,
-        profile={name: {"level": one.level, "low": one.low, "high": one.high} for name, one in result.profiles.items()},
+        profile={
+            name: {"level": one.level, "low": one.low, "high": one.high} for name, one in evidence.profiles.items()
+        },
         influential=influence,
         trends=trends,
         seed_noise=noise,
-        aicc=aicc(result),
+        aicc=aicc(evidence),
         rms_log_residual=float(np.sqrt(np.mean(residual**2))),
         worst_row=int(columns.row[worst]),
         worst_log_residual=float(residual[worst]),
@@ -72,19 +122,17 @@ def leverage(found: Optimum) -> np.ndarray:
     return (basis[:, values > RANK_TOLERANCE * values[0]] ** 2).sum(axis=1)
 
 
-def influential(
-    result: FitResult, intervals: Mapping[str, Interval], row_leverage: np.ndarray
-) -> tuple[dict[str, Any], ...]:
+def influential(evidence: Evidence, row_leverage: np.ndarray) -> tuple[dict[str, Any], ...]:
     """The rows (or runs) whose absence moves a coefficient most, in its standard errors; where one is left out at a time."""
-    columns = result.columns
+    columns, intervals = evidence.columns, evidence.intervals
     run = columns.values.get("run")
     member = bootstrap.units(len(columns), run)
-    if not len(result.left_out) or len(result.left_out) != member.max() + 1:
+    if not len(evidence.left_out) or len(evidence.left_out) != member.max() + 1:
         return ()
-    errors = np.array([intervals[name].se if name in intervals else np.nan for name in result.law.names()])
-    values = np.array([result.law.coefficients()[name] for name in result.law.names()])
+    errors = np.array([intervals[name].se if name in intervals else np.nan for name in evidence.law.names()])
+    values = np.array([evidence.law.coefficients()[name] for name in evidence.law.names()])
     with np.errstate(divide="ignore", invalid="ignore"):
-        moves = np.nan_to_num((result.left_out - values) / np.where(errors > 1e-9 * np.abs(values), errors, np.nan))
+        moves = np.nan_to_num((evidence.left_out - values) / np.where(errors > 1e-9 * np.abs(values), errors, np.nan))
     most = np.argsort(-np.abs(moves).max(axis=1), kind="stable")[:MOST_NAMED]
     found = []
     for unit in map(int, most):
@@ -92,7 +140,7 @@ def influential(
         at = int(np.argmax(np.abs(moves[unit])))
         found.append({
             "rows": columns.row[rows].tolist(),
-            "coefficient": result.law.names()[at],
+            "coefficient": evidence.law.names()[at],
             "standard_errors": float(moves[unit, at]),
             "leverage": float(row_leverage[rows].sum()),
         })  # fmt: skip
@@ -119,12 +167,12 @@ def residual_trends(columns: Columns, residual: np.ndarray) -> dict[str, dict[st
     return {role: trend for role, trend in found.items() if np.isfinite(trend["p"])}
 
 
-def seed_noise(result: FitResult) -> dict[str, float] | None:
+def seed_noise(evidence: Evidence) -> dict[str, float] | None:
     """The scatter of rows with the same inputs (other seeds), and whether the law misses by more; None without such rows.
 
     p: of the F test for lack of fit, residuals of the law against those of the repeats' own means.
     """
-    columns, law = result.columns, result.law
+    columns, law = evidence.columns, evidence.law
     inputs = [columns[role] for role in type(law).inputs() if role in columns]
     if not inputs or any(value.dtype.kind != "f" or value.ndim > 1 for value in inputs):
         return None
@@ -135,27 +183,27 @@ def seed_noise(result: FitResult) -> dict[str, float] | None:
         return None
     from scipy.stats import f
 
-    mean = np.bincount(label, result.residual) / count
-    pure = float(((result.residual - mean[label]) ** 2).sum())
-    other, left = float((result.residual**2).sum()) - pure, len(count) - len(law.names())
+    mean = np.bincount(label, evidence.residual) / count
+    pure = float(((evidence.residual - mean[label]) ** 2).sum())
+    other, left = float((evidence.residual**2).sum()) - pure, len(count) - len(law.names())
     found = {"standard_deviation": math.sqrt(pure / repeats), "repeats": float(repeats)}
     if left > 0 and pure > 0:
         found["p"] = float(f.sf(other / left / (pure / repeats), left, repeats))
     return found
 
 
-def aicc(result: FitResult) -> float | None:
+def aicc(evidence: Evidence) -> float | None:
     """Akaike's criterion for small samples, of log residuals (plain ones where the target may be negative).
 
     Least squares mean normal scatter; robust losses the double exponential one, which is what they turn into when their
     delta is small (Besiroglu et al. 2024). Comparable between laws that are fitted to the same rows with one loss.
     None with too few rows, or when the law goes through all of them.
     """
-    rows, k = len(result.residual), len(result.law.names()) - len(result.spec.fixed) + 1
-    size = np.abs(result.residual)
+    rows, k = len(evidence.residual), len(evidence.law.names()) - len(evidence.fixed) + 1
+    size = np.abs(evidence.residual)
     if rows <= k + 1 or size.max() < 1e-12:
         return None
-    if result.spec.objective.loss == "least_squares":
+    if evidence.loss == "least_squares":
         fit = rows * (math.log(2 * math.pi * float(np.mean(size**2))) + 1)
     else:
         fit = 2 * rows * (math.log(2 * float(np.mean(size))) + 1)

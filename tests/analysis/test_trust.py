@@ -218,7 +218,9 @@ def test_the_certificate_names_the_row_that_decides():
 
 def test_leverages_add_up_to_the_coefficients():
     columns = plateau(0.01, rows=30)
-    found = optimum.find(formula_fit.pose(columns, PLATEAU, LINEAR), np.ones(30), LINEAR, LINEAR.objective.stages(1.0))
+    objective = LINEAR.objective
+    problem = formula_fit.pose(columns, PLATEAU, LINEAR)
+    found = optimum.find(problem, np.ones(30), objective, objective.stages(1.0), LINEAR.starts)
     matrix = np.stack([np.ones(30), columns["X"] ** -0.5], axis=1)
     hat = np.diag(matrix @ np.linalg.inv(matrix.T @ matrix) @ matrix.T)
     np.testing.assert_allclose(certificate.leverage(found), hat, rtol=1e-6)

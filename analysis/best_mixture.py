@@ -11,8 +11,10 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from analysis.command_line.output import check_writable, command, number, one_file, write
+    from analysis.command_line.arguments import one_file, running_command
     from analysis.questions.predict import read
+    from analysis.writing.numbers import number
+    from analysis.writing.output_file import check_writable, write
 
     values, console = flags.FLAGS, Console(soft_wrap=True)
     path = one_file(argv, "FIT", "fit.json")
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> None:
     target = fitted.law.TARGET
     console.print(f"{target} {number(data['prediction'], 5)}; {number(data['prediction_of_prior'], 5)} with the prior")
     if values.json is not None:
-        write(values.json, data | {"command": command("analysis.best_mixture")}, "--json")
+        write(values.json, data | {"command": running_command("analysis.best_mixture")}, "--json")
         console.print(f"written: {values.json}", highlight=False)
 
 

@@ -20,7 +20,7 @@ def show(result: Comparison, columns: "Columns", level: float, console: Any) -> 
     """Print a comparison for people."""
     from rich.table import Table
 
-    from analysis.command_line.output import number
+    from analysis.writing.numbers import number
 
     found = result.families
     names = next(iter(found.families.values())).law.names()
@@ -71,7 +71,7 @@ def shown(rate: "ExchangeRate") -> list[int]:
 
 def describe(cross: "Crossing", unit: str) -> str:
     """A crossing in words."""
-    from analysis.command_line.output import number, span
+    from analysis.writing.numbers import number, span
 
     if cross.at is None:
         return f"no crossing in range ({number(cross.low, 3)} to {number(cross.high, 3)} {unit})"
@@ -88,10 +88,11 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     from analysis.command_line import options
-    from analysis.command_line.output import check_writable, command, one_grid, write
+    from analysis.command_line.arguments import one_grid, running_command
     from analysis.grid.table import load as load_grid
     from analysis.grid.table import parse_roles, select
     from analysis.laws import load as load_law
+    from analysis.writing.output_file import check_writable, write
 
     console, values = Console(soft_wrap=True), flags.FLAGS
     path = one_grid(argv)
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> None:
     shared = None if values.shared is None else tuple(filter(None, (name.strip() for name in values.shared)))
     result = compare(columns, law, spec, baseline=values.baseline, shared=shared, hours=hours)
     result = dataclasses.replace(result, notes=tuple(filter(None, [why])))
-    data = to_json(result, law, columns, spec.level, grid.sha256, command("analysis.compare"))
+    data = to_json(result, law, columns, spec.level, grid.sha256, running_command("analysis.compare"))
     write(values.out, data, "--out")
     show(result, columns, spec.level, console)
     console.print(f"written: {values.out}", highlight=False)

@@ -7,11 +7,14 @@ from absl import flags
 
 from analysis import laws
 from analysis.command_line import options
-from analysis.command_line.output import check_writable, command, human, number, one_grid, open_console, write
+from analysis.command_line.arguments import one_grid, running_command
 from analysis.grid.table import load, select
 from analysis.laws.base import FormulaLaw
 from analysis.questions import scoreboard
 from analysis.questions.design import DEFAULT_LAWS, Design, Target, lattice, propose, to_json
+from analysis.writing.numbers import human, number
+from analysis.writing.output_file import check_writable, write
+from analysis.writing.terminal import open_console
 from experiments import cli
 from experiments.cli import InputError
 
@@ -66,7 +69,7 @@ def main(argv: list[str]) -> None:
         candidates = select(load(values.candidates), (*inputs, "C"), columns=values.candidate_columns)
     design = propose(columns, chosen, target, candidates, spec, budget, values.count)
     if values.out is not None:
-        write(values.out, to_json(design, grid, command("analysis.design")), "--out")
+        write(values.out, to_json(design, grid, running_command("analysis.design")), "--out")
     console = open_console()
     show(design, console)
     if values.out is not None:

@@ -6,7 +6,7 @@ from absl import flags
 from rich.markup import escape
 
 from analysis.command_line import options
-from analysis.command_line.output import check_writable, command, number, one_grid, span, write
+from analysis.command_line.arguments import one_grid, running_command
 from analysis.fitting.result import FitResult, to_json
 from analysis.grid.table import load as load_grid
 from analysis.grid.table import select
@@ -14,6 +14,8 @@ from analysis.laws import LAWS
 from analysis.laws import load as load_law
 from analysis.questions.backtest import hindsight_summary
 from analysis.questions.fit import fit
+from analysis.writing.numbers import number, span
+from analysis.writing.output_file import check_writable, write
 from experiments import cli
 from experiments.cli import InputError
 
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> None:
         grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
     )
     result = fit(columns, law, spec)
-    data = to_json(result, grid.sha256, command("analysis.fit"))
+    data = to_json(result, grid.sha256, running_command("analysis.fit"))
     if values.back_test:
         data["back_test"] = hindsight_summary(columns, law, spec)
     write(values.out, data, "--out")

@@ -7,10 +7,13 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from analysis.command_line.output import check_writable, command, number, one_file, open_console, write
+from analysis.command_line.arguments import one_file, running_command
 from analysis.grid.table import load
 from analysis.questions import predict as prediction
 from analysis.questions.forecast import Outcome, calibration, freeze, read, score, to_json
+from analysis.writing.numbers import number
+from analysis.writing.output_file import check_writable, write
+from analysis.writing.terminal import open_console
 from experiments import cli
 from experiments.cli import InputError
 
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> None:
             raise InputError("FORECAST: no files given; expected forecasts that analysis.forecast wrote")
         grid = load(values.score)
         outcomes, waiting = score([read(path) for path in argv], grid, values.columns, values.where, values.tolerance)
-        write(values.out, to_json(outcomes, waiting, grid, command("analysis.forecast")), "--out")
+        write(values.out, to_json(outcomes, waiting, grid, running_command("analysis.forecast")), "--out")
         show(outcomes, waiting, values.level, console)
         if values.figure is not None and outcomes:
             draw(outcomes, values.figure)

@@ -2,9 +2,11 @@
 
 from absl import flags
 
-from analysis.command_line.output import check_writable, number, one_file, span, write
+from analysis.command_line.arguments import one_file
 from analysis.laws.base import Law
 from analysis.questions.predict import parse_at, predict, read, to_json
+from analysis.writing.numbers import number, span
+from analysis.writing.output_file import check_writable, write
 from experiments import cli
 
 

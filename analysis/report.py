@@ -11,10 +11,12 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from analysis.command_line import options, output
+from analysis.command_line import options
+from analysis.command_line.arguments import one_grid, running_command
 from analysis.reporting.checklist import checklist
 from analysis.reporting.page import render, versions
 from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells
+from analysis.writing.output_file import check_writable, write
 from experiments import cli
 
 SCHEMA = 1
@@ -95,9 +97,9 @@ def main(argv: list[str]) -> None:
     from rich.console import Console
 
     values = flags.FLAGS
-    path = output.one_grid(argv)
+    path = one_grid(argv)
     spec = options.spec()
-    output.check_writable(values.out, "--out")
+    check_writable(values.out, "--out")
     from analysis import figures
     from analysis.grid import table
     from analysis.reporting.survey import survey
@@ -105,14 +107,14 @@ def main(argv: list[str]) -> None:
     grid = table.load(path)
     found = survey(grid, spec, values.columns, values.where)
     drawn = figures.draw_all(found)
-    command = output.command("analysis.report")
+    command = running_command("analysis.report")
     html = render(found, grid, command, drawn)
     folder = epath.Path(values.out).parent
     for name, (svg, png, _) in drawn.items():
-        output.write(folder / "figures" / f"{name}.svg", svg, "--out")
-        output.write(folder / "figures" / f"{name}.png", png, "--out")
-    output.write(folder / "numbers.json", numbers(found, grid, command), "--out")
-    output.write(values.out, html, "--out")
+        write(folder / "figures" / f"{name}.svg", svg, "--out")
+        write(folder / "figures" / f"{name}.png", png, "--out")
+    write(folder / "numbers.json", numbers(found, grid, command), "--out")
+    write(values.out, html, "--out")
     console = Console(soft_wrap=True)
     show(found, console)
     console.print(

@@ -8,10 +8,12 @@ import numpy as np
 
 from analysis import laws
 from analysis.command_line import options
-from analysis.command_line.output import check_writable, command, one_grid, open_console, write
+from analysis.command_line.arguments import one_grid, running_command
 from analysis.grid.table import load
 from analysis.laws.base import FormulaLaw
 from analysis.questions.scoreboard import Score, applicable, scoreboard, to_json, together
+from analysis.writing.output_file import check_writable, write
+from analysis.writing.terminal import open_console
 from experiments import cli
 from experiments.cli import InputError
 
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
     columns = together(grid, chosen, values.columns, values.where)
     scores = scoreboard(columns, chosen, spec)
     if values.out is not None:
-        write(values.out, to_json(scores, grid, len(columns), command("analysis.scoreboard")), "--out")
+        write(values.out, to_json(scores, grid, len(columns), running_command("analysis.scoreboard")), "--out")
     console = open_console()
     show(scores, console)
     if values.out is not None:

@@ -11,8 +11,11 @@ from experiments import cli
 
 def main(argv: list[str]) -> None:
     """The command line: the trend of the role loss (any quantity) over the role X."""
-    from analysis.command_line.output import check_writable, number, one_grid, open_console, span, write
+    from analysis.command_line.arguments import one_grid
     from analysis.grid.table import load, select
+    from analysis.writing.numbers import number, span
+    from analysis.writing.output_file import check_writable, write
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
     path = one_grid(argv)

@@ -4,7 +4,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from analysis.command_line.output import human
 from analysis.figures.style import (
     BLUE,
     GREY,
@@ -22,6 +21,7 @@ from analysis.figures.style import (
 from analysis.fitting.result import FitResult
 from analysis.questions.backtest import Rolling
 from analysis.reporting.survey import Survey
+from analysis.writing.numbers import human
 
 CLOUD = 400  # bootstrap replicates drawn
 

@@ -6,10 +6,10 @@ import math
 from matplotlib.figure import Figure
 import numpy as np
 
-from analysis.command_line.output import human
 from analysis.figures.style import CATEGORIES, GREY, RED, WIDE, colour_bar, log_axis, log_colours, runs
 from analysis.reporting.survey import Survey
 from analysis.reporting.tuning import Cell
+from analysis.writing.numbers import human
 
 MOST_CELLS = 6
 

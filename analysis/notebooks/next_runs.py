@@ -25,11 +25,11 @@ sys.path.insert(
 import pandas as pd
 
 from analysis import laws
-from analysis.command_line.output import human
 from analysis.fitting.spec import FitSpec
 from analysis.notebooks import grids
 from analysis.questions import design, scoreboard
 from analysis.questions.backtest import largest_budget
+from analysis.writing.numbers import human
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())
 

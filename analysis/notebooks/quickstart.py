@@ -26,7 +26,6 @@ sys.path.insert(
 import pandas as pd
 
 from analysis import figures, laws
-from analysis.command_line.output import write
 from analysis.figures import scaling
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import FitSpec
@@ -34,6 +33,7 @@ from analysis.grid import table
 from analysis.notebooks import grids
 from analysis.questions import fit, predict
 from analysis.reporting.survey import survey
+from analysis.writing.output_file import write
 
 FOLDER = pathlib.Path(tempfile.mkdtemp())
 SPEC = FitSpec(bootstrap=200)

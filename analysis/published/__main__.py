@@ -21,6 +21,7 @@ from absl import flags
 from analysis.published import STUDIES, sources
 from analysis.published.target import FLAWED, NOT_IDENTIFIED, NOT_REPRODUCIBLE, REPRODUCED, Row, Study, compare
 from analysis.solve.newton import one_thread
+from analysis.writing.strict_json import finite_or_null
 from experiments import cli
 from experiments.cli import InputError, nearest
 
@@ -113,18 +114,9 @@ def show(outcome: Outcome, console: Any) -> None:
 
 def to_json(outcomes: dict[str, Outcome], notes: list[str], command: str) -> dict[str, Any]:
     """The tables for programs; numbers that are not finite become null."""
-    import math
-
-    def clean(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     return {
         "schema": SCHEMA,
-        "rows": [
-            {name: clean(value) for name, value in dataclasses.asdict(row).items()}
-            for outcome in outcomes.values()
-            for row in outcome.rows
-        ],
+        "rows": [finite_or_null(dataclasses.asdict(row)) for outcome in outcomes.values() for row in outcome.rows],
         "grids": {
             file: {"address": sources.SOURCES[file].address, "sha256": sources.SOURCES[file].sha256}
             for outcome in outcomes.values()
@@ -140,7 +132,8 @@ def main(argv: list[str]) -> None:
     """The command line."""
     from rich.console import Console
 
-    from analysis.command_line.output import check_writable, command, write
+    from analysis.command_line.arguments import running_command
+    from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
     if values.json is not None:
@@ -156,7 +149,7 @@ def main(argv: list[str]) -> None:
     for note in notes:
         console.print(f"[yellow]note[/]: {note}", highlight=False, soft_wrap=True)
     if values.json is not None:
-        write(values.json, to_json(outcomes, notes, command("analysis.published")), "--json")
+        write(values.json, to_json(outcomes, notes, running_command("analysis.published")), "--json")
         console.print(f"written: {values.json}", highlight=False, soft_wrap=True)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from analysis import laws
-from analysis.command_line.output import track
 from analysis.fitting.result import FitError, finite
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
@@ -18,6 +17,7 @@ from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
+from analysis.writing.terminal import track
 from experiments.cli import InputError
 
 SCHEMA = 1

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.command_line.output import human, number
 from analysis.grid.roles import ROLES
 from analysis.reporting.words import test_text
+from analysis.writing.numbers import human, number
 
 UNKNOWN = "not stated in the grid"
 MOST_VALUES = 8

@@ -9,10 +9,10 @@ import platform
 import re
 from typing import Any
 
-from analysis.command_line.output import human, number, span
 from analysis.reporting.checklist import checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells, rate_text, test_text
+from analysis.writing.numbers import human, number, span
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.command_line.output import human, number
+from analysis.writing.numbers import human, number
 
 NAMES = ("name", "run_name", "run", "run_id", "id", "model", "model_name")
 LIKED = (

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.command_line.output import human
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
+from analysis.writing.numbers import human
 
 if TYPE_CHECKING:
     import pandas as pd

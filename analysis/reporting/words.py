@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.command_line.output import human, number, span
+from analysis.writing.numbers import human, number, span
 
 TITLES = {
     "chinchilla": "approach 3, parametric",

@@ -41,7 +41,7 @@ class When:
     holds: Callable[[Any], bool]
 
 
-def when(name: str, *values: Any, above: float | None = None) -> When:
+def when(name: str, *values: Any, above: int | float | None = None) -> When:
     """Make the condition that option `name` has one of these values, or is above a number."""
     if above is not None:
         return When(name, f"{name} is above {above}", lambda value: value is not None and value > above)
@@ -110,21 +110,28 @@ def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
 
 
 def check_options(options: Any, section: str) -> None:
-    """Check every option of a section against its declaration.
+    """Check every option of a section against its declaration. An empty `section` is that of a run's own options.
 
     Raises InputError, one line naming the field, for a value that is not known, is out of range, or has no effect.
     """
+    prefix = f"{section}." if section else ""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        name = f"{section}.{field.name}"
+        name = f"{prefix}{field.name}"
         check_value(name, value, field)
         condition = unmet(options, field)
         if condition is None or value == field.default:
             continue
         raise InputError(
-            f"{name}={value!r} has an effect only where {section}.{condition.text}; "
-            f"here {section}.{condition.name}={getattr(options, condition.name)!r}: expected {field.default!r}"
+            f"{name}={value!r} has an effect only where {prefix}{condition.text}; "
+            f"here {prefix}{condition.name}={getattr(options, condition.name)!r}: expected {field.default!r}"
         )
+
+
+def with_idle_options_unset(options: Any) -> Any:
+    """Return a section with every option that has no effect at its default. Written runs of before may have others."""
+    idle = {field.name: field.default for field in dataclasses.fields(options) if unmet(options, field) is not None}
+    return dataclasses.replace(options, **idle)
 
 
 def check_value(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
@@ -135,4 +142,4 @@ def check_value(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
         raise InputError(f"{name}={value!r} is not known; {nearest(str(value), known, 'choice')}")
     valid = field.metadata.get("valid")
     if valid is not None and value is not None and not valid.holds(value):
-        raise InputError(f"{name}={value} must be {valid.text}")
+        raise InputError(f"{name}={value!r} must be {valid.text}")

@@ -22,7 +22,7 @@ import pandas as pd
 
 from experiments import cli, files
 from experiments.cli import EXIT_FAILURE, InputError
-from experiments.run import freeze
+from experiments.run import stored
 from experiments.store import record
 from sweeps.work.workdir import State, Store
 
@@ -50,7 +50,7 @@ def row(point: Mapping[str, Any], state: State) -> dict[str, Any]:
     if state.record is not None:
         return state.record["columns"]
     try:
-        run, _ = freeze.freeze(point["run"])
+        run = stored.read_checked(point["run"])
         return record.columns(run) | record.ledger(run)
     except (InputError, ArithmeticError):
         return {}  # written by a version with other options: the name and the status remain

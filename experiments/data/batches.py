@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from experiments.cli import InputError
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
+from models.errors import InputError
 
 
 class _Mixture:

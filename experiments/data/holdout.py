@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.cli import InputError
 from experiments.data.batches import _Mixture, _records
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
+from models.errors import InputError
 
 
 class Holdout:

@@ -22,7 +22,7 @@ from etils import epath
 import numpy as np
 
 from experiments import files
-from experiments.cli import InputError
+from models.errors import InputError
 
 SCHEMA = 1
 REMEDY = "delete this folder and run `python -m experiments.prepare` again"

@@ -5,31 +5,53 @@ import math
 import os
 import re
 
-from experiments.cli import InputError
+from models.errors import InputError
+from models.option import AT_LEAST_ONE, Valid, When, check_options, option
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+SHARE = Valid("a share above 0 and below 1, such as 0.02", lambda value: 0 < value < 1)
+FIELD = Valid("the name of a field, such as 'text'", bool)
+SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """The text of a run and how it becomes tokens."""
 
-    corpus: tuple[str, ...] = ("embedded",)
-    """Each: "embedded" (or "embedded:MB" for another size than 32, "embedded/PACKAGE" for the text of one package),
-    "tfds:NAME[/CONFIG]", or the path of a .txt, .jsonl or .parquet file, a folder or a glob of them."""
-    weights: tuple[float, ...] = ()
-    """Share of each corpus in the training records (any positive numbers); empty: by size."""
-    tokenizer: str = "bytes"
-    """"bytes", "bpe:4096" (trained on the corpus), the path of a `tokenizers` JSON, or of a SentencePiece .model."""
-    text_field: str = "text"
-    """Field of JSON lines, Parquet or TFDS rows that holds the text."""
-    holdout: float = 0.02
-    """Share of the documents (chosen by the hash of their text) that is held out for evaluation."""
-    unique_tokens: int | None = None
-    """Train on the first so many tokens only and repeat them (data-constrained runs); less is a prefix of more."""
+    corpus: tuple[str, ...] = option(
+        ("embedded",),
+        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", or the path of a .txt, '
+        ".jsonl or .parquet file, a folder or a glob of them",
+    )
+    weights: tuple[float, ...] = option(
+        (),
+        when=SEVERAL_TEXTS,
+        help="share of each corpus in the training records, any positive numbers; empty: by size",
+    )
+    tokenizer: str = option(
+        "bytes",
+        help='"bytes", "bpe:4096" (trained on the corpus), or the path of a `tokenizers` JSON or SentencePiece .model',
+    )
+    text_field: str = option("text", valid=FIELD, help="field of JSON lines, Parquet or TFDS rows that holds the text")
+    holdout: float = option(
+        0.02, valid=SHARE, help="share of the documents, chosen by the hash of their text, that is held out"
+    )
+    unique_tokens: int | None = option(
+        None,
+        valid=AT_LEAST_ONE,
+        help="train on the first so many tokens only and repeat them; less is a prefix of more",
+    )
 
     def check(self) -> None:
         """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
+        self._check_corpora()
+        self._check_weights()
+        check_options(self, "data")
+        _check_tokenizer(self.tokenizer)
+
+    def _check_corpora(self) -> None:
         if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
             raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
         if len(set(self.corpus)) < len(self.corpus):
@@ -38,19 +60,12 @@ class Data:
             )
         for name in self.corpus:
             _check_corpus(name)
+
+    def _check_weights(self) -> None:
         if self.weights and len(self.weights) != len(self.corpus):
             raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
-        if not all(isinstance(w, int | float) and 0 < w < math.inf for w in self.weights):
+        if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
             raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
-        _check_tokenizer(self.tokenizer)
-        if not self.text_field:
-            raise InputError("data.text_field='': expected the name of a field, such as 'text'")
-        if not 0 < self.holdout < 1:
-            raise InputError(f"data.holdout={self.holdout!r}: expected a share above 0 and below 1, such as 0.02")
-        if self.unique_tokens is not None and self.unique_tokens < 1:
-            raise InputError(
-                f"data.unique_tokens={self.unique_tokens!r}: expected a positive number of tokens, or none"
-            )
 
 
 def _check_corpus(name: str) -> None:

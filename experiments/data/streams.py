@@ -13,11 +13,11 @@ from etils import epath
 import numpy as np
 
 from experiments import files
-from experiments.cli import InputError
 from experiments.data.manifest import Manifest, Split, sha256, to_json
 from experiments.data.options import Data
 from experiments.data.sources.origin import Documents, Origin
 from experiments.data.tokenizer import Tokenizer, dtype_for
+from models.errors import InputError
 
 VERSION = 1  # raise when the same documents would give other tokens
 BLOCK_BYTES = 4_000_000  # text that is tokenised at once

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.cli import InputError, nearest
 from experiments.data.manifest import digest
 from experiments.data.options import Data
+from models.errors import InputError, nearest
 
 SEPARATOR = "<|doc|>"
 ENDS = (

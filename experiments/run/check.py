@@ -1,93 +1,122 @@
-"""Check a run and its execution: values that no run can have raise InputError, one line naming the field."""
+"""Check a run and its execution: values that no run can have raise InputError, one line naming the field.
 
-from collections.abc import Iterator
+What one option may be, and when it has an effect, stands where it is declared (schema.py, models/option.py). Here are
+the relations between options of several sections.
+"""
+
 import dataclasses
 import math
-import re
 
-from experiments.cli import InputError, nearest
-from experiments.run.schema import Execution, Run
+from experiments.run.schema import Execution, Optimizer, Run
+from models.errors import InputError, nearest
 from models.growing.options import Growth
 from models.option import check_options
 
-CHOICES = {
-    "opt.name": ("adamw",),
-    "schedule.name": ("cosine", "cosine_halved", "wsd", "constant"),
-    "schedule.decay_shape": ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential"),
-    "execution.packing": ("auto", "map", "vmap"),
-    "execution.offload": ("none", "optimizer"),
-}
-
-
-def _positive(run: Run) -> Iterator[tuple[str, float]]:
-    yield from (("tokens", run.tokens), ("batch_tokens", run.batch_tokens), ("seq_len", run.seq_len))
-    yield from (("opt.lr", run.opt.lr), ("opt.eps", run.opt.eps), ("evaluation.tokens", run.evaluation.tokens))
-    if run.opt.clip_norm is not None:
-        yield "opt.clip_norm", run.opt.clip_norm
+LEAST_SEQUENCES = 2  # that are evaluated: the standard error of one is not a number
 
 
 def check(run: Run, execution: Execution = Execution()) -> None:
-    """Raises InputError, one line naming the fields, for values that no run can have."""
+    """Check every option of a run and the relations between them. Raises InputError, one line naming the fields."""
+    _check_sections(run, execution)
+    _check_optimizer(run.opt)
+    _check_steps(run)
+    _check_schedule(run)
+    _check_growth(run)
+    run.data.check()
+    _check_evaluation(run)
+    run.model.check(run.seq_len)
+    _check_microbatches(run, execution.microbatches)
+
+
+def _check_sections(run: Run, execution: Execution) -> None:
+    """Check each option against its declaration. The model's and the growth's are checked by themselves."""
+    check_options(run, "")
+    check_options(run.schedule, "schedule")
+    check_options(run.loss, "loss")
+    check_options(run.evaluation, "evaluation")
+    check_options(execution, "execution")
     check_options(execution.mesh, "execution.mesh")
-    for name, known in CHOICES.items():
-        section, field = name.split(".")
-        value = getattr(execution if section == "execution" else getattr(run, section), field)
-        if value not in known:
-            raise InputError(f"{name}={value!r} is not known; {nearest(value, known, 'choice')}")
-    for name, value in _positive(run):
-        if not value > 0:
-            raise InputError(f"{name}={value} must be positive")
-    if run.loss.chunk is not None and run.loss.chunk < 1:
-        raise InputError(f"loss.chunk={run.loss.chunk} must be at least 1")
+
+
+def _check_optimizer(opt: Optimizer) -> None:
+    if opt.name != "adamw":
+        raise InputError(f"opt.name={opt.name!r} is not known; {nearest(opt.name, ['adamw'], 'choice')}")
+    for name in ("lr", "eps", "clip_norm"):
+        value = getattr(opt, name)
+        if value is not None and not value > 0:
+            raise InputError(f"opt.{name}={value} must be positive")
     for name in ("beta1", "beta2"):
-        if not 0 <= getattr(run.opt, name) < 1:
-            raise InputError(f"opt.{name}={getattr(run.opt, name)} must be in [0, 1)")
-    for name in ("warmup_start", "final"):
-        if not 0 <= getattr(run.schedule, name) <= 1:
-            raise InputError(f"schedule.{name}={getattr(run.schedule, name)} must be in [0, 1]")
-    for name, value in (("opt.weight_decay", run.opt.weight_decay), ("loss.z_loss", run.loss.z_loss)):
-        if value < 0:
-            raise InputError(f"{name}={value} must not be negative")
+        if not 0 <= getattr(opt, name) < 1:
+            raise InputError(f"opt.{name}={getattr(opt, name)} must be in [0, 1)")
+    if opt.weight_decay < 0:
+        raise InputError(f"opt.weight_decay={opt.weight_decay} must not be negative")
+
+
+def _check_steps(run: Run) -> None:
+    """Check that the run's tokens are at least one step, and that a step is whole sequences."""
     if run.batch_tokens % run.seq_len:
         raise InputError(f"batch_tokens={run.batch_tokens} is not a multiple of seq_len={run.seq_len}")
     if run.steps < 1:
         raise InputError(f"tokens={run.tokens} is less than half a step of batch_tokens={run.batch_tokens}")
+
+
+def _check_schedule(run: Run) -> None:
+    """Check that warm-up and cooldown fit into the run, and that the cooldown can reach its end."""
     schedule = run.schedule
-    if min(schedule.warmup_tokens, schedule.decay_tokens) < 0 or run.seed < 0:
-        raise InputError("schedule.warmup_tokens, schedule.decay_tokens and seed must not be negative")
-    decay = schedule.decay_tokens if schedule.name == "wsd" else 0
-    if schedule.warmup_tokens + decay > run.tokens:
-        raise InputError(
-            f"schedule.warmup_tokens={schedule.warmup_tokens} + schedule.decay_tokens={decay} exceed tokens={run.tokens}"
-        )
-    if schedule.name == "wsd" and not decay:
+    warmup = schedule.warmup_tokens
+    decay = schedule.decay_tokens
+    if warmup + decay > run.tokens:
+        raise InputError(f"schedule.warmup_tokens={warmup} + schedule.decay_tokens={decay} exceed tokens={run.tokens}")
+    if schedule.name == "wsd" and decay == 0:
         raise InputError("schedule.decay_tokens=0: expected the length of the cooldown for schedule.name='wsd'")
-    if schedule.decay_shape == "exponential" and schedule.final <= 0 and schedule.name == "wsd":
+    if schedule.decay_shape == "exponential" and schedule.final == 0:
         raise InputError("schedule.final=0 cannot be reached by schedule.decay_shape='exponential'")
-    if run.growth.ramp_tokens > run.tokens:
-        raise InputError(f"growth.ramp_tokens={run.growth.ramp_tokens} exceed tokens={run.tokens}")
-    if run.parent is None and run.growth != Growth():
-        changed = next(f.name for f in dataclasses.fields(Growth) if getattr(run.growth, f.name) != f.default)
-        raise InputError(f"growth.{changed}={getattr(run.growth, changed)!r} has no meaning without a parent")
-    for name in ("stall_factor", "stall_seconds", "spike_factor"):
-        if (value := getattr(execution, name)) is not None and not value > 0:
-            raise InputError(f"execution.{name}={value} must be positive")
-    if execution.wandb is not None and not re.fullmatch(r"[\w.-]{1,128}", execution.wandb):
-        raise InputError(f"execution.wandb={execution.wandb!r}: expected a project name of letters, digits, . _ and -")
-    for name in ("log_every_steps", "keep_checkpoints", "microbatches"):
-        if getattr(execution, name) < 1:
-            raise InputError(f"execution.{name}={getattr(execution, name)} must be at least 1")
-    run.growth.check()
-    run.data.check()
-    weights = run.evaluation.weights
-    if weights and (len(weights) != len(run.data.corpus) or not all(0 < w < math.inf for w in weights)):
+
+
+def _check_growth(run: Run) -> None:
+    """Check that a run that grows has something to grow from, and the time to do it."""
+    growth = run.growth
+    if run.parent is None:
+        for field in dataclasses.fields(Growth):
+            value = getattr(growth, field.name)
+            if value != field.default:
+                raise InputError(
+                    f"growth.{field.name}={value!r} has an effect only where parent is set; here it is not"
+                )
+    growth.check()
+    if growth.ramp_tokens > run.tokens:
+        raise InputError(f"growth.ramp_tokens={growth.ramp_tokens} exceed tokens={run.tokens}")
+
+
+def _check_evaluation(run: Run) -> None:
+    """Check that the held-out loss has a standard error, and that its weights belong to the corpora."""
+    evaluation = run.evaluation
+    if evaluation.tokens < LEAST_SEQUENCES * run.seq_len:
         raise InputError(
-            f"evaluation.weights={weights}: expected {len(run.data.corpus)} positive numbers, one per data.corpus, or none"
+            f"evaluation.tokens={evaluation.tokens} must be at least {LEAST_SEQUENCES * run.seq_len}: "
+            f"{LEAST_SEQUENCES} sequences of seq_len={run.seq_len}"
         )
-    run.model.check(run.seq_len)
-    if (parts := execution.microbatches) > 1:
-        if run.batch % parts:
-            raise InputError(
-                f"batch_tokens / seq_len = {run.batch} sequences do not divide into execution.microbatches={parts}"
-            )
-        run.model.check_parts(run.seq_len)
+    weights = evaluation.weights
+    if not weights:
+        return
+    corpora = len(run.data.corpus)
+    if corpora == 1:
+        raise InputError(
+            f"evaluation.weights={weights} has an effect only where data.corpus names several texts; "
+            f"here data.corpus={run.data.corpus}: expected none"
+        )
+    if len(weights) != corpora or not all(0 < weight < math.inf for weight in weights):
+        raise InputError(
+            f"evaluation.weights={weights}: expected {corpora} positive numbers, one per data.corpus, or none"
+        )
+
+
+def _check_microbatches(run: Run, microbatches: int) -> None:
+    """Check that a batch divides into the equal parts in which it goes through the model."""
+    if microbatches == 1:
+        return
+    if run.batch % microbatches:
+        raise InputError(
+            f"batch_tokens / seq_len = {run.batch} sequences do not divide into execution.microbatches={microbatches}"
+        )
+    run.model.check_parts(run.seq_len)

@@ -5,31 +5,38 @@ import dataclasses
 import typing
 from typing import Any
 
-from experiments.cli import InputError, nearest
-from experiments.run.build import _cast, build
+from experiments.run.build import build, cast
 from experiments.run.check import check
 from experiments.run.schema import SECTIONS, Execution, Run
 import models
+from models.errors import InputError, nearest
 
 
 def freeze(config: Mapping[str, Any]) -> tuple[Run, Execution]:
-    """A config (mapping or ConfigDict) as a validated Run and Execution. Raises InputError naming the field."""
+    """Return a config (mapping or ConfigDict) as a checked Run and Execution. Raises InputError naming the field."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     execution = build(Execution, values.pop("execution", {}), "execution.")
-    family = models.load(values.get("family", "dense"))
-    sections: dict[str, Any] = {"model": build(family.Config, values.pop("model", {}), "model.")}
-    for name, cls in SECTIONS.items():
-        sections[name] = build(cls, values.pop(name, {}), f"{name}.")
-    plain = {f.name for f in dataclasses.fields(Run)} - {"model", *SECTIONS}
-    hints = typing.get_type_hints(Run)
-    for key, value in values.items():
-        if key not in plain:
-            raise InputError(f"unknown config key {key}; {nearest(key, [*plain, *sections, 'execution'], 'key')}")
-        sections[key] = _cast(key, value, hints[key])
-    run = Run(**{"family": "dense"} | sections)
+    run = build_run(values)
     check(run, execution)
-    from experiments.data.tokenizer import (
-        vocab_size,  # reads files for some tokenizers: only once the rest is known good
-    )
+    # Some tokenizers are files: they are read once the rest is known to be good.
+    from experiments.data.tokenizer import vocab_size
 
-    return dataclasses.replace(run, model=run.model.resolve(vocab_size(run.data), run.seq_len)), execution
+    model = run.model.resolve(vocab_size(run.data), run.seq_len)
+    return dataclasses.replace(run, model=model), execution
+
+
+def build_run(values: Mapping[str, Any]) -> Run:
+    """Build a Run of nested plain values. Only names and types are checked. Raises InputError naming the field."""
+    hints = typing.get_type_hints(Run)
+    family = cast("family", values.get("family", "dense"), str)
+    sections = SECTIONS | {"model": models.load(family).Config}
+    options: dict[str, Any] = {"family": family}
+    for name, section in sections.items():
+        options[name] = build(section, values.get(name, {}), f"{name}.")
+    for name, value in values.items():
+        if name in options:
+            continue
+        if name not in hints:
+            raise InputError(f"unknown config key {name}; {nearest(name, [*hints, 'execution'], 'key')}")
+        options[name] = cast(name, value, hints[name])
+    return Run(**options)

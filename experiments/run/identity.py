@@ -12,72 +12,79 @@ from models.growing.options import Growth
 
 NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a changed default, an equation, a shuffle
 
-
-# What of the data section is the manifest's to say, and therefore not the run's.
+# These options of the section `data` are in the manifest, whose fingerprint stands for them.
 _IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.holdout")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """(dotted path, value, field metadata) of every option of a frozen dataclass tree."""
+    """Yield (dotted path, value, metadata with the default) of every option of a tree of dataclasses."""
     for field in dataclasses.fields(node):
-        value, path = getattr(node, field.name), prefix + field.name
+        value = getattr(node, field.name)
+        path = prefix + field.name
         if dataclasses.is_dataclass(value):
             yield from leaves(value, path + ".")
         else:
             yield path, value, {"default": field.default, **field.metadata}
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+def short_digest(value: Any) -> str:
+    """Return 16 hex digits of the hash of a JSON value."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
-    """16 hex digits for everything that can change the run's numbers. `manifests`: fingerprints of its corpora.
+    """Return 16 hex digits for everything that can change the run's numbers. `manifests`: fingerprints of its corpora.
 
     Options at their default are left out, so that a new option does not rename old runs; a changed default has to
     raise NUMERICS_VERSION.
     """
-    options = {
-        path: value
-        for path, value, meta in leaves(run)
-        if meta.get("numerics", True) and path not in _IN_MANIFEST and value != meta["default"]
-    }
-    return _digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
+    options = {}
+    for path, value, metadata in leaves(run):
+        changes_numbers = metadata.get("numerics", True) and path not in _IN_MANIFEST
+        if changes_numbers and value != metadata["default"]:
+            options[path] = value
+    return short_digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
 
 
 def representative(run: Run) -> Run:
-    """The run with its runtime options and data at their defaults: the same for all runs that can share a program."""
-    plain = {path: meta["default"] for path, _, meta in leaves(run) if meta.get("runtime")}
+    """Return the run with its runtime options and data at their defaults: one for all that can share a program."""
+    defaults = {path: metadata["default"] for path, _, metadata in leaves(run) if metadata.get("runtime")}
     growth = Growth(width="random") if run.growth.masked else Growth()  # all that a program knows of it
-    return dataclasses.replace(with_runtime(run, plain), data=Data(), parent=None, growth=growth)
+    return dataclasses.replace(with_runtime(run, defaults), data=Data(), parent=None, growth=growth)
 
 
 def signature(run: Run) -> str:
-    """Hash of everything that fixes array shapes and program structure: runs that share it train as a population."""
-    return _digest(to_dict(representative(run)))
+    """Hash everything that fixes array shapes and program structure: runs that share it train as a population."""
+    return short_digest(to_dict(representative(run)))
 
 
 def runtime_values(run: Run) -> dict[str, float | int]:
-    """The run's runtime options by path, as the numbers that enter a compiled program. An unset one is infinite."""
-    return {p: (float("inf") if v is None else v) for p, v, meta in leaves(run) if meta.get("runtime")}
+    """Return the run's runtime options by path, as the numbers that enter a program. An unset one is infinite."""
+    values = {}
+    for path, value, metadata in leaves(run):
+        if metadata.get("runtime"):
+            values[path] = float("inf") if value is None else value
+    return values
 
 
 def with_runtime(run: Run, values: Mapping[str, Any]) -> Run:
-    """`run` with its runtime options replaced, by traced numbers inside a compiled program. Token counts stay tokens."""
+    """Return `run` with its runtime options replaced, in a compiled program by traced numbers. Tokens stay tokens."""
+    return _with_values(run, values, "")
 
-    def rebuild(node: Any, prefix: str) -> Any:
-        changed = {}
-        for field in dataclasses.fields(node):
-            value, path = getattr(node, field.name), prefix + field.name
-            if dataclasses.is_dataclass(value):
-                changed[field.name] = rebuild(value, path + ".")
-            elif path in values:
-                changed[field.name] = values[path]
-        return dataclasses.replace(node, **changed) if changed else node
 
-    return rebuild(run, "")
+def _with_values(node: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    changed = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        path = prefix + field.name
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = _with_values(value, values, path + ".")
+        elif path in values:
+            changed[field.name] = values[path]
+    return dataclasses.replace(node, **changed) if changed else node
 
 
 def to_dict(run: Run) -> dict[str, Any]:
-    """Plain nested values, as written to a record; `freeze` reads them back."""
+    """Return plain nested values, as they are written to files; stored.py and freeze.py read them back."""
     return json.loads(json.dumps(dataclasses.asdict(run)))

@@ -1,17 +1,27 @@
-"""A run and how it is executed, as frozen, validated dataclasses; freeze() and fingerprint().
+"""Declare a run and how it is executed, as frozen dataclasses.
 
 A `Run` is everything that can change the numbers of one training run; an `Execution` is where and how it is carried
-out. Each option is declared once, in the dataclass that uses it; `get_config` (experiments/configs) makes a locked
-ConfigDict from them and `freeze` turns that back and checks it.
+out. Each option is declared once, in the dataclass that uses it: its default, its range, when it has an effect. A
+config file makes a locked ConfigDict from them (experiments/configs), and freeze.py turns that back and checks it.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 from experiments.data.options import Data
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
-from models.option import option
+from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, option, when, when_set
+
+SEED = Valid("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+PROJECT = Valid(
+    "a project name of letters, digits, . _ and -", lambda value: re.fullmatch(r"[\w.-]{1,128}", value) is not None
+)
+
+DECAYING = ("cosine", "cosine_halved", "wsd")
+SCHEDULES = (*DECAYING, "constant")
+DECAY_SHAPES = ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,28 +41,48 @@ class Optimizer:
 class Schedule:
     """Learning rate over tokens, as a factor of the peak: warm-up, body, decay."""
 
-    name: str = "cosine"  # cosine | cosine_halved | wsd | constant
-    warmup_tokens: int = option(0, runtime=True)
-    warmup_start: float = option(0.01, runtime=True)  # factor at the first step
-    decay_tokens: int = option(0, runtime=True)  # wsd: length of the cooldown, which ends with the run
-    decay_shape: str = "sqrt"  # wsd: sqrt | linear | cosine | square | mirror_cosine | exponential
-    final: float = option(0.1, runtime=True)  # factor at the end
+    name: str = option("cosine", choices=SCHEDULES, help="shape over the run; constant: no decay")
+    warmup_tokens: int = option(0, runtime=True, valid=NOT_NEGATIVE, help="length of the linear warm-up")
+    warmup_start: float = option(
+        0.01,
+        runtime=True,
+        valid=FRACTION,
+        when=when("warmup_tokens", above=0),
+        help="factor of the peak at the first step",
+    )
+    decay_tokens: int = option(
+        0,
+        runtime=True,
+        valid=NOT_NEGATIVE,
+        when=when("name", "wsd"),
+        help="length of the cooldown, which ends with the run",
+    )
+    decay_shape: str = option("sqrt", choices=DECAY_SHAPES, when=when("name", "wsd"), help="shape of the cooldown")
+    final: float = option(
+        0.1, runtime=True, valid=FRACTION, when=when("name", *DECAYING), help="factor of the peak at the end"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """Next-token cross-entropy in nats plus weighted terms."""
 
-    z_loss: float = option(0.0, runtime=True)  # coefficient of mean logsumexp(logits)^2 (PaLM: 1e-4)
-    chunk: int | None = option(None, numerics=False)  # tokens whose logits a device has at a time; None: by memory
+    z_loss: float = option(
+        0.0, runtime=True, valid=NOT_NEGATIVE, help="coefficient of mean logsumexp(logits)^2 (PaLM: 1e-4)"
+    )
+    chunk: int | None = option(
+        None, numerics=False, valid=AT_LEAST_ONE, help="tokens whose logits a device has at a time; none: by memory"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Held-out loss at the end of a run (and on the way: execution.eval_every_tokens)."""
 
-    tokens: int = 65_536  # at most; fewer when the corpus holds out fewer
-    weights: tuple[float, ...] = ()  # share of each corpus in what is evaluated; empty: data.weights, or by size
+    tokens: int = option(65_536, valid=AT_LEAST_ONE, help="at most; fewer when the corpus holds out fewer")
+    weights: tuple[float, ...] = option(
+        (), help="share of each corpus in what is evaluated; empty: data.weights, or by size"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +97,13 @@ class Run:
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
     growth: Growth = Growth()
-    tokens: int = option(2_000_000, runtime=True)
-    batch_tokens: int = 2_048
-    seq_len: int = 128
-    seed: int = option(0, runtime=True)
-    parent: str | None = None  # fingerprint of the run whose last checkpoint this one starts from (see growth)
+    tokens: int = option(2_000_000, runtime=True, valid=POSITIVE, help="training tokens, rounded to whole steps")
+    batch_tokens: int = option(2_048, valid=POSITIVE, help="tokens a step; a multiple of seq_len")
+    seq_len: int = option(128, valid=POSITIVE, help="tokens a sequence")
+    seed: int = option(0, runtime=True, valid=SEED, help="of the initial parameters and the order of the data")
+    parent: str | None = option(
+        None, help="run whose last checkpoint this one starts from: its fingerprint, or its folder (see growth)"
+    )
 
     @property
     def batch(self) -> int:
@@ -88,28 +120,57 @@ class Run:
 class Execution:
     """Where a run is carried out and what is kept. Never part of the fingerprint."""
 
-    data_root: str = "data"
-    parent_workdir: str | None = None  # folder of the parent: a run's, or of weights; None: beside the run's own
+    data_root: str = option("data", help="folder of the prepared corpora")
+    parent_workdir: str | None = option(
+        None, help="folder of the parent: a run's, or of weights; none: beside the run's own"
+    )
     mesh: MeshShape = MeshShape()
-    cpu_devices: int | None = None  # simulated devices on a CPU; None: one per core this process may use
-    # A step's batch goes through the model in so many equal parts, for the memory of one: the numbers of the whole batch.
-    # On each device as many of its own sequences; weights that are split are gathered once a part.
-    microbatches: int = 1
-    offload: str = "none"  # none | optimizer: Adam's moments in the host's memory between updates; the same numbers
-    packing: str = "auto"  # auto | map (trials one after the other on each device) | vmap (all at once)
-    steps_per_dispatch: int | None = None  # None: about a quarter of a second's work
-    log_every_steps: int = 10
-    eval_every_tokens: int | None = None
-    checkpoint_every_tokens: int | None = None  # None: at the end only
-    checkpoint_every_seconds: float | None = 120.0  # and so often while a run is under way
-    keep_checkpoints: int = 2
-    tensorboard: bool = True
-    compile_cache: str | None = "~/.cache/lossgrid/xla"
-    wandb: str | None = None  # project of a Weights & Biases mirror of the metrics; its own settings are its variables'
-    stall_factor: float | None = 30.0  # a step so many times slower than any before it ends the process (watchdog.py)
-    stall_seconds: float = 300.0  # but never one faster than this
-    spike_factor: float | None = None  # go back and leave out batches after such a loss spike; see spikes.py
-    spike_limit: int = 3  # how often a run may do that
+    cpu_devices: int | None = option(
+        None, valid=AT_LEAST_ONE, help="simulated devices on a CPU; none: one per core this process may use"
+    )
+    # The numbers are those of the whole batch. On each device every part has as many of the device's own sequences;
+    # weights that are split are gathered once a part.
+    microbatches: int = option(
+        1, valid=AT_LEAST_ONE, help="equal parts in which a step's batch goes through the model, for the memory of one"
+    )
+    offload: str = option(
+        "none",
+        choices=("none", "optimizer"),
+        help="optimizer: its moments in the host's memory between updates; the same numbers",
+    )
+    packing: str = option(
+        "auto",
+        choices=("auto", "map", "vmap"),
+        help="trials of a population one after the other on each device (map), or all at once (vmap)",
+    )
+    steps_per_dispatch: int | None = option(
+        None, valid=AT_LEAST_ONE, help="steps between two looks of the host; none: about a quarter of a second's work"
+    )
+    log_every_steps: int = option(10, valid=AT_LEAST_ONE, help="steps between two rows of metrics")
+    eval_every_tokens: int | None = option(
+        None, valid=AT_LEAST_ONE, help="tokens between two evaluations; none: at the end only"
+    )
+    checkpoint_every_tokens: int | None = option(
+        None, valid=AT_LEAST_ONE, help="tokens between two checkpoints; none: at the end, and by the clock"
+    )
+    checkpoint_every_seconds: float | None = option(
+        120.0, valid=POSITIVE, help="seconds between two checkpoints while a run is under way; none: not by the clock"
+    )
+    keep_checkpoints: int = option(2, valid=AT_LEAST_ONE, help="newest checkpoints that are kept")
+    tensorboard: bool = option(True, help="write the metrics for TensorBoard too")
+    compile_cache: str | None = option("~/.cache/lossgrid/xla", help="folder of compiled programs; none: no cache")
+    # The mirror's own settings are its environment variables (experiments/store/wandb_mirror.py).
+    wandb: str | None = option(None, valid=PROJECT, help="project of a Weights & Biases mirror of the metrics")
+    stall_factor: float | None = option(
+        30.0, valid=POSITIVE, help="a step so many times slower than any before it ends the process; none: never"
+    )
+    stall_seconds: float = option(
+        300.0, valid=POSITIVE, when=when_set("stall_factor"), help="but never a step faster than this"
+    )
+    spike_factor: float | None = option(
+        None, valid=POSITIVE, help="after a loss so many deviations above the last ones go back and leave out batches"
+    )
+    spike_limit: int = option(3, valid=AT_LEAST_ONE, when=when_set("spike_factor"), help="how often a run may go back")
 
 
 SECTIONS = {

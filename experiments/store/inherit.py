@@ -19,12 +19,11 @@ import numpy as np
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import build, schema
+from experiments.run import stored
 from experiments.run.schema import Execution, Run
 from experiments.store import lineage
 from experiments.store import record as records
 from experiments.store.lineage import Lineage
-import models
 from models import functional
 from models.growing import operators, options, upcycling
 from models.growing.check import check as check_
@@ -125,7 +124,8 @@ def read(folder: epath.Path) -> Parent:
         return _read_weights(folder)
     try:
         value = files.read_json(path)
-        run, name = plain(value["run"]), value["fingerprint"]
+        run = stored.read(value["run"], stored.version(value))
+        name = value["fingerprint"]
         if "lineage" in value:
             line = lineage.from_json(value["lineage"])
         else:  # written before runs could have parents
@@ -143,16 +143,6 @@ def read(folder: epath.Path) -> Parent:
     if status != "complete":
         raise InputError(f"parent {name} in {folder} is {status}; expected a run that is complete")
     return Parent(name, folder, run.family, run.model, run, line)
-
-
-def plain(values: dict[str, Any]) -> Run:
-    """A run as it was recorded: resolved already, so that no tokenizer is looked at. Raises InputError or KeyError."""
-    values = dict(values)
-    family = models.load(values["family"])
-    values["model"] = build.build(family.Config, values["model"], "model.")
-    for name, section in schema.SECTIONS.items():
-        values[name] = build.build(section, values.get(name, {}), f"{name}.")
-    return Run(**values)
 
 
 def _read_weights(folder: epath.Path) -> Parent:

@@ -21,9 +21,10 @@ from safetensors.numpy import save_file
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import build
+from experiments.run import build, stored
 import models
 from models import functional
+from models.option import with_idle_options_unset
 
 SCHEMA = 1  # of model.json
 DTYPES = ("F32", "F16", "BF16")  # that are read; all become float32
@@ -71,12 +72,14 @@ def load(directory: Path) -> Weights:
     path = directory / ("run.json" if of_run else "model.json")
     value = read_json(path, "expected the folder of an import, or the workdir of a run with its run.json")
     try:
-        if value["schema"] != SCHEMA:
+        if of_run:
+            stored.version(value)
+        elif value["schema"] != SCHEMA:
             raise InputError(f"schema {value['schema']!r} is not known; this program knows {SCHEMA}")
         run = value["run"] if of_run else value
         family, length = run["family"], run["seq_len" if of_run else "length"]
         sealed = {} if of_run else dict(value["crc32"])
-        cfg = build.build(models.load(family).Config, run["model"], "model.")
+        cfg = with_idle_options_unset(build.build(models.load(family).Config, run["model"], "model."))
         cfg.check(1)
         expected = functional.param_shapes(family, cfg)
         origin = f"run {value['fingerprint']}" if of_run else path.name

@@ -12,11 +12,10 @@ from experiments import files
 from experiments.alive import stops
 from experiments.cli import InputError
 from experiments.data.batches import check_enough
-from experiments.run import identity
+from experiments.run import identity, stored
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit
 from experiments.store import lineage as lineages
-from experiments.store import record as records
 from experiments.store.inherit import Parent
 from experiments.store.metrics import Metrics, Mirror
 from experiments.training.spikes import Spikes
@@ -169,7 +168,7 @@ def workdir_of(
                 f"{', '.join(differs[:4])}): choose another folder"
             )
         return
-    value = {"schema": records.SCHEMA, "fingerprint": fingerprint, "run": identity.to_dict(run)}
+    value = {"schema": stored.SCHEMA, "fingerprint": fingerprint, "run": identity.to_dict(run)}
     value |= {"manifests": list(manifests), "parent": run.parent}
     files.write_json(path, value | ({"lineage": lineages.to_json(lineage)} if lineage else {}))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments import files
 from experiments.cli import InputError
-from experiments.run import freeze, schema
+from experiments.run import schema, stored
 from experiments.store.record import ledger
 from sweeps.cost import plan_file
 from sweeps.cost.machines import load_chips
@@ -76,7 +76,7 @@ def _number(row: Mapping[str, Any], name: str) -> float:
 def _counted(text: str) -> tuple[schema.Run, dict[str, Any]] | None:
     """A run of study.json and its ledger, once however often the table is shown."""
     try:
-        run, _ = freeze.freeze(json.loads(text))
+        run = stored.read_checked(json.loads(text))
         return run, ledger(run)
     except (InputError, ArithmeticError):
         return None

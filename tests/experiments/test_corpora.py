@@ -100,10 +100,10 @@ def test_a_bad_parquet_column_is_named(tmp_path: pathlib.Path):
         ({"weights": (float("nan"),)}, r"data\.weights=.* expected positive"),
         ({"tokenizer": "gpt2"}, r"data\.tokenizer='gpt2': expected 'bytes'"),
         ({"tokenizer": "bpe:100"}, r"data\.tokenizer='bpe:100': expected a vocabulary of 257"),
-        ({"text_field": ""}, r"data\.text_field='': expected"),
-        ({"holdout": 0.0}, r"data\.holdout=0\.0: expected a share above 0"),
-        ({"holdout": 1.5}, r"data\.holdout=1\.5: expected a share"),
-        ({"unique_tokens": 0}, r"data\.unique_tokens=0: expected a positive"),
+        ({"text_field": ""}, r"data\.text_field='' must be the name of a field"),
+        ({"holdout": 0.0}, r"data\.holdout=0\.0 must be a share above 0"),
+        ({"holdout": 1.5}, r"data\.holdout=1\.5 must be a share"),
+        ({"unique_tokens": 0}, r"data\.unique_tokens=0 must be at least 1"),
     ],
 )
 def test_impossible_options_are_named(options: dict, message: str):

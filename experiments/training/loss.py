@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Integer
 
 from experiments.run.schema import Loss
 from models.contract import Head
-from models.mesh import gather, shards
+from models.mesh import current, shards
 
 LOGITS = 1 << 25  # that exist at a time on a device where loss.chunk leaves it open: 134 MB
 
@@ -109,7 +109,7 @@ def nats(
 
 def _chunk(head: Head, x_BLD: Array, loss: Loss) -> int | None:
     """Tokens whose logits exist at a time on a device; None: all of them do."""
-    rows = math.prod(gather.local_shape(x_BLD.shape[:2], ("batch", "position")))
+    rows = math.prod(current.local_shape(x_BLD.shape[:2], ("batch", "position")))
     vocab = jax.eval_shape(head.logits, head.params, x_BLD).shape[-1]
     most = loss.chunk or max(1, LOGITS // vocab)
     return most if most < rows else None

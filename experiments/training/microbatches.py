@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Integer
 
-from models.mesh.rules import constrain
+from models.mesh.current import constrain
 
 
 def split(tokens_BT: Integer[Array, "B T"], parts: int) -> Integer[Array, "P b T"]:

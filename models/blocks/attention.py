@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from models.blocks import decoder
 from models.blocks.attention_tpu import LANES, _splash
 from models.errors import InputError
-from models.mesh.rules import backend
+from models.mesh.current import backend
 from models.mesh.shards import on_shards
 from models.option import option
 

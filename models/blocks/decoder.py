@@ -16,12 +16,12 @@ from models.blocks import stack
 from models.blocks.layers import Linear, Norm, param
 from models.contract import Head, Output, Role
 from models.errors import InputError, nearest
+from models.mesh.current import constrain
 from models.mesh.exchange import look_up
-from models.mesh.gather import matmul
-from models.mesh.rules import constrain
+from models.mesh.gather import sharded_matmul
 from models.numerics.formats import parse
-from models.numerics.matmul import KERNELS, Precision
 from models.numerics.parametrization import Parametrization
+from models.numerics.precision import KERNELS, Precision
 from models.option import option
 
 
@@ -127,7 +127,7 @@ class Decoder(nnx.Module):
         """The head, tied or not."""
         if self.head is None:
             axes, table_VD = ("embed", "vocab"), self.embed[...].astype(jnp.dtype(self.cfg.dtype))
-            product = lambda table_DV, x: matmul(x, table_DV, axes)  # noqa: E731
+            product = lambda table_DV, x: sharded_matmul(x, table_DV, axes)  # noqa: E731
             return Head(self._scaled(product), constrain(table_VD.T, *axes), axes)
         graphdef, state = nnx.split(self.head)
         params = {path[-1]: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from models.contract import Role
 from models.mesh import gather
-from models.mesh.gather import rows, unrows
-from models.mesh.rules import constrain
-from models.numerics.matmul import Recipe, matmul
+from models.mesh.current import constrain
+from models.mesh.tokens import flatten_tokens, unflatten_tokens
+from models.numerics.matmul import quantized_matmul
+from models.numerics.precision import Recipe
 
 
 def param(
@@ -64,9 +65,11 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         kernel = self.kernel[...]
         if self.quant is None:
-            y = gather.matmul(x, kernel.astype(x.dtype), self.axes)
+            y = gather.sharded_matmul(x, kernel.astype(x.dtype), self.axes)
         else:
-            y = unrows(matmul(rows(x), kernel, self.quant, self.axes).astype(x.dtype), x.shape[:-1])
+            y = unflatten_tokens(
+                quantized_matmul(flatten_tokens(x), kernel, self.quant, self.axes).astype(x.dtype), x.shape[:-1]
+            )
         y = checkpoint_name(y, "product")
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.mesh.current import backend
 from models.mesh.exchange import exchange
-from models.mesh.rules import backend
 
 
 def linear_recurrence(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from models.blocks import decoder
 from models.blocks.layers import Norm
-from models.mesh.rules import constrain
+from models.mesh.current import constrain
 
 
 class Residual(Norm):

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from models.mesh.rules import backend
+from models.mesh.current import backend
 from models.numerics.formats import Format, straight_through
 
 SCORES = ("softmax", "softmax_after", "sigmoid")

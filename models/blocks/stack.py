@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from models.mesh.rules import backend
+from models.mesh.current import backend
 
 # What the backward pass finds and need not compute again: `remat` of `fold_stack`; "none" is no policy.
 _POLICIES: dict[str, Any] = {

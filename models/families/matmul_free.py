@@ -24,8 +24,8 @@ from models.blocks.recurrence import linear_recurrence
 from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh import gather
-from models.mesh.gather import rows, unrows
-from models.mesh.rules import backend, constrain
+from models.mesh.current import backend, constrain
+from models.mesh.tokens import flatten_tokens, unflatten_tokens
 
 TERNARY_GROUPS = ("head", "mixer", "mlp")  # of `account`: the ternary matrices, and nothing else
 
@@ -79,7 +79,7 @@ def quantise(y_NI: Float[Array, "N I"], bits: int) -> tuple[Float[Array, "N I"],
 
 def _rows(x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], eps: float) -> Float[Array, "N I"]:
     """RMSNorm of flattened rows, in float32."""
-    return layers.normalise(rows(x).astype(jnp.float32), "rms", eps) * norm_I
+    return layers.normalise(flatten_tokens(x).astype(jnp.float32), "rms", eps) * norm_I
 
 
 def whole_matmul(
@@ -97,7 +97,7 @@ def whole_matmul(
     q_NI, step_N1 = quantise(_rows(x, norm_I, eps), bits)
     out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), 1, 0)
     out = (out * (mean * step_N1).reshape(-1, *[1] * (out.ndim - 1))).astype(x.dtype)
-    return unrows(out, x.shape[:-1])
+    return unflatten_tokens(out, x.shape[:-1])
 
 
 def _dot(a: Array, b: Array, axes_a: Any, axes_b: Any) -> Array:
@@ -146,9 +146,9 @@ def _bit_linear_backward(
     y_NI, norm_gradient = jax.vjp(functools.partial(_rows, eps=eps), x, norm_I)
     q_NI, step_N1 = quantise(y_NI, bits)
     whole, mean = _gathered(kernel, axes)
-    d_NO, outputs = rows(d_out, kernel.ndim - 1), tuple(range(1, kernel.ndim))
+    d_NO, outputs = flatten_tokens(d_out, kernel.ndim - 1), tuple(range(1, kernel.ndim))
     d_x, d_norm = norm_gradient(_dot(d_NO, whole.astype(d_out.dtype), outputs, outputs) * mean)
-    y = unrows((q_NI * step_N1).astype(d_out.dtype), x.shape[:-1])
+    y = unflatten_tokens((q_NI * step_N1).astype(d_out.dtype), x.shape[:-1])
     d_kernel = gather.weight_gradient(lambda a, b: _dot(a, b, 0, 0), y, d_out, axes)
     return d_x, d_norm, d_kernel.astype(kernel.dtype)
 

@@ -17,7 +17,7 @@ from models.blocks import decoder, layers
 from models.blocks.layers import Linear, Mlp, Norm
 from models.blocks.recurrence import linear_recurrence
 from models.contract import Role
-from models.mesh.rules import constrain
+from models.mesh.current import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
 
 

@@ -27,9 +27,9 @@ from models.blocks.layers import Linear, Mlp, param
 from models.contract import Output, Role
 from models.errors import InputError
 from models.families import dense
-from models.mesh.gather import rows, unrows
-from models.mesh.rules import constrain
+from models.mesh.current import constrain
 from models.mesh.shards import per_shard
+from models.mesh.tokens import flatten_tokens, unflatten_tokens
 from models.numerics.formats import straight_through
 from models.numerics.parametrization import Factors
 from models.option import option
@@ -233,10 +233,10 @@ class Mixture(nnx.Module):
         )
         if cfg.mode == "dropless":
             serve = functools.partial(routing.dropless, act=act, kernel=cfg.kernel, form=form)
-            by_row = [rows(x) for x in (x_BLD, expert_BLC, weight_BLC)]
+            by_row = [flatten_tokens(x) for x in (x_BLD, expert_BLC, weight_BLC)]
             # A rounding to the largest of a row has to see all of it.
             y_ND = per_shard(serve, by_row, weights, axes, partial=form is None)
-            return unrows(y_ND, (B, L)), chosen_BLE, jnp.zeros(())
+            return unflatten_tokens(y_ND, (B, L)), chosen_BLE, jnp.zeros(())
         count = routing.slots(L, C, E, cfg.capacity_factor)
         seats = functools.partial(routing.seats, experts=E, count=count, priority=cfg.priority)
         # A capacity is of a whole sequence: where positions are split, they are gathered here.

@@ -22,11 +22,13 @@ from models.blocks.attention import Options, attention
 from models.blocks.layers import param
 from models.contract import Role
 from models.errors import InputError
+from models.mesh.current import constrain
 from models.mesh.exchange import exchange
-from models.mesh.gather import gathered, rows, unrows
-from models.mesh.rules import constrain
+from models.mesh.gather import gathered
+from models.mesh.tokens import flatten_tokens, unflatten_tokens
 from models.numerics.formats import straight_through
-from models.numerics.matmul import Recipe, matmul
+from models.numerics.matmul import quantized_matmul
+from models.numerics.precision import Recipe
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient
 
@@ -78,7 +80,7 @@ def scores(
 ) -> Float[Array, "N P"]:
     """How much each row takes from each of P parameter tokens; in float32. `kind`: see Config.score."""
     if quant is not None:
-        a_NP = matmul(x, key.T, quant)
+        a_NP = quantized_matmul(x, key.T, quant)
     else:
         whole = gathered(key.astype(x.dtype), *AXES)
         a_NP = jnp.einsum("NI,PI->NP", x, whole, preferred_element_type=jnp.float32)
@@ -108,10 +110,12 @@ class Pattention(nnx.Module):
         self.value = param(rngs, role, axes, cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width)))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        weights = scores(rows(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
+        weights = scores(flatten_tokens(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
         if self.quant is not None:
-            return unrows(matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype), x_BLD.shape[:-1])
-        return unrows(weights @ gathered(self.value[...].astype(x_BLD.dtype), *AXES), x_BLD.shape[:-1])
+            return unflatten_tokens(
+                quantized_matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype), x_BLD.shape[:-1]
+            )
+        return unflatten_tokens(weights @ gathered(self.value[...].astype(x_BLD.dtype), *AXES), x_BLD.shape[:-1])
 
 
 class Block(nnx.Module):

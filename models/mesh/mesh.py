@@ -14,10 +14,10 @@ from models.errors import InputError
 from models.option import AT_LEAST_ONE, option
 
 AXES = ("trial", "data", "fsdp", "expert", "sequence", "tensor")
-
-
 # The axis fsdp is laid along up to three dimensions of a TPU's torus, each a mesh axis by itself: see make_mesh.
 FSDP = ("fsdp", "fsdp_y", "fsdp_z")
+# Matrices are split over these only to be stored: they are gathered before they are multiplied.
+STORAGE_AXES = (*FSDP, "expert", "sequence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class MeshShape:
 def fill(
     shape: MeshShape, devices: int, trials: int, batch: int, backend: str, microbatches: int = 1
 ) -> tuple[int, ...]:
-    """Sizes of all six axes for `devices` devices: what the config leaves open goes to trials first, then to data.
+    """Return the sizes of all six axes for `devices` devices: what is left open goes to trials first, then to data.
 
     On a CPU a population uses one device per trial; a single run splits its batch, or each of its `microbatches` equal
     parts. Raises InputError when the sizes cannot be met.
     """
-    rows = shape.fsdp * shape.expert
-    fixed = rows * shape.sequence * shape.tensor
+    batch_split = shape.fsdp * shape.expert
+    fixed = batch_split * shape.sequence * shape.tensor
     wanted = fixed * (shape.trial or 1) * (shape.data or 1)
     if wanted > devices:
         raise InputError(f"execution.mesh asks for {wanted} devices; there are {devices}")
@@ -50,51 +50,77 @@ def fill(
     data = shape.data
     if data is None:
         most = free // trial if trials == 1 or backend != "cpu" else 1
-        data = max((d for d in range(1, most + 1) if batch % (d * rows * microbatches) == 0), default=1)
-    if batch % (data * rows * microbatches):
-        parts = f" x execution.mesh.expert={shape.expert}" if shape.expert > 1 else ""
-        parts += f" x execution.microbatches={microbatches}" if microbatches > 1 else ""
-        raise InputError(
-            f"batch_tokens / seq_len = {batch} sequences do not divide over execution.mesh.data={data} x "
-            f"execution.mesh.fsdp={shape.fsdp}{parts}; expected a multiple of {data * rows * microbatches}"
-        )
+        data = _most_data(most, batch, batch_split * microbatches)
+    _check_batch(shape, data, batch, microbatches)
     return (trial, data, shape.fsdp, shape.expert, shape.sequence, shape.tensor)
 
 
+def _most_data(most: int, batch: int, others: int) -> int:
+    """Return the largest size of data, up to `most`, over which the batch divides together with `others`."""
+    for data in range(most, 0, -1):
+        if batch % (data * others) == 0:
+            return data
+    return 1
+
+
+def _check_batch(shape: MeshShape, data: int, batch: int, microbatches: int) -> None:
+    """Raise InputError where the sequences of a batch do not divide over what splits them."""
+    divisor = data * shape.fsdp * shape.expert * microbatches
+    if batch % divisor == 0:
+        return
+    others = ""
+    if shape.expert > 1:
+        others += f" x execution.mesh.expert={shape.expert}"
+    if microbatches > 1:
+        others += f" x execution.microbatches={microbatches}"
+    raise InputError(
+        f"batch_tokens / seq_len = {batch} sequences do not divide over execution.mesh.data={data} x "
+        f"execution.mesh.fsdp={shape.fsdp}{others}; expected a multiple of {divisor}"
+    )
+
+
 def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of the sizes of AXES over the first devices, all of automatic type.
+    """Make a mesh of the sizes of AXES over the first devices, all of automatic type.
 
     On a TPU slice that is used whole, fsdp is split along the dimensions of the torus: libtpu scatters a sum over one ring
     of chips, but over a plane it sends the whole sum everywhere, which is twice as much. Elsewhere the second and third
     part of fsdp have size 1.
     """
-    devices = list(devices if devices is not None else jax.devices())[: math.prod(sizes)]
+    devices = jax.devices() if devices is None else devices
+    used = list(devices)[: math.prod(sizes)]
     named = dict(zip(AXES, sizes, strict=True))
-    rings = _rings(named["fsdp"], devices)
-    names = tuple(name for axis in AXES for name in parts(axis))
-    shape = tuple(size for axis in AXES for size in (rings if axis == "fsdp" else (named[axis],)))
+    rings = _rings(named["fsdp"], used)
+    names: list[str] = []
+    shape: list[int] = []
+    for axis in AXES:
+        names += mesh_names(axis)
+        shape += rings if axis == "fsdp" else (named[axis],)
     types = (AxisType.Auto,) * len(names)
     if rings[1] == 1:
-        with contextlib.suppress(NotImplementedError):  # an axis that is a part of a dimension of the torus
-            return jax.make_mesh(shape, names, axis_types=types, devices=devices)
-    return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), names, axis_types=types)
+        # jax refuses an axis that is a part of a dimension of the torus: then the mesh is made below.
+        with contextlib.suppress(NotImplementedError):
+            return jax.make_mesh(tuple(shape), tuple(names), axis_types=types, devices=used)
+    grid = mesh_utils.create_device_mesh(tuple(shape), used, allow_split_physical_axes=True)
+    return Mesh(grid, tuple(names), axis_types=types)
 
 
 def _rings(size: int, devices: Sequence[Any]) -> tuple[int, int, int]:
-    """`size` devices as sizes along up to three dimensions of the torus that `devices` fill; (size, 1, 1) elsewhere."""
+    """Split `size` devices along up to three dimensions of the torus that `devices` fill; (size, 1, 1) elsewhere."""
+    whole = (size, 1, 1)
     places = [getattr(device, "coords", None) for device in devices]
     if devices[0].platform != "tpu" or None in places:
-        return size, 1, 1
+        return whole
     torus = [len(set(along)) for along in zip(*places, strict=True)]
     if math.prod(torus) != len(devices):
-        return size, 1, 1
-    found, left = [], size
+        return whole
+    found = []
+    left = size
     for extent in sorted(torus, reverse=True):
         found.append(math.gcd(left, extent))
         left //= found[-1]
-    return (found[0], found[1], found[2]) if left == 1 else (size, 1, 1)
+    return (found[0], found[1], found[2]) if left == 1 else whole
 
 
-def parts(axis: str) -> tuple[str, ...]:
-    """Names in a jax mesh of one of AXES."""
+def mesh_names(axis: str) -> tuple[str, ...]:
+    """Return the names that one of AXES has in a jax mesh."""
     return FSDP if axis == "fsdp" else (axis,)

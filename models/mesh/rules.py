@@ -1,6 +1,7 @@
-"""The mesh, and the one table from logical axis names to mesh axes.
+"""Say which mesh axes split which logical axis: the one table, and the layouts of arrays that follow from it.
 
-Everything that knows about devices is here: parameters only carry the names of their axes.
+Parameters and activations only carry the names of their logical axes; everything that knows about devices is in this
+folder. models/mesh/current.py applies the table to the mesh that is being traced for.
 """
 
 from collections.abc import Sequence
@@ -9,11 +10,11 @@ from typing import Any
 
 from flax import nnx
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from models.errors import InputError
-from models.mesh.mesh import FSDP, parts
+from models.mesh.mesh import FSDP, mesh_names
 
 # Logical axis -> mesh axes that split it, in an array where no axis before it has them. Names of parameters first, then of
 # activations. None: never split.
@@ -38,10 +39,10 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "sequences": ("data", "fsdp"),  # of a batch that meets experts where these lie
     "position": ("sequence",),
     "width": None,
-    "tokens": ("data", "fsdp", "expert", "sequence"),  # rows of B times L, as collectives.rows orders them
+    "tokens": ("data", "fsdp", "expert", "sequence"),  # rows of B times L, as tokens.flatten_tokens orders them
     "slots": None,
     "parts": None,  # of a batch or of a sum, one after the other
-    # Where positions meet each other sequences are whole, and heads or channels are split instead: see collectives.exchange.
+    # Where positions meet each other sequences are whole, and heads or channels are split instead: see exchange.py.
     "attended": None,
     "heads_apart": ("tensor", "sequence"),
     "kv_heads_apart": ("tensor", "sequence"),
@@ -54,57 +55,60 @@ _FIELDS = {"position": "seq_len", "ff_apart": "the recurrence's channels"}
 
 
 def split_by(axes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Names in a jax mesh of what splits each logical axis of an array, whatever their sizes. What splits one axis does not
-    split those after it. Raises KeyError for an unknown axis."""
-    out: list[tuple[str, ...]] = []
+    """Return the names in a jax mesh that split each logical axis of an array, whatever their sizes.
+
+    What splits one axis does not split those after it. Raises KeyError for an unknown axis.
+    """
+    splits: list[tuple[str, ...]] = []
+    taken: set[str] = set()
     for axis in axes:
         if axis not in RULES:
             raise KeyError(f"logical axis {axis!r} has no rule in models/mesh/rules.py; known: {', '.join(RULES)}")
-        taken = {name for names in out for name in names}
-        out.append(tuple(name for of in RULES[axis] or () for name in parts(of) if name not in taken))
-    return out
+        names: list[str] = []
+        for mesh_axis in RULES[axis] or ():
+            names += [name for name in mesh_names(mesh_axis) if name not in taken]
+        splits.append(tuple(names))
+        taken.update(names)
+    return splits
 
 
-def backend() -> str:
-    """The kind of device that is being traced for: that of the mesh (also one that is elsewhere), or jax's default."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return getattr(device, "platform", None) or jax.default_backend()
+def spec(
+    axes: Sequence[str], sizes: Sequence[int], mesh: Mesh | AbstractMesh, without: Sequence[str] = ()
+) -> PartitionSpec:
+    """Say how an array of these logical axes and sizes is split, but for the mesh axes `without`.
 
-
-def spec(axes: Sequence[str], sizes: Sequence[int], mesh: Any, without: Sequence[str] = ()) -> PartitionSpec:
-    """How an array of these logical axes is split, but for the mesh axes `without` and those inside a `shard_map` of which
-    this is called. Raises InputError where a size does not divide."""
+    Axes that are manual are left out as well, inside a `shard_map`. Raises InputError where a size does not divide.
+    """
     hidden = {*without, *getattr(mesh, "manual_axes", ())}
-    entries = []
+    entries: list[str | tuple[str, ...] | None] = []
     for axis, size, by in zip(axes, sizes, split_by(axes), strict=True):
         names = tuple(name for name in by if mesh.shape[name] > 1 and name not in hidden)
-        split = math.prod(mesh.shape[name] for name in names)
-        if size % split:
-            shown = " x ".join(dict.fromkeys("fsdp" if name in FSDP else name for name in names))
-            field = _FIELDS.get(axis, f"model.{axis.removesuffix('_apart')}")
-            raise InputError(
-                f"axis {axis!r} of size {size} cannot be split over execution.mesh.{shown}={split}; "
-                f"expected a multiple, such as {split * -(-size // split)} ({field})"
-            )
+        shards = math.prod(mesh.shape[name] for name in names)
+        if size % shards:
+            raise InputError(_not_divisible(axis, size, names, shards))
         entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
 
 
-def constrain(x: jax.Array, *axes: str, without: Sequence[str] = ()) -> jax.Array:
-    """State how an activation is laid out (see `spec`); does nothing outside `jax.set_mesh`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes) == 1:
-        return x
-    return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh, without))
+def _not_divisible(axis: str, size: int, names: Sequence[str], shards: int) -> str:
+    """Say in one line that a logical axis does not divide over mesh axes, and which size would."""
+    options = dict.fromkeys("fsdp" if name in FSDP else name for name in names)
+    field = _FIELDS.get(axis, f"model.{axis.removesuffix('_apart')}")
+    multiple = shards * -(-size // shards)
+    return (
+        f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(options)}={shards}; "
+        f"expected a multiple, such as {multiple} ({field})"
+    )
 
 
 def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Logical axes of every parameter by path; a stacked one has the extra leading axis `layers`."""
-    out = {}
+    """Return the logical axes of every parameter by path; a stacked one has the extra leading axis `layers`."""
+    found = {}
     for path, variable in nnx.to_flat_state(state):
-        axes = variable.get_metadata()["axes"]
-        out[path] = ("layers",) * (len(variable.get_value().shape) - len(axes)) + tuple(axes)
-    return out
+        axes = tuple(variable.get_metadata()["axes"])
+        stacked = len(variable.get_value().shape) - len(axes)
+        found[path] = ("layers",) * stacked + axes
+    return found
 
 
 def is_axes(node: Any) -> bool:
@@ -113,7 +117,7 @@ def is_axes(node: Any) -> bool:
 
 
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
-    """NamedShardings of a trial-stacked tree: `axes` holds a tuple of logical names per leaf of `shapes`.
+    """Return NamedShardings of a trial-stacked tree: `axes` holds a tuple of logical names per leaf of `shapes`.
 
     Leaves of `shapes` have the trial axis in front, which `axes` does not name.
     """

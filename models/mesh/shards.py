@@ -1,14 +1,20 @@
-"""Run a function on each device's shard of the batch and of the matrices that it needs."""
+"""Run a function on each device's shard of a batch, and on the matrices that it needs.
+
+For what XLA cannot split by itself, such as sorting and kernels. `per_shard` and `over_batch` gather matrices that lie
+split, and scatter the sums of their gradients; `on_shards` hands over what each device has. Without a mesh of several
+devices all three are ordinary calls.
+"""
 
 from collections.abc import Callable, Sequence
 import math
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec as P
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Integer
 
-from models.mesh.gather import _mesh, _only, _splits, _summed, scattered, whole
+from models.mesh.collectives import all_gather, reduce_scatter, sum_over_tensor
+from models.mesh.current import active_axes, current_mesh, restrict
 from models.mesh.rules import spec
 
 
@@ -20,35 +26,45 @@ def per_shard(
     logical: Sequence[str] = ("tokens",),
     partial: bool = False,
 ) -> Array:
-    """`function(*rows, matrices)` where the first axes of `rows` and of the result are the `logical` ones.
+    """Call `function(*rows, matrices)` where the first axes of `rows` and of the result are the `logical` ones.
 
-    Each shard calls it on its own rows and on whole matrices; `axes` has the logical axes of each of these. For what XLA
-    cannot split by itself, such as sorting. `partial`: matrices stay split over tensor, so that each device's result is its
-    part of a sum; there every axis of the mesh is manual, as kernels want it. One device: an ordinary call.
+    Each shard calls it on its own rows and on whole matrices; `axes` has the logical axes of each of these. `partial`:
+    matrices stay split over tensor, so that each device's result is its part of a sum; there every axis of the mesh is
+    manual, as kernels want it.
     """
-    mesh, manual = _mesh(), _splits(logical)
-    if not manual and (not partial or mesh.empty or math.prod(mesh.shape.values()) == 1):
+    mesh = current_mesh()
+    manual = active_axes(logical)
+    on_one_device = mesh.empty or math.prod(mesh.shape.values()) == 1
+    if not manual and (not partial or on_one_device):
         return function(*rows, matrices)
     if partial:
         manual = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
-    along = spec(logical, rows[0].shape[: len(logical)], mesh)
 
     def local(rows: Any, matrices: Any) -> Array:
-        out = function(*rows, jax.tree.map(whole, matrices, axes))
-        return _summed(out) if partial and mesh.shape["tensor"] > 1 else out
+        out = function(*rows, jax.tree.map(all_gather, matrices, axes))
+        if partial and mesh.shape["tensor"] > 1:
+            return sum_over_tensor(out)
+        return out
 
-    return jax.shard_map(
+    along = spec(logical, rows[0].shape[: len(logical)], mesh)
+    mapped = jax.shard_map(
         local,
-        in_specs=(along, _stored(matrices, axes, manual)),
+        in_specs=(along, _storage_specs(matrices, axes, manual)),
         out_specs=along,
         axis_names=set(manual),
         check_vma=False,
-    )(tuple(rows), matrices)
+    )
+    return mapped(tuple(rows), matrices)
 
 
-def _stored(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:
-    """Specs of matrices as they lie on the mesh, for a shard_map over `manual`; `axes` has the logical ones of each."""
-    return jax.tree.map(lambda w, names: _only(spec(names, w.shape, _mesh()), manual), matrices, axes)
+def _storage_specs(matrices: Any, axes: Any, manual: Sequence[str]) -> Any:
+    """Return the specs of matrices as they lie on the mesh, for a shard_map over `manual`; `axes` has the logical ones."""
+    mesh = current_mesh()
+
+    def one(matrix: Array, names: Sequence[str]) -> PartitionSpec:
+        return restrict(spec(names, matrix.shape, mesh), manual)
+
+    return jax.tree.map(one, matrices, axes)
 
 
 def over_batch(
@@ -59,34 +75,36 @@ def over_batch(
     targets_BL: Integer[Array, "B L"],
     *scalars: Array,
 ) -> tuple[Array, Array, Any, Array]:
-    """`function(matrices, x [N, D], targets [N], *scalars)`, by every shard of the batch on its own rows and whole matrices.
+    """Call `function(matrices, x [N, D], targets [N], *scalars)` by every shard of the batch, on its own rows.
 
-    It returns two sums over rows, the sums over rows of the gradients of `matrices`, and a row [N, D] for each of x. The
-    gradients come back laid out and cast as the matrices are.
+    It returns two sums over rows, the sums over rows of the gradients of `matrices`, and a row [N, D] for each of x.
+    Matrices are whole inside; their gradients come back laid out and cast as the matrices are.
     """
-    mesh, (B, L, D) = _mesh(), x_BLD.shape
-    manual = _splits(("batch", "position"))
+    manual = active_axes(("batch", "position"))
 
     def local(matrices: Any, x_BLD: Array, targets_BL: Array, *scalars: Array) -> tuple[Array, Array, Any, Array]:
-        full = jax.tree.map(whole, matrices, axes) if manual else matrices
-        first, second, sums, d_x = function(full, x_BLD.reshape(-1, D), targets_BL.reshape(-1), *scalars)
-        sums = jax.tree.map(lambda one, matrix: one.astype(matrix.dtype), sums, matrices)
+        full = jax.tree.map(all_gather, matrices, axes) if manual else matrices
+        x_ND = x_BLD.reshape(-1, x_BLD.shape[-1])
+        first, second, gradients, d_x = function(full, x_ND, targets_BL.reshape(-1), *scalars)
+        gradients = jax.tree.map(lambda gradient, matrix: gradient.astype(matrix.dtype), gradients, matrices)
         if manual:
             first, second = jax.lax.psum((first, second), manual)
-            sums = jax.tree.map(scattered, sums, axes)
-        return first, second, sums, d_x.reshape(x_BLD.shape)
+            gradients = jax.tree.map(reduce_scatter, gradients, axes)
+        return first, second, gradients, d_x.reshape(x_BLD.shape)
 
-    if manual:
-        along = spec(("batch", "position"), (B, L), mesh)
-        split = _stored(matrices, axes, manual)
-        local = jax.shard_map(
-            local,
-            in_specs=(split, along, along, *[P()] * len(scalars)),
-            out_specs=(P(), P(), split, along),
-            axis_names=set(manual),
-            check_vma=False,
-        )
-    return local(matrices, x_BLD, targets_BL, *scalars)
+    if not manual:
+        return local(matrices, x_BLD, targets_BL, *scalars)
+    along = spec(("batch", "position"), targets_BL.shape, current_mesh())
+    stored = _storage_specs(matrices, axes, manual)
+    everywhere = PartitionSpec()
+    mapped = jax.shard_map(
+        local,
+        in_specs=(stored, along, along, *[everywhere] * len(scalars)),
+        out_specs=(everywhere, everywhere, stored, along),
+        axis_names=set(manual),
+        check_vma=False,
+    )
+    return mapped(matrices, x_BLD, targets_BL, *scalars)
 
 
 def on_shards(
@@ -96,19 +114,21 @@ def on_shards(
     *arrays: Array,
     shape: Sequence[int] | None = None,
 ) -> Array:
-    """`function(*arrays)`, called by each device on its parts of `arrays` with the logical `axes`, for its part of `out`.
+    """Call `function(*arrays)` by each device on its shards of `arrays` with the logical `axes`, for its shard of `out`.
 
     For a kernel that XLA cannot split: every axis of the mesh is manual inside. The result has the `shape`, or that of the
-    first array. No mesh: an ordinary call.
+    first array.
     """
-    mesh = _mesh()
+    mesh = current_mesh()
     if mesh.empty:
         return function(*arrays)
-    specs = tuple(spec(names, x.shape, mesh) for names, x in zip(axes, arrays, strict=True))
-    return jax.shard_map(
+    in_specs = tuple(spec(names, x.shape, mesh) for names, x in zip(axes, arrays, strict=True))
+    out_shape = arrays[0].shape if shape is None else shape
+    mapped = jax.shard_map(
         function,
-        in_specs=specs,
-        out_specs=spec(out, arrays[0].shape if shape is None else shape, mesh),
+        in_specs=in_specs,
+        out_specs=spec(out, out_shape, mesh),
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
         check_vma=False,
-    )(*arrays)
+    )
+    return mapped(*arrays)

@@ -98,7 +98,9 @@ def _scale(most: Float[Array, "*n"], form: Format) -> Float[Array, "*n"]:
     return jnp.where(jnp.isfinite(most), jnp.maximum(scale, _LEAST_SCALE), jnp.nan)
 
 
-def split(x: Float[Array, "..."], form: Format, axis: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def values_and_scale(
+    x: Float[Array, "..."], form: Format, axis: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Values of the format and the scale of each vector along `axis` (of size 1 there); no blocks. Float32."""
     x = x.astype(jnp.float32)
     most = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
@@ -116,13 +118,13 @@ def quantize(x: Float[Array, "*n"], form: Format | None, axis: int) -> Float[Arr
     if form is None:
         return x
     if form.block is None:
-        whole, scale = split(x, form, axis)
+        whole, scale = values_and_scale(x, form, axis)
         return whole * scale
     axis %= x.ndim
     size = x.shape[axis]
     padded = jnp.pad(x, [(0, -size % form.block if i == axis else 0) for i in range(x.ndim)])
     blocks = padded.reshape(*x.shape[:axis], -1, form.block, *x.shape[axis + 1 :])
-    whole, scale = split(blocks, form, axis + 1)
+    whole, scale = values_and_scale(blocks, form, axis + 1)
     return jax.lax.slice_in_dim((whole * scale).reshape(padded.shape), 0, size, axis=axis)
 
 

@@ -21,7 +21,7 @@ from models import functional
 from models.mesh.mesh import AXES, make_mesh
 from models.numerics import formats, matmul
 from models.numerics.formats import parse
-from models.numerics.matmul import Recipe
+from models.numerics.precision import Recipe
 from tests.support.families import LENGTH, TINY, make, tokens
 from tests.support.sharding import losses as train
 
@@ -37,7 +37,7 @@ TYPES = {
 }
 TEXTS = [*TYPES, "e3m4", "e1m2", "e7m1", "e3m0", "e4m3b8", "e2m1b3", "int8", "int4", "int2", "int8b8", "int4b5"]
 rounded = jax.jit(formats.quantize, static_argnums=(1, 2))
-split = jax.jit(formats.split, static_argnums=(1, 2))
+split = jax.jit(formats.values_and_scale, static_argnums=(1, 2))
 FULL = {"quant_weight": "e4m3", "quant_act": "e4m3", "quant_grad": "e5m2", "quant_saved": "e4m3"}
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_format_is_refused(text):
 @functools.partial(jax.jit, static_argnums=3)
 def both(x, w, d_out, how: Recipe):
     """The product and its two gradients."""
-    y, pull = jax.vjp(lambda x, w: matmul.matmul(x, w, how), x, w)
+    y, pull = jax.vjp(lambda x, w: matmul.quantized_matmul(x, w, how), x, w)
     return y, *pull(d_out)
 
 
@@ -214,7 +214,7 @@ def test_without_a_saved_format_the_gradient_is_straight_through():
         def plain(x, w, how=how):
             return formats.straight_through(x, how.act, 1) @ formats.straight_through(w, how.weight, 0)
 
-        ours = jax.vjp(lambda x, w, how=how: matmul.matmul(x, w, how), x, w)[1](d_out)
+        ours = jax.vjp(lambda x, w, how=how: matmul.quantized_matmul(x, w, how), x, w)[1](d_out)
         theirs = jax.vjp(plain, x, w)[1](d_out)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -242,7 +242,7 @@ def test_a_mixed_or_blocked_product_is_always_simulated():
     x, w = normal(8, 32), normal(32, 16, seed=1)
     for act, weight in (("e4m3", "int8"), ("e4m3b16", "e4m3"), ("e4m3", "e3m2")):
         how = Recipe(parse(weight), parse(act), kernel="real")
-        text = jax.jit(lambda x, w, how=how: matmul.matmul(x, w, how)).lower(x, w).as_text()
+        text = jax.jit(lambda x, w, how=how: matmul.quantized_matmul(x, w, how)).lower(x, w).as_text()
         assert "f8E" not in text
 
 

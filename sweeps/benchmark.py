@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
-from sweeps.executors.local import LocalExecutor, LocalWorker
+from sweeps.executors.local import LocalExecutor
+from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
 STUDY = '''"""How much of the time of {runs} tiny runs is the launcher's? Costs minutes on two cores."""
 from sweeps.study.grid import cases, over, product
@@ -42,12 +43,12 @@ class Timed(LocalExecutor):
         self.begun: list[float] = []
         self.ended: list[float] = []
 
-    def start(self, *arguments: Any, **options: Any) -> LocalWorker:
+    def start(self, *arguments: Any, **options: Any) -> SubprocessWorker:
         """Start a worker."""
         self.begun.append(time.monotonic())
         return super().start(*arguments, **options)
 
-    def release(self, worker: LocalWorker) -> None:
+    def release(self, worker: SubprocessWorker) -> None:
         """A worker is over."""
         self.ended.append(time.monotonic())
         super().release(worker)
@@ -57,7 +58,7 @@ def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
     """Launch the study in a fresh folder; seconds and shares."""
     from sweeps.launch import launch
     from sweeps.study import file as studies
-    from sweeps.work.workdir import Store
+    from sweeps.work.workdir import Workdir
 
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "tiny.py")
@@ -65,7 +66,7 @@ def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
             file.write(STUDY.format(runs=runs, steps=steps, root=os.path.abspath(root)))
         studies.manifests(studies.load(path))  # preparing the text is not launching
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-        executor, store = Timed(), Store(os.path.join(scratch, "work"))
+        executor, store = Timed(), Workdir(os.path.join(scratch, "work"))
         store.root.mkdir()
         outcome = launch(studies.load(path), store, executor, progress=False)
         end, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)

@@ -24,7 +24,7 @@ from experiments import cli, files
 from experiments.cli import EXIT_FAILURE, InputError
 from experiments.run import stored
 from experiments.store import record
-from sweeps.work.workdir import State, Store
+from sweeps.work.workdir import State, Workdir
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -56,7 +56,7 @@ def row(point: Mapping[str, Any], state: State) -> dict[str, Any]:
         return {}  # written by a version with other options: the name and the status remain
 
 
-def grid(store: Store) -> tuple[pd.DataFrame, list[str]]:
+def grid(store: Workdir) -> tuple[pd.DataFrame, list[str]]:
     """The table of a workdir, and a line for each damaged record. Raises InputError without a study.json."""
     points = store.read_study()["points"]
     tags, rows, damaged = merge_tags(points), [], []
@@ -97,7 +97,7 @@ def main(_: list[str]) -> int:
     """The command line."""
     if not flags.FLAGS.out.endswith(SUFFIXES):
         raise InputError(f"--out={flags.FLAGS.out} has an unknown ending; expected {' or '.join(SUFFIXES)}")
-    store = Store(flags.FLAGS.workdir)
+    store = Workdir(flags.FLAGS.workdir)
     frame, damaged = grid(store)
     write(frame, flags.FLAGS.out)
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())

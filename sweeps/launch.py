@@ -21,14 +21,15 @@ from absl import flags
 
 from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
+from sweeps import executors
 from sweeps.cost import plan_file
-from sweeps.executors import options, protocol
+from sweeps.executors.support import protocol
 from sweeps.study import file as studies
 from sweeps.work import failures, populations
 from sweeps.work.display import Display, clock
 from sweeps.work.scheduler import Scheduler
 from sweeps.work.stopping import Stopping
-from sweeps.work.workdir import Node, Store, distinct, identify
+from sweeps.work.workdir import Node, Workdir, distinct, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Policy:
 
 def launch(
     study: studies.Study,
-    store: Store,
+    store: Workdir,
     executor: protocol.Executor,
     policy: Policy = Policy(),
     progress: bool = True,
@@ -103,7 +104,7 @@ def main(_: list[str]) -> int:
     """The command line."""
     start = time.monotonic()
     study = studies.load(flags.FLAGS.study, flags.FLAGS.data_root)
-    executor = options.load(flags.FLAGS.executor)
+    executor = executors.load(flags.FLAGS.executor)
     given = flags.FLAGS
     budgets = failures.parse_budgets(given.retries)
     policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
@@ -117,7 +118,7 @@ def main(_: list[str]) -> int:
         raise InputError(f"--workdir={flags.FLAGS.workdir} is a file; expected a folder")
     for note in study.notes:
         print(f"note: {note}")
-    store = Store(flags.FLAGS.workdir)
+    store = Workdir(flags.FLAGS.workdir)
     store.root.mkdir(parents=True, exist_ok=True)
     outcome = launch(study, store, executor, policy)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
@@ -138,7 +139,7 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs")
-    flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(options.EXECUTORS)}")
+    flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.executor_names())}")
     flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed; finish those stopped early")
     budgets = ",".join(f"{kind}={count}" for kind, count in failures.BUDGETS.items())

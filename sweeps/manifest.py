@@ -22,12 +22,12 @@ from absl import flags
 from experiments import cli, files
 from experiments.cli import InputError, nearest
 from sweeps.cost import plan_file
-from sweeps.executors import gcloud
-from sweeps.executors.options import options as options_
+from sweeps.executors.support import gcloud
+from sweeps.executors.support.options import parse_options
 from sweeps.study import file as studies
 from sweeps.work import populations as graph
 from sweeps.work.populations import Population
-from sweeps.work.workdir import Store, distinct, identify
+from sweeps.work.workdir import Workdir, distinct, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _check(options: Any, **patterns: str) -> None:
             raise InputError(f"--options={name}={value}: expected {name}=… of the form {pattern}")
 
 
-def parts(study: studies.Study, store: Store) -> list[Population]:
+def parts(study: studies.Study, store: Workdir) -> list[Population]:
     """What is to be trained, parents first, laid out as the workdir's plan has it if there is one."""
     together = None
     if planned := plan_file.check(study, store.root, "local"):
@@ -188,14 +188,14 @@ def main(_: list[str]) -> int:
     given = flags.FLAGS
     if given.kind not in KINDS:
         raise InputError(f"--kind={given.kind!r} is not known; {nearest(given.kind, KINDS, 'kind')}")
-    options = options_(KINDS[given.kind], given.options or "", "--options")
+    options = parse_options(KINDS[given.kind], given.options or "", "--options")
     options.check()
     study, out = studies.load(given.study, given.data_root), pathlib.Path(given.out)
     if not re.fullmatch(r"[\w.-]+", out.name):
         raise InputError(
             f"--out={given.out}: its last part names a folder of the bucket; expected letters, digits, . _ -"
         )
-    populations = parts(study, Store(given.workdir))
+    populations = parts(study, Workdir(given.workdir))
     if not populations:
         print(f"{study.name}: nothing to do, every run has its record")
         return 0

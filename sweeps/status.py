@@ -22,14 +22,14 @@ from sweeps.watch import progress
 from sweeps.watch.progress import Progress
 from sweeps.work import failures
 from sweeps.work.display import clock
-from sweeps.work.workdir import State, Store
+from sweeps.work.workdir import State, Workdir
 
 SCHEMA = 1
 ORDER = ("complete", "running", "waiting", "diverged", "failed", "lost")
 STYLES = {"complete": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "lost": "red"}
 
 
-def collect(store: Store) -> tuple[dict[str, Any], dict[str, State]]:
+def collect(store: Workdir) -> tuple[dict[str, Any], dict[str, State]]:
     """The states of a study's runs: as the JSON has them, and by fingerprint. Raises InputError without a study."""
     study = store.read_study()
     points: dict[str, Mapping[str, Any]] = {}
@@ -50,7 +50,7 @@ def collect(store: Store) -> tuple[dict[str, Any], dict[str, State]]:
     return {"schema": SCHEMA, "name": study["name"], "runs": runs, "counts": counts}, states
 
 
-def reason(store: Store, fingerprint: str, point: Mapping[str, Any], states: Mapping[str, State]) -> str | None:
+def reason(store: Workdir, fingerprint: str, point: Mapping[str, Any], states: Mapping[str, State]) -> str | None:
     """Why a run is as it is: its state's reason, its parent's state while it waits, and how often it was tried."""
     state = states[fingerprint]
     if state.record is not None:
@@ -69,7 +69,7 @@ def reason(store: Store, fingerprint: str, point: Mapping[str, Any], states: Map
     return out or None
 
 
-def measure(store: Store, states: Mapping[str, State]) -> dict[str, Progress]:
+def measure(store: Workdir, states: Mapping[str, State]) -> dict[str, Progress]:
     """How far the runs are, by fingerprint. Raises InputError without a study."""
     points = {point["fingerprint"]: point for point in reversed(store.read_study()["points"])}
     found = {
@@ -126,7 +126,7 @@ def summary(totals: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def look(store: Store) -> tuple[dict[str, Any], Table, str]:
+def look(store: Workdir) -> tuple[dict[str, Any], Table, str]:
     """The JSON, the table and the line below it, as of now. Raises InputError without a study."""
     value, states = collect(store)
     found = measure(store, states)
@@ -135,7 +135,7 @@ def look(store: Store) -> tuple[dict[str, Any], Table, str]:
     return value, table(value, states, found), summary(totals)
 
 
-def watch(store: Store, console: Console, seconds: float) -> dict[str, Any]:
+def watch(store: Workdir, console: Console, seconds: float) -> dict[str, Any]:
     """Show the table again and again until nothing is under way; returns the last JSON. Ctrl-C ends it too."""
     from rich.console import Group
     from rich.live import Live
@@ -151,7 +151,7 @@ def watch(store: Store, console: Console, seconds: float) -> dict[str, Any]:
 
 def main(_: list[str]) -> int:
     """The command line."""
-    store, console = Store(flags.FLAGS.workdir), Console(highlight=False)
+    store, console = Workdir(flags.FLAGS.workdir), Console(highlight=False)
     if not console.is_terminal:
         console.width = 190  # a log has no width; do not fold what could be searched for
     if flags.FLAGS.watch:

@@ -8,121 +8,17 @@ from collections.abc import Sequence
 import dataclasses
 import glob
 import importlib.util
-import json
 import os
-import selectors
-import signal
-import subprocess
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 from etils import epath
 
-from experiments import files
-from experiments.cli import InputError
-from sweeps.executors.protocol import Event
+from models.errors import InputError
+from sweeps.executors.support.protocol import Executor
+from sweeps.executors.support.subprocess_worker import SubprocessWorker, wait_for_output
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-
-
-def available_cores() -> list[int]:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def accelerators() -> list[dict[str, str]]:
-    """Environment of one worker per accelerator that jax can use here; empty on a CPU. Does not start jax."""
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    if wanted.split(",")[0] == "cpu":
-        return []
-    plugins = [f"jax_cuda{version}_plugin" for version in (12, 13)]
-    if any(importlib.util.find_spec(name) for name in plugins):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            visible = ",".join(str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*"))))
-        return [{"CUDA_VISIBLE_DEVICES": device} for device in visible.split(",") if device]
-    if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
-        return [{}]  # one process drives all chips of a TPU host
-    return []
-
-
-class LocalWorker:
-    """A subprocess. Its events come through a pipe, everything else it says goes to the log."""
-
-    def __init__(self, command: Sequence[str], cores: Sequence[int] | None, env: dict[str, str], log: epath.Path):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: BinaryIO = files.append(log)  # closed by `close`
-        pinning = ",".join(map(str, cores)) if cores else "-"
-        bootstrap = [sys.executable, "-S", "-E", os.path.join(HERE, "pinned.py"), str(os.getpid()), pinning]
-        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            [*bootstrap, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=os.environ | {"PYTHONPATH": path} | env,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C reaches the launcher only, which stops workers in order
-        )
-        assert self.process.stdin and self.process.stdout
-        self.pid, self._partial, self.silent = self.process.pid, b"", False
-        os.set_blocking(self.process.stdout.fileno(), False)
-
-    def fileno(self) -> int:
-        """Of its output, for `select`."""
-        assert self.process.stdout
-        return self.process.stdout.fileno()
-
-    def go(self, token: str = "") -> None:
-        """Let it begin."""
-        assert self.process.stdin
-        try:
-            self.process.stdin.write(f"go {token}\n".encode())
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it is over already, as its exit code will say
-
-    def events(self) -> list[Event]:
-        """Events since the last call; lines that are not events go to the log."""
-        assert self.process.stdout
-        while not self.silent and (block := self.process.stdout.read(1 << 16)) is not None:
-            self._partial += block
-            self.silent = not block  # the end of its output
-        *lines, self._partial = self._partial.split(b"\n")
-        out = []
-        for line in lines:
-            event = _event(line)
-            if event is None:
-                self._log.write(line + b"\n")
-            else:
-                out.append(event)
-        return out
-
-    def poll(self) -> int | None:
-        """Its exit code once it is over."""
-        return self.process.poll()
-
-    def close(self) -> None:
-        """Let go of its pipes and its log."""
-        assert self.process.stdout and self.process.stdin
-        for file in (self.process.stdout, self.process.stdin, self._log):
-            file.close()
-
-    def stop(self, force: bool = False) -> None:
-        """SIGTERM, on which it saves; or SIGKILL."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
-
-
-def _event(line: bytes) -> Event | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
+CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +27,37 @@ class Options:
 
 
 def executor(_: Options) -> "LocalExecutor":
-    """This machine."""
+    """Make the executor of this machine."""
     return LocalExecutor()
+
+
+def available_cores() -> list[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def accelerators() -> list[dict[str, str]]:
+    """Return the environment of one worker per accelerator that jax can use here; empty on a CPU. Does not start jax."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if wanted.split(",")[0] == "cpu":
+        return []
+    if any(importlib.util.find_spec(plugin) for plugin in CUDA_PLUGINS):
+        return [{"CUDA_VISIBLE_DEVICES": device} for device in _visible_gpus()]
+    tpu_devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    if importlib.util.find_spec("libtpu") and tpu_devices:
+        return [{}]  # one process drives all chips of a TPU host
+    return []
+
+
+def _visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device]
+    number = len(glob.glob("/dev/nvidia[0-9]*"))
+    return [str(index) for index in range(number)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,50 +68,50 @@ class Place:
     env: dict[str, str]
 
 
-class LocalExecutor:
+class LocalExecutor(Executor[SubprocessWorker]):
     """Room for workers on this machine: one per accelerator; on a CPU one per core, or fewer with more cores each."""
 
     def __init__(self, command: Sequence[str] = ()):
+        """Run `command` with --population and --workdir; by default the real worker."""
         self._command = list(command) or [sys.executable, "-m", "experiments.train"]
-        self._cores, self._devices = available_cores(), accelerators()
-        self._taken: dict[int, Place] = {}
+        self._cores = available_cores()
+        self._devices = accelerators()
+        self._taken: dict[int, Place] = {}  # by process id
         self.share(len(self._cores))
 
     def share(self, populations: int) -> None:
         """Divide the machine among at most so many workers. Only while none is running."""
-        count = len(self._devices) or max(1, min(len(self._cores), populations))
+        on_cpu = max(1, min(len(self._cores), populations))
+        count = len(self._devices) or on_cpu
+        environments = self._devices or [{}] * count
         pinned = hasattr(os, "sched_setaffinity") and count > 1
-        envs = self._devices or [{}] * count
-        self._free = [Place(tuple(self._cores[i::count]) if pinned else None, env) for i, env in enumerate(envs)]
+        self._free = []
+        for index, env in enumerate(environments):
+            cores = tuple(self._cores[index::count]) if pinned else None
+            self._free.append(Place(cores, env))
         self.slots = count
 
-    def clear(self, workdir: epath.Path) -> None:
-        """A worker here ends with its launcher (pinned.py)."""
-
     def options(self) -> dict[str, Any]:
-        """Simulated devices of the next worker: one per core of its place."""
+        """Give the next worker as many simulated devices as its place has cores."""
         if self._devices:
             return {}
-        return {"cpu_devices": len(self._free[-1].cores or self._cores)}
+        next_place = self._free[-1]
+        return {"cpu_devices": len(next_place.cores or self._cores)}
 
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> LocalWorker:
-        """Start a worker in a free place."""
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker:
+        """Start a worker in a free place. Raises InputError for a workdir that is no local folder."""
         if "://" in os.fspath(workdir):
             raise InputError(f"--workdir={workdir}: the local executor writes logs and locks; expected a local folder")
         place = self._free.pop()
         command = [*self._command, f"--population={os.fspath(population)}", f"--workdir={os.fspath(workdir)}"]
-        worker = LocalWorker(command, place.cores, place.env, log)
+        worker = SubprocessWorker(command, place.cores, place.env, log)
         self._taken[worker.pid] = place
         return worker
 
-    def release(self, worker: LocalWorker) -> None:
-        """Its place is free again."""
+    def release(self, worker: SubprocessWorker) -> None:
+        """Take back the place of a worker that is over."""
         self._free.append(self._taken.pop(worker.pid))
 
-    def wait(self, workers: list[LocalWorker], seconds: float) -> None:
-        """Until one of them writes or ends, or so long."""
-        with selectors.DefaultSelector() as selector:
-            talking = [worker for worker in workers if not worker.silent]
-            for worker in talking:
-                selector.register(worker.fileno(), selectors.EVENT_READ)
-            selector.select(seconds if len(talking) == len(workers) else 0.02)
+    def wait(self, workers: Sequence[SubprocessWorker], seconds: float) -> None:
+        """Return when one of the workers writes or ends, or after so long."""
+        wait_for_output(workers, seconds)

@@ -1,6 +1,6 @@
 """Workers on a Ray cluster: an actor per host, which runs a worker there as a subprocess and passes on what it says.
 
-    --executor=ray:address=auto,gpus=1,retries=2      on a cluster that runs; without an address one is started here
+    --executor=ray:address=auto,gpus=1,slots=2        on a cluster that runs; without an address one is started here
 
 An actor is placed where its resources are free (cpus, gpus, and TPU chips as Ray's resource "TPU"). `hosts` actors on as
 many nodes form one worker: the population of a slice. When the launcher ends, Ray ends its actors, and with them the
@@ -8,27 +8,24 @@ workers, which save first. A node that is lost ends its worker as if it was kill
 checkpoint. The workdir has to be a folder that all nodes see, or gs://. requirements-ray.txt has what this needs.
 """
 
-from collections.abc import Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import signal
-import sys
-import tempfile
 import time
 from typing import Any
 
 from etils import epath
 
 from experiments import files
-from experiments.cli import EXIT_AGAIN, InputError
-from sweeps.executors import protocol
-from sweeps.executors.gang import Group
-from sweeps.executors.protocol import Event
+from experiments.cli import EXIT_AGAIN
+from models.errors import InputError
+from sweeps.executors.support.gang import Gang
+from sweeps.executors.support.protocol import ROOT, Event, Executor, python_path, train_command
+from sweeps.executors.support.ray_host import Host, Member
 
-CALL_SECONDS = 30.0  # for an actor to answer
-SILENT_SECONDS = 60.0  # without an answer, after which an actor counts as lost
 COUNT_SECONDS = 5.0  # between two counts of the cluster's nodes
+LOOK_SECONDS = 0.2  # between two looks at an actor, each a call over the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,277 +42,200 @@ class Options:
     port: int = 8476  # of the first host, on which several join
     ship: bool = False  # send this folder's code to the nodes, which do not have it
 
+    def needs(self) -> dict[str, float]:
+        """Return the resources of one host, by Ray's names."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus, "TPU": self.tpus}
+        if self.resource:
+            wanted[self.resource] = 1
+        return {name: float(number) for name, number in wanted.items() if number}
+
 
 def executor(options: Options) -> "RayExecutor":
-    """On the cluster of the options. Raises InputError when Ray is not installed or the cluster cannot be reached."""
+    """Make the executor. Raises InputError when Ray is not installed or the cluster cannot be reached."""
     return RayExecutor(options)
 
 
-class Host:
-    """The actor: one process on one host. Its log goes to the launcher, since no folder may be shared."""
+class PlacedWorker:
+    """A Worker that waits for its place, without keeping the launcher from its other workers, and then is a Gang."""
 
-    def __init__(self) -> None:
-        from sweeps.executors.local import LocalWorker
-
-        self._make: Any = LocalWorker
-        self._worker: Any = None
-        self._read = 0
-        self._log = epath.Path(tempfile.mkdtemp(prefix="lossgrid-")) / "log"
-
-    def address(self) -> str:
-        """Of this host, as others reach it."""
-        import ray
-
-        return ray.util.get_node_ip_address()
-
-    def start(self, arguments: list[str]) -> None:
-        """Start the worker; it waits for `go`. The interpreter is this actor's."""
-        self._worker = self._make([sys.executable, *arguments], None, {}, self._log)
-
-    def go(self, token: str) -> bool:
-        """Let it begin."""
-        self._worker.go(token)
-        return True
-
-    def look(self) -> tuple[int | None, list[Event], bytes]:
-        """Exit code, events and log since the last look."""
-        code = self._worker.poll()  # before the last events are read
-        events = self._worker.events()
-        with open(self._log, "rb") as file:
-            file.seek(self._read)
-            text = file.read()
-        self._read += len(text)
-        return code, events, text
-
-    def stop(self, force: bool) -> None:
-        """Ask it to save and end, or end it."""
-        self._worker.stop(force)
-
-
-class Member:
-    """A Worker: one host's actor, as seen from here."""
-
-    def __init__(self, ray: Any, actor: Any, log: epath.Path):
-        self._ray, self._actor, self._log, self.pid = ray, actor, log, os.getpid()
-        self._code: int | None = None
-        self._events: list[Event] = []
-        self._silent_since: float | None = None
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """None when there was no answer. An actor that is dead, or silent for long, is noted as the worker's end."""
-        ray, now = self._ray, time.monotonic()
-        if self._code is not None:
-            return None
-        try:
-            out = ray.get(getattr(self._actor, method).remote(*arguments), timeout=CALL_SECONDS)
-        except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError) as error:
-            self._silent_since = self._silent_since or now  # perhaps only the network: its worker may live
-            if now - self._silent_since > SILENT_SECONDS:
-                self._lost(error)
-        except (ray.exceptions.RayError, ConnectionError) as error:
-            self._lost(error)
-        else:
-            self._silent_since = None
-            return out
-        return None
-
-    def _lost(self, error: Exception) -> None:
-        self.close()
-        self._code = -signal.SIGKILL  # to the runs it is the same
-        self._write(f"error: ray: the host or its actor was lost ({type(error).__name__})\n".encode())
-
-    def _write(self, text: bytes) -> None:
-        if text:
-            before = self._log.read_bytes() if self._log.exists() else b""
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            self._log.write_bytes(before + text)
-
-    def go(self, token: str = "") -> None:
-        """Let it begin."""
-        if self._call("go", token) is None and self._code is None:
-            self._lost(TimeoutError())  # whether it has heard is not known
-
-    def _look(self) -> None:
-        if found := self._call("look"):
-            code, events, text = found
-            self._events += events
-            self._write(text)
-            self._code = code
-
-    def events(self) -> list[Event]:
-        """Since the last call."""
-        self._look()
-        out, self._events = self._events, []
-        return out
-
-    def poll(self) -> int | None:
-        """Its exit code once it is over."""
-        self._look()
-        return self._code
-
-    def close(self) -> None:
-        """End the actor."""
-        with contextlib.suppress(Exception):  # it may be dead, and so may be the cluster
-            self._ray.kill(self._actor)
-
-    def stop(self, force: bool = False) -> None:
-        """Ask it to save and end, or end it."""
-        self._call("stop", force)
-
-
-class Placed:
-    """A Worker that waits for its place, without keeping the launcher from its other workers, and then is a Group."""
-
-    def __init__(self, executor: "RayExecutor", command: Sequence[str], log: epath.Path):
-        self._executor, self._command, self._log, self.pid = executor, list(command), log, os.getpid()
-        self.place = executor.reserve()
+    def __init__(self, owner: "RayExecutor", arguments: Sequence[str], log: epath.Path):
+        self.pid = os.getpid()
+        self.place = owner.reserve()
+        self._owner = owner
+        self._arguments = list(arguments)
+        self._log = log
         self._ready = self.place.ready()
-        self._group: Group | None = None
-        self._code: int | None = None
+        self._gang: Gang | None = None
+        self._status: int | None = None
         self._token: str | None = None  # once it may begin
 
-    def _advance(self) -> Group | None:
-        """The group, once there is a place for it."""
-        ray = self._executor.ray
-        if self._group is None and self._code is None and ray.wait([self._ready], timeout=0)[0]:
-            try:
-                self._group = Group(self._executor.actors(self.place, self._command, self._log))
-            except (ray.exceptions.RayError, ConnectionError) as error:
-                files.write_bytes(self._log, f"error: UNAVAILABLE: ray: {type(error).__name__}\n".encode())
-                self._code = -signal.SIGKILL
-            if self._group and self._token is not None:
-                self._group.go(self._token)
-        return self._group
+    def _placed(self) -> Gang | None:
+        """Return the gang, once there is a place for it."""
+        waiting = self._gang is None and self._status is None
+        if waiting and self._place_is_ready():
+            self._begin()
+        return self._gang
+
+    def _place_is_ready(self) -> bool:
+        ready, _ = self._owner.ray.wait([self._ready], timeout=0)
+        return bool(ready)
+
+    def _begin(self) -> None:
+        """Start the actors in their place. A failure there ends the worker, as a node that is lost would."""
+        ray = self._owner.ray
+        try:
+            members = self._owner.start_members(self.place, self._arguments, self._log)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            files.write_bytes(self._log, f"error: UNAVAILABLE: ray: {type(error).__name__}\n".encode())
+            self._status = -signal.SIGKILL
+            return
+        self._gang = Gang(members)
+        if self._token is not None:
+            self._gang.go(self._token)
 
     def go(self, token: str = "") -> None:
         """Let it begin, as soon as it is there."""
         self._token = token
-        if self._group:
-            self._group.go(token)
+        if self._gang:
+            self._gang.go(token)
 
     def events(self) -> list[Event]:
-        """What it has reported."""
-        group = self._advance()
-        return group.events() if group else []
+        """Return what it has reported."""
+        gang = self._placed()
+        return gang.events() if gang else []
 
     def poll(self) -> int | None:
-        """Its exit code once it is over."""
-        group = self._advance()
-        return group.poll() if group else self._code
+        """Return its exit status once it is over."""
+        gang = self._placed()
+        return gang.poll() if gang else self._status
 
     def close(self) -> None:
         """Let go of its actors."""
-        if self._group:
-            self._group.close()
+        if self._gang:
+            self._gang.close()
 
     def stop(self, force: bool = False) -> None:
         """Ask it to save and end; one that waits is over at once."""
-        if self._group:
-            self._group.stop(force)
+        if self._gang:
+            self._gang.stop(force)
         else:
-            self._code = EXIT_AGAIN
+            self._status = EXIT_AGAIN
 
 
-class RayExecutor:
-    """Room for as many workers as the cluster has resources."""
+class RayExecutor(Executor[PlacedWorker]):
+    """Room for as many workers as the cluster has resources.
+
+    Each worker has what the options say, however many there are: a split over more devices sums in another order.
+    Ray ends the actors of a launcher that is over; their workers save and end, so that there is nothing to clear.
+    """
 
     def __init__(self, options: Options):
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]  # an optional package
         except ImportError:
             raise InputError("--executor=ray: Ray is not installed; pip install -r requirements-ray.txt") from None
-        self.ray, self._options = ray, options
-        # By default Ray kills the processes of an actor that it ends; ours are told by the kernel, and save first.
-        variables = {"PYTHONPATH": protocol.python_path(), "RAY_kill_child_processes_on_worker_exit": "false"}
-        environment: dict[str, Any] = {"env_vars": variables}
-        if options.ship:
-            environment["working_dir"] = protocol.python_path().split(os.pathsep)[0]
-        try:
-            ray.init(
-                address=options.address or None, log_to_driver=False, logging_level="error", runtime_env=environment
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise InputError(f"--executor=ray:address={options.address}: no cluster can be reached ({text})") from None
-        self._counted = (float("-inf"), 0)
+        self.ray: Any = ray  # it has no types that we could rely on
+        self._options = options
+        self._counted_at = float("-inf")  # on the monotonic clock
+        self._room = 0  # workers, by the last count
+        self._connect()
         if not self.slots:
-            there = {name: n for name, n in ray.cluster_resources().items() if not name.startswith(("node:", "object"))}
             raise InputError(
-                f"--executor=ray: no room for {self._needs} on {options.hosts} hosts; the cluster has {there}"
+                f"--executor=ray: no room for {options.needs()} on {options.hosts} hosts; "
+                f"the cluster has {self._resources()}"
             )
 
+    def _connect(self) -> None:
+        """Join the cluster. Raises InputError where none can be reached."""
+        # By default Ray kills the processes of an actor that it ends; ours are told by the kernel, and save first.
+        variables = {"PYTHONPATH": python_path(), "RAY_kill_child_processes_on_worker_exit": "false"}
+        environment: dict[str, Any] = {"env_vars": variables}
+        if self._options.ship:
+            environment["working_dir"] = ROOT
+        address = self._options.address
+        try:
+            self.ray.init(address=address or None, log_to_driver=False, logging_level="error", runtime_env=environment)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise InputError(f"--executor=ray:address={address}: no cluster can be reached ({text})") from None
+
     @property
-    def slots(self) -> int:
+    def slots(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody but the executor sets it
         """Workers at a time: nodes may leave and join."""
         if self._options.slots:
             return self._options.slots
-        if time.monotonic() - self._counted[0] > COUNT_SECONDS:
-            self._counted = (time.monotonic(), self._room())
-        return self._counted[1]
+        if time.monotonic() - self._counted_at > COUNT_SECONDS:
+            self._counted_at = time.monotonic()
+            self._room = self._count_room()
+        return self._room
 
-    @property
-    def _needs(self) -> dict[str, float]:
-        given = self._options
-        needs = {"CPU": given.cpus, "GPU": given.gpus, "TPU": given.tpus, given.resource: 1 if given.resource else 0}
-        return {name: float(number) for name, number in needs.items() if number}
+    def _resources(self) -> dict[str, float]:
+        """Return what the cluster has, without Ray's own entries."""
+        found = self.ray.cluster_resources()
+        return {name: number for name, number in found.items() if not name.startswith(("node:", "object"))}
 
-    def _room(self) -> int:
-        """Workers that the living nodes hold together, counted host by host."""
+    def _count_room(self) -> int:
+        """Return the number of workers that the living nodes hold together, counted host by host."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        each = [min((int(node.get(name, 0) // n) for name, n in self._needs.items()), default=1) for node in nodes]
-        hosts = self._options.hosts
-        return sum(each) if hosts == 1 else sum(1 for room in each if room) // hosts
-
-    def share(self, populations: int) -> None:
-        """Each worker has what the options say, however many there are: a split over more devices sums in another order."""
-
-    def clear(self, workdir: epath.Path) -> None:
-        """Ray ends the actors of a launcher that is over; their workers save and end."""
+        hosts_on_each = [_hosts_on(node, self._options.needs()) for node in nodes]
+        if self._options.hosts == 1:
+            return sum(hosts_on_each)
+        usable = sum(1 for number in hosts_on_each if number)  # each host of a worker is on a node of its own
+        return usable // self._options.hosts
 
     def options(self) -> dict[str, Any]:
-        """Simulated devices on a CPU: one per core that was asked for."""
-        return {} if self._options.gpus or self._options.tpus else {"cpu_devices": self._options.cpus}
+        """Return the simulated devices on a CPU: one per core that was asked for."""
+        given = self._options
+        return {} if given.gpus or given.tpus else {"cpu_devices": given.cpus}
 
     def reserve(self) -> Any:
-        """A place for one worker, each of its hosts on a node of its own; it may have to wait for it."""
+        """Ask for the place of one worker, each of its hosts on a node of its own; it may have to wait for it."""
         hosts = self._options.hosts
         spread = "STRICT_SPREAD" if hosts > 1 else "PACK"
-        return self.ray.util.placement_group([self._needs] * hosts, strategy=spread)
+        return self.ray.util.placement_group([self._options.needs()] * hosts, strategy=spread)
 
-    def actors(self, place: Any, command: Sequence[str], log: epath.Path) -> list[Member]:
-        """A worker's actors in their place, each with its process, which waits."""
-        ray, needs, hosts = self.ray, self._needs, self._options.hosts
+    def start_members(self, place: Any, arguments: Sequence[str], log: epath.Path) -> list[Member]:
+        """Start a worker's actors in their place, each with its process, which waits."""
+        hosts = self._options.hosts
+        actors = [self._start_actor(place, index) for index in range(hosts)]
+        first = self.ray.get(actors[0].address.remote()) if hosts > 1 else ""
+        members = []
+        for index, actor in enumerate(actors):
+            join = [f"--hosts={first}:{self._options.port},{index},{hosts}"] if hosts > 1 else []
+            self.ray.get(actor.start.remote([*arguments, *join]))
+            own_log = log if index == 0 else log.with_suffix(f".{index}.log")
+            members.append(Member(self.ray, actor, own_log))
+        return members
+
+    def _start_actor(self, place: Any, index: int) -> Any:
+        """Start the actor of one host, in its part of the place."""
         from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
             PlacementGroupSchedulingStrategy,
         )
 
-        actors = [
-            ray.remote(Host)
-            .options(
-                num_cpus=needs.get("CPU", 0),
-                num_gpus=needs.get("GPU", 0),
-                resources={name: n for name, n in needs.items() if name not in ("CPU", "GPU")},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=index),
-            )
-            .remote()
-            for index in range(hosts)
-        ]
-        first = ray.get(actors[0].address.remote()) if hosts > 1 else ""
-        members = []
-        for index, actor in enumerate(actors):
-            join = [f"--hosts={first}:{self._options.port},{index},{hosts}"] if hosts > 1 else []
-            ray.get(actor.start.remote([*command, *join]))
-            members.append(Member(ray, actor, log if index == 0 else log.with_suffix(f".{index}.log")))
-        return members
+        needs = self._options.needs()
+        cpus = needs.pop("CPU", 0)
+        gpus = needs.pop("GPU", 0)
+        where = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=index)
+        actor = self.ray.remote(Host)
+        return actor.options(num_cpus=cpus, num_gpus=gpus, resources=needs, scheduling_strategy=where).remote()
 
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> Placed:
-        """A worker, as soon as there is room for it."""
-        return Placed(self, protocol.train_command(population, workdir)[1:], log)
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> PlacedWorker:
+        """Start a worker as soon as there is room for it."""
+        _, *arguments = train_command(population, workdir)  # without the interpreter: the host has its own
+        return PlacedWorker(self, arguments, log)
 
-    def release(self, worker: Placed) -> None:
-        """Its place is free again."""
+    def release(self, worker: PlacedWorker) -> None:
+        """Give its place back to the cluster."""
         self.ray.util.remove_placement_group(worker.place)
 
-    def wait(self, workers: list[Placed], seconds: float) -> None:
-        """A look at an actor is a call over the network: not more often than this."""
-        time.sleep(min(seconds, 0.2))
+    def wait(self, workers: Sequence[PlacedWorker], seconds: float) -> None:
+        """Return after so long, or LOOK_SECONDS: a look at an actor is a call over the network."""
+        time.sleep(min(seconds, LOOK_SECONDS))
+
+
+def _hosts_on(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """Return how many hosts of a worker fit on a node."""
+    if not needs:
+        return 1
+    return min(int(node.get(name, 0) // number) for name, number in needs.items())

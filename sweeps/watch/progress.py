@@ -18,7 +18,7 @@ from experiments.store.record import ledger
 from sweeps.cost import plan_file
 from sweeps.cost.machines import load_chips
 from sweeps.work import curves, stopping
-from sweeps.work.workdir import State, Store
+from sweeps.work.workdir import State, Workdir
 
 LEVEL = 0.9
 # What jax calls a device (jax.Device.device_kind) -> the row of sweeps/chips.json.
@@ -56,7 +56,7 @@ def peak_flops(device_kind: str | None) -> float | None:
     return chip.peak_flops if chip else None
 
 
-def _machine(store: Store, fingerprint: str) -> Mapping[str, Any]:
+def _machine(store: Workdir, fingerprint: str) -> Mapping[str, Any]:
     try:
         value = files.read_json(store.run_dir(fingerprint) / "machine.json")
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def _counted(text: str) -> tuple[schema.Run, dict[str, Any]] | None:
         return None
 
 
-def of_run(store: Store, fingerprint: str, point: Mapping[str, Any], state: State) -> Progress | None:
+def of_run(store: Workdir, fingerprint: str, point: Mapping[str, Any], state: State) -> Progress | None:
     """The progress of one run; None for a run that this version cannot read."""
     known = _counted(json.dumps(point["run"], sort_keys=True))
     if known is None:
@@ -120,7 +120,7 @@ def of_run(store: Store, fingerprint: str, point: Mapping[str, Any], state: Stat
     )
 
 
-def totals(store: Store, found: Sequence[Progress]) -> dict[str, Any]:
+def totals(store: Workdir, found: Sequence[Progress]) -> dict[str, Any]:
     """Sums over the runs of a study: share done, speed, time left, chip-hours and price, spent and remaining."""
     flops, done = sum(p.flops for p in found), sum(p.flops_done for p in found)
     rate = sum(p.flops_per_second or 0.0 for p in found)
@@ -145,7 +145,7 @@ def totals(store: Store, found: Sequence[Progress]) -> dict[str, Any]:
     return out
 
 
-def _planned(store: Store) -> tuple[float | None, float | None]:
+def _planned(store: Workdir) -> tuple[float | None, float | None]:
     """Price of a chip-hour and chip-hours of the whole study, where the plan in the workdir states them."""
     try:
         plan = plan_file.read(store.root)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sweeps.executors.protocol import Event
+from sweeps.executors.support.protocol import Event
 from sweeps.work.populations import Population
 from sweeps.work.workdir import Node
 

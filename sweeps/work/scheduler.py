@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from experiments import files
-from sweeps.executors.protocol import Executor, Worker
+from sweeps.executors.support.protocol import Executor, Worker
 from sweeps.work import failures
 from sweeps.work import populations as graph
 from sweeps.work.claims import HEARTBEAT_SECONDS
@@ -22,7 +22,7 @@ from sweeps.work.display import Display, describe
 from sweeps.work.failures import Failure
 from sweeps.work.populations import Population
 from sweeps.work.stopping import Stopping
-from sweeps.work.workdir import Node, Store
+from sweeps.work.workdir import Node, Workdir
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 2.0  # between two looks at runs that another launcher is at
@@ -67,7 +67,7 @@ class Scheduler:
 
     def __init__(
         self,
-        store: Store,
+        store: Workdir,
         executor: Executor,
         populations: Sequence[Population],
         display: Display,

@@ -14,7 +14,7 @@ from experiments.alive import stops
 from experiments.alive.stops import Stop
 from experiments.run import identity, schema
 from sweeps.work import curves
-from sweeps.work.workdir import Node, Store
+from sweeps.work.workdir import Node, Workdir
 
 LOOK_SECONDS = 5.0
 SHARE = 0.2  # of a run's steps, before it is judged
@@ -35,7 +35,7 @@ class Curve:
         return self.steps[-1] if self.steps else 0
 
 
-def read(store: Store, fingerprint: str) -> Curve:
+def read(store: Workdir, fingerprint: str) -> Curve:
     """The curve of a run; empty when it has none."""
     rows = files.read_lines(store.run_dir(fingerprint) / "metrics.jsonl")
     rows = [row for row in rows if isinstance(row.get("step"), int) and "loss" in row]
@@ -52,7 +52,7 @@ def rivals(run: schema.Run) -> str:
 class Stopping:
     """Looks at the runs of a study now and then and asks workers to end what need not go on."""
 
-    def __init__(self, store: Store, nodes: Sequence[Node], dominated: bool, diverging: bool):
+    def __init__(self, store: Workdir, nodes: Sequence[Node], dominated: bool, diverging: bool):
         self.store, self.dominated, self.diverging = store, dominated, diverging
         self.groups: dict[str, list[Node]] = {}
         for node in nodes:

@@ -84,7 +84,7 @@ def _check_study(value: dict[str, Any]) -> None:
             raise TypeError("tags")
 
 
-class Store:
+class Workdir:
     """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
 
     def __init__(self, workdir: epath.PathLike):

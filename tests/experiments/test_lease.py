@@ -120,9 +120,9 @@ def test_a_worker_on_another_host_is_judged_by_its_counter(tmp_path: pathlib.Pat
     assert not held.holds([run]) and not path.exists()
 
 
-def population(study_path: pathlib.Path, root: pathlib.Path, arg: str) -> tuple[store.Store, pathlib.Path, list[str]]:
+def population(study_path: pathlib.Path, root: pathlib.Path, arg: str) -> tuple[store.Workdir, pathlib.Path, list[str]]:
     """A workdir with the file of the study's largest population; its fingerprints."""
-    loaded, held = file.load(f"{study_path}:{arg}"), store.Store(root)
+    loaded, held = file.load(f"{study_path}:{arg}"), store.Workdir(root)
     nodes = store.distinct(store.identify(loaded, file.manifests(loaded, progress=False)))
     (root / "populations").mkdir(parents=True)
     whole = max(populations.populations(nodes, 1, lambda parent: True), key=lambda p: len(p.nodes))

@@ -54,7 +54,7 @@ class Launch:
 
     def status(self) -> dict[str, Any]:
         """What sweeps.status writes as JSON."""
-        return status.collect(store.Store(self.workdir))[0]
+        return status.collect(store.Workdir(self.workdir))[0]
 
     def claimed(self) -> list[dict[str, Any]]:
         """Claims that lie in the workdir."""

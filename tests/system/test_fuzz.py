@@ -44,7 +44,7 @@ WAYS = ["json"] * 8 + ["cut", "flip", "binary", "empty", "folder", "loop", "dang
 def workdir(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
     """Three runs: recorded, running elsewhere, recorded as diverged; a plan; a population."""
     root = tmp_path / "whole"
-    held, cells = store.Store(root), []
+    held, cells = store.Workdir(root), []
     for rate in (1e-2, 2e-2, 3e-2):
         run, execution = freeze.freeze(tiny(**{"opt.lr": rate}))
         cells.append(Cell(f"lr={rate}", run, execution, {"group": "rates", "note": rate}, None))
@@ -126,7 +126,7 @@ def damage(path: pathlib.Path, draw: random.Random) -> str:
 
 def readers(root: pathlib.Path, out: pathlib.Path):
     """Everything that reads a workdir, by name."""
-    held, console = store.Store(root), Console(file=open(os.devnull, "w"), width=190)
+    held, console = store.Workdir(root), Console(file=open(os.devnull, "w"), width=190)
 
     def look() -> None:
         value, table, line = status.look(held)

@@ -74,7 +74,7 @@ def test_no_pickle_eval_or_shell_in_the_sources():
 
 def test_a_pickle_in_the_place_of_any_file_of_a_workdir(bomb, tmp_path):
     """Records, claims, leases, studies, plans, logs: refused by name, or as if they were not there."""
-    held, name = workdir.Store(tmp_path / "w"), "0" * 16
+    held, name = workdir.Workdir(tmp_path / "w"), "0" * 16
     folder = held.run_dir(name)
     folder.mkdir(parents=True)
     for file in (
@@ -190,7 +190,7 @@ def test_damaged_statistics_of_a_checkpoint_cost_nothing(tmp_path, tiny):
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", "0123456789abcdeG", "0123456789abcdef0", "$(true)", "-rf"])
 def test_names_that_become_paths_are_checked(name, tmp_path):
     """A fingerprint from a file cannot lead out of the workdir."""
-    held = workdir.Store(tmp_path)
+    held = workdir.Workdir(tmp_path)
     with pytest.raises(InputError, match="expected 16 hexadecimal digits"):
         held.run_dir(name)
     point = {"name": "x", "fingerprint": name, "tags": {}, "run": {}}

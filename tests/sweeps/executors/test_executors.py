@@ -11,9 +11,9 @@ import time
 import pytest
 
 from experiments.cli import InputError
-from sweeps.executors import gang, gcloud, tpu_vm
-from sweeps.executors.options import load
-from sweeps.executors.options import options as options_
+from sweeps.executors import load, tpu_vm
+from sweeps.executors.support import gang, slice_keeper
+from sweeps.executors.support.options import parse_options
 from tests.support.commands import run_command
 from tests.support.executors import TPU, Cloud, losses, started, until
 
@@ -85,7 +85,7 @@ def test_a_group_ends_with_its_first_loss(monkeypatch: pytest.MonkeyPatch):
     """The others have a while to notice, then they are ended; the first failure is the group's."""
     monkeypatch.setattr(gang, "GRACE_SECONDS", 0.05)
     members = [Member(), Member(), Member()]
-    whole = gang.Group(members)
+    whole = gang.Gang(members)
     assert whole.poll() is None and len(whole.events()) == 3
     members[1].code = -9
     assert whole.poll() is None and not any(m.asked for m in members)
@@ -95,7 +95,7 @@ def test_a_group_ends_with_its_first_loss(monkeypatch: pytest.MonkeyPatch):
     assert whole.poll() == -9
     for member in members:
         member.code = 0
-    assert gang.Group(members).poll() == 0
+    assert gang.Gang(members).poll() == 0
 
 
 # --- Slurm
@@ -239,18 +239,18 @@ def test_a_request_that_fails_is_deleted(cloud: Cloud, monkeypatch: pytest.Monke
     """Whatever goes wrong, the last command is to delete."""
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(gcloud, "POLL_SECONDS", 0.05)
-    options = options_(tpu_vm.Options, TPU.partition(":")[2], "--executor=tpu-vm")
+    monkeypatch.setattr(slice_keeper, "POLL_SECONDS", 0.05)
+    options = parse_options(tpu_vm.Options, TPU.partition(":")[2], "--executor=tpu-vm")
     value = {"fingerprints": ["0" * 16], "runs": [{"parent": None}], "execution": {"data_root": str(tmp_path)}}
     (tmp_path / "p.json").write_text(json.dumps(value))
     cloud.fail("create 9 1 QUOTA_EXCEEDED")
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        assert tpu_vm.serve(options, str(tmp_path / "p.json"), str(tmp_path)) == 1
+        assert slice_keeper.serve(options, str(tmp_path / "p.json"), str(tmp_path)) == 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert cloud.verbs == ["create"] * gcloud.ATTEMPTS + ["delete"]
+    assert cloud.verbs == ["create"] * slice_keeper.ATTEMPTS + ["delete"]
 
 
 # --- files for other launchers

@@ -12,8 +12,8 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import identity
 from experiments.store import record
-from sweeps import collect
-from sweeps.executors import local, options
+from sweeps import collect, executors
+from sweeps.executors import local
 from sweeps.study import file
 from sweeps.work import claims
 from sweeps.work import workdir as store
@@ -188,7 +188,7 @@ def test_bad_studies_and_names_are_told_apart(tiny_study: pathlib.Path, tmp_path
     with pytest.raises(InputError, match=r"tiny\.py, line 7: ValueError: .*'x'"):
         file.load(f"{tiny_study}:x")
     with pytest.raises(InputError, match="did you mean 'local'"):
-        options.load("lokal")
+        executors.load("lokal")
     for text, named in (
         ("x = 1", "get_study"),
         ("def get_study(): return []", "empty"),
@@ -199,10 +199,10 @@ def test_bad_studies_and_names_are_told_apart(tiny_study: pathlib.Path, tmp_path
             file.load(str(tmp_path / "s.py"))
     (tmp_path / "study.json").write_text('{"schema": 1, "points": [{}]}')
     with pytest.raises(InputError, match=r"study\.json is damaged"):
-        store.Store(tmp_path).read_study()
+        store.Workdir(tmp_path).read_study()
     (tmp_path / "study.json").write_text('{"schema": 99, "points": []}')
     with pytest.raises(InputError, match="schema 99.*update"):
-        store.Store(tmp_path).read_study()
+        store.Workdir(tmp_path).read_study()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

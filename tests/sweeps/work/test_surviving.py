@@ -83,7 +83,7 @@ def counted(tmp_path: pathlib.Path, body: str) -> list[str]:
 
 def launched(study_path: pathlib.Path, workdir: pathlib.Path, command: list[str], arg: str = "20", **budgets: int):
     """A launch in this process, with another worker command."""
-    loaded, held = file.load(f"{study_path}:{arg}"), store.Store(workdir)
+    loaded, held = file.load(f"{study_path}:{arg}"), store.Workdir(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     policy = launch.Policy(budgets=failures.BUDGETS | budgets)
     executor = local.LocalExecutor(command)
@@ -271,7 +271,7 @@ def trunk_and_branch(tmp_path, corpus, data_root):
         f"        'execution.tensorboard': False, 'execution.data_root': {str(data_root)!r}}})\n"
         "    return chain(base, branch(base, over('opt.lr', 1e-4)))\n"
     )
-    loaded, held = file.load(str(tmp_path / "study.py")), store.Store(tmp_path / "w")
+    loaded, held = file.load(str(tmp_path / "study.py")), store.Workdir(tmp_path / "w")
     held.root.mkdir()
     nodes = store.identify(loaded, file.manifests(loaded, progress=False))
     return loaded, held, next(node for node in nodes if node.run.parent is None)

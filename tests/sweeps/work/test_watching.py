@@ -98,7 +98,7 @@ def test_a_dominated_run_is_asked_to_stop_and_others_are_not(tiny, tmp_path):
     execution = schema.Execution()
     runs = {lr: freeze.freeze(tiny(tokens=256 * 1000, **{"opt.lr": lr}))[0] for lr in (1e-2, 1.1e-2, 1e-5, 2e-5, 3e-5)}
     nodes = {lr: workdir.Node(f"{i:016x}", f"lr={lr}", r, execution, ()) for i, (lr, r) in enumerate(runs.items())}
-    held, steps = workdir.Store(tmp_path), np.arange(10, 301, 10)
+    held, steps = workdir.Workdir(tmp_path), np.arange(10, 301, 10)
     for lr, node in nodes.items():
         floor, last = (1.5 if lr > 1e-3 else 4.0), (300 if lr != 2e-5 else 100)
         noise = np.random.default_rng(0).normal(0, 0.01, len(steps))
@@ -130,7 +130,7 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
         f"        'execution.tensorboard': False, 'execution.data_root': {str(data_root)!r}}})\n"
         "    return product(base, over('opt.lr', 1e-2, 1e-5))\n"
     )
-    loaded, held = file.load(str(tmp_path / "study.py")), workdir.Store(tmp_path / "w")
+    loaded, held = file.load(str(tmp_path / "study.py")), workdir.Workdir(tmp_path / "w")
     held.root.mkdir()
     outcome = launch.launch(loaded, held, local.LocalExecutor(), launch.Policy(stop_dominated=True), progress=False)
     assert outcome.counts == {"complete": 2}
@@ -144,7 +144,7 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
     assert again.trained == 0, "a censored run is a result"
     done = launch.launch(loaded, held, local.LocalExecutor(), launch.Policy(retry_failed=True), progress=False)
     assert done.trained == 1
-    whole = workdir.Store(tmp_path / "whole")
+    whole = workdir.Workdir(tmp_path / "whole")
     whole.root.mkdir()
     launch.launch(loaded, whole, local.LocalExecutor(), progress=False)
     finished, expected = (collect.grid(s)[0].set_index("lr") for s in (held, whole))
@@ -166,7 +166,7 @@ def test_a_launch_stops_what_is_dominated_and_what_diverges(corpus, data_root, t
     )
     done = Launch(tmp_path / "study.py", tmp_path / "w", None)("--stop_dominated", "--stop_diverging", timeout=500)
     assert done.returncode == 0, done.stderr
-    frame = collect.grid(workdir.Store(tmp_path / "w"))[0].set_index("lr")
+    frame = collect.grid(workdir.Workdir(tmp_path / "w"))[0].set_index("lr")
     assert list(frame.loc[[1e-2, 1e-5, 10.0], "status"]) == ["complete", "complete", "diverged"]
     assert list(frame.loc[[1e-2, 1e-5, 10.0], "censored"]) == [0, 1, 1]
     assert frame.loc[1e-2, "steps_done"] == 10_000 > max(frame.loc[[1e-5, 10.0], "steps_done"])
@@ -273,7 +273,7 @@ def test_batches_after_several_spikes():
 def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_study, tmp_path):
     """Speed, share and forecast of a run that is claimed by a live process; why another waits; what was spent."""
     subprocess.run(["cp", "-r", str(undisturbed.workdir), str(tmp_path / "w")], check=True)
-    held = workdir.Store(tmp_path / "w")
+    held = workdir.Workdir(tmp_path / "w")
     points = held.read_study()["points"]
     running, waiting = points[0]["fingerprint"], points[-1]["fingerprint"]
     for name in (running, waiting):

@@ -1,0 +1,33 @@
+"""Read the options of an executor as they are typed: `key=value,key=value` becomes a dataclass."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from models.errors import InputError, nearest
+
+OptionsClass = TypeVar("OptionsClass")
+TRUTH_VALUES = {"true": True, "false": False}
+
+
+def parse_options(cls: type[OptionsClass], text: str, flag: str) -> OptionsClass:
+    """Make a `cls` from `key=value,…`. Its fields have defaults, whose types say how a value is read.
+
+    Raises InputError naming the flag, the key and what was expected.
+    """
+    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]  # a dataclass
+    values = {}
+    for word in text.split(","):
+        if not word:
+            continue
+        key, given, value = word.partition("=")
+        if key not in fields:
+            raise InputError(f"{flag}:{word}: unknown option; {nearest(key, fields, 'option')}")
+        kind = type(fields[key].default)
+        try:
+            if not given:
+                raise ValueError("no value")
+            values[key] = TRUTH_VALUES[value] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            expected = "true or false" if kind is bool else f"{key}=… of type {kind.__name__}"
+            raise InputError(f"{flag}:{word}: expected {expected}") from None
+    return cls(**values)

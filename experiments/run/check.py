@@ -18,7 +18,6 @@ LEAST_SEQUENCES = 2  # that are evaluated: the standard error of one is not a nu
 def check(run: Run, execution: Execution = Execution()) -> None:
     """Check every option of a run and the relations between them. Raises InputError, one line naming the fields."""
     _check_sections(run, execution)
-    _check_optimizer(run.opt)
     _check_steps(run)
     _check_schedule(run)
     _check_growth(run)
@@ -31,25 +30,12 @@ def check(run: Run, execution: Execution = Execution()) -> None:
 def _check_sections(run: Run, execution: Execution) -> None:
     """Check each option against its declaration. The model's and the growth's are checked by themselves."""
     check_options(run, "")
+    check_options(run.opt, "opt")
     check_options(run.schedule, "schedule")
     check_options(run.loss, "loss")
     check_options(run.evaluation, "evaluation")
     check_options(execution, "execution")
     check_options(execution.mesh, "execution.mesh")
-
-
-def _check_optimizer(opt: Optimizer) -> None:
-    if opt.name != "adamw":
-        raise InputError(f"opt.name={opt.name!r} is not known; {nearest(opt.name, ['adamw'], 'choice')}")
-    for name in ("lr", "eps", "clip_norm"):
-        value = getattr(opt, name)
-        if value is not None and not value > 0:
-            raise InputError(f"opt.{name}={value} must be positive")
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(opt, name) < 1:
-            raise InputError(f"opt.{name}={getattr(opt, name)} must be in [0, 1)")
-    if opt.weight_decay < 0:
-        raise InputError(f"opt.weight_decay={opt.weight_decay} must not be negative")
 
 
 def _check_steps(run: Run) -> None:

@@ -12,9 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments.cli import InputError, nearest
+from experiments.configs import default
 from experiments.run import freeze, schema
 
 _unset: list[str] = []
+# Where --config.opt.name chooses an optimizer, all --config.opt overrides: the flags of the config are parsed for the
+# options of another one.
+_of_optimizer: dict[str, Any] = {}
 
 
 def define() -> None:
@@ -57,11 +61,16 @@ def call(function: Any, argument: str | None, flag: str) -> Any:
 def check_arguments(argv: list[str]) -> list[str]:
     """Look at --config flags before they are parsed, for errors that name the key. Returns argv without `=none` ones."""
     _unset.clear()
+    _of_optimizer.clear()
     given = [match[1] for arg in argv if (match := re.fullmatch(r"--?config=(.*)", arg))]
     if not given:
         return argv
     path, _, argument = given[-1].partition(":")
     config = call(load_module(path, "get_config", "--config"), argument or None, f"--config={given[-1]}")
+    for arg in argv:
+        if match := re.fullmatch(r"--?config\.opt\.name=(.*)", arg):
+            default.choose_optimizer(config, match[1])
+            _of_optimizer["name"] = match[1]
     kept = []
     for arg in argv:
         match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", arg, re.DOTALL)
@@ -71,8 +80,20 @@ def check_arguments(argv: list[str]) -> list[str]:
             if (match[2] or "").lower() == "none":
                 _unset.append(match[1])
                 continue
+            if _of_optimizer and match[1].startswith("opt."):
+                _of_optimizer[match[1].removeprefix("opt.")] = _parse(match[2], kind)
+                continue
         kept.append(arg)
     return kept
+
+
+def _parse(value: str | None, kind: type) -> Any:
+    """A value that `_check_value` has found to be of its kind. A flag without a value is a switch."""
+    if value is None:
+        return True
+    if kind is bool:
+        return value.lower() == "true"
+    return kind(value) if kind in (int, float) else value
 
 
 def _kind(config: ConfigDict, key: str) -> type:
@@ -105,6 +126,9 @@ def _check_value(key: str, value: str | None, kind: type) -> None:
 def frozen() -> tuple[schema.Run, schema.Execution]:
     """The Run and Execution of the parsed flags."""
     config = flags.FLAGS.config
+    if _of_optimizer:
+        default.choose_optimizer(config, _of_optimizer["name"])
+        config.opt.update(_of_optimizer)
     with config.unlocked(), config.ignore_type():
         for key in _unset:
             section, _, name = key.rpartition(".")

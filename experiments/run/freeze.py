@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.run.build import build, cast
 from experiments.run.check import check
-from experiments.run.schema import SECTIONS, Execution, Run
+from experiments.run.schema import SECTIONS, Execution, Run, optimizer_options
 import models
 from models.errors import InputError, nearest
 
@@ -29,7 +29,7 @@ def build_run(values: Mapping[str, Any]) -> Run:
     """Build a Run of nested plain values. Only names and types are checked. Raises InputError naming the field."""
     hints = typing.get_type_hints(Run)
     family = cast("family", values.get("family", "dense"), str)
-    sections = SECTIONS | {"model": models.load(family).Config}
+    sections = SECTIONS | {"model": models.load(family).Config, "opt": optimizer_options(values.get("opt"))}
     options: dict[str, Any] = {"family": family}
     for name, section in sections.items():
         options[name] = build(section, values.get(name, {}), f"{name}.")

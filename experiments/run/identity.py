@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.data.options import Data
 from experiments.run.schema import Run
+from experiments.training import optimizers
 from models.growing.options import Growth
 
 NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a changed default, an equation, a shuffle
@@ -33,6 +34,11 @@ def short_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _is_default(path: str, value: Any, default: Any) -> bool:
+    # Each optimizer's Config has its own name as the default: only that of the default optimizer says nothing.
+    return value == (optimizers.DEFAULT if path == "opt.name" else default)
+
+
 def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     """Return 16 hex digits for everything that can change the run's numbers. `manifests`: fingerprints of its corpora.
 
@@ -42,7 +48,7 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     options = {}
     for path, value, metadata in leaves(run):
         changes_numbers = metadata.get("numerics", True) and path not in _IN_MANIFEST
-        if changes_numbers and value != metadata["default"]:
+        if changes_numbers and not _is_default(path, value, metadata["default"]):
             options[path] = value
     return short_digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
 

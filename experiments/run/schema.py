@@ -5,11 +5,14 @@ out. Each option is declared once, in the dataclass that uses it: its default, i
 config file makes a locked ConfigDict from them (experiments/configs), and freeze.py turns that back and checks it.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import re
 from typing import Any
 
 from experiments.data.options import Data
+from experiments.training import optimizers
+from experiments.training.optimizers import Options
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
 from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, option, when, when_set
@@ -22,19 +25,6 @@ PROJECT = Valid(
 DECAYING = ("cosine", "cosine_halved", "wsd")
 SCHEDULES = (*DECAYING, "constant")
 DECAY_SHAPES = ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019) on matrices only, after clipping by global norm."""
-
-    name: str = "adamw"
-    lr: float = option(2e-3, runtime=True)  # peak
-    beta1: float = option(0.9, runtime=True)
-    beta2: float = option(0.95, runtime=True)
-    eps: float = option(1e-8, runtime=True)
-    weight_decay: float = option(0.1, runtime=True)  # multiplied by the learning rate
-    clip_norm: float | None = option(1.0, runtime=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +82,7 @@ class Run:
     family: str
     model: Any
     data: Data = Data()
-    opt: Optimizer = Optimizer()
+    opt: Options = optimizers.load(optimizers.DEFAULT).Config()
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
@@ -173,11 +163,17 @@ class Execution:
     spike_limit: int = option(3, valid=AT_LEAST_ONE, when=when_set("spike_factor"), help="how often a run may go back")
 
 
+# Dataclasses of the sections of a run; those of `model` and `opt` are the family's and the optimizer's own.
 SECTIONS = {
     "data": Data,
-    "opt": Optimizer,
     "schedule": Schedule,
     "loss": Loss,
     "evaluation": Evaluation,
     "growth": Growth,
 }
+
+
+def optimizer_options(opt: Any) -> type:
+    """Return the dataclass of the section `opt`, which may name an optimizer. Raises InputError for an unknown one."""
+    name = opt.get("name", optimizers.DEFAULT) if isinstance(opt, Mapping) else optimizers.DEFAULT
+    return optimizers.load(name).Config

@@ -1,9 +1,9 @@
-"""Adam's moments in the memory of the host, for models whose optimizer state does not fit beside the rest on the device.
+"""Optimizer state in the memory of the host, for models whose state does not fit beside the rest on the device.
 
-The moments lie in pinned host memory between steps (PINNED, in the shardings of experiments/training/program.py). The update
-brings them to the device one parameter after the other: the next one is fetched when the one before has been written
-back, so that the device never holds more than one parameter's. Compilers would else fetch all of them early. The numbers
-are those of moments on the device.
+What follows matrices lies in pinned host memory between steps (PINNED, in the shardings of experiments/training/program.py).
+The update brings it to the device one parameter after the other: the next one's is fetched when that of the one before has
+been written back, so that the device never holds more than one parameter's. Compilers would else fetch all of it early. The
+numbers are those of state on the device.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PINNED = "pinned_host"
 
 
 def check(device: Any, option: str) -> None:
-    """Raises InputError, naming the option that needs it, where a device cannot reach pinned memory of its host."""
+    """Check that a device reaches pinned memory of its host. Raises InputError, naming the option that needs it."""
     if device.platform == "tpu":  # one of a topology is nowhere, and cannot be asked
         return
     kinds = sorted(memory.kind for memory in device.addressable_memories())
@@ -32,37 +32,46 @@ def check(device: Any, option: str) -> None:
 
 
 def placed(axes: Any, shardings: Any) -> Any:
-    """Shardings of an optimizer's state with the moments of matrices in the host's memory. `axes`: logical, by leaf.
+    """Return the shardings of an optimizer's state with what follows matrices in the host's memory.
 
-    What belongs to vectors stays: it is no memory to speak of, and each transfer has a price.
+    `axes`: logical, by leaf. What follows vectors stays: it is no memory to speak of, and each transfer has a price.
     """
-    move = lambda names, s: s.with_memory_kind(PINNED) if is_matrix(names) else s  # noqa: E731
-    return jax.tree.map(move, axes, shardings, is_leaf=is_axes)
+
+    def place(names: tuple[str, ...], sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:
+        return sharding.with_memory_kind(PINNED) if is_matrix(names) else sharding
+
+    return jax.tree.map(place, axes, shardings, is_leaf=is_axes)
 
 
-def is_away(x: Any) -> bool:
-    """Whether an array that is traced lies in the host's memory."""
+def is_away(x: Array) -> bool:
+    """Say whether an array that is traced lies in the host's memory."""
     return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
 def in_turn(
     update: Callable[[str, tuple[Array, ...]], tuple[Array, tuple[Array, ...]]],
     params: dict[str, Array],
-    moments: dict[str, tuple[Array, ...]],
+    states: dict[str, tuple[Array, ...]],
 ) -> tuple[dict[str, Array], dict[str, tuple[Array, ...]]]:
-    """`update(path, its moments)` -> (change, new moments) of every parameter, with moments that may lie with the host.
+    """Update every parameter in turn, with state that may lie with the host: `update(path, its state)`.
 
-    There they may have an axis of size 1 in front: a TPU's compiler aborts on a change of shape in the host's memory.
+    Returns changes and new states, by path. `states` have the shape of their parameter; with the host they may have an
+    axis of size 1 in front, because a TPU's compiler aborts on a change of shape in the host's memory.
     """
-    changes, kept, before = {}, {}, None
-    for path, here in moments.items():
-        if not is_away(here[0]):
-            changes[path], kept[path] = update(path, here)
+    changes: dict[str, Array] = {}
+    kept: dict[str, tuple[Array, ...]] = {}
+    written_last = None
+    for path, state in states.items():
+        if not any(map(is_away, state)):
+            changes[path], kept[path] = update(path, state)
             continue
-        if before is not None:
-            here, kept[before] = jax.lax.optimization_barrier((here, kept[before]))
-        shape, before = here[0].shape, path
-        here = jax.device_put(here, jax.memory.Space.Device)
-        changes[path], after = update(path, tuple(x.reshape(params[path].shape) for x in here))
-        kept[path] = jax.device_put(tuple(x.reshape(shape) for x in after), jax.memory.Space.Host)
+        # The barrier ties the fetch of this state to the write of the one before: it cannot start earlier.
+        if written_last is not None:
+            state, kept[written_last] = jax.lax.optimization_barrier((state, kept[written_last]))
+        written_last = path
+        stored_shape = state[0].shape
+        fetched = jax.device_put(state, jax.memory.Space.Device)
+        changes[path], after = update(path, tuple(x.reshape(params[path].shape) for x in fetched))
+        stored = tuple(x.reshape(stored_shape) for x in after)
+        kept[path] = jax.device_put(stored, jax.memory.Space.Host)
     return changes, kept

@@ -1,10 +1,10 @@
-"""The learning rate as a function of tokens, and the optax chain.
+"""Apply the optimizer that a run names: to gradients, to the layout of its state, to state in the host's memory.
 
-Both take a `Run` whose runtime options may be traced numbers: one compiled program serves every learning rate,
-schedule length and decay. (optax's own schedules branch on their arguments in Python, so they cannot.)
+Nothing here knows which optimizer it is: see experiments/training/optimizers. All take a `Run` whose runtime options may
+be traced numbers, so that one compiled program serves every learning rate and decay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,58 +12,98 @@ from jaxtyping import Array
 import optax
 
 from experiments.run.schema import Run
+from experiments.store.train_state import from_names, named_leaves
+from experiments.training import optimizers
 from experiments.training.offload import in_turn
-from models.mesh.rules import is_axes
-from models.numerics.parametrization import Factors, is_matrix
+from experiments.training.transformations import Chain, Parameter, times
+
+Axes = Mapping[str, tuple[str, ...]]
 
 
-def decay_mask(axes: Any) -> Any:
-    """Weight decay touches what has two or more axes besides the stack of layers: no norm, no bias."""
-    return jax.tree.map(is_matrix, axes, is_leaf=is_axes)
+def chain_of(run: Run, axes: Axes) -> Chain:
+    """Return what the run's optimizer does to gradients. `axes`: logical axis names of the parameters, by path."""
+    parameters = {path: Parameter(names, run.model.factors(path, names)) for path, names in axes.items()}
+    return optimizers.load(run.opt.name).chain(run.opt, parameters)
 
 
-def transform(run: Run, axes: dict[str, Any], offload: str = "none") -> optax.GradientTransformation:
-    """Clipping, Adam moments and decoupled weight decay. The learning rate is applied by the train step.
+def transform(run: Run, axes: Axes, offload: str = "none") -> optax.GradientTransformation:
+    """Return the run's optimizer. Its updates are for a learning rate of 1: the train step multiplies them.
 
-    `axes` has the logical axis names of the parameters by path. Where the model's parametrization asks for it, each
-    parameter has its own multiple of the learning rate, of weight_decay and of eps (models/numerics/parametrization.py).
-    `offload` "optimizer": the moments come from the host's memory and go back there (experiments/training/offload.py).
+    Where the model's parametrization asks for it, each parameter has its own multiple of the learning rate
+    (models/numerics/parametrization.py). `offload` "optimizer": the state that follows parameters comes from the host's
+    memory and goes back there (experiments/training/offload.py).
     """
-    opt, factors = run.opt, {path: run.model.factors(path, names) for path, names in axes.items()}
-    clip = optax.clip_by_global_norm(opt.clip_norm) if opt.clip_norm is not None else optax.identity()
-    adam = optax.scale_by_adam(b1=opt.beta1, b2=opt.beta2, eps=opt.eps)
-    mask = decay_mask(axes)
-    decay = lambda tree: optax.add_decayed_weights(opt.weight_decay, {path: mask[path] for path in tree})  # noqa: E731
-    chain = optax.chain(clip, adam, decay(axes))
-
-    def times(tree: dict[str, Any], factor: Callable[[Factors], float]) -> dict[str, Any]:
-        numbers = {path: factor(factors[path]) for path in tree}
-        return {path: leaf if numbers[path] == 1 else leaf * numbers[path] for path, leaf in tree.items()}
-
-    def change(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
-        # Adam takes one eps. Its result does not change when gradients and eps shrink together, so that gradients over c
-        # do what c eps would do: one Adam, whose state has one shape. Clipping looks at the gradients as they are.
-        updates, moments = adam.update(times(grads, lambda f: 1 / f.eps), state[1], params)
-        updates, decayed = decay(updates).update(updates, state[2], times(params, lambda f: f.weight_decay))
-        return times(updates, lambda f: f.lr), moments, decayed
+    chain = chain_of(run, axes)
+    each_parameter = optax.chain(*chain.links)
+    lr_multiples = {path: run.model.factors(path, names).lr for path, names in axes.items()}
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        grads, clipped = clip.update(grads, state[0], params)
+        clip_state, *link_states = state
+        grads, clip_state = chain.clip.update(grads, clip_state, params)
         if offload == "none":
-            updates, moments, decayed = change(grads, state, params)
-            return updates, (clipped, moments, decayed)
-        adams, count = state[1], None
+            updates, link_states = each_parameter.update(grads, tuple(link_states), params)
+        else:
+            updates, link_states = _update_in_turn(each_parameter, grads, tuple(link_states), params)
+        return times(updates, lr_multiples), (clip_state, *link_states)
 
-        def one(path: str, moments: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-            nonlocal count
-            mu, nu = ({path: moment} for moment in moments)
-            alone = (clipped, adams._replace(mu=mu, nu=nu), state[2])
-            updates, after, _ = change({path: grads[path]}, alone, {path: params[path]})
-            count = after.count
-            return updates[path], (after.mu[path], after.nu[path])
+    return optax.GradientTransformation(optax.chain(chain.clip, *chain.links).init, update)
 
-        updates, kept = in_turn(one, params, {path: (adams.mu[path], adams.nu[path]) for path in grads})
-        mu, nu = ({path: pair[i] for path, pair in kept.items()} for i in (0, 1))
-        return updates, (clipped, adams._replace(count=count, mu=mu, nu=nu), state[2])
 
-    return optax.GradientTransformation(chain.init, update)
+def followed_parameters(init: Callable[[Any], Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Return, for each leaf of an optimizer's state that follows a parameter, the parameter's path, by the leaf's name.
+
+    optax finds them: they are what `init` makes by a tree.map over all parameters. Raises ValueError for a leaf that has
+    neither its parameter's shape nor none at all: neither sharding nor growth would know what to do with it.
+    """
+    state = jax.eval_shape(init, params)
+    paths = {path: path for path in params}
+    marked = optax.tree_map_params(
+        init,
+        lambda leaf, path: leaf if isinstance(leaf, optax.MaskedNode) else path,
+        state,
+        paths,
+        transform_non_params=lambda leaf: None,
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # a parameter that this part of the state leaves out
+    )
+    followed = named_leaves(marked)
+    for name, leaf in named_leaves(state).items():
+        expected = params[followed[name]].shape if name in followed else ()
+        if leaf.shape != expected:
+            raise ValueError(f"optimizer state {name} has shape {leaf.shape}; expected {expected}")
+    return followed
+
+
+def state_axes(run: Run, axes: Axes, params: Mapping[str, Any]) -> Any:
+    """Return the logical axes of every leaf of the optimizer's state: its parameter's, or none for a number."""
+    init = transform(run, axes).init
+    followed = followed_parameters(init, params)
+    state = jax.eval_shape(init, params)
+    axes_by_name = {name: axes[followed[name]] if name in followed else () for name in named_leaves(state)}
+    return from_names(state, axes_by_name)
+
+
+def _update_in_turn(
+    each_parameter: optax.GradientTransformation, grads: Mapping[str, Array], state: Any, params: Mapping[str, Array]
+) -> tuple[dict[str, Array], Any]:
+    """Update one parameter after the other, as if each were the only one, with its own part of the state."""
+    leaves = named_leaves(state)
+    names_by_path: dict[str, list[str]] = {path: [] for path in params}
+    for name, path in followed_parameters(each_parameter.init, params).items():
+        names_by_path[path].append(name)
+    new_leaves: dict[str, Array] = {}
+
+    def update(path: str, own: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        names = names_by_path[path]
+        alone = {path: params[path]}
+        like = jax.eval_shape(each_parameter.init, alone)
+        before = from_names(like, leaves | dict(zip(names, own, strict=True)))
+        updates, after = each_parameter.update({path: grads[path]}, before, alone)
+        # What follows no parameter, such as a count of steps, comes out the same of all of them.
+        new_leaves.update(named_leaves(after))
+        return updates[path], tuple(new_leaves[name] for name in names)
+
+    own_leaves = {path: tuple(leaves[name] for name in names) for path, names in names_by_path.items()}
+    updates, kept = in_turn(update, params, own_leaves)
+    for path, names in names_by_path.items():
+        new_leaves |= dict(zip(names, kept[path], strict=True))
+    return updates, from_names(state, new_leaves)

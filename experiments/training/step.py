@@ -4,7 +4,7 @@ All take a `Run` whose runtime options may be traced numbers. A population (expe
 trials and devices.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,12 @@ from jaxtyping import Array, Float, Integer
 import optax
 
 from experiments.run.schema import Run
+from experiments.store.train_state import TrainState
 from experiments.training import loss as losses
 from experiments.training import microbatches, optimizer, schedule
 from models import functional
 from models.contract import Output
 from models.growing import operators
-from models.mesh import rules
-
-
-class TrainState(NamedTuple):
-    """One trial: parameters by path, optimizer state, steps done."""
-
-    params: dict[str, Float[Array, "..."]]
-    opt: Any
-    step: Integer[Array, ""]
 
 
 def init_state(run: Run, values: Run) -> TrainState:
@@ -39,18 +31,10 @@ def init_state(run: Run, values: Run) -> TrainState:
 
 
 def state_axes(run: Run) -> TrainState:
-    """Logical axes of every leaf of a TrainState; those of the optimizer follow from their parameter's."""
+    """Return the logical axes of every leaf of a TrainState; those of the optimizer follow from their parameter's."""
     axes = functional.param_axes(run.family, run.model)
-    shapes = jax.eval_shape(lambda: init_state(run, run))
-    opt = optax.tree_map_params(
-        lambda params: optimizer.transform(run, axes).init(params),
-        lambda _, names: names,
-        shapes.opt,
-        axes,
-        transform_non_params=lambda _: (),
-        is_leaf=rules.is_axes,
-    )
-    return TrainState(axes, opt, ())
+    params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
+    return TrainState(axes, optimizer.state_axes(run, axes, params), ())
 
 
 def objective(

@@ -37,11 +37,15 @@ OUTSIDE = (
 
 
 class Factors(NamedTuple):
-    """What one parameter's learning rate, weight decay and eps (of Adam) are multiplied by."""
+    """What is multiplied for one parameter: its learning rate, its weight decay, and what meets its gradient.
+
+    gradient_size: how large its gradient is, against that at the base size. Whatever an optimizer adds to gradients or
+        compares them with (Adam's eps) is multiplied by it.
+    """
 
     lr: float = 1.0
     weight_decay: float = 1.0
-    eps: float = 1.0
+    gradient_size: float = 1.0
 
 
 def is_matrix(axes: Sequence[str]) -> bool:
@@ -94,9 +98,10 @@ class Parametrization:
         """Of the parameter at `path` ("blocks/mlp/up/kernel") with these logical axes."""
         width, depth = self.width_ratio, self.depth_ratio
         if path.partition("/")[0] in OUTSIDE:
-            return Factors(eps=1 / width)
-        lr, eps = depth ** (self.depth_alpha - 1), 1 / (width * depth**self.depth_alpha)
+            return Factors(gradient_size=1 / width)
+        lr = depth ** (self.depth_alpha - 1)
+        gradient_size = 1 / (width * depth**self.depth_alpha)
         if not is_matrix(axes):
-            return Factors(lr, eps=eps)
+            return Factors(lr, gradient_size=gradient_size)
         # Each step then decays a hidden matrix by lr x weight_decay at every width; muP's table leaves that out.
-        return Factors(lr / width, width if self.parametrization == "completep" else 1.0, eps)
+        return Factors(lr / width, width if self.parametrization == "completep" else 1.0, gradient_size)

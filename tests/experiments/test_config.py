@@ -44,7 +44,7 @@ def test_freeze_reads_back_what_a_record_holds():
         ({"opt__lr": True}, ["opt.lr", "bool"]),
         ({"opt__lr": float("inf")}, ["opt.lr", "finite"]),
         ({"opt__lr": -1.0}, ["opt.lr", "positive"]),
-        ({"opt__beta2": 1.0}, ["opt.beta2", "[0, 1)"]),
+        ({"opt__beta2": 1.0}, ["opt.beta2=1.0", "0 to below 1"]),
         ({"model__heads": 5}, ["model.width=256", "model.heads=5"]),
         ({"model__kv_heads": 3}, ["model.heads=4", "model.kv_heads=3"]),
         ({"model__depth": 0}, ["model.depth=0", "at least 1"]),

@@ -16,7 +16,7 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import check, schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, schedule
+from experiments.training import schedule, transformations
 from models import functional
 from models.blocks import layers, recurrence
 from models.convert import ternary
@@ -331,7 +331,7 @@ def test_ternary_params_are_the_kernels():
     run, params = make()
     kernels = sum(p.size for path, p in params.items() if path.endswith("kernel"))
     assert matmul_free.ternary_params(run.model) == kernels
-    decayed = {path for path, on in optimizer.decay_mask(functional.param_axes(run.family, run.model)).items() if on}
+    decayed = {path for path, on in transformations.decay_mask(functional.param_axes(run.family, run.model)).items() if on}
     assert decayed == {path for path in params if path.endswith("kernel")} | {"embed"}
 
 

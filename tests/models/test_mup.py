@@ -14,7 +14,8 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, step
+from experiments.training import optimizer, step, transformations
+from experiments.training.optimizers import adamw
 import models
 from models import functional
 from models.blocks import stack
@@ -33,7 +34,7 @@ VOCAB, LENGTH = 61, 16
 def frozen(options, family="dense", **opt):
     cfg = models.load(family).Config(**options).resolve(VOCAB, LENGTH)
     cfg.check(LENGTH)
-    return schema.Run(family, cfg, opt=schema.Optimizer(**opt), seq_len=LENGTH, batch_tokens=4 * LENGTH)
+    return schema.Run(family, cfg, opt=adamw.Config(**opt), seq_len=LENGTH, batch_tokens=4 * LENGTH)
 
 
 def make(*given, **opt):
@@ -109,10 +110,10 @@ def test_groups_equal_the_reference(name):
     axes = functional.param_axes(run.family, run.model)
     for path, value in nano(golden).items():
         factors = run.model.factors(path, axes[path])
-        key = (0.1 * factors.weight_decay * optimizer.decay_mask(axes)[path], factors.lr)
+        key = (0.1 * factors.weight_decay * transformations.decay_mask(axes)[path], factors.lr)
         ours[key] = ours.get(key, 0) + value.size
         if name == "completep" and path.startswith("blocks/"):
-            assert 1e-8 * factors.eps == pytest.approx(1.6666666666666667e-09)
+            assert 1e-8 * factors.gradient_size == pytest.approx(1.6666666666666667e-09)
     assert ours == theirs
 
 
@@ -227,12 +228,12 @@ def test_the_optimizer_gives_each_parameter_its_own_numbers():
     options = TINY["dense"] | {"parametrization": "completep", "base_width": 8, "base_depth": 1, "depth_alpha": 0.5}
     run, params = make(options, lr=0.1, eps=1e-2, weight_decay=0.3, clip_norm=2.0)
     axes = functional.param_axes(run.family, run.model)
-    mask, ours = optimizer.decay_mask(axes), optimizer.transform(run, axes)
+    mask, ours = transformations.decay_mask(axes), optimizer.transform(run, axes)
     theirs = {}
     for path, names in axes.items():
-        lr, decay, eps = run.model.factors(path, names)
+        lr, decay, gradient_size = run.model.factors(path, names)
         decay *= 0.3 if mask[path] else 0.0
-        theirs[path] = optax.adamw(0.1 * lr, b1=0.9, b2=0.95, eps=1e-2 * eps, weight_decay=decay)
+        theirs[path] = optax.adamw(0.1 * lr, b1=0.9, b2=0.95, eps=1e-2 * gradient_size, weight_decay=decay)
     draw = np.random.default_rng(0)
     batches = [{p: jnp.asarray(draw.normal(0, 0.1, v.shape), jnp.float32) for p, v in params.items()} for _ in range(3)]
     assert all(optax.global_norm(grads) > 2 for grads in batches)
@@ -268,7 +269,7 @@ def test_standard_is_the_plain_chain():
     plain = optax.chain(
         optax.clip_by_global_norm(run.opt.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8),
-        optax.add_decayed_weights(0.3, optimizer.decay_mask(axes)),
+        optax.add_decayed_weights(0.3, transformations.decay_mask(axes)),
     )
     ours = optimizer.transform(run, axes)
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(plain.init(params))

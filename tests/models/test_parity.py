@@ -10,7 +10,7 @@ import pytest
 
 from experiments.run import schema
 from experiments.training import loss as losses
-from experiments.training import optimizer, schedule
+from experiments.training import optimizer, schedule, transformations
 from models import functional
 from models.families import dense
 from tests.support.paths import GOLDEN
@@ -176,11 +176,11 @@ def test_optimizer_is_adamw_with_a_mask():
     run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, clip_norm=0.5, weight_decay=0.3))
     params = jax.jit(lambda: functional.init_params(run.family, run.model, run.seed))()
     axes = functional.param_axes(run.family, run.model)
-    decayed = {path for path, on in optimizer.decay_mask(axes).items() if on}
+    decayed = {path for path, on in transformations.decay_mask(axes).items() if on}
     assert decayed == {path for path in params if path.endswith("kernel") or path == "embed"}
     reference = optax.chain(
         optax.clip_by_global_norm(0.5),
-        optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=optimizer.decay_mask(axes)),
+        optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=transformations.decay_mask(axes)),
     )
     grads = jax.tree.map(lambda p: p * 3 + 0.1, params)
     ours = optimizer.transform(run, axes)

@@ -1,0 +1,42 @@
+"""Optimizers, found by name: `load("adamw")` returns the module experiments/training/optimizers/adamw.py.
+
+A file here exports `Config`, the options under `opt` of a run, and `chain`, what they make of gradients
+(experiments/training/transformations.py has the pieces besides optax's own). Nothing else names an optimizer.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
+
+from models.errors import InputError, nearest
+
+DEFAULT = "adamw"
+
+
+class Options(Protocol):
+    """What the options of every optimizer have: a dataclass with the name of its file and a peak learning rate."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the optimizer's file."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Return the peak learning rate."""
+        ...
+
+
+def optimizer_names() -> tuple[str, ...]:
+    """Return the names of the files in this folder, and in those that `__path__` has been given besides."""
+    return tuple(sorted(file.name for file in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of an optimizer. Raises InputError with the nearest name when there is none."""
+    if name not in optimizer_names():
+        raise InputError(f"opt.name={name!r} is not known; {nearest(str(name), optimizer_names(), 'choice')}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,42 @@
+"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019) on matrices only, after clipping by global norm."""
+
+import dataclasses
+
+import optax
+
+from experiments.training.transformations import (
+    Chain,
+    Parameters,
+    clip_by_norm,
+    decay_matrices,
+    with_gradients_times,
+)
+from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options under `opt`."""
+
+    name: str = option("adamw", choices=("adamw",))
+    lr: float = option(2e-3, runtime=True, valid=POSITIVE)  # peak
+    beta1: float = option(0.9, runtime=True, valid=BELOW_ONE)
+    beta2: float = option(0.95, runtime=True, valid=BELOW_ONE)
+    eps: float = option(1e-8, runtime=True, valid=POSITIVE)
+    weight_decay: float = option(0.1, runtime=True, valid=NOT_NEGATIVE)  # multiplied by the learning rate
+    clip_norm: float | None = option(1.0, runtime=True, valid=POSITIVE)
+
+
+def chain(options: Config, parameters: Parameters) -> Chain:
+    """Return clipping, Adam's moments, and weight decay."""
+    adam = optax.scale_by_adam(b1=options.beta1, b2=options.beta2, eps=options.eps)
+    # Adam takes one eps for all parameters. Its result does not change when gradients and eps shrink together, so that a
+    # gradient divided by c does what c times eps would do, and one state serves all. Clipping sees gradients as they are.
+    inverse_sizes = {path: 1 / parameter.factors.gradient_size for path, parameter in parameters.items()}
+    return Chain(
+        clip_by_norm(options.clip_norm),
+        (
+            with_gradients_times(adam, inverse_sizes),
+            decay_matrices(options.weight_decay, parameters),
+        ),
+    )

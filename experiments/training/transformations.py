@@ -1,0 +1,88 @@
+"""What optimizers are made of besides optax's own pieces: clipping that may be off, decay of matrices, multiples.
+
+A width or depth transfer gives each parameter multiples of the options (models/numerics/parametrization.py). The pieces
+here apply them; experiments/training/optimizer.py applies the learning rate's, which is the same for all optimizers.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+import optax
+
+from models.numerics.parametrization import Factors, is_matrix
+
+
+class Parameter(NamedTuple):
+    """What an optimizer knows of a parameter besides its values: its logical axes, and its multiples of options."""
+
+    axes: tuple[str, ...]
+    factors: Factors
+
+
+Parameters = Mapping[str, Parameter]
+
+
+class Chain(NamedTuple):
+    """What an optimizer does to gradients, for a learning rate of 1: first `clip`, then every one of `links`.
+
+    clip: what looks at all gradients together, such as clipping by their norm.
+    links: what treats each parameter by itself, whatever other parameters are there; so that moments which lie in the
+        host's memory can be fetched one parameter at a time.
+
+    The saved state is the tuple of their states, in this order. A leaf of it follows a parameter where `init` makes it
+    from the parameter by a tree.map over all of them; it then has the parameter's shape, is split over devices as the
+    parameter is, grows with it, and may lie with the host. All else is a number.
+    """
+
+    clip: optax.GradientTransformation
+    links: tuple[optax.GradientTransformation, ...]
+
+
+def times(arrays: Mapping[str, Array], multiples: Mapping[str, float]) -> dict[str, Array]:
+    """Multiply each parameter's array by its number. Where that is 1 the array stays, so that nothing is compiled."""
+    out = {}
+    for path, array in arrays.items():
+        multiple = multiples[path]
+        out[path] = array if multiple == 1 else array * multiple
+    return out
+
+
+def clip_by_norm(norm: Any) -> optax.GradientTransformation:
+    """Clip all gradients together to a norm; None: not at all."""
+    if norm is None:
+        return optax.identity()
+    return optax.clip_by_global_norm(norm)
+
+
+def with_gradients_times(
+    inner: optax.GradientTransformation, multiples: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """Let a transformation see each gradient times its parameter's number."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return inner.update(times(grads, multiples), state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def decay_mask(axes: Mapping[str, tuple[str, ...]]) -> dict[str, bool]:
+    """Say for each parameter whether it decays: it has two or more axes besides the stack of layers; no norm, no bias."""
+    return {path: is_matrix(names) for path, names in axes.items()}
+
+
+def decay_matrices(weight_decay: Any, parameters: Parameters) -> optax.GradientTransformation:
+    """Add matrices times weight_decay, and times their own multiple of it, to the updates (decoupled decay)."""
+    mask = decay_mask({path: parameter.axes for path, parameter in parameters.items()})
+    multiples = {path: parameter.factors.weight_decay for path, parameter in parameters.items()}
+
+    # Not a mask of all parameters: updates may come one parameter at a time.
+    def mask_of(updates: Mapping[str, Array]) -> dict[str, bool]:
+        return {path: mask[path] for path in updates}
+
+    decay = optax.add_decayed_weights(weight_decay, mask_of)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return decay.update(updates, state, times(params, multiples))
+
+    return optax.GradientTransformation(decay.init, update)

@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in annotations are checked as jax traces; the suffix of a name cannot stay wrong past a function boundary.
 install_import_hook(
-    ["models", "experiments.training.step", "experiments.training.loss", "experiments.training.optimizer"],
+    ["models", *(f"experiments.training.{name}" for name in ("step", "loss", "optimizer", "transformations"))],
     "beartype.beartype",
 )
 

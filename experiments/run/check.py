@@ -7,8 +7,8 @@ the relations between options of several sections.
 import dataclasses
 import math
 
-from experiments.run.schema import Execution, Optimizer, Run
-from models.errors import InputError, nearest
+from experiments.run.schema import Execution, Run
+from models.errors import InputError
 from models.growing.options import Growth
 from models.option import check_options
 

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from experiments.alive import hosts
 from experiments.cli import InputError
-from experiments.training.step import TrainState
+from experiments.store.train_state import TrainState
 
 
 def _flat(state: Any) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from experiments.cli import InputError
 from experiments.data.batches import check_enough
 from experiments.run import identity, stored
 from experiments.run.schema import Execution, Run
-from experiments.store import inherit
 from experiments.store import lineage as lineages
 from experiments.store.inherit import Parent
 from experiments.store.metrics import Metrics, Mirror
@@ -75,7 +74,9 @@ class Trial:
         if self.parent is None:
             return fresh
         steps = self.run.growth.learn_steps
-        return inherit.state(self.parent, self.run, fresh, lambda i: self.records(i - steps, i - steps + 1))
+        from experiments.training import growth
+
+        return growth.first_state(self.parent, self.run, fresh, lambda i: self.records(i - steps, i - steps + 1))
 
     def spike(self, first: int, losses: np.ndarray) -> int | None:
         """The step (0-based) of a loss spike among steps first, first+1, … that the run is to go back from, or None."""

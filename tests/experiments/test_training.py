@@ -17,7 +17,7 @@ from experiments import prepare, train
 from experiments.cli import InputError
 from experiments.run import freeze, identity
 from experiments.store import checkpoint, record
-from experiments.training import step
+from experiments.store.train_state import TrainState
 from tests.support.commands import run_command
 from tests.support.families import SOME
 from tests.support.paths import REPOSITORY
@@ -115,7 +115,7 @@ def test_a_run_goes_on_on_other_devices(tiny, tmp_path):
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
     """Scalars too: one whose shape is kept wrongly makes every checkpoint count as damaged, and a run start again."""
-    state = step.TrainState({"a": jnp.ones((2, 3))}, (jnp.asarray(7, jnp.int32),), jnp.asarray(4, jnp.int32))
+    state = TrainState({"a": jnp.ones((2, 3))}, (jnp.asarray(7, jnp.int32),), jnp.asarray(4, jnp.int32))
     store = checkpoint.Checkpoints(epath.Path(tmp_path / "checkpoints"), 2, "f")
     store.save(state, 4, {"seconds": 1.5})
     store.wait()

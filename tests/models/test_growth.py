@@ -10,8 +10,7 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.run import schema
-from experiments.store import inherit
-from experiments.training import step
+from experiments.training import growth, step
 import models
 from models import functional
 from models.families import dense
@@ -418,7 +417,7 @@ def test_a_combination_learns():
     plan, before = plan_of(source, target, target.growth), trained(source)
     stacked = grown(source, target, Growth())
     text = np.tile(np.arange(LENGTH + 1) % 7, (8, 1))
-    learned = inherit.combine(target, plan, before, lambda _: text)
+    learned = growth.combine(target, plan, before, lambda _: text)
 
     def nats(params):
         return float(step.eval_step(target, arrays(params), jnp.asarray(text)).mean())
@@ -429,7 +428,7 @@ def test_a_combination_learns():
     )
     wide = larger(wide, ff=128)
     plan = plan_of(source, wide, wide.growth)
-    shapes = {path: value.shape for path, value in inherit.combine(wide, plan, before, lambda _: text).items()}
+    shapes = {path: value.shape for path, value in growth.combine(wide, plan, before, lambda _: text).items()}
     assert shapes == functional.layout(wide.family, wide.model).shapes
     keys = {key for key in plan.combination() if key.startswith("width")}
     assert keys == {f"width:{k}" for k in ("embed:32", "ff:96", "query", "key", "value")}

@@ -331,7 +331,9 @@ def test_ternary_params_are_the_kernels():
     run, params = make()
     kernels = sum(p.size for path, p in params.items() if path.endswith("kernel"))
     assert matmul_free.ternary_params(run.model) == kernels
-    decayed = {path for path, on in transformations.decay_mask(functional.param_axes(run.family, run.model)).items() if on}
+    decayed = {
+        path for path, on in transformations.decay_mask(functional.param_axes(run.family, run.model)).items() if on
+    }
     assert decayed == {path for path in params if path.endswith("kernel")} | {"embed"}
 
 

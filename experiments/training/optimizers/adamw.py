@@ -18,13 +18,13 @@ from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 class Config:
     """Options under `opt`."""
 
-    name: str = option("adamw", choices=("adamw",))
-    lr: float = option(2e-3, runtime=True, valid=POSITIVE)  # peak
-    beta1: float = option(0.9, runtime=True, valid=BELOW_ONE)
-    beta2: float = option(0.95, runtime=True, valid=BELOW_ONE)
-    eps: float = option(1e-8, runtime=True, valid=POSITIVE)
-    weight_decay: float = option(0.1, runtime=True, valid=NOT_NEGATIVE)  # multiplied by the learning rate
-    clip_norm: float | None = option(1.0, runtime=True, valid=POSITIVE)
+    name: str = option("adamw", choices=("adamw",), help="the file in experiments/training/optimizers")
+    lr: float = option(2e-3, runtime=True, valid=POSITIVE, help="the peak learning rate")
+    beta1: float = option(0.9, runtime=True, valid=BELOW_ONE, help="decay of the mean of gradients")
+    beta2: float = option(0.95, runtime=True, valid=BELOW_ONE, help="decay of the mean of squared gradients")
+    eps: float = option(1e-8, runtime=True, valid=POSITIVE, help="added to the root of the mean of squares")
+    weight_decay: float = option(0.1, runtime=True, valid=NOT_NEGATIVE, help="of matrices; times the learning rate")
+    clip_norm: float | None = option(1.0, runtime=True, valid=POSITIVE, help="of all gradients together; None: none")
 
 
 def chain(options: Config, parameters: Parameters) -> Chain:

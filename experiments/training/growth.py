@@ -1,0 +1,137 @@
+"""Make a child's first state from its parent's last checkpoint: read it, let it grow, learn how where that is asked for.
+
+Which parent that is, and whether it can become the child, is for experiments/store/inherit.py to say; how parameters grow,
+for models/growing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+import optax
+
+from experiments.cli import InputError
+from experiments.run.schema import Run
+from experiments.store import checkpoint, weights
+from experiments.store.inherit import Parent
+from experiments.store.train_state import TrainState, from_names, named_leaves
+from experiments.training import optimizer, step
+from models import functional
+from models.growing import operators, upcycling
+from models.growing.options import Layout
+
+Params = Mapping[str, Float[np.ndarray, "..."]]
+Batch = Callable[[int], np.ndarray]  # tokens of a step of learned growth, by its number
+Grow = Callable[[Params, bool], dict[str, np.ndarray]]  # parameters, and whether they are moments instead
+
+
+def first_state(parent: Parent, child: Run, fresh: TrainState, batch: Batch) -> TrainState:
+    """Return the child's first state, on the host; `fresh` is the one that it would have without a parent.
+
+    Raises InputError for a checkpoint that does not fit.
+    """
+    source = functional.layout(parent.family, parent.model)
+    target = functional.layout(child.family, child.model)
+    keeps_optimizer = parent.keeps_optimizer(child)
+    before = _read_state(parent, keeps_optimizer)
+    plan = parent.plan(child)
+
+    def grow(values: Params, moments: bool) -> dict[str, np.ndarray]:
+        if plan is None:
+            return upcycling.upcycle(source, target, values, fresh.params, child.growth, child.seed, moments)
+        return plan.grow(values, fresh.params, moments)
+
+    if plan is not None and plan.learns:
+        grown = combine(child, plan, before.params, batch)
+    else:
+        grown = grow(before.params, False)
+    params = {path: np.asarray(grown[path], np.float32) for path in fresh.params}
+    opt = fresh.opt
+    if keeps_optimizer:
+        assert parent.run is not None
+        followed = _followed_parameters(parent.run, source)
+        opt = _grow_optimizer_state(before.opt, fresh.opt, followed, grow, source)
+    return fresh._replace(params=params, opt=opt)
+
+
+def _read_state(parent: Parent, with_optimizer: bool) -> TrainState:
+    """Read the parent's last state; without what is not asked for. Raises InputError where it is not its last step's."""
+    if parent.run is None:
+        return TrainState(weights.load(parent.directory).params, None, None)
+    run = parent.run
+    abstract = jax.eval_shape(lambda: step.init_state(run, run))
+    like = TrainState(abstract.params, abstract.opt if with_optimizer else None, None)
+    found, at = checkpoint.read_state(parent.directory / "checkpoints", like)
+    if at != run.steps:
+        raise InputError(f"{parent.directory}/checkpoints ends at step {at}; expected the parent's last, {run.steps}")
+    return found
+
+
+def _followed_parameters(run: Run, layout: Layout) -> dict[str, str]:
+    params = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in layout.shapes.items()}
+    return optimizer.followed_parameters(optimizer.transform(run, layout.axes).init, params)
+
+
+def _grow_optimizer_state(before: Any, fresh: Any, followed: Mapping[str, str], grow: Grow, source: Layout) -> Any:
+    """Return the child's optimizer state: what follows parameters grown as moments are, everything else as it was.
+
+    `followed`: paths of the parameters that leaves of `before` follow, by the leaf's name. Raises InputError where the
+    child's optimizer does not have the same leaves.
+    """
+    leaves = named_leaves(before)
+    wanted = named_leaves(fresh)
+    moments: dict[str, dict[str, np.ndarray]] = {}  # one value a parameter: Adam has two such, mu and nu
+    grown: dict[str, np.ndarray] = {}
+    for name, leaf in leaves.items():
+        if name not in followed:
+            grown[name] = np.asarray(leaf)
+            continue
+        path = followed[name]
+        moment = name.removesuffix(_name_in_dict(path))
+        moments.setdefault(moment, {})[path] = leaf
+    for moment, values in moments.items():
+        # A moment of some parameters only (an optimizer in two halves) grows as if it were zero for the others.
+        zeros = {path: np.zeros(shape, np.float32) for path, shape in source.shapes.items() if path not in values}
+        for path, value in grow(values | zeros, True).items():
+            name = moment + _name_in_dict(path)
+            if not zeros or name in wanted:
+                grown[name] = value
+    if grown.keys() != wanted.keys():
+        differ = min(grown.keys() ^ wanted.keys())
+        raise InputError(f"growth.optimizer='grown' needs the parent's optimizer, but its state differs in {differ}")
+    return from_names(fresh, grown)
+
+
+def _name_in_dict(path: str) -> str:
+    """Return how a name of a leaf ends that belongs to a parameter."""
+    return jax.tree_util.keystr((jax.tree_util.DictKey(path),))
+
+
+def combine(run: Run, plan: operators.Plan, params: Params, batch: Batch) -> dict[str, np.ndarray]:
+    """Learn how to grow: train the combination on the run's own loss with everything else as it is, then apply it.
+
+    growth.learn_steps steps of Adam (LiGO, Wang et al. 2023). On one device: the combination is not split over a mesh.
+    """
+    source = dict(plan.widened(params))
+    adam = optax.adam(run.growth.learn_lr)
+
+    @jax.jit
+    def update(
+        learned: dict[str, Array], opt: Any, source: dict[str, Array], tokens_BT: Array
+    ) -> tuple[dict[str, Array], Any, Array]:
+        def loss(learned: dict[str, Array]) -> Array:
+            total, _ = step.objective(run, run, plan.expand(learned, source), tokens_BT)
+            return total
+
+        nats, gradient = jax.value_and_grad(loss)(learned)
+        change, opt = adam.update(gradient, opt)
+        return optax.apply_updates(learned, change), opt, nats
+
+    learned = jax.tree.map(jnp.asarray, plan.combination())
+    opt = adam.init(learned)
+    for number in range(run.growth.learn_steps):
+        learned, opt, _ = update(learned, opt, source, batch(number))
+    return {path: np.asarray(value) for path, value in plan.expand(learned, source).items()}

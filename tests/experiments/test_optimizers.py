@@ -1,0 +1,210 @@
+"""An optimizer is one file: a toy from outside the package trains, is split, saved, resumed, offloaded and grown by it."""
+
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.cli import InputError
+from experiments.configs import default, smoke
+from experiments.run import config_file, freeze, identity
+from experiments.store import checkpoint, record
+from experiments.store.train_state import named_leaves
+from experiments.training import optimizers, program, step
+from experiments.training.optimizers import adamw
+from tests.support.families import TINY
+from tests.support.training import assert_same_run, run
+
+# Lion (Chen et al. 2023), with a running mean of the sizes of vectors only, to have a state that leaves parameters out.
+TOY = '''
+"""Lion, for a test."""
+
+import dataclasses
+
+import jax
+import optax
+
+from experiments.training.transformations import Chain, clip_by_norm, decay_matrices
+from models.option import BELOW_ONE, POSITIVE, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = option("toy_lion", choices=("toy_lion",))
+    lr: float = option(3e-4, runtime=True, valid=POSITIVE)
+    blend: float = option(0.9, runtime=True, valid=BELOW_ONE)
+    memory: float = option(0.99, runtime=True, valid=BELOW_ONE)
+    clip_norm: float | None = option(1.0, runtime=True, valid=POSITIVE)
+
+
+def chain(options, parameters):
+    def vectors(tree):
+        return {path: len(parameters[path].axes) < 2 for path in tree}
+
+    sign = optax.scale_by_lion(options.blend, options.memory)
+    trace = optax.masked(optax.trace(0.5), vectors)
+    return Chain(clip_by_norm(options.clip_norm), (sign, trace, decay_matrices(0.1, parameters)))
+'''
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path, monkeypatch):
+    """The toy's file in a folder of its own, which optimizers are found in as well."""
+    folder = tmp_path / "more optimizers"
+    folder.mkdir()
+    (folder / "toy_lion.py").write_text(TOY)
+    monkeypatch.setattr(optimizers, "__path__", [*optimizers.__path__, str(folder)])
+    yield
+    sys.modules.pop("experiments.training.optimizers.toy_lion", None)
+    vars(optimizers).pop("toy_lion", None)
+
+
+@pytest.fixture
+def lion(tiny):
+    """A maker of tiny configs with the toy."""
+
+    def make(family="dense", **options):
+        config = tiny(family)
+        default.choose_optimizer(config, "toy_lion")
+        with config.ignore_type():
+            for key, value in options.items():
+                section, _, name = key.rpartition(".")
+                (config[section] if section else config)[name] = value
+        return config
+
+    return make
+
+
+def test_it_is_found_by_its_file_and_has_options_of_its_own(tiny, lion):
+    assert optimizers.optimizer_names() == ("adamw", "toy_lion")
+    config = lion(**{"opt.memory": 0.9})
+    frozen, _ = freeze.freeze(config)
+    assert frozen.opt.lr == 1e-2, "what was set in the config before stays set"
+    assert (frozen.opt.blend, frozen.opt.memory) == (0.9, 0.9)
+    assert {"optimizer": "toy_lion", "memory": 0.9}.items() <= record.columns(frozen).items()
+    assert "eps" not in record.columns(frozen)
+    again, _ = freeze.freeze(identity.to_dict(frozen))
+    assert again == frozen
+    adam, _ = freeze.freeze(tiny())
+    assert identity.fingerprint(frozen, ()) != identity.fingerprint(adam, ())
+    assert identity.signature(frozen) != identity.signature(adam)
+    assert identity.signature(frozen) == identity.signature(freeze.freeze(lion(**{"opt.memory": 0.5}))[0])
+
+
+def test_its_name_alone_is_another_fingerprint():
+    """Every option at its own default: nothing but the name tells the two apart."""
+    adam, _ = freeze.freeze({})
+    toy, _ = freeze.freeze({"opt": {"name": "toy_lion"}})
+    assert identity.fingerprint(adam, ()) != identity.fingerprint(toy, ())
+
+
+@pytest.mark.parametrize(
+    ("opt", "said"),
+    [
+        ({"name": "toy_lyon"}, "opt.name='toy_lyon' is not known; did you mean 'toy_lion'"),
+        ({"name": "toy_lion", "eps": 1e-8}, "unknown config key opt.eps"),
+        ({"name": "toy_lion", "memory": 1.0}, "opt.memory=1.0 must be a number from 0 to below 1"),
+        ({"blend": 0.5}, "unknown config key opt.blend"),
+    ],
+)
+def test_options_exist_only_for_their_optimizer(opt, said):
+    with pytest.raises(InputError, match=said):
+        freeze.freeze({"opt": opt})
+
+
+def test_a_set_option_is_not_dropped_with_its_optimizer(tiny):
+    with pytest.raises(InputError, match="opt.beta2=0.5 is no option of opt.name='toy_lion'"):
+        default.choose_optimizer(tiny(**{"opt.beta2": 0.5}), "toy_lion")
+
+
+def test_a_flag_chooses_it(monkeypatch):
+    """`--config.opt.name=` gives the section its options, in whatever order flags come."""
+    flags = ["--config.opt.memory=0.5", "--config.opt.clip_norm=none", "--config.opt.name=toy_lion", "--config.seed=3"]
+    kept = config_file.check_arguments(["train", "--config=experiments/configs/smoke.py", *flags])
+    assert kept == ["train", "--config=experiments/configs/smoke.py", "--config.seed=3"]
+    monkeypatch.setattr(config_file.flags, "FLAGS", types.SimpleNamespace(config=smoke.get_config()))
+    frozen, _ = config_file.frozen()
+    assert (frozen.opt.name, frozen.opt.memory, frozen.opt.blend) == ("toy_lion", 0.5, 0.9)
+    assert frozen.opt.clip_norm is None
+    with pytest.raises(InputError, match="unknown config key opt.beta1"):
+        config_file.check_arguments([*kept, "--config.opt.name=toy_lion", "--config.opt.beta1=0.5"])
+
+
+def drawn_tokens(made):
+    tokens = np.zeros(made.token_shape(), np.uint16)
+    tokens[:, 0] = np.random.default_rng(0).integers(0, 257, tokens[:, 0].shape)
+    return tokens
+
+
+def one_step(config, devices=1):
+    """The state after one step, and the program."""
+    frozen, execution = freeze.freeze(config)
+    made = program.Program(frozen, 1, execution, jax.devices()[:devices])
+    values = made.stack_values([frozen])
+    state, _ = made.train(made.init([frozen]), values, drawn_tokens(made), np.ones(1, np.int32))
+    return state, made
+
+
+def test_its_state_is_split_as_its_parameters(lion, tiny):
+    options = {"execution.steps_per_dispatch": 1, "model.vocab": 264}
+    split = {"execution.mesh.fsdp": 2, "execution.mesh.tensor": 2}
+    state, _ = one_step(lion(**options, **split), devices=4)
+    _, lion_state, trace_state, _ = state.opt
+    for path, parameter in state.params.items():
+        assert lion_state.mu[path].sharding.spec == parameter.sharding.spec, path
+    assert "tensor" in str(lion_state.mu["blocks/mlp/up/kernel"].sharding.spec)
+    traced = [path for path, leaf in trace_state.inner_state.trace.items() if isinstance(leaf, jax.Array)]
+    assert traced == ["norm/scale"], "the only vector that is not stacked"
+    alone, _ = one_step(lion(**options))
+    for path, parameter in alone.params.items():
+        np.testing.assert_allclose(state.params[path], parameter, atol=1e-5, err_msg=path)
+    adam, _ = one_step(tiny(**options))
+    moved = np.abs(np.asarray(adam.params["embed"]) - np.asarray(alone.params["embed"]))
+    assert moved.max() > 1e-6, "another optimizer"
+
+
+def test_its_state_may_lie_with_the_host(lion):
+    near, _ = one_step(lion(**{"execution.steps_per_dispatch": 1}))
+    far, _ = one_step(lion(**{"execution.steps_per_dispatch": 1, "execution.offload": "optimizer"}))
+    assert far.opt[1].mu["embed"].sharding.memory_kind == "pinned_host"
+    for one, other in zip(jax.tree.leaves(near), jax.tree.leaves(far), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-7)
+
+
+def interrupted(event):
+    if event["event"] == "progress" and event["done"] >= 10:
+        raise KeyboardInterrupt
+
+
+def test_it_trains_resumes_to_the_bit_and_has_children(tiny, lion, tmp_path):
+    options = {"tokens": 256 * 15, "execution.checkpoint_every_tokens": 256 * 5, "execution.steps_per_dispatch": 5}
+    options |= {"schedule.name": "constant", "opt.lr": 1e-3}
+    whole = run(lion(**options), tmp_path / "whole")
+    assert whole["status"] == "complete"
+    with pytest.raises(KeyboardInterrupt):
+        run(lion(**options), tmp_path / "again", interrupted)
+    run(lion(**options), tmp_path / "again")
+    assert_same_run(tmp_path / "whole", tmp_path / "again")
+    names = checkpoint.digests(tmp_path / "whole" / "checkpoints", 15)
+    assert ".opt[1].mu['embed']" in names
+
+    adam = run(tiny(**options), tmp_path / "adam")
+    assert adam["columns"]["loss_nats"] != whole["columns"]["loss_nats"]
+
+    child = options | {"parent": whole["fingerprint"], "execution.parent_workdir": str(tmp_path / "whole")}
+    with pytest.raises(InputError, match="opt.name='adamw' cannot go on with the state of the parent's 'toy_lion'"):
+        run(tiny(**child), tmp_path / "switched")
+    deep = child | {"model.depth": 2 * TINY["dense"]["depth"], "growth.optimizer": "grown", "tokens": 256}
+    assert run(lion(**deep), tmp_path / "deep")["status"] == "complete"
+
+
+def test_old_checkpoints_go_on():
+    """The names of AdamW's saved state, as they have been from the start."""
+    frozen, _ = freeze.freeze({"model": {"width": 32, "heads": 4, "depth": 2}})
+    assert isinstance(frozen.opt, adamw.Config)
+    state = jax.eval_shape(lambda: step.init_state(frozen, frozen))
+    moments = {f".opt[1].{moment}['{path}']" for moment in ("mu", "nu") for path in state.params}
+    parameters = {f".params['{path}']" for path in state.params}
+    assert named_leaves(state).keys() == moments | parameters | {".opt[1].count", ".step"}

@@ -30,9 +30,11 @@ from experiments.cli import InputError
 from experiments.data import streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
+from experiments.data.documents import Documents
 from experiments.data.manifest import Manifest, digest, load, verify
 from experiments.data.options import Data
-from experiments.data.sources.origin import Documents, Origin, describe, obtain, open_documents
+from experiments.data.origin import Origin
+from experiments.data.sources import describe, obtain, open_documents
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
 

@@ -2,14 +2,11 @@
 
 import dataclasses
 import math
-import os
 import re
 
+from experiments.data import sources
 from models.errors import InputError
 from models.option import AT_LEAST_ONE, Valid, When, check_options, option
-
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-
 
 SHARE = Valid("a share above 0 and below 1, such as 0.02", lambda value: 0 < value < 1)
 FIELD = Valid("the name of a field, such as 'text'", bool)
@@ -59,31 +56,13 @@ class Data:
                 f"data.corpus={self.corpus!r}: a corpus is named twice; use data.weights to have more of it"
             )
         for name in self.corpus:
-            _check_corpus(name)
+            sources.check(name)
 
     def _check_weights(self) -> None:
         if self.weights and len(self.weights) != len(self.corpus):
             raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
         if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
             raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
-
-
-def _check_corpus(name: str) -> None:
-    suffix = os.path.splitext(name)[1]
-    if re.match(r"embedded\b", name):
-        if not re.fullmatch(r"embedded(/[\w.-]+)?(:[1-9]\d{0,3})?", name):
-            raise InputError(
-                f"data.corpus={name!r}: expected 'embedded', 'embedded:MB' such as 'embedded:8', or 'embedded/PACKAGE'"
-            )
-    elif name.startswith("tfds:"):
-        if not re.fullmatch(r"tfds:\w+(/[\w.+-]+){0,2}", name):
-            raise InputError(
-                f"data.corpus={name!r}: expected 'tfds:NAME' or 'tfds:NAME/CONFIG', such as 'tfds:wiki40b/en'"
-            )
-    elif re.fullmatch(r"\.\w{1,8}", suffix) and suffix not in SUFFIXES and not os.path.isdir(name):
-        raise InputError(
-            f"data.corpus={name!r}: expected a file ending in {', '.join(SUFFIXES)}, a folder or a glob of them"
-        )
 
 
 def _check_tokenizer(spec: str) -> None:

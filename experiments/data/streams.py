@@ -13,9 +13,10 @@ from etils import epath
 import numpy as np
 
 from experiments import files
+from experiments.data.documents import Documents
 from experiments.data.manifest import Manifest, Split, sha256, to_json
 from experiments.data.options import Data
-from experiments.data.sources.origin import Documents, Origin
+from experiments.data.origin import Origin
 from experiments.data.tokenizer import Tokenizer, dtype_for
 from models.errors import InputError
 

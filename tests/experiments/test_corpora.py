@@ -6,15 +6,17 @@ import pathlib
 import shutil
 import time
 
+from etils import epath
 import numpy as np
 import pyarrow
 from pyarrow import parquet
 import pytest
 
 from experiments.cli import InputError, explain
+from experiments.data import dedup, reading, selection
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
-from experiments.data.sources import dedup, reading, selection, tfds
+from experiments.data.sources import tfds
 from experiments.prepare import prepare
 from tests.support.data import FINGERPRINT, REPOSITORY, documents_in, make_corpora, python, ready, write_corpus
 
@@ -133,30 +135,29 @@ def test_missing_files_come_with_a_hint(here: pathlib.Path, tmp_path: pathlib.Pa
 
 def test_tfds_by_name_from_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     """A dataset that TFDS prepared is read by its name, wherever TFDS_DATA_DIR says; configurations must be named."""
-    from experiments.data.sources.local import LocalText
-    from experiments.data.sources.origin import quiet
+    from experiments.data.documents import quiet
+    from experiments.data.text_dataset import TextDataset
 
     path = write_corpus(tmp_path / "c.jsonl", 40)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     with quiet():
-        LocalText(
-            files=[reading.find(str(path))[0][1]], data_dir=str(tmp_path / "tfds"), file_format="array_record"
-        ).download_and_prepare()
-    (m,) = prepare(Data(corpus=("tfds:local_text",), holdout=0.1), tmp_path / "root", False)
+        texts = ((f"0:{i}", text) for i, text in enumerate(reading.documents(epath.Path(path), "text")))
+        TextDataset(texts=texts, data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
+    (m,) = prepare(Data(corpus=("tfds:text_dataset",), holdout=0.1), tmp_path / "root", False)
     assert m.train.documents + m.holdout.documents == 40 and m.details["version"] == "1.0.0"
     (direct,) = prepare(Data(corpus=(str(path),), holdout=0.1), tmp_path / "root", False)
     assert m.files == direct.files
     with pytest.raises(InputError, match=r"data\.text_field='txt': .* did you mean 'text'"):
-        prepare(Data(corpus=("tfds:local_text",), text_field="txt"), tmp_path / "root", False)
+        prepare(Data(corpus=("tfds:text_dataset",), text_field="txt"), tmp_path / "root", False)
     for config in ("de", "en"):
-        shutil.copytree(tmp_path / "tfds" / "local_text", tmp_path / "tfds" / "wiki" / config)
+        shutil.copytree(tmp_path / "tfds" / "text_dataset", tmp_path / "tfds" / "wiki" / config)
     assert tfds.find("wiki/en") == tfds.data_dir() / "wiki" / "en" / "1.0.0"
     with pytest.raises(InputError, match=r"expected a configuration, as in 'tfds:wiki/de'"):
         tfds.find("wiki")
-    info = tmp_path / "tfds" / "local_text" / "1.0.0" / "dataset_info.json"
+    info = tmp_path / "tfds" / "text_dataset" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(InputError, match=r"stored as tfrecord, which only TensorFlow reads; build it again"):
-        prepare(Data(corpus=("tfds:local_text",), holdout=0.3), tmp_path / "root", False)
+        prepare(Data(corpus=("tfds:text_dataset",), holdout=0.3), tmp_path / "root", False)
 
 
 def test_tfds_without_network_fails_fast(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):

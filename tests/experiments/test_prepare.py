@@ -114,7 +114,7 @@ def exists(root: pathlib.Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(root.glob(pattern))
 
 
-@pytest.mark.parametrize("moment", ["documents/*/local_text/incomplete*", "records/.*.tmp/train.npy"])
+@pytest.mark.parametrize("moment", ["documents/*/text_dataset/incomplete*", "records/.*.tmp/train.npy"])
 def test_kill_and_prepare_again(larger: pathlib.Path, tmp_path: pathlib.Path, moment: str):
     """kill -9 while TFDS writes documents, or while tokens are written: the next call ends as a quiet one does."""
     root = tmp_path / "root"
@@ -145,7 +145,7 @@ def test_two_preparations_at_once(larger: pathlib.Path, tmp_path: pathlib.Path):
 
 READ_ONLY = (
     "import os, sys; import grain, tensorflow_datasets as tfds; tfds.builder_from_directory\n"
-    "from experiments import cli; import experiments.data.sources.local\n"
+    "from experiments import cli; import experiments.data.text_dataset\n"
     "from experiments.data.batches import Batches; from experiments.data.options import Data; from experiments.prepare import prepare\n"
     "first = Data(corpus=(sys.argv[2],), holdout=0.1)\n"
     "Batches(prepare(first, sys.argv[1], False), first, 32, 4, 0)[0]\n"  # libraries import late
@@ -279,7 +279,7 @@ def test_command_shows_what_it_made(here: pathlib.Path, tmp_path: pathlib.Path):
         assert shown in second.stdout
     assert "not enough for this config's run: tokens=500000" in second.stdout.replace("\n", "")
     for arguments, message in (
-        ((config, "--config.data.holdout=2.0"), "data.holdout=2.0: expected a share"),
+        ((config, "--config.data.holdout=2.0"), "data.holdout=2.0 must be a share"),
         ((), "--config is missing"),
     ):
         result = command(*arguments)

@@ -1,39 +1,73 @@
-"""TFDS builder of local text files (`reading` says what a document is)."""
+"""Local text files, and those of an object store: a .txt, .jsonl or .parquet file, a folder or a glob of them.
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+experiments/data/reading.py says what a document is.
+"""
+
+from collections.abc import Callable
+import os
+import re
+from typing import Any
 
 from etils import epath
-import tensorflow_datasets as tfds
 
-from experiments.cli import InputError
-from experiments.data.sources import reading
+from experiments.data import reading
+from experiments.data.documents import Documents, Texts, written
+from experiments.data.origin import Origin
+from experiments.data.sources import Found
+from models.errors import InputError
+
+PREFIX = ""
 
 
-class LocalText(tfds.core.GeneratorBasedBuilder):
-    """Texts of .txt, .jsonl and .parquet files, in an order that TFDS makes from (file number, document number)."""
+def check(name: str) -> None:
+    """Check that a name that ends like a file's has an ending that can be read. Raises InputError."""
+    suffix = os.path.splitext(name)[1]
+    like_a_file = re.fullmatch(r"\.\w{1,8}", suffix) is not None
+    if like_a_file and suffix not in reading.SUFFIXES and not os.path.isdir(name):
+        raise InputError(
+            f"data.corpus={name!r}: expected a file ending in {', '.join(reading.SUFFIXES)}, a folder or a glob of them"
+        )
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, files: Sequence[epath.Path] = (), text_field: str = "text", **options: Any):
-        self._files, self._field = files, text_field
-        self.dropped: dict[str, int] = {}
-        super().__init__(**options)
+def options(name: str, text_field: str) -> dict[str, Any]:
+    """Return the field that holds the text; the path is not a part of what the documents are."""
+    del name
+    return {"text_field": text_field}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-        return tfds.core.DatasetInfo(builder=self, description="Local text files.", features=features)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # nothing is downloaded
-        return {"train": self._generate_examples()}
+def look(name: str) -> Found:
+    """Return names, sizes and times of the files."""
+    listed = [(relative, *_state(path)) for relative, path in reading.find(name)]
+    return Found([reading.VERSION, listed], {"files": [entry[0] for entry in listed]})
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+
+def _state(path: epath.Path) -> tuple[int, int]:
+    """Return size and time of a file, the time as exactly as its place knows it."""
+    if "://" in os.fspath(path):
+        stat = path.stat()
+        return stat.length, int(stat.mtime or 0)
+    local = os.stat(path)
+    return local.st_size, local.st_mtime_ns
+
+
+def obtain(name: str) -> None:
+    """Fetch nothing: a file is there or not."""
+
+
+def open_documents(
+    origin: Origin, folder: epath.Path, text_field: str, say: Callable[[str], None]
+) -> tuple[Documents, dict[str, Any]]:
+    """Open the files' documents, which are first written to `folder`."""
+
+    def texts(dropped: dict[str, int]) -> Texts:
+        del dropped  # all of them are taken
+        paths = [path for _, path in reading.find(origin.name)]
         index = -1
-        for number, path in enumerate(self._files):
-            for text in reading.documents(path, self._field):
+        for number, path in enumerate(paths):
+            for text in reading.documents(path, text_field):
                 index += 1
-                yield f"{number}:{index}", {"text": text}
+                yield f"{number}:{index}", text
         if index < 0:
-            raise InputError(f"data.corpus: no text in {', '.join(map(str, self._files[:5]))}")
+            raise InputError(f"data.corpus: no text in {', '.join(map(str, paths[:5]))}")
+
+    return written(origin, folder, texts, say)

@@ -1,4 +1,4 @@
-"""Documents of local files: a .txt file is one (a long one several), so is each line of .jsonl and row of .parquet.
+"""Read the documents of local files: a .txt file is one (a long one several), so is each line of .jsonl and row of .parquet.
 
 Whatever cannot be read raises InputError with the file and the line or row.
 """
@@ -12,43 +12,59 @@ from typing import Any
 
 from etils import epath
 
-from experiments.cli import InputError, nearest
-from experiments.data.options import SUFFIXES
+from models.errors import InputError, nearest
 
 VERSION = 1  # raise when the same files would give other documents
+SUFFIXES = (".txt", ".jsonl", ".parquet")
 PIECE = (
     65_536  # characters; a longer text file is cut before that, at a blank line if there is one, else at a line's end
 )
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 def find(name: str) -> list[tuple[str, epath.Path]]:
-    """The files that an entry of data.corpus names, with their names relative to what is common, sorted.
+    """Return the files that an entry of data.corpus names, with their names relative to what is common, sorted.
 
     Raises InputError.
     """
     path = epath.Path(name).expanduser()
-    if re.search(r"[*?\[]", name):
-        at = next(i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part))
-        base, pattern = epath.Path(*path.parts[:at]), os.path.join(*path.parts[at:])
-        local = "://" not in name  # an object store is not searched recursively
-        files = [epath.Path(p) for p in (pathlib.Path(base) if local else base).glob(pattern)]
+    if _WILDCARD.search(name):
+        base, files = _glob(name, path)
     elif path.is_dir():
-        base, files = path, [epath.Path(folder) / file for folder, _, names in path.walk() for file in names]
+        base = path
+        files = [epath.Path(folder) / file for folder, _, names in path.walk() for file in names]
     else:
-        base, files = path.parent, [path] if path.exists() else []
-    files = [p for p in files if p.suffix in SUFFIXES and not p.is_dir()]
-    if files:
-        return sorted((os.fspath(p).removeprefix(os.fspath(base)).lstrip("/"), p) for p in files)
-    if base.is_dir() and base != path:
-        hint = nearest(path.name, [p.name for p in base.iterdir() if p.suffix in SUFFIXES or p.is_dir()], "file")
-        raise InputError(f"data.corpus={name!r}: no such text; {hint} (in {os.fspath(base)!r})")
+        base = path.parent
+        files = [path] if path.exists() else []
+    files = [file for file in files if file.suffix in SUFFIXES and not file.is_dir()]
+    if not files:
+        raise _nothing_found(name, path, base)
+    return sorted((os.fspath(file).removeprefix(os.fspath(base)).lstrip("/"), file) for file in files)
+
+
+def _glob(name: str, path: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+    """Return the folder above the first wildcard, and what the pattern below it finds there."""
+    first = next(index for index, part in enumerate(path.parts) if _WILDCARD.search(part))
+    base = epath.Path(*path.parts[:first])
+    pattern = os.path.join(*path.parts[first:])
+    # An object store is not searched recursively.
+    searched = base if "://" in name else pathlib.Path(base)
+    return base, [epath.Path(found) for found in searched.glob(pattern)]
+
+
+def _nothing_found(name: str, path: epath.Path, base: epath.Path) -> InputError:
+    """Return the error for a corpus of no file, with the nearest name that is there."""
     if base == path:
-        raise InputError(f"data.corpus={name!r}: no {', '.join(SUFFIXES)} file in this folder")
-    raise InputError(f"data.corpus={name!r}: no such file or folder; 'embedded' needs none")
+        return InputError(f"data.corpus={name!r}: no {', '.join(SUFFIXES)} file in this folder")
+    if not base.is_dir():
+        return InputError(f"data.corpus={name!r}: no such file or folder; 'embedded' needs none")
+    there = [found.name for found in base.iterdir() if found.suffix in SUFFIXES or found.is_dir()]
+    hint = nearest(path.name, there, "file")
+    return InputError(f"data.corpus={name!r}: no such text; {hint} (in {os.fspath(base)!r})")
 
 
 def documents(path: epath.Path, field: str) -> Iterator[str]:
-    """The texts in a file, empty ones left out. `field` is that of JSON lines and Parquet rows."""
+    """Yield the texts in a file, empty ones left out. `field` is that of JSON lines and Parquet rows."""
     reader = {".txt": _text, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix]
     for text in reader(path, field):
         if text.strip():
@@ -56,9 +72,11 @@ def documents(path: epath.Path, field: str) -> Iterator[str]:
 
 
 def _text(path: epath.Path, field: str) -> Iterator[str]:
+    """Yield a text file in pieces; only one of them is in memory at a time."""
     del field
+    local = "://" not in os.fspath(path)
     try:
-        with open(path, encoding="utf-8-sig", newline="") if "://" not in os.fspath(path) else path.open("r") as file:
+        with open(path, encoding="utf-8-sig", newline="") if local else path.open("r") as file:
             held = ""
             while block := file.read(PIECE):
                 held += block
@@ -72,7 +90,7 @@ def _text(path: epath.Path, field: str) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Where to end a piece: after the last blank line, line or space of the first PIECE characters."""
+    """Return where to end a piece: after the last blank line, line or space of the first PIECE characters."""
     for mark in ("\n\n", "\n", " "):
         at = text.rfind(mark, PIECE // 4, PIECE)
         if at >= 0:
@@ -81,6 +99,7 @@ def _cut(text: str) -> int:
 
 
 def _checked(value: Any, field: str, where: str) -> str:
+    """Return a value that is a text. Raises InputError for anything else, and for what UTF-8 cannot hold."""
     if not isinstance(value, str):
         raise InputError(f"{where}: data.text_field={field!r} holds {type(value).__name__}, expected text")
     try:
@@ -116,10 +135,10 @@ def _parquet(path: epath.Path, field: str) -> Iterator[str]:
     with path.open("rb") as file:
         try:
             table = parquet.ParquetFile(file)
-            if field not in table.schema_arrow.names:
-                raise InputError(
-                    f"{path}: no column data.text_field={field!r}; {nearest(field, table.schema_arrow.names, 'column')}"
-                )
+            names = table.schema_arrow.names
+            if field not in names:
+                hint = nearest(field, names, "column")
+                raise InputError(f"{path}: no column data.text_field={field!r}; {hint}")
             row = 0
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 for value in batch.column(0).to_pylist():

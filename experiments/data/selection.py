@@ -1,4 +1,4 @@
-"""Which files are the embedded corpus: source text of the installed packages that requirements.txt pins.
+"""Select the files of the embedded corpus: source text of the installed packages that requirements.txt pins.
 
 Files come in the order of their checksums (as pip recorded them), so that neither the order, nor which files are
 taken when there are more than the corpus should hold, nor which are held out depends on the machine. Other versions
@@ -11,13 +11,19 @@ import importlib.metadata
 import pathlib
 import re
 
-from experiments.cli import InputError, nearest
-from experiments.data.sources.dedup import Seen
+from experiments.data.dedup import Seen
+from models.errors import InputError, nearest
 
 VERSION = 1  # raise when the same packages would give other documents
-REQUIREMENTS = pathlib.Path(__file__).parents[3] / "requirements.txt"
+REQUIREMENTS = pathlib.Path(__file__).parents[2] / "requirements.txt"
 MEGABYTES = 32  # default size of the corpus
-SMALLEST, LARGEST = 400, 131_072  # bytes of code a file may have; longer ones are tables more often than programs
+
+# Bytes of code that a file may have: longer ones are tables more often than programs.
+SMALLEST = 400
+LARGEST = 131_072
+LONGEST_LINE = 1_000  # characters; generated tables have longer ones
+MOST_DIGITS = 0.25  # share of the bytes
+
 _LEAD = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)+")  # comments and blank lines at the top
 _COMMENTS = re.compile(rb"^[ \t]*#.*$", re.MULTILINE)
 _GENERATED = re.compile(
@@ -36,7 +42,10 @@ class Source:
 
 
 def packages(requirements: pathlib.Path = REQUIREMENTS) -> dict[str, str]:
-    """Names and installed versions of the packages that a requirements file pins for this Python. Raises InputError."""
+    """Return names and installed versions of the packages that a requirements file pins for this Python.
+
+    Raises InputError for one that is not installed.
+    """
     from packaging.requirements import Requirement
 
     found = {}
@@ -58,7 +67,7 @@ def packages(requirements: pathlib.Path = REQUIREMENTS) -> dict[str, str]:
 
 
 def only(found: dict[str, str], package: str | None) -> dict[str, str]:
-    """That package and its version; all of them when it is None. Raises InputError for an unknown one."""
+    """Return that package and its version; all of them when it is None. Raises InputError for an unknown one."""
     if package is None:
         return found
     if package not in found:
@@ -68,7 +77,7 @@ def only(found: dict[str, str], package: str | None) -> dict[str, str]:
 
 
 def sources(names: Iterable[str]) -> list[Source]:
-    """The Python files of some installed packages, in the order of their checksums; equal files once."""
+    """Return the Python files of some installed packages, in the order of their checksums; equal files once."""
     found: dict[str, Source] = {}
     for name in sorted(names):
         for file in importlib.metadata.files(name) or ():
@@ -79,20 +88,26 @@ def sources(names: Iterable[str]) -> list[Source]:
 
 
 def without_licence(text: bytes) -> bytes:
-    """The text without comments at its top that speak of a licence; else one header would open hundreds of texts."""
+    """Return the text without comments at its top that speak of a licence; one header would open hundreds of texts."""
     lead = _LEAD.match(text)
-    return text[lead.end() :] if lead and _LICENCE.search(lead[0]) else text
+    if lead is None or not _LICENCE.search(lead[0]):
+        return text
+    return text[lead.end() :]
 
 
 def why_not(text: bytes) -> str | None:
-    """The reason why a file's text (without its licence header) is not taken into the corpus, None when it is."""
+    """Return why a file's text (without its licence header) is not taken into the corpus, None when it is."""
     if len(text) > LARGEST:
         return "large"
-    if len(_COMMENTS.sub(b"", text).strip()) < SMALLEST:
+    code = _COMMENTS.sub(b"", text)
+    if len(code.strip()) < SMALLEST:
         return "tiny"
-    if any(_GENERATED.search(comment) for comment in _COMMENTS.findall(text[:1_000])):
+    comments_at_top = _COMMENTS.findall(text[:1_000])
+    if any(_GENERATED.search(comment) for comment in comments_at_top):
         return "generated"
-    if max(map(len, text.splitlines())) > 1_000 or sum(map(text.count, b"0123456789")) > 0.25 * len(text):
+    longest = max(map(len, text.splitlines()))
+    digits = sum(map(text.count, b"0123456789"))
+    if longest > LONGEST_LINE or digits > MOST_DIGITS * len(text):
         return "table"
     try:
         text.decode()
@@ -102,23 +117,14 @@ def why_not(text: bytes) -> str | None:
 
 
 def documents(megabytes: int, dropped: dict[str, int], package: str | None = None) -> Iterator[tuple[Source, bytes]]:
-    """Sources and their text up to a total size in MB; counts those left out by reason in `dropped`.
+    """Yield sources and their texts up to a total size in MB; count those left out by reason in `dropped`.
 
     `package`: of this one only. Raises InputError when requirements.txt does not pin it.
     """
-    seen, left = Seen(), megabytes * 1_000_000
+    seen = Seen()
+    left = megabytes * 1_000_000
     for source in sources(only(packages(), package)):
-        try:
-            whole = source.path.read_bytes()
-        except FileNotFoundError:  # listed but removed, as some distributions do with tests
-            text, reason = b"", "absent"
-        else:
-            text = without_licence(whole)
-            reason = why_not(text)
-            if reason == "tiny" and _LICENCE.search(whole):
-                reason = "licence only"
-            if reason is None and not seen.add(text):
-                reason = "near-duplicate"
+        text, reason = _read(source, seen)
         if reason is not None:
             dropped[reason] = dropped.get(reason, 0) + 1
             continue
@@ -126,3 +132,18 @@ def documents(megabytes: int, dropped: dict[str, int], package: str | None = Non
         if left < 0:
             return
         yield source, text
+
+
+def _read(source: Source, seen: Seen) -> tuple[bytes, str | None]:
+    """Return a file's text without its licence header, and why it is not taken, None when it is."""
+    try:
+        whole = source.path.read_bytes()
+    except FileNotFoundError:  # listed but removed, as some distributions do with tests
+        return b"", "absent"
+    text = without_licence(whole)
+    reason = why_not(text)
+    if reason == "tiny" and _LICENCE.search(whole):
+        reason = "licence only"
+    if reason is None and not seen.add(text):
+        reason = "near-duplicate"
+    return text, reason

@@ -64,7 +64,7 @@ def _freeze(paths: Sequence[str], out: str, console: Any) -> None:
 def draw(outcomes: Sequence[Outcome], path: str) -> None:
     """The calibration of all outcomes as an SVG or PNG file."""
     from analysis.figures.families import calibration as draw_calibration
-    from analysis.figures.style import render
+    from analysis.figures.picture import render
 
     svg, png = render(lambda: draw_calibration(outcomes), "calibration")
     write(path, png if path.endswith(".png") else svg, "--figure")

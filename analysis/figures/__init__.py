@@ -1,76 +1,132 @@
-"""Figures of a report: results in, SVG and PNG out. Never fits. A figure is a pure function of a result."""
+"""Draw the figures of a report: results in, SVG and PNG out.
+
+Nothing here fits. A figure is a pure function of a result, so that a notebook can draw it from a fit of its own.
+"""
 
 from collections.abc import Callable
+import dataclasses
+import functools
 
 from matplotlib.figure import Figure
 
 from analysis.figures import families, quality, scaling, tuning
-from analysis.figures.style import picture, render
+from analysis.figures.picture import picture, render
 from analysis.reporting.survey import Survey
 
-__all__ = ["CAPTIONS", "draw_all", "families", "picture", "quality", "render", "scaling", "tuning"]
+__all__ = ["FIGURES", "draw_all", "families", "picture", "quality", "render", "scaling", "tuning"]
 
-# Name -> (does the survey have something for it, the drawing, its caption), in the order of the report.
-CAPTIONS: dict[str, tuple[Callable[[Survey], bool], Callable[[Survey], Figure], str]] = {
-    "allocation": (
-        lambda survey: True,
+
+def always(survey: Survey) -> bool:
+    """Every survey has something to draw here."""
+    del survey
+    return True
+
+
+def has_fit(law: str) -> Callable[[Survey], bool]:
+    """Make the condition that a survey has a fit of the law."""
+    return lambda survey: law in survey.results
+
+
+def has_draws(survey: Survey) -> bool:
+    """Whether the parametric law was resampled."""
+    return "chinchilla" in survey.results and len(survey["chinchilla"].draws) > 0
+
+
+def has_profiles(survey: Survey) -> bool:
+    """Whether a coefficient of the parametric law has a profile whose rise can be measured."""
+    if "chinchilla" not in survey.results:
+        return False
+    return any(profile.threshold > 0 for profile in survey["chinchilla"].profiles.values())
+
+
+def has_back_test(survey: Survey) -> bool:
+    """Whether the grid could be split into smaller and larger runs."""
+    return survey.rolling is not None
+
+
+def has_comparison(survey: Survey) -> bool:
+    """Whether the grid has several families."""
+    return survey.comparison is not None
+
+
+def has_rates(survey: Survey) -> bool:
+    """Whether the grid has runs that differ in their learning rate alone."""
+    return bool(survey.rates)
+
+
+def has_cells(survey: Survey) -> bool:
+    """Whether the grid has runs that differ in learning rate and batch."""
+    return bool(survey.cells)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report: when there is something to draw, how, and what it shows."""
+
+    applies: Callable[[Survey], bool]
+    draw: Callable[[Survey], Figure]
+    caption: str
+
+
+# In the order of the report.
+FIGURES = {
+    "allocation": ReportFigure(
+        always,
         scaling.allocation,
         "Where the next budgets should go. Bands are bootstrap intervals, dotted lines 1, 10, 100 times the largest budget.",
     ),
-    "isoflop": (
-        lambda survey: "isoflop" in survey.results,
+    "isoflop": ReportFigure(
+        has_fit("isoflop"),
         scaling.isoflop,
         "Loss against size at each budget. A minimum on the edge of its sizes is not used.",
     ),
-    "envelope": (
-        lambda survey: "envelope" in survey.results,
+    "envelope": ReportFigure(
+        has_fit("envelope"),
         scaling.envelope,
         "The least loss that any run reached at each compute, and the sizes of the runs that reached it.",
     ),
-    "surface": (
-        lambda survey: "chinchilla" in survey.results,
+    "surface": ReportFigure(
+        has_fit("chinchilla"),
         scaling.surface,
         "The fitted law with the runs that it rests on. Losses above those of the runs share one colour.",
     ),
-    "observed": (
-        lambda survey: "chinchilla" in survey.results,
+    "observed": ReportFigure(
+        has_fit("chinchilla"),
         quality.observed,
         "Each run against the law, and the runs of the largest budget as predicted without them.",
     ),
-    "residuals": (
-        lambda survey: "chinchilla" in survey.results,
+    "residuals": ReportFigure(
+        has_fit("chinchilla"),
         quality.residuals,
         "What the law leaves over. A bend means that its form is wrong there. Far out, the axis becomes logarithmic.",
     ),
-    "cloud": (
-        lambda survey: "chinchilla" in survey.results and len(survey["chinchilla"].draws) > 0,
+    "cloud": ReportFigure(
+        has_draws,
         quality.cloud,
         "How far the coefficients move together when runs are resampled.",
     ),
-    "profiles": (
-        lambda survey: (
-            "chinchilla" in survey.results and any(one.threshold > 0 for one in survey["chinchilla"].profiles.values())
-        ),
+    "profiles": ReportFigure(
+        has_profiles,
         quality.profiles,
         "How much worse the law fits when one coefficient is held and the others follow. A flat side is not bounded.",
     ),
-    "back_tests": (
-        lambda survey: survey.rolling is not None,
+    "back_tests": ReportFigure(
+        has_back_test,
         quality.back_tests,
         "What the law says of larger runs when it is fitted to the smaller ones only, budget after budget.",
     ),
-    "exchange": (
-        lambda survey: survey.comparison is not None,
+    "exchange": ReportFigure(
+        has_comparison,
         families.exchange_rates,
         "What a FLOP of each family buys in FLOPs of the baseline, at equal loss, with bootstrap bands.",
     ),
-    "learning_rate": (
-        lambda survey: bool(survey.rates),
+    "learning_rate": ReportFigure(
+        has_rates,
         tuning.learning_rate,
         "Whether the rate of the runs was near its best; a badly tuned run bends a law.",
     ),
-    "rate_batch": (
-        lambda survey: bool(survey.cells),
+    "rate_batch": ReportFigure(
+        has_cells,
         tuning.rate_batch,
         "Loss over learning rate and batch at the sizes with most runs; the star is the best run of each.",
     ),
@@ -78,9 +134,10 @@ CAPTIONS: dict[str, tuple[Callable[[Survey], bool], Callable[[Survey], Figure], 
 
 
 def draw_all(survey: Survey) -> dict[str, tuple[bytes, bytes, str]]:
-    """Name -> (SVG, PNG, caption) of every figure that the survey has something for."""
-    return {
-        name: (*render(lambda draw=draw: draw(survey), name), caption)
-        for name, (has, draw, caption) in CAPTIONS.items()
-        if has(survey)
-    }
+    """Draw every figure that the survey has something for: name -> (SVG, PNG, caption)."""
+    drawn = {}
+    for name, figure in FIGURES.items():
+        if figure.applies(survey):
+            svg, png = render(functools.partial(figure.draw, survey), name)
+            drawn[name] = (svg, png, figure.caption)
+    return drawn

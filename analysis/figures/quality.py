@@ -1,5 +1,8 @@
-"""Figures of trust: residuals, law against runs, bootstrap clouds, profiles, back-tests."""
+"""Draw how far a fit can be trusted: residuals, law against runs, bootstrap clouds, profiles, back-tests."""
 
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
@@ -13,31 +16,42 @@ from analysis.figures.style import (
     WIDE,
     choose,
     flops_text,
+    legend_above,
     log_axis,
     plain,
     runs,
     symmetric,
-)  # fmt: skip
+    three_digits,
+    times_text,
+)
 from analysis.fitting.result import FitResult
 from analysis.questions.backtest import Rolling
 from analysis.reporting.survey import Survey
 from analysis.writing.numbers import human
 
 CLOUD = 400  # bootstrap replicates drawn
+HIGHEST_RISE = 4.0  # of a profile that is drawn, in units of the interval's limit
+STAR = {"color": RED, "mec": "white"}
 
 
 def residuals(survey: Survey) -> Figure:
-    """Residuals of the parametric law against N, D and C in one row."""
-    result = survey["chinchilla"]
+    """Draw the residuals of the parametric law against N, D and C in one row."""
+    columns = survey.columns
+    residual = survey["chinchilla"].residual
     figure = Figure(figsize=(WIDE, 3.0))
     axes = figure.subplots(1, 3, sharey=True)
-    away = np.round(100 * np.expm1(-result.residual), 9)  # runs that lie exactly on the law
-    columns = survey.columns
-    shown = choose(columns.row, result.residual)
-    for axis, role, label in zip(axes, "NDC", ("parameters N", "tokens D", "FLOPs C"), strict=True):
+    # Rounded, because runs that lie exactly on the law leave residuals of 1e-16 of either sign.
+    percent = 100 * np.expm1(-residual)
+    away = np.round(percent, 9)
+    shown = choose(columns.row, residual)
+    rows = columns.row[shown]
+    labels = {"N": "parameters N", "D": "tokens D", "C": "FLOPs C"}
+    for axis, (role, label) in zip(axes, labels.items(), strict=True):
         axis.axhline(0, color=GREY, lw=1)
-        runs(axis, columns[role][shown], away[shown], columns.row[shown], color=BLUE, ms=4, alpha=0.6, mec="none")
-        log_axis(axis, "x", flops_text if role == "C" else human, few=True)
+        x = columns[role][shown]
+        runs(axis, x, away[shown], rows, color=BLUE, ms=4, alpha=0.6, mec="none")
+        write = flops_text if role == "C" else human
+        log_axis(axis, "x", write, few=True)
         axis.set_xlabel(label)
     symmetric(axes[0], away)
     axes[0].set(ylabel="observed over fitted, %", title="Residuals")
@@ -45,104 +59,128 @@ def residuals(survey: Survey) -> Figure:
 
 
 def observed(survey: Survey) -> Figure:
-    """Fitted against observed loss; in the back-test's colour what was held out."""
-    result = survey["chinchilla"]
+    """Draw fitted against observed loss; what was held out in the back-test has a colour of its own."""
+    columns = survey.columns
+    residual = survey["chinchilla"].residual
     figure = Figure(figsize=(WIDE, 4.6))
     axis = figure.subplots()
-    loss = survey.columns["loss"]
-    fitted = loss * np.exp(result.residual)
-    ends = np.array([min(loss.min(), fitted.min()), max(loss.max(), fitted.max())])
-    shown = choose(survey.columns.row, result.residual)
-    look = {"color": BLUE, "ms": 4.5, "alpha": 0.65, "mec": "none", "label": "fitted to all rows"}
-    runs(axis, loss[shown], fitted[shown], survey.columns.row[shown], **look)
-    test = survey.test
-    if test is not None:
-        near = choose(test.rows, test.error)
-        bars = np.maximum(np.stack([test.predicted - test.low, test.high - test.predicted]), 0)[:, near]
-        place = test.observed[near], test.predicted[near]
-        axis.errorbar(*place, yerr=bars, fmt="none", ecolor=RED, elinewidth=1, alpha=0.7)
-        look = {"color": RED, "ms": 4, "label": "back-test: predicted without the largest budget"}
-        runs(axis, *place, test.rows[near], "D", **look)
-        ends = np.array([min(ends[0], test.predicted.min()), max(ends[1], test.predicted.max())])
-    ends *= (0.985, 1.015)
+    loss = columns["loss"]
+    fitted = loss * np.exp(residual)
+    shown = choose(columns.row, residual)
+    look = {"color": BLUE, "ms": 4.5, "alpha": 0.65, "mec": "none"}
+    runs(axis, loss[shown], fitted[shown], columns.row[shown], label="fitted to all rows", **look)
+    drawn = [loss, fitted]
+    if survey.test is not None:
+        _draw_held_out(axis, survey.test)
+        drawn.append(survey.test.predicted)
+
+    everything = np.concatenate(drawn)
+    least = 0.985 * everything.min()
+    most = 1.015 * everything.max()
+    ends = np.array([least, most])
     axis.plot(ends, ends, color=GREY, lw=1, zorder=1)
-    axis.set(xlabel="observed loss (nats per token)", ylabel="law (nats per token)", title="Law against runs")
-    axis.set(xlim=ends, ylim=ends)
+    axis.set(
+        xlabel="observed loss (nats per token)",
+        ylabel="law (nats per token)",
+        title="Law against runs",
+        xlim=ends,
+        ylim=ends,
+    )
     for which in "xy":
-        log_axis(axis, which, lambda value: f"{value:.3g}")
+        log_axis(axis, which, three_digits)
     axis.legend(loc="upper left")
     return figure
 
 
+def _draw_held_out(axis: Axes, test: Any) -> None:
+    """Draw what the law said of the largest budget without having seen it, with its intervals."""
+    near = choose(test.rows, test.error)
+    seen = test.observed[near]
+    predicted = test.predicted[near]
+    below = predicted - test.low[near]
+    above = test.high[near] - predicted
+    # A bound of rounding may lie on the wrong side of the prediction.
+    bars = np.maximum(np.stack([below, above]), 0)
+    axis.errorbar(
+        seen,
+        predicted,
+        yerr=bars,
+        fmt="none",
+        ecolor=RED,
+        elinewidth=1,
+        alpha=0.7,
+    )
+    label = "back-test: predicted without the largest budget"
+    runs(axis, seen, predicted, test.rows[near], "D", color=RED, ms=4, label=label)
+
+
 def cloud(survey: Survey) -> Figure:
-    """Bootstrap replicates of the parametric law: exponents, floor and the allocation's exponent."""
+    """Draw bootstrap replicates of the parametric law: exponents, floor and the allocation's exponent."""
     result = survey["chinchilla"]
     names = (("alpha", "beta"), ("E", "alpha"), ("E", "exponent_N"))
     return pairs(result, names, {"E": "E (nats per token)", "exponent_N": "exponent of N*"})
 
 
 def pairs(result: FitResult, names: tuple[tuple[str, str], ...], labels: dict[str, str] | None = None) -> Figure:
-    """Bootstrap clouds of pairs of coefficients (or of the optimum's exponents) of any law, side by side."""
-    many, law = result.stacked(), result.law
-    draws = dict(zip(law.names(), result.draws.T, strict=True)) | many.optimum_exponents()
+    """Draw bootstrap clouds of pairs of coefficients (or of the optimum's exponents) of any law, side by side."""
+    law = result.law
+    columns = zip(law.names(), result.draws.T, strict=True)
+    draws = dict(columns) | result.stacked().optimum_exponents()
     centre = law.coefficients() | law.optimum_exponents()
+    labels = labels or {}
     figure = Figure(figsize=(WIDE, 2.7))
-    for axis, (first, second) in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        x, y = np.asarray(draws[first]), np.asarray(draws[second])
-        keep = np.isfinite(x) & np.isfinite(y)
-        axis.plot(x[keep][:CLOUD], y[keep][:CLOUD], "o", color=SKY, ms=3, alpha=0.45, mec="none")
-        axis.plot(centre[first], centre[second], "*", color=RED, ms=11, mec="white")
-        if keep.sum() > 10:  # a few wild replicates must not hide the cloud
-            for which, values, here in (("x", x[keep], centre[first]), ("y", y[keep], centre[second])):
-                low, high = np.percentile(np.r_[values, here], [1, 99])
-                low, high = min(low, here), max(high, here)
-                room = max(0.15 * (high - low), 1e-3 * abs(here), 1e-6)
-                getattr(axis, f"set_{which}lim")(low - room, high + room)
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, (first, second) in zip(axes, names, strict=True):
+        x = np.asarray(draws[first])
+        y = np.asarray(draws[second])
+        finite = np.isfinite(x) & np.isfinite(y)
+        x = x[finite]
+        y = y[finite]
+        axis.plot(x[:CLOUD], y[:CLOUD], "o", color=SKY, ms=3, alpha=0.45, mec="none")
+        axis.plot(centre[first], centre[second], "*", ms=11, **STAR)
+        # A few wild replicates must not hide the cloud.
+        if len(x) > 10:
+            axis.set_xlim(*most_of(x, centre[first]))
+            axis.set_ylim(*most_of(y, centre[second]))
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.set(xlabel=plain((labels or {}).get(first, first)), ylabel=plain((labels or {}).get(second, second)))
+        axis.set_xlabel(plain(labels.get(first, first)))
+        axis.set_ylabel(plain(labels.get(second, second)))
     figure.axes[0].set_title("Bootstrap replicates")
     return figure
 
 
+def most_of(values: np.ndarray, centre: float) -> tuple[float, float]:
+    """Return the ends of an axis that shows the middle 98% of the values and the centre, with some room."""
+    low, high = np.percentile(np.r_[values, centre], [1, 99])
+    low = min(low, centre)
+    high = max(high, centre)
+    room = max(0.15 * (high - low), 1e-3 * abs(centre), 1e-6)
+    return low - room, high + room
+
+
 def profiles(survey: Survey) -> Figure:
-    """Profile likelihoods of the parametric law."""
+    """Draw the profile likelihoods of the parametric law."""
     return profile_panels(survey["chinchilla"])
 
 
 def profile_panels(result: FitResult) -> Figure:
-    """How much worse the law fits with each coefficient held away from its estimate, in units of the interval's limit.
+    """Draw how much worse the law fits with each coefficient held away from its estimate.
 
-    Runs that lie exactly on the law have no scatter to measure a rise by; their profiles are left out.
+    The rise is in units of the interval's limit. Runs that lie exactly on the law have no scatter to measure a rise by;
+    their profiles are left out.
     """
     profiles = {name: one for name, one in result.profiles.items() if one.threshold > 0}
-    count = len(profiles)
-    across = min(count, 3)
-    down = -(-count // across)
+    across = min(len(profiles), 3)
+    down = -(-len(profiles) // across)
     figure = Figure(figsize=(WIDE, 0.5 + 2.0 * down))
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
+    panels = list(axes.flat)
     centre = result.law.coefficients()
-    for axis, (name, one) in zip(axes.flat, profiles.items(), strict=False):
-        rise = (one.objective - one.objective.min()) / one.threshold
-        axis.axhline(1, color=GREY, lw=0.8, ls="--")
-        for end in (one.low, one.high):
-            if end is not None:
-                axis.axvline(end, color=GREY, lw=0.8, ls=":")
-        axis.plot(one.values, rise, ".-", color=BLUE, ms=4, lw=1.3)
-        axis.plot(centre[name], 0, "*", color=RED, ms=10, mec="white", zorder=5)
-        near = one.values[rise <= 4]
-        ends = [end for end in (one.low, one.high) if end is not None]
-        low, high = min([*near, *ends, centre[name]]), max([*near, *ends, centre[name]])
-        if high > low:
-            axis.set_xlim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-        axis.set_ylim(-0.25, 4)
-        if low > 0 and high > 30 * low:
-            axis.set_xlim(low / 1.3, high * 1.3)
-            log_axis(axis, "x", flops_text, few=True)
-        else:
-            axis.xaxis.set_major_locator(MaxNLocator(3))
+    for axis, (name, profile) in zip(panels, profiles.items(), strict=False):
+        _draw_profile(axis, profile, centre[name])
         axis.set_xlabel(plain(name))
-    for axis in list(axes.flat)[count:]:
+    for axis in panels[len(profiles) :]:
         axis.set_axis_off()
     level = next(iter(profiles.values())).level
     figure.supylabel(f"rise of the objective, {level:.0%} limit = 1", fontsize=10)
@@ -150,37 +188,92 @@ def profile_panels(result: FitResult) -> Figure:
     return figure
 
 
+def _draw_profile(axis: Axes, profile: Any, centre: float) -> None:
+    """Draw the rise of one profile, its limit, and the ends of its interval where they are bounded."""
+    values = profile.values
+    objective = profile.objective
+    rise = (objective - objective.min()) / profile.threshold
+    ends = [end for end in (profile.low, profile.high) if end is not None]
+    axis.axhline(1, color=GREY, lw=0.8, ls="--")
+    for end in ends:
+        axis.axvline(end, color=GREY, lw=0.8, ls=":")
+    axis.plot(values, rise, ".-", color=BLUE, ms=4, lw=1.3)
+    axis.plot(centre, 0, "*", ms=10, zorder=5, **STAR)
+
+    near = [*values[rise <= HIGHEST_RISE], *ends, centre]
+    low = min(near)
+    high = max(near)
+    if high > low:
+        room = 0.08 * (high - low)
+        axis.set_xlim(low - room, high + room)
+    axis.set_ylim(-0.25, HIGHEST_RISE)
+    if low > 0 and high > 30 * low:
+        axis.set_xlim(low / 1.3, high * 1.3)
+        log_axis(axis, "x", flops_text, few=True)
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+
+
 def back_tests(survey: Survey) -> Figure:
-    """Errors of the parametric law on rows beyond those it was fitted to, over every split of the grid."""
+    """Draw errors of the parametric law on rows beyond those it was fitted to, over every split of the grid."""
+    assert survey.rolling is not None, "the figure is drawn only where there is a back-test"
     return extrapolation(survey.rolling)
 
 
 def extrapolation(test: Rolling) -> Figure:
-    """Error of each held-out prediction against how far beyond the fitted runs it reached, with its root mean square."""
-    factor, error, inside, rows = (test.gathered(name) for name in ("factor", "error", "inside", "rows"))
-    error = np.round(100 * error, 9)
+    """Draw the error of each held-out prediction against how far beyond the fitted runs it reached.
+
+    A line shows the root mean square at each reach.
+    """
+    factor = test.gathered("factor")
+    inside = test.gathered("inside")
+    rows = test.gathered("rows")
+    error = np.round(100 * test.gathered("error"), 9)
     figure = Figure(figsize=(WIDE, 3.6))
     axis = figure.subplots()
     axis.axhline(0, color=GREY, lw=1)
     shown = choose(rows, error)
-    looks = (
-        (inside, {"color": BLUE, "label": "inside its interval"}),
-        (~inside, {"mfc": "none", "mec": ORANGE, "label": "outside"}),
-    )
-    for which, look in looks:
+    filled = {"color": BLUE, "label": "inside its interval"}
+    hollow = {"mfc": "none", "mec": ORANGE, "label": "outside"}
+    for which, look in ((inside, filled), (~inside, hollow)):
         at = shown[which[shown]]
-        if len(at):
-            runs(axis, factor[at], error[at], rows[at], ms=5, alpha=0.8, ls="none", **look)
-    bins = test.by_factor()
-    steps = np.digitize(factor, [one["from"] for one in bins[1:]], right=True)
-    middle = [np.exp(np.log(factor[steps == at]).mean()) for at in range(len(bins)) if (steps == at).any()]
-    rms = [np.sqrt(np.mean(error[steps == at] ** 2)) for at in range(len(bins)) if (steps == at).any()]
-    for sign in (1, -1):
-        label = "root mean square" if sign > 0 else None
-        axis.plot(middle, sign * np.array(rms), "_-", color=RED, lw=1.2, ms=9, label=label)
-    log_axis(axis, "x", lambda value: f"{value:.3g}x")
+        if not len(at):
+            continue
+        runs(
+            axis,
+            factor[at],
+            error[at],
+            rows[at],
+            ms=5,
+            alpha=0.8,
+            ls="none",
+            **look,
+        )
+
+    middle, rms = rms_by_reach(test, factor, error)
+    axis.plot(middle, rms, "_-", color=RED, lw=1.2, ms=9, label="root mean square")
+    axis.plot(middle, -rms, "_-", color=RED, lw=1.2, ms=9)
+    log_axis(axis, "x", times_text)
     symmetric(axis, error)
     axis.set(xlabel="compute of the run over the largest fitted", ylabel="law over run, %")
     axis.set_title(f"Back-test: {len(test.splits)} splits, {inside.mean():.0%} inside", pad=22)
-    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, borderaxespad=0.2, columnspacing=1.2)
+    legend_above(axis)
     return figure
+
+
+def rms_by_reach(test: Rolling, factor: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean reach and the root mean square error of each bin of reaches that holds a prediction."""
+    bins = test.by_factor()
+    edges = [one["from"] for one in bins[1:]]
+    step = np.digitize(factor, edges, right=True)
+    middle = []
+    rms = []
+    for at in range(len(bins)):
+        here = step == at
+        if not here.any():
+            continue
+        log_reach = np.log(factor[here])
+        square = error[here] ** 2
+        middle.append(np.exp(log_reach.mean()))
+        rms.append(np.sqrt(square.mean()))
+    return np.array(middle), np.array(rms)

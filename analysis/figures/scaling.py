@@ -1,7 +1,8 @@
-"""Figures of compute-optimal scaling: IsoFLOP curves, the envelope, the allocation, the loss surface."""
+"""Draw compute-optimal scaling: IsoFLOP curves, the envelope, the allocation, the loss surface."""
 
 from collections.abc import Callable
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from analysis.figures.style import (
     GREEN,
     GREY,
     INK,
+    LOSS_LABEL,
     ORANGE,
     PURPLE,
     RED,
@@ -20,132 +22,177 @@ from analysis.figures.style import (
     colour_bar,
     drawable,
     flops_text,
+    legend_above,
     log_axis,
     log_colours,
     runs,
-)  # fmt: skip
+    three_digits,
+)
 from analysis.fitting.result import FitResult
 from analysis.grid.table import Columns
 from analysis.procedures.isoflop import Budget, compute_slopes, find_minimum, make_budget, split_budgets
 from analysis.reporting.survey import FACTORS, Survey
 
-LOSS = "loss (nats per token)"
 APPROACHES = {
     "chinchilla": (BLUE, "approach 3, parametric"),
     "isoflop": (ORANGE, "approach 2, parabola"),
     "isoflop_cubic": (GREEN, "approach 2, cubic"),
     "envelope": (PURPLE, "approach 1, envelope"),
 }
+# Degree of the polynomial through a budget, how its line looks, and its name.
+CURVES = (
+    (2, {"ls": "-", "lw": 1.5}, "parabola"),
+    (3, {"ls": "--", "lw": 0.9}, "cubic"),
+)
+STAR = {"color": RED, "mec": "white"}
+REACH = 180.0  # the allocation is drawn as far as this many times the largest budget
+BAND_POINTS = 20
 
 
 def budgets_of(result: FitResult, interpolation: str) -> tuple[Columns, list[Budget]]:
-    """The IsoFLOP curves behind a fit, as the fit made them, and the columns that their rows count in."""
+    """Return the columns behind a fit and their IsoFLOP curves, as the fit made them."""
     columns, groups = split_budgets(result.columns, 3)
     slopes = compute_slopes(columns, groups)
-    return columns, [find_minimum(make_budget(columns, rows, slopes), interpolation) for rows in groups]
+    budgets = []
+    for rows in groups:
+        budget = make_budget(columns, rows, slopes)
+        budgets.append(find_minimum(budget, interpolation))
+    return columns, budgets
 
 
 def isoflop(survey: Survey) -> Figure:
-    """Loss against size at each budget, with the parabola (line) and the cubic (dashes) and their minima."""
+    """Draw loss against size at each budget, with the parabola (line), the cubic (dashes) and the minima."""
     figure = Figure(figsize=(WIDE, 4.3))
     axis = figure.subplots()
-    columns, square = budgets_of(survey["isoflop"], "quadratic")
-    colours = log_colours(np.array([budget.flops for budget in square]))
-    for budget in square:
-        colour = colours.to_rgba(budget.flops)
-        N, loss = columns["N"][budget.rows], np.exp(budget.run_log_loss)
-        shown = choose(budget.rows, budget.run_log_loss - np.median(budget.run_log_loss))
-        runs(axis, N[shown], loss[shown], columns.row[budget.rows[shown]], color=colour, ms=4.5, alpha=0.85, mec="none")
-        x = np.linspace(budget.log_n[0], budget.log_n[-1], 80)
-        for degree, style, width in ((2, "-", 1.5), (3, "--", 0.9)):
-            if len(budget.log_n) > degree:
-                curve = np.polyfit(budget.log_n - budget.middle, budget.log_loss, degree, w=np.sqrt(budget.repeats))
-                axis.plot(np.exp(x), np.exp(np.polyval(curve, x - budget.middle)), style, color=colour, lw=width)
-    for budget in square:
+    columns, budgets = budgets_of(survey["isoflop"], "quadratic")
+    colours = log_colours(np.array([budget.flops for budget in budgets]))
+    for budget in budgets:
+        _draw_budget(axis, columns, budget, colours.to_rgba(budget.flops))
+    for budget in budgets:
         if not budget.reason:
-            place = math.exp(budget.minimum), math.exp(budget.loss)
-            axis.plot(*place, "*", color=RED, ms=10, mec="white", mew=0.6, zorder=5)
-    for style, width, label in (("-", 1.5, "parabola"), ("--", 0.9, "cubic")):
-        axis.plot([], [], style, color=GREY, lw=width, label=label)
-    axis.plot([], [], "*", color=RED, ms=10, mec="white", ls="", label="minimum inside")
+            x = math.exp(budget.minimum)
+            y = math.exp(budget.loss)
+            axis.plot(x, y, "*", ms=10, mew=0.6, zorder=5, **STAR)
+
+    for _, look, label in CURVES:
+        axis.plot([], [], color=GREY, label=label, **look)
+    axis.plot([], [], "*", ms=10, ls="", label="minimum inside", **STAR)
     log_axis(axis, "x")
-    log_axis(axis, "y", lambda value: f"{value:.3g}")
-    axis.set(xlabel="parameters N", ylabel=LOSS)
+    log_axis(axis, "y", three_digits)
+    axis.set(xlabel="parameters N", ylabel=LOSS_LABEL)
     axis.set_title("IsoFLOP curves", pad=22)
-    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, borderaxespad=0.2, columnspacing=1.2)
-    log_axis(colour_bar(figure, axis, colours, "training FLOPs of the budget").ax, "y", flops_text)
+    legend_above(axis)
+    bar = colour_bar(figure, axis, colours, "training FLOPs of the budget")
+    log_axis(bar.ax, "y", flops_text)
     return figure
 
 
+def _draw_budget(axis: Axes, columns: Columns, budget: Budget, colour: Any) -> None:
+    """Draw the runs of one budget and the curves through them."""
+    log_loss = budget.run_log_loss
+    N = columns["N"][budget.rows]
+    loss = np.exp(log_loss)
+    rows = columns.row[budget.rows]
+    shown = choose(budget.rows, log_loss - np.median(log_loss))
+    runs(
+        axis,
+        N[shown],
+        loss[shown],
+        rows[shown],
+        color=colour,
+        ms=4.5,
+        alpha=0.85,
+        mec="none",
+    )
+    log_n = np.linspace(budget.log_n[0], budget.log_n[-1], 80)
+    centred = budget.log_n - budget.middle
+    for degree, look, _ in CURVES:
+        if len(budget.log_n) <= degree:
+            continue
+        curve = np.polyfit(centred, budget.log_loss, degree, w=np.sqrt(budget.repeats))
+        fitted = np.polyval(curve, log_n - budget.middle)
+        axis.plot(np.exp(log_n), np.exp(fitted), color=colour, **look)
+
+
 def envelope(survey: Survey) -> Figure:
-    """Loss against compute with the lower hull, and the sizes of the runs on the hull against their compute."""
+    """Draw loss against compute with the lower hull, and the sizes of the runs on the hull against their compute."""
     result = survey["envelope"]
     columns = result.columns
     figure = Figure(figsize=(WIDE, 5.4))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    hull = np.flatnonzero(np.isin(columns.row, result.details["hull_rows"]))
-    hull = hull[np.argsort(columns["C"][hull])]
     colours = log_colours(columns["N"])
-    shade = np.digitize(np.log(columns["N"]), np.quantile(np.log(columns["N"]), np.linspace(0, 1, 9)[1:-1]))
-    shown = choose(columns.row, result.columns["loss"] - np.median(columns["loss"]))
-    for one in np.unique(shade[shown]):
-        rows = shown[shade[shown] == one]
-        colour = colours.to_rgba(float(np.exp(np.log(columns["N"][rows]).mean())))
-        runs(
-            top, columns["C"][rows], columns["loss"][rows], columns.row[rows], color=colour, ms=4, alpha=0.8, mec="none"
-        )
-    top.plot(columns["C"][hull], columns["loss"][hull], "-", color=RED, lw=1.2, label="lower hull")
+    _draw_by_size(top, columns, colours)
+
+    on_hull = np.isin(columns.row, result.details["hull_rows"])
+    hull = np.flatnonzero(on_hull)
+    order = np.argsort(columns["C"][hull])
+    hull = hull[order]
+    compute = columns["C"][hull]
+    top.plot(compute, columns["loss"][hull], "-", color=RED, lw=1.2, label="lower hull")
     for axis, role in ((top, "loss"), (bottom, "N")):
         hollow = {"mfc": "none", "mec": RED, "ms": 8, "mew": 1.2}
-        runs(axis, columns["C"][hull], columns[role][hull], columns.row[hull], **hollow)
-    C = np.geomspace(columns["C"].min(), columns["C"].max(), 60)
-    bottom.plot(
-        C, drawable(result.law.optimum(C)[0]), color=PURPLE, label=f"N* = C^{result.law.a:.3g}, fitted to the hull"
-    )
+        runs(axis, compute, columns[role][hull], columns.row[hull], **hollow)
+    all_compute = columns["C"]
+    C = np.geomspace(all_compute.min(), all_compute.max(), 60)
+    best, _ = result.law.optimum(C)
+    exponent = result.law.optimum_exponents()["exponent_N"]
+    bottom.plot(C, drawable(best), color=PURPLE, label=f"N* = C^{exponent:.3g}, fitted to the hull")
+
     log_axis(top, "x", flops_text)
-    log_axis(top, "y", lambda value: f"{value:.3g}")
+    log_axis(top, "y", three_digits)
     log_axis(bottom, "y")
-    top.set(ylabel=LOSS, title="Envelope (approach 1)")
+    top.set(ylabel=LOSS_LABEL, title="Envelope (approach 1)")
     bottom.set(xlabel="training FLOPs C", ylabel="parameters N")
-    for axis, place in ((top, "upper right"), (bottom, "upper left")):
-        axis.legend(loc=place)
-    log_axis(colour_bar(figure, [top, bottom], colours, "parameters N").ax, "y")
+    top.legend(loc="upper right")
+    bottom.legend(loc="upper left")
+    bar = colour_bar(figure, [top, bottom], colours, "parameters N")
+    log_axis(bar.ax, "y")
     return figure
 
 
+def _draw_by_size(axis: Axes, columns: Columns, colours: Any) -> None:
+    """Draw all runs, in one of eight colours by their size."""
+    compute = columns["C"]
+    loss = columns["loss"]
+    log_n = np.log(columns["N"])
+    shares = np.linspace(0, 1, 9)[1:-1]
+    edges = np.quantile(log_n, shares)
+    shade = np.digitize(log_n, edges)
+    shown = choose(columns.row, loss - np.median(loss))
+    for one in np.unique(shade[shown]):
+        rows = shown[shade[shown] == one]
+        typical = float(np.exp(log_n[rows].mean()))
+        runs(
+            axis,
+            compute[rows],
+            loss[rows],
+            columns.row[rows],
+            color=colours.to_rgba(typical),
+            ms=4,
+            alpha=0.8,
+            mec="none",
+        )
+
+
 def allocation(survey: Survey) -> Figure:
-    """Optimal size, tokens and loss against compute, with bands, as far as 100 times the largest budget."""
+    """Draw optimal size, tokens and loss against compute, with bands, beyond 100 times the largest budget."""
     figure = Figure(figsize=(WIDE, 7.2))
     axes = figure.subplots(3, 1, sharex=True)
-    grid = np.geomspace(float(survey.columns["C"].min()), 180 * survey.largest, 61)
-    for name, (colour, label) in APPROACHES.items():
-        if name not in survey.results:
-            continue
-        result = survey[name]
-        factor = result.flops_per_param_token
-        values = [*result.law.optimum(grid, factor), result.law.loss({"C": grid}, factor)]
-        for axis, value in zip(axes, values, strict=True):
-            axis.plot(grid, drawable(np.broadcast_to(value, grid.shape)), color=colour, label=label, lw=1.5)
-        if len(result.draws) and name != "isoflop_cubic":
-            few = grid[:: len(grid) // 20]
-            for axis, edges in zip(axes, band(result, few), strict=True):
-                axis.fill_between(few, *drawable(edges).T, color=colour, alpha=0.14, lw=0)
+    compute = np.geomspace(float(survey.columns["C"].min()), REACH * survey.largest, 61)
+    for name in APPROACHES:
+        if name in survey.results:
+            _draw_approach(axes, survey[name], name, compute)
     if "isoflop" in survey.results:
-        found = [row for row in survey["isoflop"].details["budgets"] if not row["reason"]]
-        for axis, key in zip(axes, ("N", "D", "loss"), strict=True):
-            minima = [row["flops"] for row in found], [row[key] for row in found]
-            axis.plot(*minima, "*", color=RED, ms=8, mec="white", mew=0.5, label="parabola minima")
-    for axis, label in zip(axes, ("parameters N*", "tokens D*", LOSS), strict=True):
-        for factor in FACTORS:
-            axis.axvline(factor * survey.largest, color=GREY, lw=0.8, ls=":")
+        _draw_minima(axes, survey["isoflop"])
+    _draw_factors(axes, survey.largest)
+
+    for axis, label in zip(axes, ("parameters N*", "tokens D*", LOSS_LABEL), strict=True):
         axis.set_ylabel(label)
-    for factor in FACTORS:
-        place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "bottom", "rotation": 90}
-        axes[0].annotate(f"{factor}x ", (factor * survey.largest, 0.02), fontsize=8, color=GREY, **place)
+    # Sizes and tokens span decades, so that their room is measured in logarithms; the loss does not.
     for axis in axes[:2]:
-        _limit(axis, np.log10, lambda value: 10.0**value)
+        limit_to_curves(axis, np.log10, lambda value: 10.0**value)
         log_axis(axis, "y")
-    _limit(axes[2], np.asarray, float)
+    limit_to_curves(axes[2], np.asarray, float)
     log_axis(axes[2], "x", flops_text)
     axes[2].set_xlabel("training FLOPs C")
     axes[0].set_title("Compute-optimal allocation")
@@ -153,60 +200,132 @@ def allocation(survey: Survey) -> Figure:
     return figure
 
 
-def _limit(axis: Axes, to: Callable, back: Callable) -> None:
-    """Keep wild bands from flattening the curves: half of the curves' span, on a scale `to`, is left on either side."""
-    curves = [line for line in axis.lines if line.get_transform() == axis.transData]
-    heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in curves])
-    heights = to(heights[np.isfinite(heights) & (heights > 0)])
-    if len(heights) and np.ptp(heights) > 0:
-        low, high = axis.get_ylim()
-        room = 0.5 * np.ptp(heights)
-        axis.set_ylim(max(low, back(heights.min() - room)), min(high, back(heights.max() + room)))
-
-
-def band(result: FitResult, C: np.ndarray) -> list[np.ndarray]:
-    """Interval edges [C, 2] of N*, D* and loss at every C; NaN where there are none."""
+def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray) -> None:
+    """Draw N*, D* and the loss of one approach, each on its axis, with their bands."""
+    colour, label = APPROACHES[name]
     factor = result.flops_per_param_token
-    quantities = (
-        lambda law, one: law.optimum(one, factor)[0],
-        lambda law, one: law.optimum(one, factor)[1],
-        lambda law, one: law.loss({"C": one}, factor),
-    )
+    size, tokens = result.law.optimum(compute, factor)
+    loss = result.law.loss({"C": compute}, factor)
+    for axis, value in zip(axes, (size, tokens, loss), strict=True):
+        height = drawable(np.broadcast_to(value, compute.shape))
+        axis.plot(compute, height, color=colour, label=label, lw=1.5)
+    if not len(result.draws) or name == "isoflop_cubic":
+        return
+    few = compute[:: len(compute) // BAND_POINTS]
+    for axis, edges in zip(axes, band(result, few), strict=True):
+        low, high = drawable(edges).T
+        axis.fill_between(few, low, high, color=colour, alpha=0.14, lw=0)
+
+
+def _draw_minima(axes: Any, result: FitResult) -> None:
+    """Draw the minimum of each IsoFLOP curve that has one inside its sizes."""
+    found = [row for row in result.details["budgets"] if not row["reason"]]
+    compute = [row["flops"] for row in found]
+    for axis, key in zip(axes, ("N", "D", "loss"), strict=True):
+        values = [row[key] for row in found]
+        axis.plot(compute, values, "*", ms=8, mew=0.5, label="parabola minima", **STAR)
+
+
+def _draw_factors(axes: Any, largest: float) -> None:
+    """Mark 1, 10 and 100 times the largest budget."""
+    place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "bottom", "rotation": 90}
+    for factor in FACTORS:
+        compute = factor * largest
+        for axis in axes:
+            axis.axvline(compute, color=GREY, lw=0.8, ls=":")
+        axes[0].annotate(f"{factor}x ", (compute, 0.02), fontsize=8, color=GREY, **place)
+
+
+def limit_to_curves(axis: Axes, to: Callable[[Any], Any], back: Callable[[Any], Any]) -> None:
+    """Keep wild bands from flattening the curves: half of the curves' span is left on either side.
+
+    to, back: to the scale on which the span is measured, and back from it.
+    """
+    heights = []
+    for line in axis.lines:
+        if line.get_transform() == axis.transData:
+            heights.append(np.asarray(line.get_ydata(), dtype=float))
+    height = np.concatenate(heights)
+    height = to(height[np.isfinite(height) & (height > 0)])
+    if not len(height) or np.ptp(height) <= 0:
+        return
+    room = 0.5 * np.ptp(height)
+    low, high = axis.get_ylim()
+    least = back(height.min() - room)
+    most = back(height.max() + room)
+    axis.set_ylim(max(low, least), min(high, most))
+
+
+def band(result: FitResult, compute: np.ndarray) -> list[np.ndarray]:
+    """Return the interval's edges [C, 2] of N*, D* and loss at every compute; NaN where there are none."""
+    factor = result.flops_per_param_token
+
+    def size(law: Any, C: float) -> Any:
+        return law.optimum(C, factor)[0]
+
+    def tokens(law: Any, C: float) -> Any:
+        return law.optimum(C, factor)[1]
+
+    def loss(law: Any, C: float) -> Any:
+        return law.loss({"C": C}, factor)
+
     edges = []
-    for quantity in quantities:
-        found = [result.interval_of(lambda law, at=one, q=quantity: drawable(q(law, at))) for one in C]
-        edges.append(np.array([(one.low, one.high) if one else (np.nan, np.nan) for one in found]))
+    for quantity in (size, tokens, loss):
+        ends = []
+        for C in compute:
+            found = result.interval_of(lambda law, at=C, of=quantity: drawable(of(law, at)))
+            ends.append((found.low, found.high) if found else (np.nan, np.nan))
+        edges.append(np.array(ends))
     return edges
 
 
 def surface(survey: Survey) -> Figure:
-    """Contours of the fitted loss over N and D with the runs, lines of equal compute and the efficient frontier."""
+    """Draw contours of the fitted loss over N and D with the runs, lines of equal compute and the efficient frontier."""
     result = survey["chinchilla"]
-    N, D = survey.columns["N"], survey.columns["D"]
+    columns = survey.columns
+    N = columns["N"]
+    D = columns["D"]
     figure = Figure(figsize=(WIDE, 4.6))
     axis = figure.subplots()
     n = np.geomspace(N.min() / 2, N.max() * 4, 60)
     d = np.geomspace(D.min() / 2, D.max() * 4, 60)
-    loss = result.law.loss({"N": n[None, :], "D": d[:, None]})
-    flat = np.ptp(loss) < 1e-9 * abs(loss.max())
-    # Levels evenly spaced in the loss that runs have; what lies above their worst loss is one colour.
-    levels = 14 if flat else np.linspace(loss.min(), min(loss.max(), survey.columns["loss"].max() * 1.02 + 1e-9), 16)
-    filled = axis.contourf(n, d, loss, levels=levels, cmap="cividis_r", alpha=0.85, extend="neither" if flat else "max")
-    if not flat:
-        axis.contour(n, d, loss, levels=filled.levels, colors="white", linewidths=0.4, alpha=0.7)
-    for budget in np.geomspace(survey.columns["C"].min(), survey.largest, 4):
-        axis.plot(n, budget / result.flops_per_param_token / n, color=INK, lw=0.7, ls=":")
-    compute = np.geomspace(survey.columns["C"].min() / 10, survey.largest * 100, 60)
-    best = result.law.optimum(compute, result.flops_per_param_token)
-    axis.plot(*map(drawable, best), color=RED, lw=2, label="compute-optimal")
-    shown = choose(survey.columns.row, result.residual)
-    runs(axis, N[shown], D[shown], survey.columns.row[shown], ms=4, mfc="white", mec=INK, mew=0.8, label="runs")
+    filled = _draw_contours(axis, result, columns, n, d)
+
+    factor = result.flops_per_param_token
+    least = columns["C"].min()
+    for budget in np.geomspace(least, survey.largest, 4):
+        tokens = budget / factor / n
+        axis.plot(n, tokens, color=INK, lw=0.7, ls=":")
+    compute = np.geomspace(least / 10, survey.largest * 100, 60)
+    best_n, best_d = result.law.optimum(compute, factor)
+    axis.plot(drawable(best_n), drawable(best_d), color=RED, lw=2, label="compute-optimal")
+    shown = choose(columns.row, result.residual)
+    white = {"ms": 4, "mfc": "white", "mec": INK, "mew": 0.8}
+    runs(axis, N[shown], D[shown], columns.row[shown], label="runs", **white)
     axis.plot([], [], ":", color=INK, lw=0.8, label="equal compute")
-    axis.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]), xlabel="parameters N", ylabel="training tokens D")
+
+    axis.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axis.set(xlabel="parameters N", ylabel="training tokens D")
     axis.set_title("Loss surface", pad=22)
     log_axis(axis, "x")
     log_axis(axis, "y")
     axis.grid(False)
     colour_bar(figure, axis, filled, "fitted loss (nats per token)", format="%.3g")
-    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, borderaxespad=0.2, columnspacing=1.2)
+    legend_above(axis)
     return figure
+
+
+def _draw_contours(axis: Axes, result: FitResult, columns: Columns, n: np.ndarray, d: np.ndarray) -> Any:
+    """Draw the fitted loss over n x d; levels are evenly spaced in the losses that runs have.
+
+    What lies above the runs' worst loss is one colour.
+    """
+    loss = result.law.loss({"N": n[None, :], "D": d[:, None]})
+    flat = np.ptp(loss) < 1e-9 * abs(loss.max())
+    if flat:
+        return axis.contourf(n, d, loss, levels=14, cmap="cividis_r", alpha=0.85)
+    worst = columns["loss"].max() * 1.02 + 1e-9
+    levels = np.linspace(loss.min(), min(loss.max(), worst), 16)
+    filled = axis.contourf(n, d, loss, levels=levels, cmap="cividis_r", alpha=0.85, extend="max")
+    axis.contour(n, d, loss, levels=filled.levels, colors="white", linewidths=0.4, alpha=0.7)
+    return filled

@@ -166,7 +166,7 @@ def test_report_is_one_file_that_fetches_nothing(reported):
     folder, _ = reported
     html = (folder / "report.html").read_text()
     assert planted.outside_references(html) == []
-    assert html.count("<svg") == html.count("</svg>") == html.count("<figcaption") == len(figures.CAPTIONS) - 2
+    assert html.count("<svg") == html.count("</svg>") == html.count("<figcaption") == len(figures.FIGURES) - 2
     for heading in ("Where the next budgets should go", "Back-test", "Learning rate", "every count", "Rows left out"):
         assert heading in html
     assert "group is lr_bracket, not isoflop" in html and "status is diverged" in html
@@ -176,7 +176,7 @@ def test_report_is_one_file_that_fetches_nothing(reported):
 def test_report_writes_numbers_and_figures(reported):
     folder, _ = reported
     names = {path.name for path in (folder / "figures").iterdir()}
-    drawn = set(figures.CAPTIONS) - {"rate_batch", "exchange"}  # this grid has one batch and one family
+    drawn = set(figures.FIGURES) - {"rate_batch", "exchange"}  # this grid has one batch and one family
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     html = (folder / "report.html").read_text()
     for name in drawn:

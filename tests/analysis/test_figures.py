@@ -59,7 +59,7 @@ def test_a_marker_knows_its_row_whatever_is_left_out():
         axis.set_xlim(0.5, 50)  # the last run is far off the page, the one at -5 not on a logarithmic axis
         return figure
 
-    found = marks(style.render(draw, "name")[0])
+    found = marks(figures.render(draw, "name")[0])
     assert sorted(found) == [70, 72]
     (left, low), (right, high) = found[70][0], found[72][0]
     assert left < right and low > high  # y grows downwards
@@ -109,7 +109,7 @@ def test_names_from_a_grid_are_labels_and_not_commands(text):
         assert len(axis.legend().get_texts()) == 1
         return figure
 
-    ElementTree.fromstring(style.render(draw, "label")[0])
+    ElementTree.fromstring(figures.render(draw, "label")[0])
     assert len(style.plain(text)) <= 40
 
 
@@ -128,15 +128,15 @@ def test_an_axis_around_zero_shows_every_value(values):
 # --- each figure with little, with much and with odd data
 
 
-@pytest.mark.parametrize("name", figures.CAPTIONS)
+@pytest.mark.parametrize("name", figures.FIGURES)
 def test_a_figure_is_only_asked_for_what_there_is(ours, name):
-    has, draw, caption = figures.CAPTIONS[name]
+    figure = figures.FIGURES[name]
     bare = dataclasses.replace(
         ours[1], results={"isoflop": ours[1]["isoflop"]}, headline="isoflop", rolling=None, rates=[]
     )
-    if has(bare):
-        ElementTree.fromstring(figures.render(lambda: draw(bare), name)[0])
-    assert caption.endswith(".")
+    if figure.applies(bare):
+        ElementTree.fromstring(figures.render(lambda: figure.draw(bare), name)[0])
+    assert figure.caption.endswith(".")
 
 
 def test_the_envelope_counts_one_run_a_budget():

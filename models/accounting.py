@@ -5,6 +5,17 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """What moves where a mesh splits experts and rows travel to them: nothing by default.
+
+    params: parameters of all experts, each of which stays on its chip. rows: rows per token that are sent to an expert.
+    """
+
+    params: int = 0
+    rows: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Accounting:
     """Exact counts of one model at one sequence length.
 
@@ -15,6 +26,7 @@ class Accounting:
         to as many as a window or chunk has).
     causal: the same at the average number of positions that a causal token really attends to.
     conventions: training FLOPs per token under published counts that follow a formula of their own.
+    dispatch: what a mesh that splits experts sends to them.
     """
 
     params: dict[str, int]
@@ -23,6 +35,7 @@ class Accounting:
     attention: dict[str, float]
     causal: dict[str, float]
     conventions: dict[str, float]
+    dispatch: Dispatch = Dispatch()
 
 
 VOCABULARY_GROUPS = ("embed", "position", "head")

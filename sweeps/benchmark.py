@@ -58,13 +58,14 @@ def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
     """Launch the study in a fresh folder; seconds and shares."""
     from sweeps.launch import launch
     from sweeps.study import file as studies
+    from sweeps.study.corpora import prepare_corpora
     from sweeps.work.workdir import Workdir
 
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "tiny.py")
         with open(path, "w") as file:
             file.write(STUDY.format(runs=runs, steps=steps, root=os.path.abspath(root)))
-        studies.manifests(studies.load(path))  # preparing the text is not launching
+        prepare_corpora(studies.load(path))  # preparing the text is not launching
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         executor, store = Timed(), Workdir(os.path.join(scratch, "work"))
         store.root.mkdir()

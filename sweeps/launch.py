@@ -25,6 +25,7 @@ from sweeps import executors
 from sweeps.cost import plan_file
 from sweeps.executors.support import protocol
 from sweeps.study import file as studies
+from sweeps.study.corpora import prepare_corpora
 from sweeps.work import failures, populations
 from sweeps.work.display import Display, clock
 from sweeps.work.scheduler import Scheduler
@@ -60,7 +61,7 @@ def launch(
     progress: bool = True,
 ) -> Outcome:
     """Train the runs of a study that have no record. Raises InputError, before anything starts, for bad input."""
-    nodes = identify(study, studies.manifests(study, progress))
+    nodes = identify(study, prepare_corpora(study, progress))
     runs = distinct(nodes)
     populations.levels(runs, lambda parent: store.state(parent).status == "complete")  # before anything is written
     missing = [node for node in runs if not store.finished(node.fingerprint, policy.retry_failed)]
@@ -110,8 +111,8 @@ def main(_: list[str]) -> int:
     policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
     if not given.no_plan:
         target = getattr(executor, "target", None)
-        if planned := plan_file.check(study, given.workdir, given.executor.partition(":")[0], target):
-            study, together = plan_file.laid_out(study, planned)
+        if planned := plan_file.plan_to_launch(study, given.workdir, given.executor.partition(":")[0], target):
+            study, together = plan_file.apply_plan(study, planned)
             policy = dataclasses.replace(policy, together=together)
     files.check_folder(flags.FLAGS.workdir)
     if os.path.isfile(flags.FLAGS.workdir):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from models.accounting import Accounting, transformer_conventions
+from models.accounting import Accounting, Dispatch, transformer_conventions
 from models.blocks import layers, residual, routing, stack
 from models.blocks.layers import Linear, Mlp, param
 from models.contract import Output, Role
@@ -398,6 +398,8 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     if cfg.mode == "capacity":
         padding = matmul["experts"] * (expert_rows(cfg, 1, seq_len) / C - 1)
         conventions["capacity"] = 3 * (sum(matmul.values()) + sum(base.attention.values()) + padding)
+    # Only with a capacity do rows travel to experts; a token that has all of them needs no choice.
+    travels = cfg.mode == "capacity" and C < E
     return Accounting(
         params=params,
         active=params | {"experts": mixed * C * expert},
@@ -405,4 +407,5 @@ def account(cfg: Config, seq_len: int) -> Accounting:
         attention=base.attention,
         causal=base.causal,
         conventions=conventions,
+        dispatch=Dispatch(params["experts"], C * cfg.capacity_factor) if travels else Dispatch(),
     )

@@ -1,9 +1,14 @@
-"""Bound the time of a step from below by what its program does."""
+"""Bound the time of a step from below by what its compiled program does.
+
+A program is bound by the slowest of four: its matmuls at the chip's peak, its traffic with HBM, what it sends over the
+links of one torus axis, and what it keeps in the host's memory (a copy of it each way), all overlapping perfectly. A real
+step is slower, never faster.
+"""
 
 import dataclasses
 
 from sweeps.cost.compiler import Compiled
-from sweeps.cost.machines import Chip
+from sweeps.cost.machines import Chip, Target
 
 BOUNDS = ("compute", "memory", "network", "host")
 
@@ -19,20 +24,29 @@ class Bound:
 
     @property
     def seconds(self) -> float:
-        """At best."""
+        """Return the seconds of a step at best."""
         return max(self.compute, self.memory, self.network, self.host)
 
     @property
     def by(self) -> str:
-        """What binds."""
+        """Name the one of BOUNDS that takes longest."""
         return max(BOUNDS, key=lambda name: getattr(self, name))
 
 
-def bound(program: Compiled, chip: Chip, devices_per_chip: int = 1) -> Bound:
-    """Of one step of a compiled program that fits."""
+def bound_step(program: Compiled, chip: Chip, devices_per_chip: int = 1) -> Bound:
+    """Bound one step of a compiled program that fits."""
+    flops = program.flops or 0.0
+    hbm_bytes = program.hbm_bytes or 0.0
+    sent_bytes = sum(program.collective_bytes.values())
+    host_bytes_per_second = chip.host_bytes_per_second or float("inf")
     return Bound(
-        (program.flops or 0.0) * devices_per_chip / chip.peak_flops,
-        (program.hbm_bytes or 0.0) * devices_per_chip / chip.hbm_bytes_per_second,
-        sum(program.collective_bytes.values()) * devices_per_chip / chip.ici_bytes_per_second,
-        program.host_bytes * devices_per_chip / (chip.host_bytes_per_second or float("inf")),
+        compute=flops * devices_per_chip / chip.peak_flops,
+        memory=hbm_bytes * devices_per_chip / chip.hbm_bytes_per_second,
+        network=sent_bytes * devices_per_chip / chip.ici_bytes_per_second,
+        host=program.host_bytes * devices_per_chip / host_bytes_per_second,
     )
+
+
+def mfu(flops: float, seconds: float, chip: Chip, target: Target) -> float:
+    """Return the ledger's FLOPs of a program's step over what all chips could do in that time."""
+    return flops / (seconds * chip.peak_flops * target.chips)

@@ -1,9 +1,6 @@
-"""How long a step takes at best, and which mesh and packing to try first. Pure arithmetic on counts.
+"""List the ways in which runs of one signature can share a slice: meshes, and how many runs train in one program.
 
-A compiled program is bound by the slowest of four: its matmuls at the chip's peak, its traffic with HBM, what it
-sends over the links of one torus axis, and what it keeps in the host's memory (a copy of it each way), all overlapping
-perfectly. A real step is slower, never faster. Before anything is compiled the same four are guessed from the ledger, to
-sort layouts; the guess decides nothing that the compiler does not confirm.
+What a layout takes is guessed in sweeps/cost/guess.py; whether it fits, the compiler decides.
 """
 
 from collections.abc import Iterator
@@ -12,144 +9,124 @@ import functools
 import math
 
 from experiments.run.schema import Execution, Run
-from experiments.store.record import ledger
-from models.mesh.mesh import MeshShape
-from sweeps.cost.compiler import Layout
-from sweeps.cost.machines import Chip
-
-STATE_BYTES = 12  # a parameter in float32 and two moments
-LANES = 128  # width of a TPU's matrix unit: narrower matmuls leave the rest idle
-STATE_PASSES = 40  # bytes that a step moves for each parameter: its value, gradient and moments, read and written
-ACTIVATION_PASSES = 60  # bytes that a token moves for each layer and unit of width
-PART_PASSES = 16  # more of them for each further part of a batch: values and gradients again, and their sum
-KEPT = {"full": 2, "offload": 1, "attention": 3}  # activations of a layer in units of width until its backward pass
-MOST_CHOICES = 64
-
-
-@functools.lru_cache(maxsize=256)
-def _counts(run: Run) -> dict[str, float]:
-    return ledger(run)
+import models
+from models.accounting import Dispatch
+from models.mesh.mesh import AXES
 
 
 @dataclasses.dataclass(frozen=True)
-class Guess:
-    """A layout with what it is expected to take: bytes of a chip, seconds of a step, seconds of all runs' steps."""
+class Layout:
+    """How runs of one signature share a slice: mesh sizes, and how many train in one program."""
 
-    layout: Layout
-    bytes: float
-    step_seconds: float
-    seconds: float
+    trial: int = 1
+    data: int = 1
+    fsdp: int = 1
+    expert: int = 1
+    sequence: int = 1
+    tensor: int = 1
+    trials: int = 1
 
+    @property
+    def mesh(self) -> dict[str, int]:
+        """Sizes by axis."""
+        return {axis: getattr(self, axis) for axis in AXES}
 
-def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, execution: Execution = Execution()) -> Guess:
-    """Of `runs` runs of `steps` steps on average."""
-    counts, model = _counts(run), run.model
-    width, depth = getattr(model, "width", 128), getattr(model, "depth", 1)
-    shards = layout.fsdp * layout.expert * layout.sequence * layout.tensor
-    rows = layout.data * layout.fsdp * layout.expert * layout.sequence
-    each = -(-layout.trials // layout.trial)  # trials that a chip holds a part of
-    params, tokens = counts["params_total"], run.batch_tokens / rows
-    parts, away = execution.microbatches, execution.offload == "optimizer"
-    item = 2 if getattr(model, "dtype", "float32") == "bfloat16" else 4
-    narrow = max(1.0, LANES * layout.tensor / max(1, width))
-    compute = counts["flops_per_token"] * tokens / layout.tensor * narrow / chip.peak_flops
-    memory = (
-        (STATE_PASSES + PART_PASSES * (parts - 1)) * params / shards
-        + ACTIVATION_PASSES * tokens * depth * width / layout.tensor * item / 4
-    ) / (chip.hbm_bytes_per_second)
-    sent = 2 * 4 * params / shards * (layout.data > 1) * parts  # gradients, there and back
-    # Matrices twice, gradients once, but for experts to which rows travel, three times there and back; then activations,
-    # four times there and back.
-    apart, travelling = _travel(run) if layout.expert > 1 else (0.0, 0.0)
-    stored = layout.fsdp * layout.sequence
-    sent += 3 * item * (params - apart) / layout.tensor * (1 - 1 / (stored * layout.expert)) * parts
-    sent += 3 * item * apart / layout.expert / layout.tensor * (1 - 1 / stored) * parts
-    sent += 6 * depth * tokens * travelling * width * item * (1 - 1 / layout.expert)
-    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.tensor)
-    sent += 8 * depth * tokens * width * item * (1 - 1 / layout.sequence) / layout.tensor
-    moments = 8 * params / shards * away
-    times = (compute, memory, sent / chip.ici_bytes_per_second, moments / (chip.host_bytes_per_second or float("inf")))
-    step = each * (max(times) + 0.05 * sum(times))  # the rest decides between what is bound alike
-    logits = tokens * (model.vocab or 0) / layout.tensor * 6
-    kept = tokens * depth * width * item * KEPT.get(getattr(model, "remat", "none"), 24) / layout.tensor
-    needed = each * ((STATE_BYTES + 4 * (1 + (parts > 1))) * params / shards - moments + (logits + kept) / parts)
-    return Guess(layout, needed, step, -(-runs // layout.trials) * steps * step)
+    @property
+    def devices(self) -> int:
+        """Count the devices that the mesh uses."""
+        return math.prod(self.mesh.values())
 
+    @property
+    def trials_per_device(self) -> int:
+        """Count the trials that a device holds a part of."""
+        return -(-self.trials // self.trial)
 
-def _travel(run: Run) -> tuple[float, float]:
-    """Parameters of experts that stay on their chip of the axis `expert`, and rows per token that travel to them."""
-    if getattr(run.model, "mode", None) != "capacity" or run.model.top_k == run.model.experts:
-        return 0.0, 0.0
-    counts, (E, C) = _counts(run), (run.model.experts, run.model.top_k)
-    return (counts["params_total"] - counts["params_active"]) * E / (E - C), C * run.model.capacity_factor
+    @property
+    def shards(self) -> int:
+        """Count the devices among which the parameters of a trial are split."""
+        return self.fsdp * self.expert * self.sequence * self.tensor
+
+    @property
+    def batch_shards(self) -> int:
+        """Count the devices among which the tokens of a batch are split."""
+        return self.data * self.fsdp * self.expert * self.sequence
+
+    def __str__(self) -> str:
+        sizes = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1)
+        return sizes or "one chip"
 
 
 def divisors(n: int) -> list[int]:
-    """Of n, ascending."""
+    """Return the divisors of n, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def layouts(run: Run, runs: int, devices: int, execution: Execution) -> Iterator[Layout]:
-    """Every way to share `devices` devices among `runs` runs that the sizes of the run allow on paper.
+def possible(run: Run, runs: int, devices: int, execution: Execution) -> Iterator[Layout]:
+    """Yield every way to share `devices` devices among `runs` runs that the sizes of the run allow on paper.
 
     What the execution's mesh sets stays as it is: `fsdp`, `expert` and `tensor` count as set where they are not 1.
     `sequence` is used only where set; `expert` also where rows travel to experts, and not experts to rows.
     """
-    fixed, sequence = execution.mesh, execution.mesh.sequence
-    experts = getattr(run.model, "experts", 1)
-    splits = divisors(experts) if _travel(run)[1] else [1]
-    heads = math.gcd(*(getattr(run.model, n) or 0 for n in ("heads", "kv_heads") if hasattr(run.model, n)), 0)
+    fixed = execution.mesh
+    sequence = fixed.sequence
     for trial in [fixed.trial] if fixed.trial else divisors(devices):
         if trial > runs or devices % (trial * sequence):
             continue
-        for tensor in [fixed.tensor] if fixed.tensor > 1 else divisors(devices // trial // sequence):
-            apart = tensor * sequence  # what splits heads, or a recurrence's channels
-            if apart > 1 and (heads % apart if heads else run.model.width % apart):
-                continue
-            for expert in [fixed.expert] if fixed.expert > 1 else splits:
-                if (devices // trial) % (tensor * expert * sequence) or experts % expert:
-                    continue
-                left = devices // trial // tensor // expert // sequence
-                for fsdp in [fixed.fsdp] if fixed.fsdp > 1 else divisors(left):
-                    data = left // fsdp
-                    if (
-                        left % fsdp
-                        or run.batch % (data * fsdp * expert * execution.microbatches)
-                        or (fixed.data and data != fixed.data)
-                    ):
-                        continue
-                    for each in packings(-(-runs // trial)):
+        chips = devices // trial // sequence  # of one trial, for all axes but `sequence`
+        most_together = -(-runs // trial)
+        for tensor in _tensor_sizes(run, chips, execution):
+            for expert in _expert_sizes(run, chips, tensor, execution):
+                left = chips // tensor // expert
+                for data, fsdp in _batch_splits(run, left, expert, execution):
+                    for each in packings(most_together):
                         yield Layout(trial, data, fsdp, expert, sequence, tensor, trial * each)
 
 
+def _tensor_sizes(run: Run, chips: int, execution: Execution) -> Iterator[int]:
+    """Yield sizes of the axis `tensor` that divide the heads, or a recurrence's channels, together with `sequence`."""
+    fixed = execution.mesh.tensor
+    heads = _heads(run)
+    for tensor in [fixed] if fixed > 1 else divisors(chips):
+        split = tensor * execution.mesh.sequence
+        divided = heads or run.model.width
+        if split == 1 or divided % split == 0:
+            yield tensor
+
+
+def _heads(run: Run) -> int:
+    """Return the greatest number that divides query heads and key heads; 0 for a model without heads."""
+    counts = [getattr(run.model, name, None) or 0 for name in ("heads", "kv_heads")]
+    return math.gcd(*counts)
+
+
+def _expert_sizes(run: Run, chips: int, tensor: int, execution: Execution) -> Iterator[int]:
+    """Yield sizes of the axis `expert` that divide the experts and the chips."""
+    fixed = execution.mesh.expert
+    experts = getattr(run.model, "experts", 1)
+    free = divisors(experts) if dispatch(run).rows else [1]
+    for expert in [fixed] if fixed > 1 else free:
+        if chips % (tensor * expert) == 0 and experts % expert == 0:
+            yield expert
+
+
+def _batch_splits(run: Run, chips: int, expert: int, execution: Execution) -> Iterator[tuple[int, int]]:
+    """Yield sizes of the axes `data` and `fsdp` that use all `chips` and divide the batch, together with `expert`."""
+    fixed = execution.mesh
+    for fsdp in [fixed.fsdp] if fixed.fsdp > 1 else divisors(chips):
+        data = chips // fsdp
+        if chips % fsdp or run.batch % (data * fsdp * expert * execution.microbatches):
+            continue
+        if fixed.data is None or data == fixed.data:
+            yield data, fsdp
+
+
 def packings(most: int) -> list[int]:
-    """Trials of one device that are worth a try: powers of two, and all."""
-    return sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i < most)})
+    """Return the numbers of trials on one device that are worth a try: powers of two, and all."""
+    powers = {1 << i for i in range(most.bit_length())}
+    return sorted({power for power in powers if power < most} | {most})
 
 
-def choices(run: Run, runs: int, steps: float, devices: int, execution: Execution, chip: Chip) -> list[Guess]:
-    """Layouts that can be expected to fit, the fastest first; if none can, those that need the least memory.
-
-    Of equals, the one with fewer programs and less communication comes first. A slice that the batch cannot be split over
-    is used in part.
-    """
-    found: list[Guess] = []
-    for used in reversed(divisors(devices)):
-        found += [guess(run, layout, runs, steps, chip, execution) for layout in layouts(run, runs, used, execution)]
-        if found and execution.mesh != MeshShape():
-            break
-    fitting = [g for g in found if g.bytes <= chip.hbm_bytes]
-    if not fitting:
-        return sorted(found, key=lambda g: g.bytes)[:MOST_CHOICES]
-
-    def order(g: Guess) -> tuple[float, ...]:
-        return (
-            float(f"{g.seconds:.3g}"),
-            g.layout.tensor,
-            g.layout.expert,
-            g.layout.fsdp,
-            g.layout.data,
-            -g.layout.trials,
-        )
-
-    return sorted(fitting, key=order)[:MOST_CHOICES]
+@functools.lru_cache(maxsize=256)
+def dispatch(run: Run) -> Dispatch:
+    """Count what a run sends to its experts where a mesh splits them."""
+    return models.load(run.family).account(run.model, run.seq_len).dispatch

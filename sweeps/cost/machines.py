@@ -1,4 +1,4 @@
-"""Machines to plan for: their names, and a dated table of what their chips can do and cost (sweeps/chips.json).
+"""Know machines to plan for: their names, and a dated table of what their chips can do and cost (sweeps/cost/chips.json).
 
     cpu                 this machine
     v5e-16, v5p-128     a TPU slice by its accelerator type. As Google Cloud has it, the number counts chips for v5e and v6e, but
@@ -38,7 +38,12 @@ _THREE_D = {
 SLICES = {"v5e": _TWO_D, "v6e": _TWO_D, "v4": _THREE_D, "v5p": _THREE_D, "tpu7x": _THREE_D}
 CORES = {"v4": 2, "v5p": 2}  # in an accelerator type, for each chip
 DEVICES = {"tpu7x": 2}  # that jax sees of one chip
+TEXT_FIELDS = ("source", "date", "price_source", "price_date")  # of a chip; all others are numbers
 EXAMPLES = ("cpu", "v5e-16", "v5p-128", "v6e-256", "v5p:4x4x4", "h100-8")
+
+
+_TPU_NAME = re.compile(r"(?P<chip>v\d+[a-z]?|tpu7x)(?:-(?P<count>\d+)|:(?P<topology>\d+(?:x\d+)+))")
+_GPU_NAME = re.compile(r"(?P<chip>[a-z]+\d+)-(?P<count>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,33 +58,52 @@ class Target:
 
     @property
     def devices(self) -> int:
-        """As jax counts them."""
+        """Count the devices as jax does."""
         return self.chips * DEVICES.get(self.chip or "", 1)
 
 
 def target(name: str) -> Target:
-    """The target of a name. Raises InputError for what is not one."""
+    """Return the machine of a name. Raises InputError for what is not one."""
     if name == "cpu":
         return Target(name, "cpu")
-    found = re.fullmatch(r"(v\d+[a-z]?|tpu7x)(?:-(\d+)|:(\d+(?:x\d+)+))", name.replace("v5litepod", "v5e"))
-    if found and found[1] in SLICES:
-        chip, count, topology = found[1], found[2], found[3]
-        if topology:
-            return Target(name, "tpu", chip, topology, math.prod(map(int, topology.split("x"))))
-        slices, cores = SLICES[chip], CORES.get(chip, 1)
-        if int(count) % cores or int(count) // cores not in slices:
-            sold = ", ".join(f"{chip}-{chips * cores}" for chips in slices)
-            raise InputError(f"--target={name} is no slice; expected one of {sold}, or a topology such as {chip}:2x2")
-        return Target(name, "tpu", chip, slices[int(count) // cores], int(count) // cores)
-    if found := re.fullmatch(r"([a-z]+\d+)-(\d+)", name):
-        if found[1] in load_chips() and found[1] not in SLICES and int(found[2]) > 0:
-            return Target(name, "gpu", found[1], None, int(found[2]))
-    raise InputError(f"--target={name!r} cannot be planned for; {nearest(name, EXAMPLES, 'target')}")
+    found = _tpu(name) or _gpu(name)
+    if found is None:
+        raise InputError(f"--target={name!r} cannot be planned for; {nearest(name, EXAMPLES, 'target')}")
+    return found
+
+
+def _tpu(name: str) -> Target | None:
+    """Return the slice of `v5e-16` or `v5p:4x4x4`; None for what is no name of one. Raises InputError for a wrong size."""
+    found = _TPU_NAME.fullmatch(name.replace("v5litepod", "v5e"))
+    if found is None or found["chip"] not in SLICES:
+        return None
+    chip = found["chip"]
+    if topology := found["topology"]:
+        sizes = [int(size) for size in topology.split("x")]
+        return Target(name, "tpu", chip, topology, math.prod(sizes))
+    topologies = SLICES[chip]
+    cores = CORES.get(chip, 1)
+    chips, left = divmod(int(found["count"]), cores)
+    if left or chips not in topologies:
+        sold = ", ".join(f"{chip}-{count * cores}" for count in topologies)
+        raise InputError(f"--target={name} is no slice; expected one of {sold}, or a topology such as {chip}:2x2")
+    return Target(name, "tpu", chip, topologies[chips], chips)
+
+
+def _gpu(name: str) -> Target | None:
+    """Return the GPUs of `h100-8`; None for what is no name of any."""
+    found = _GPU_NAME.fullmatch(name)
+    if found is None or int(found["count"]) == 0:
+        return None
+    chip = found["chip"]
+    if chip in SLICES or chip not in load_chips():
+        return None
+    return Target(name, "gpu", chip, None, int(found["count"]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peak figures of one chip (units: sweeps/chips.json), and what an hour of it costs, where that is known."""
+    """Peak figures of one chip (units: sweeps/cost/chips.json), and what an hour of it costs, where that is known."""
 
     peak_flops: float
     hbm_bytes_per_second: float
@@ -94,28 +118,35 @@ class Chip:
 
 
 def load_chips(override: str | None = None) -> dict[str, Chip]:
-    """The table, with the rows and values that a file of the same form has replaced.
+    """Read the table of chips, with the rows and values that a file of the same form has replaced.
 
     Raises InputError naming the file and the field for what is not a number.
     """
     rows = json.loads(_read(TABLE))["chips"]
     if override is not None:
-        try:
-            value = json.loads(_read(override))["chips"]
-            changed = {chip: dict(row) for chip, row in value.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"--prices={override} is not a table like sweeps/chips.json ({error})") from error
-        for chip, row in changed.items():
-            for name, number in row.items():
-                _check(override, chip, name, number)
+        for chip, row in _replaced_rows(override).items():
             rows[chip] = rows.get(chip, {}) | row
-    out = {}
+    return {chip: _chip(chip, row, override) for chip, row in rows.items()}
+
+
+def _replaced_rows(path: str) -> dict[str, dict[str, Any]]:
+    """Read and check the rows of a user's file, which may be parts of rows."""
+    try:
+        value = json.loads(_read(path))["chips"]
+        rows = {chip: dict(row) for chip, row in value.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--prices={path} is not a table like sweeps/cost/chips.json ({error})") from error
     for chip, row in rows.items():
-        missing = [f.name for f in dataclasses.fields(Chip) if f.default is dataclasses.MISSING and f.name not in row]
-        if missing:
-            raise InputError(f"--prices={override}: chip {chip!r} has no {missing[0]}")
-        out[chip] = Chip(**row)
-    return out
+        for name, value in row.items():
+            _check_field(path, chip, name, value)
+    return rows
+
+
+def _chip(name: str, row: dict[str, Any], override: str | None) -> Chip:
+    for field in dataclasses.fields(Chip):
+        if field.default is dataclasses.MISSING and field.name not in row:
+            raise InputError(f"--prices={override}: chip {name!r} has no {field.name}")
+    return Chip(**row)
 
 
 def _read(path: str) -> str:
@@ -126,11 +157,12 @@ def _read(path: str) -> str:
         raise InputError(f"--prices={path} cannot be read ({error.strerror})") from error
 
 
-def _check(path: str, chip: str, name: str, value: Any) -> None:
+def _check_field(path: str, chip: str, name: str, value: Any) -> None:
+    """Raise InputError, naming file and field, for a field that no chip has and for a figure that is no number."""
     fields = {f.name for f in dataclasses.fields(Chip)}
     if name not in fields:
         raise InputError(f"--prices={path}: chip {chip!r}: unknown field {name!r}; {nearest(name, fields, 'field')}")
-    if name in ("source", "date", "price_source", "price_date") or (name == "price_usd" and value is None):
+    if name in TEXT_FIELDS or (name == "price_usd" and value is None):
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise InputError(f"--prices={path}: chip {chip!r}: {name}={value!r} must be a positive number")

@@ -1,6 +1,6 @@
-"""Steps that are taken on this machine, to plan for it: a CPU core, or the GPUs that a target names. Random tokens."""
+"""Plan for this machine by taking steps on it: on one CPU core, or on the GPUs that a target names. Random tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import os
@@ -10,20 +10,22 @@ from typing import Any
 from experiments.cli import InputError
 from experiments.run.schema import Execution, Run
 from models.mesh.mesh import MeshShape
-from sweeps.cost import layouts as roofline
-from sweeps.cost import measured
+from sweeps.cost.bound import mfu
 from sweeps.cost.compiler import token_type
+from sweeps.cost.guess import best_guesses
 from sweeps.cost.machines import Chip, Target
-from sweeps.cost.row import Row, base, mfu, program_steps
+from sweeps.cost.signature_plan import SignaturePlan, ledger_fields, program_steps
 from sweeps.executors import local
-from sweeps.study.file import Cell
+from sweeps.study.cells import Cell
 from sweeps.work import populations
 
-WARM_STEPS, MEASURE_SECONDS = 2, 0.5
+WARM_STEPS = 2
+TIMED_SECONDS = 0.5  # at least, of steps that are timed
+MOST_WARMUPS = 20  # but no more than so many times what the first steps took
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Timing:
     """Of a population's program: seconds of one step (of all trials of a device where they run at once, of one else)."""
 
     fits: bool
@@ -32,26 +34,95 @@ class Measured:
     compile_seconds: float
 
 
+def plan_on_cpu(groups: Sequence[Sequence[Cell]]) -> list[SignaturePlan]:
+    """Plan the signatures of a study, measured on one core of this machine."""
+    from experiments.train import set_up_devices
+
+    cores = len(local.available_cores())
+    with one_core():
+        set_up_devices(dataclasses.replace(groups[0][0].execution, cpu_devices=1))
+        return [_plan_on_core(group, cores) for group in groups]
+
+
+def _plan_on_core(group: Sequence[Cell], cores: int) -> SignaturePlan:
+    """Plan one signature whose runs are shared by `cores` cores."""
+    import jax
+
+    trials = -(-len(group) // cores)
+    execution = dataclasses.replace(group[0].execution, cpu_devices=1)
+    timing = time_steps(group[0].run, trials, execution, jax.devices()[:1])
+    fields = ledger_fields(group)
+    training_seconds = fields["steps"] * timing.step_seconds
+    needed = None if timing.peak_bytes is None else timing.peak_bytes * cores
+    return SignaturePlan(
+        **fields,
+        fits=needed is None or needed <= populations.memory_bytes(),
+        peak_bytes=timing.peak_bytes,
+        step_seconds_bound=timing.step_seconds,
+        bound_by="measured",
+        compile_seconds=timing.compile_seconds,
+        seconds=training_seconds + timing.compile_seconds + populations.START_SECONDS,
+        mesh={},
+        packing="map",
+        trials_per_program=trials,
+        programs=-(-len(group) // trials),
+    )
+
+
+def plan_on_gpu(groups: Sequence[Sequence[Cell]], target: Target, chip: Chip) -> list[SignaturePlan]:
+    """Plan the signatures of a study, each measured on the GPUs of this machine with the layout that promises most."""
+    devices = gpus(target)
+    return [_plan_on_gpus(group, target, chip, devices) for group in groups]
+
+
+def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Sequence[Any]) -> SignaturePlan:
+    run = group[0].run
+    execution = group[0].execution
+    fields = ledger_fields(group)
+    mean_steps = fields["steps"] / fields["runs"]
+    layout = best_guesses(run, len(group), mean_steps, target.devices, execution, chip)[0].layout
+    placed = dataclasses.replace(execution, mesh=MeshShape(**layout.mesh))
+    timing = time_steps(run, layout.trials, placed, devices)
+    steps = program_steps(group, layout.trials)
+    overhead = len(steps) * (timing.compile_seconds + populations.START_SECONDS)
+    program_flops = fields["flops_per_step"] * layout.trials
+    return SignaturePlan(
+        **fields,
+        fits=timing.fits,
+        peak_bytes=timing.peak_bytes,
+        step_seconds_bound=timing.step_seconds,
+        bound_by="measured",
+        compile_seconds=timing.compile_seconds,
+        seconds=sum(steps) * timing.step_seconds + overhead,
+        mesh=layout.mesh,
+        packing=execution.packing,
+        trials_per_program=layout.trials,
+        programs=len(steps),
+        mfu_bound=mfu(program_flops, timing.step_seconds, chip, target) if timing.fits else None,
+    )
+
+
 @contextlib.contextmanager
-def one_core() -> Any:
-    """As a worker of the local executor has it. To be entered before jax starts its threads."""
+def one_core() -> Iterator[None]:
+    """Bind this process to one core, as a worker of the local executor has it. To be entered before jax starts threads."""
     cores = local.available_cores()
-    pinned = hasattr(os, "sched_setaffinity")
-    if pinned:
+    can_bind = hasattr(os, "sched_setaffinity")
+    if can_bind:
         os.sched_setaffinity(0, cores[:1])
     try:
         yield
     finally:
-        if pinned:
+        if can_bind:
             os.sched_setaffinity(0, cores)
 
 
 def gpus(target: Target) -> Sequence[Any]:
-    """The devices of a GPU target. Raises InputError where this machine has not so many of them."""
+    """Return the devices of a GPU target. Raises InputError where this machine has not so many of them."""
     import jax
 
+    kind = (target.chip or "").upper()
     try:
-        devices = [d for d in jax.devices("gpu") if (target.chip or "").upper() in d.device_kind.upper()]
+        devices = [device for device in jax.devices("gpu") if kind in device.device_kind.upper()]
     except RuntimeError:
         devices = []
     if len(devices) < target.chips:
@@ -62,101 +133,53 @@ def gpus(target: Target) -> Sequence[Any]:
     return devices[: target.chips]
 
 
-def measure(run: Run, trials: int, execution: Execution, devices: Sequence[Any]) -> Measured:
+def time_steps(run: Run, trials: int, execution: Execution, devices: Sequence[Any]) -> Timing:
     """Compile a population's program and take a few steps. One that runs out of memory does not fit."""
     import jax
-    import numpy as np
 
-    from experiments.training import program as population
+    from experiments.training.program import Program
 
     start = time.monotonic()
     try:
-        program = population.Program(run, trials, execution, devices).compile(token_type(run))
+        program = Program(run, trials, execution, devices).compile(token_type(run))
         state = program.init([run] * program.slots)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Measured(False, 0.0, None, time.monotonic() - start)
-    values = jax.device_put(program.stack_values([run] * program.slots), program.slot_sharding)
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(0, run.model.vocab, program.token_shape()).astype(token_type(run))
-    # Packed by map, one slot of each device takes all steps; packed by vmap, all slots take them together.
-    each = program.slots // program.groups if program.packing == "map" else 1
-
-    def take(steps: int) -> float:
-        nonlocal state
-        counts, begin = np.zeros(program.slots, np.int32), time.monotonic()
-        counts[::each] = steps
-        state, metrics = program.train(state, values, tokens, counts)
-        jax.block_until_ready(metrics)
-        return time.monotonic() - begin
-
-    once = take(min(WARM_STEPS, program.steps_per_dispatch))
-    steps, seconds = 0, 0.0
-    while seconds < min(MEASURE_SECONDS, 20 * once):
-        seconds += take(program.steps_per_dispatch)
+        return Timing(False, 0.0, None, time.monotonic() - start)
+    stepper = _Stepper(program, run, state)
+    warm_seconds = stepper.take(min(WARM_STEPS, program.steps_per_dispatch))
+    steps = 0
+    seconds = 0.0
+    while seconds < min(TIMED_SECONDS, MOST_WARMUPS * warm_seconds):
+        seconds += stepper.take(program.steps_per_dispatch)
         steps += program.steps_per_dispatch
-    return Measured(True, seconds / steps, program.memory_bytes, program.compile_seconds)
+    return Timing(True, seconds / steps, program.memory_bytes, program.compile_seconds)
 
 
-def on_cpu(groups: Sequence[Sequence[Cell]]) -> list[Row]:
-    """The signatures of a study, measured on one core of this machine."""
-    from experiments.train import set_up_devices
+class _Stepper:
+    """Take steps of a population's program on random tokens, and time them."""
 
-    slots, out = len(local.available_cores()), []
-    with measured.one_core():
-        set_up_devices(dataclasses.replace(groups[0][0].execution, cpu_devices=1))
+    def __init__(self, program: Any, run: Run, state: Any):
         import jax
+        import numpy as np
 
-        for group in groups:
-            execution, trials = dataclasses.replace(group[0].execution, cpu_devices=1), -(-len(group) // slots)
-            found = measured.measure(group[0].run, trials, execution, jax.devices()[:1])
-            row = base(group)
-            seconds = row["steps"] * found.step_seconds + found.compile_seconds + populations.START_SECONDS
-            out.append(
-                Row(
-                    **row,
-                    fits=found.peak_bytes is None or found.peak_bytes * slots <= populations.memory_bytes(),
-                    peak_bytes=found.peak_bytes,
-                    step_seconds_bound=found.step_seconds,
-                    bound_by="measured",
-                    compile_seconds=found.compile_seconds,
-                    seconds=seconds,
-                    mesh={},
-                    packing="map",
-                    trials_per_program=trials,
-                    programs=-(-len(group) // trials),
-                )
-            )
-    return out
+        self.program = program
+        self.state = state
+        self.values = jax.device_put(program.stack_values([run] * program.slots), program.slot_sharding)
+        draw = np.random.default_rng(0)
+        self.tokens = draw.integers(0, run.model.vocab, program.token_shape()).astype(token_type(run))
+        # Packed by map, one slot of each device takes all steps; packed by vmap, all slots take them together.
+        self.stride = program.slots // program.groups if program.packing == "map" else 1
 
+    def take(self, steps: int) -> float:
+        """Take so many steps in one dispatch; return their seconds."""
+        import jax
+        import numpy as np
 
-def on_gpu(groups: Sequence[Sequence[Cell]], target: Target, chip: Chip) -> list[Row]:
-    """The signatures of a study, each measured on the GPUs of this machine with the layout that promises most."""
-    devices, out = measured.gpus(target), []
-    for group in groups:
-        run, execution, row = group[0].run, group[0].execution, base(group)
-        steps = row["steps"] / row["runs"]
-        best = roofline.choices(run, len(group), steps, target.devices, execution, chip)[0].layout
-        placed = dataclasses.replace(execution, mesh=MeshShape(**best.mesh))
-        found = measured.measure(run, best.trials, placed, devices)
-        total = program_steps(group, best.trials)
-        each = len(total) * (found.compile_seconds + populations.START_SECONDS)
-        share = mfu(row["flops_per_step"] * best.trials, found.step_seconds, chip, target) if found.fits else None
-        out.append(
-            Row(
-                **row,
-                fits=found.fits,
-                peak_bytes=found.peak_bytes,
-                step_seconds_bound=found.step_seconds,
-                bound_by="measured",
-                compile_seconds=found.compile_seconds,
-                seconds=sum(total) * found.step_seconds + each,
-                mesh=best.mesh,
-                packing=execution.packing,
-                trials_per_program=best.trials,
-                programs=len(total),
-                mfu_bound=share,
-            )
-        )
-    return out
+        steps_by_slot = np.zeros(self.program.slots, np.int32)
+        start = time.monotonic()
+        steps_by_slot[:: self.stride] = steps
+        self.state, metrics = self.program.train(self.state, self.values, self.tokens, steps_by_slot)
+        jax.block_until_ready(metrics)
+        return time.monotonic() - start

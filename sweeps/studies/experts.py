@@ -5,7 +5,7 @@
 Expansion is the size of all experts over that of the dense feed-forward, granularity G the dense size over that of one
 expert (Krajewski et al. 2024), and a token passes through `share` of the dense size: top_k = share x G of experts =
 expansion x G. Every run spends the same training FLOPs, so that sparser ones see more tokens; columns params_total,
-params_active and the tags give what the laws `krajewski`, `abnar` and `clark` ask for.
+params_active and the tags give what the laws `fine_grained`, `sparsity` and `clark` ask for.
 
 Cost: 32 runs, 2.56e+12 FLOPs.
 """
@@ -22,27 +22,41 @@ BUDGETS = {"full": 8e10, "smoke": 5e8}
 
 
 def mixtures(scale: str) -> Grid:
-    """Every mixture in which a token has at least one expert. Weights are not renormalised: one expert has a gradient."""
+    """Make every mixture in which a token has at least one expert. Weights are not renormalised: one expert has a gradient."""
     points = []
     for expansion in EXPANSIONS[scale]:
         for granularity in GRANULARITIES[scale]:
             for share in SHARES[scale]:
-                experts, top_k = expansion * granularity, round(share * granularity)
+                experts = expansion * granularity
+                top_k = round(share * granularity)
                 if top_k != share * granularity:
                     continue
-                sizes = {"model.experts": experts, "model.top_k": top_k, "model.expert_ff": FF // granularity}
-                names = {"expansion": expansion, "granularity": granularity, "sparsity": 1 - top_k / experts}
-                points.append(tag(cases({"family": "moe", "model.renormalise": False} | sizes), **names))
+                mixture = cases(
+                    {
+                        "family": "moe",
+                        "model.renormalise": False,
+                        "model.experts": experts,
+                        "model.top_k": top_k,
+                        "model.expert_ff": FF // granularity,
+                    }
+                )
+                sparsity = 1 - top_k / experts
+                points.append(tag(mixture, expansion=expansion, granularity=granularity, sparsity=sparsity))
     return chain(*points)
 
 
+def dense(width: int) -> dict[str, object]:
+    """Return config keys of the model at a width, whose feed-forward the mixtures cut into experts."""
+    return {"model.width": width, "model.heads": width // 8, "model.depth": 2, "model.ff": FF}
+
+
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke."""
+    """Return the study; after the colon full or smoke."""
     scale = common.arguments(argument, scale=("full", "smoke")).scale
-    dense = tag(cases({"family": "dense"}), expansion=1, granularity=1, sparsity=0.0)
-    widths = cases(
-        *({"model.width": w, "model.heads": w // 8, "model.depth": 2, "model.ff": FF} for w in WIDTHS[scale])
-    )
-    grid = product(common.common(scale), tags_over("budget_flops", BUDGETS[scale]), widths)
-    grid = product(grid, chain(tag(dense, group="dense"), tag(mixtures(scale), group="mixture")))
-    return common.warmed(common.tuned(derive(grid, "tokens", rules.tokens_of_budget)))
+    alone = tag(cases({"family": "dense"}), expansion=1, granularity=1, sparsity=0.0)
+    models = chain(tag(alone, group="dense"), tag(mixtures(scale), group="mixture"))
+    widths = cases(*map(dense, WIDTHS[scale]))
+    budgets = tags_over("budget_flops", BUDGETS[scale])
+    grid = product(common.settings(scale), budgets, widths, models)
+    grid = derive(grid, "tokens", rules.tokens_of_budget)
+    return common.with_warmup(common.with_small_lr(grid))

@@ -11,32 +11,26 @@ how often each byte occurs. `families.py:smoke` is the same with a quarter of th
 Cost: 15 runs, 3.00e+12 FLOPs.
 """
 
-import dataclasses
-
 import models
-from sweeps.study import rules
+from sweeps.study import common, rules
 from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
 
 SIZES = {"width": 48, "depth": 2, "heads": 2, "ff": 128, "experts": 4}  # each where a family has it
 BUDGETS = {"full": ("embedded", 2e11), "smoke": ("embedded:1", 5e10)}  # corpus and training FLOPs of a run
-FACTORS = (1, 2, 4)  # of the learning rate that the ladder's rule gives
-
-
-def family(name: str) -> Grid:
-    """One point: a family at the common size."""
-    known = {field.name for field in dataclasses.fields(models.load(name).Config)}
-    sizes = {f"model.{option}": value for option, value in SIZES.items() if option in known}
-    return cases({"family": name} | sizes)
+FACTORS = (1, 2, 4)  # of the learning rate that the rule gives
 
 
 def get_study(scale: str = "full") -> Grid:
-    """The study; the argument after the colon is full or smoke."""
+    """Return the study; the argument after the colon is full or smoke."""
     if scale not in BUDGETS:
         raise ValueError(f"{scale!r} is not a scale of this study; expected one of {', '.join(BUDGETS)}")
     corpus, budget = BUDGETS[scale]
-    common = cases({"data.corpus": (corpus,), "seq_len": 64, "batch_tokens": 512})
-    grid = product(common, tags_over("budget_flops", budget), chain(*map(family, models.family_names())))
-    grid = derive(grid, "tokens", rules.tokens_of_budget)
-    grid = derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
-    rates = [tag(derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor), rate=factor) for factor in FACTORS]
+    settings = cases({"data.corpus": (corpus,), "seq_len": 64, "batch_tokens": 512})
+    families = chain(*(common.sized_model(name, **SIZES) for name in models.family_names()))
+    grid = product(settings, tags_over("budget_flops", budget), families)
+    grid = common.with_warmup(derive(grid, "tokens", rules.tokens_of_budget))
+    rates = []
+    for factor in FACTORS:
+        at_rate = derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor)
+        rates.append(tag(at_rate, rate=factor))
     return chain(*rates)

@@ -19,11 +19,12 @@ TOKENS = {"full": (2_048 * 100, 2_048 * 400), "smoke": (512 * 16,)}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, and a family."""
+    """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
-    settings = {key: v for key, v in common.SCALES[chosen.scale].items() if key != "batch_tokens"}
-    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
-    axes = over("tokens", *TOKENS[chosen.scale]), over("batch_tokens", *BATCHES[chosen.scale])
-    grid = common.warmed(product(cases(settings), sizes, *axes))
-    rates = (derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in FACTORS[chosen.scale])
+    settings = {key: value for key, value in common.SCALES[chosen.scale].items() if key != "batch_tokens"}
+    sizes = common.small_models(chosen.family, WIDTHS[chosen.scale])
+    lengths = over("tokens", *TOKENS[chosen.scale])
+    batches = over("batch_tokens", *BATCHES[chosen.scale])
+    grid = common.with_warmup(product(cases(settings), sizes, lengths, batches))
+    rates = [derive(grid, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in FACTORS[chosen.scale]]
     return tag(chain(*rates), group="lr_batch")

@@ -12,10 +12,11 @@ from sweeps.study.grid import Grid, over, product
 
 def lr_by_width(family: str) -> Grid:
     """Does the best peak learning rate move with width? 12 runs, tokens fixed."""
-    widths, rates = over("model.width", 128, 256, 512), over("opt.lr", 1e-3, 2e-3, 4e-3, 8e-3)
+    widths = over("model.width", 128, 256, 512)
+    rates = over("opt.lr", 1e-3, 2e-3, 4e-3, 8e-3)
     return product(over("family", family), widths, rates)
 
 
 def get_study(family: str = "dense") -> Grid:
-    """The study; the argument after the colon is the family."""
+    """Return the study; the argument after the colon is the family."""
     return lr_by_width(family)

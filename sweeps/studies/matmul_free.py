@@ -3,7 +3,7 @@
     python -m sweeps.launch --study=sweeps/studies/matmul_free.py --workdir=runs/matmul_free
 
 Zhu et al. 2024 (arXiv 2406.02528) extrapolate three sizes to a crossing at about 1e23 FLOPs. Here: budgets x sizes for
-each family, the learning rate by the family's rule (ladder.small_lr) and at half and twice of it, so that the best of
+each family, the learning rate by the family's rule (rules.small_lr) and at half and twice of it, so that the best of
 each is seen and not assumed, and the published schedule beside the dense model's cosine (halved in the middle). Compare
 the best loss of each family at each budget, and fit each family's own law: analysis/questions/compare.py has exchange rates. FLOPs
 are counted as if ternary products were products: that is what this machine does.
@@ -20,12 +20,15 @@ SCHEDULES = {"dense": "cosine", "matmul_free": "cosine_halved"}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke."""
+    """Return the study; after the colon full or smoke."""
     scale = common.arguments(argument, scale=("full", "smoke")).scale
-    rows = []
+    budgets = []
     for family, schedule in SCHEDULES.items():
         for budget, widths in BUDGETS[scale].items():
-            sizes = chain(*(common.small(family, width) for width in widths))
-            rows.append(product(tags_over("budget_flops", budget), cases({"schedule.name": schedule}), sizes))
-    grid = derive(product(common.common(scale), chain(*rows)), "tokens", rules.tokens_of_budget)
-    return tag(common.warmed(common.tuned(grid, *FACTORS[scale])), group="equal compute")
+            sizes = common.small_models(family, widths)
+            schedules = cases({"schedule.name": schedule})
+            budgets.append(product(tags_over("budget_flops", budget), schedules, sizes))
+    grid = product(common.settings(scale), chain(*budgets))
+    grid = derive(grid, "tokens", rules.tokens_of_budget)
+    grid = common.with_warmup(common.with_small_lr(grid, *FACTORS[scale]))
+    return tag(grid, group="equal compute")

@@ -15,80 +15,98 @@ Cost: 36 runs, 8.65e+11 FLOPs.
 Cost of :ending: 11 runs, 7.54e+11 FLOPs.
 """
 
+import dataclasses
+
 import numpy as np
 
 from sweeps.studies import wsd
-from sweeps.study import common as recipe
-from sweeps.study import rules
+from sweeps.study import common, rules
 from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 PARTS = "embedded/jax:1+embedded/pandas:1+embedded/scipy:1+embedded/matplotlib:1"
 STRENGTHS = (0.1, 0.3, 1.0, 2.0, 5.0)
 LEAST = 2e-4
-PROXIES = {"full": (6, (16,), (32,), 400), "smoke": (1, (8,), (), 20)}  # draws a strength, widths, larger ones, steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxies:
+    """Sizes of the study of proxies."""
+
+    draws: int  # of each strength
+    widths: tuple[int, ...]
+    larger_widths: tuple[int, ...]
+    steps: int
+
+
+PROXIES = {"full": Proxies(6, (16,), (32,), 400), "smoke": Proxies(1, (8,), (), 20)}
 ENDS = {"full": (0.1, 0.2, 0.4), "smoke": (0.5,)}  # share of the tokens that the end has
 UPSAMPLED = 0.7  # share of the first part at the end
 ENDING = {"full": (32, 1_000), "smoke": (8, 40)}  # width, steps
 
 
 def dirichlet(parts: int, draws: int, seed: int = 0) -> list[tuple[float, ...]]:
-    """Shares [parts], `draws` for each strength; rounded, so that a run's identity does not hang on the last digit."""
+    """Draw shares [parts], `draws` for each strength; rounded, so that no run's identity hangs on the last digit."""
     draw = np.random.default_rng(seed)
-    out = []
+    mixtures = []
     for strength in STRENGTHS:
         for shares in draw.dirichlet(np.full(parts, strength), draws):
             kept = np.maximum(shares, LEAST)
-            out.append(tuple(round(float(share), 4) for share in kept / kept.sum()))
-    return out
+            normalised = kept / kept.sum()
+            mixtures.append(tuple(round(float(share), 4) for share in normalised))
+    return mixtures
 
 
 def mixed(shares: tuple[float, ...]) -> Grid:
-    """One point: training records in these shares."""
-    return tag(cases({"data.weights": shares}), **{f"share_{i}": share for i, share in enumerate(shares, start=1)})
+    """Make one point: training records in these shares."""
+    names = {f"share_{part}": share for part, share in enumerate(shares, start=1)}
+    return tag(cases({"data.weights": shares}), **names)
 
 
 def proxies(scale: str, base: Grid, parts: int) -> Grid:
-    """Small models on all mixtures, larger ones on every fifth."""
-    draws, widths, larger, steps = PROXIES[scale]
-    tokens = cases({"tokens": steps * recipe.SCALES[scale]["batch_tokens"]})
-    mixtures = chain(*map(mixed, dirichlet(parts, draws)))
-    small = [product(recipe.small("dense", width), mixtures) for width in widths]
-    large = [product(recipe.small("dense", width), mixtures[::5]) for width in larger]
-    grid = product(base, tokens, chain(tag(chain(*small), group="proxy"), tag(chain(*large), group="larger")))
-    return recipe.warmed(recipe.tuned(grid))
+    """Train small models on all mixtures, larger ones on every fifth."""
+    sizes = PROXIES[scale]
+    tokens = cases({"tokens": sizes.steps * common.batch_tokens(scale)})
+    mixtures = chain(*map(mixed, dirichlet(parts, sizes.draws)))
+    small = product(common.small_models("dense", sizes.widths), mixtures)
+    larger = product(common.small_models("dense", sizes.larger_widths), mixtures[::5])
+    grid = product(base, tokens, chain(tag(small, group="proxy"), tag(larger, group="larger")))
+    return common.with_warmup(common.with_small_lr(grid))
 
 
 def ending(scale: str, base: Grid, parts: int) -> Grid:
-    """A trunk, cooldowns of several lengths on the upsampled part and on equal shares, and controls."""
+    """Train a trunk, cooldowns of several lengths on the upsampled part and on equal shares, and controls."""
     width, steps = ENDING[scale]
-    batch = recipe.SCALES[scale]["batch_tokens"]
-    tokens, equal = steps * batch, (round(1 / parts, 4),) * parts
-    upsampled = (UPSAMPLED, *[round((1 - UPSAMPLED) / (parts - 1), 4)] * (parts - 1))
-    size, out = product(base, recipe.small("dense", width)), []
+    batch = common.batch_tokens(scale)
+    tokens = steps * batch
+    equal = {"data.weights": (round(1 / parts, 4),) * parts}
+    others = round((1 - UPSAMPLED) / (parts - 1), 4)
+    upsampled = {"data.weights": (UPSAMPLED, *[others] * (parts - 1))}
+    size = product(base, common.small_model("dense", width))
     warm = {"schedule.warmup_tokens": tokens // 20}
+    groups = []
     for share in ENDS[scale]:
         end = round(share * steps) * batch
         start = cases({"tokens": tokens - end, "schedule.name": "constant", **warm})
-        trunk = derive(product(size, start, cases({"data.weights": equal})), "opt.lr", rules.constant_lr)
+        trunk = derive(product(size, start, cases(equal)), "opt.lr", rules.constant_lr)
         cooled = cases(wsd.cooldown(end, end))
-        out += [
+        groups += [
             tag(trunk, group="trunk", end_share=share),
-            tag(branch(trunk, cooled, cases({"data.weights": upsampled})), group="upsampled", end_share=share),
+            tag(branch(trunk, cooled, cases(upsampled)), group="upsampled", end_share=share),
             tag(branch(trunk, cooled), group="equal", end_share=share),
         ]
     decay = round(ENDS[scale][0] * steps) * batch
-    whole = product(
-        size, cases(wsd.cooldown(tokens, decay) | warm), cases(*({"data.weights": w} for w in (upsampled, equal)))
-    )
-    return chain(*out, tag(derive(whole, "opt.lr", rules.constant_lr), group="throughout", end_share=1.0))
+    whole = product(size, cases(wsd.cooldown(tokens, decay) | warm), cases(upsampled, equal))
+    throughout = derive(whole, "opt.lr", rules.constant_lr)
+    return chain(*groups, tag(throughout, group="throughout", end_share=1.0))
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon proxies or ending, full or smoke, and parts=NAME+NAME+…."""
-    chosen = recipe.arguments(argument, part=("proxies", "ending"), scale=("full", "smoke"), parts=PARTS)
+    """Return the study; after the colon proxies or ending, full or smoke, and parts=NAME+NAME+…."""
+    chosen = common.arguments(argument, part=("proxies", "ending"), scale=("full", "smoke"), parts=PARTS)
     corpora = tuple(chosen.parts.split("+"))
     if len(corpora) < 2:
         raise ValueError(f"parts={chosen.parts}: expected two or more, joined by +")
-    common = {key: value for key, value in recipe.SCALES[chosen.scale].items() if key != "data.corpus"}
-    base = cases(common | {"data.corpus": corpora, "evaluation.weights": (1.0,) * len(corpora)})
-    return {"proxies": proxies, "ending": ending}[chosen.part](chosen.scale, base, len(corpora))
+    settings = {key: value for key, value in common.SCALES[chosen.scale].items() if key != "data.corpus"}
+    base = cases(settings | {"data.corpus": corpora, "evaluation.weights": (1.0,) * len(corpora)})
+    make = {"proxies": proxies, "ending": ending}[chosen.part]
+    return make(chosen.scale, base, len(corpora))

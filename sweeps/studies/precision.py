@@ -22,23 +22,30 @@ FLOATS = {
     "smoke": ("e2m1", "e4m3"),
 }
 WHOLE = {"full": (3, 4, 6, 8), "smoke": (4,)}
+FORMAT = re.compile(r"(?:e(?P<exponent>\d)m(?P<mantissa>\d)|int(?P<whole>\d))(?:b(?P<block>\d+))?")
 KINDS = (("quant_weight",), ("quant_act",), ("quant_weight", "quant_act"))
 WIDTHS = {"full": (16, 32), "smoke": (16,)}
 STEPS = {"full": (250, 500, 1_000), "smoke": (20,)}
 
 
 def rounded(name: str, options: tuple[str, ...] = ("quant_weight", "quant_act")) -> Grid:
-    """One point: that format for these options."""
-    found = re.fullmatch(r"(?:e(\d)m(\d)|int(\d))(?:b(\d+))?", name)
+    """Make one point: that format for these options."""
+    found = FORMAT.fullmatch(name)
     assert found, name
-    exponent, mantissa = (int(found[1]), int(found[2])) if found[1] else (0, int(found[3]) - 1)
-    bits = {"exponent_bits": exponent, "mantissa_bits": mantissa, "block": int(found[4] or 0)}
+    if found["exponent"]:
+        exponent_bits = int(found["exponent"])
+        mantissa_bits = int(found["mantissa"])
+    else:  # a whole number has a sign besides
+        exponent_bits = 0
+        mantissa_bits = int(found["whole"]) - 1
+    block = int(found["block"] or 0)
     where = "+".join(option.removeprefix("quant_") for option in options)
-    return tag(cases({f"model.{option}": name for option in options}), rounds=where, **bits)
+    point = cases({f"model.{option}": name for option in options})
+    return tag(point, rounds=where, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, block=block)
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon floats or kumar, full or smoke, and a family that has the options."""
+    """Return the study; after the colon floats or kumar, full or smoke, and a family that has the options."""
     chosen = common.arguments(argument, part=("floats", "kumar"), scale=("full", "smoke"), family="dense")
     scale = chosen.scale
     if chosen.part == "floats":
@@ -46,7 +53,7 @@ def get_study(argument: str = "") -> Grid:
     else:
         formats = chain(*(rounded(f"int{bits}", kind) for kind in KINDS for bits in WHOLE[scale]))
     plain = tag(cases({}), rounds="nothing", exponent_bits=8, mantissa_bits=23, block=0)
-    steps = over("tokens", *(common.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
-    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[scale]))
-    grid = product(common.common(scale), sizes, steps, chain(plain, formats))
-    return tag(common.warmed(common.tuned(grid)), group="precision")
+    lengths = over("tokens", *(common.batch_tokens(scale) * steps for steps in STEPS[scale]))
+    sizes = common.small_models(chosen.family, WIDTHS[scale])
+    grid = product(common.settings(scale), sizes, lengths, chain(plain, formats))
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="precision")

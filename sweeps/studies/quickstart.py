@@ -40,22 +40,25 @@ SCALES = {
 }
 
 
+FACTORS = (0.25, 0.5, 1, 2, 4)  # of the rule's learning rate, in the bracket
+
+
 def isoflop(budget: float, *widths: int) -> Grid:
-    """Models of these widths, each trained for as many tokens as the budget allows; no learning rate yet."""
-    grid = product(tags_over("budget_flops", budget), over("model.width", *widths))
-    common = {"model.depth": 2, "model.heads": 2, "seq_len": 64, "batch_tokens": 256}
-    grid = derive(product(cases(common), grid), "tokens", rules.tokens_of_budget)
+    """Make models of these widths, each trained for as many tokens as the budget allows; no learning rate yet."""
+    settings = cases({"model.depth": 2, "model.heads": 2, "seq_len": 64, "batch_tokens": 256})
+    grid = product(settings, tags_over("budget_flops", budget), over("model.width", *widths))
+    grid = derive(grid, "tokens", rules.tokens_of_budget)
     return derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1))
 
 
 def get_study(scale: str = "full") -> Grid:
-    """The study; the argument after the colon is full or smoke."""
+    """Return the study; the argument after the colon is full or smoke."""
     if scale not in SCALES:
         raise ValueError(f"{scale!r} is not a scale of this study; expected one of {', '.join(SCALES)}")
     chosen = SCALES[scale]
-    grid = chain(*(isoflop(budget, *widths) for budget, widths in chosen.widths.items()))
-    grid = tag(derive(grid, "opt.lr", rules.inverse_width_lr), group="isoflop")
-    at = isoflop(chosen.bracket[0], chosen.bracket[1])
-    factors = [derive(at, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in (0.25, 0.5, 1, 2, 4)]
-    bracket = tag(chain(*factors), group="lr_bracket")
-    return product(cases({"data.corpus": (chosen.corpus,)}), chain(grid, bracket))
+    sizes = chain(*(isoflop(budget, *widths) for budget, widths in chosen.widths.items()))
+    by_rule = derive(sizes, "opt.lr", rules.inverse_width_lr)
+    bracketed = isoflop(*chosen.bracket)
+    rates = [derive(bracketed, "opt.lr", rules.inverse_width_lr, scale=factor) for factor in FACTORS]
+    groups = chain(tag(by_rule, group="isoflop"), tag(chain(*rates), group="lr_bracket"))
+    return product(cases({"data.corpus": (chosen.corpus,)}), groups)

@@ -18,12 +18,13 @@ STEPS = {"full": 1_000, "smoke": 40}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, and a family."""
+    """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
-    tokens = STEPS[chosen.scale] * common.SCALES[chosen.scale]["batch_tokens"]
-    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
-    texts = chain(
-        *(tag(cases({"data.unique_tokens": tokens // epochs}), epochs=epochs) for epochs in EPOCHS[chosen.scale])
-    )
-    grid = product(common.common(chosen.scale), sizes, texts, cases({"tokens": tokens}))
-    return tag(common.warmed(common.tuned(grid)), group="repetition")
+    tokens = STEPS[chosen.scale] * common.batch_tokens(chosen.scale)
+    sizes = common.small_models(chosen.family, WIDTHS[chosen.scale])
+    texts = []
+    for epochs in EPOCHS[chosen.scale]:
+        text = cases({"data.unique_tokens": tokens // epochs})
+        texts.append(tag(text, epochs=epochs))
+    grid = product(common.settings(chosen.scale), sizes, chain(*texts), cases({"tokens": tokens}))
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="repetition")

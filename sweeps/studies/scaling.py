@@ -4,7 +4,7 @@
 
 The argument is a family, `isoflop` (each budget spent at sizes on both sides of its best one: approach 2) or `nxd` (every
 size at every number of tokens: approach 3), and a scale. `pod` is the ladder of a real machine: heads of 64, width over
-depth 128, 40 M to 1 B parameters, batch and learning rate by the Step Law on 32 thousand BPE tokens of `corpus=NAME`
+depth 128, 20 M to 1.28 B parameters without embeddings, batch and learning rate by the Step Law on 32 thousand BPE tokens of `corpus=NAME`
 (default tfds:c4/en); look at it with `sweeps.plan --target=v5e-16` before it is paid.
 
 Cost: 20 runs, 2.45e+12 FLOPs.
@@ -13,11 +13,8 @@ Cost of :moe: 20 runs, 2.45e+12 FLOPs.
 Cost of :pod: 24 runs, 8.16e+20 FLOPs.
 """
 
-from typing import Any
-
 import models
-from sweeps.study import common as recipe
-from sweeps.study import rules
+from sweeps.study import common, rules
 from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag, tags_over
 
 BUDGETS = {
@@ -46,40 +43,40 @@ POD = {
 
 
 def isoflop(family: str, scale: str) -> Grid:
-    """Sizes at each budget; a size keeps its shapes over all budgets, so that one program serves it."""
-    rows = (
-        product(tags_over("budget_flops", budget), chain(*(recipe.small(family, width) for width in widths)))
-        for budget, widths in BUDGETS[scale].items()
-    )
-    return derive(product(recipe.common(scale), chain(*rows)), "tokens", rules.tokens_of_budget)
+    """Make sizes at each budget; a size keeps its shapes over all budgets, so that one program serves it."""
+    budgets = []
+    for budget, widths in BUDGETS[scale].items():
+        budgets.append(product(tags_over("budget_flops", budget), common.small_models(family, widths)))
+    grid = product(common.settings(scale), chain(*budgets))
+    return derive(grid, "tokens", rules.tokens_of_budget)
 
 
 def nxd(family: str, scale: str) -> Grid:
-    """Every size with every number of tokens."""
+    """Make every size with every number of tokens."""
     widths, tokens = GRID[scale]
-    sizes = chain(*(recipe.small(family, width) for width in widths))
-    return product(recipe.common(scale), sizes, over("tokens", *tokens))
+    sizes = common.small_models(family, widths)
+    return product(common.settings(scale), sizes, over("tokens", *tokens))
 
 
 def pod(family: str, corpus: str) -> Grid:
-    """IsoFLOPs at a pod's scale, every value by a published rule."""
-    common: dict[str, Any] = {"data.corpus": (corpus,), "data.tokenizer": "bpe:32000", "seq_len": 2_048}
-    rows = []
+    """Make IsoFLOPs at a pod's scale, every value by a published rule."""
+    settings = cases({"data.corpus": (corpus,), "data.tokenizer": "bpe:32000", "seq_len": 2_048})
+    budgets = []
     for budget, params in POD.items():
-        shapes = (rules.shape_of_size(size, 128, 64) for size in params)
-        plain = ({key.removeprefix("model."): value for key, value in shape.items()} for shape in shapes)
-        sizes = chain(*(recipe.sized(family, **shape, experts=8) for shape in plain))
-        rows.append(product(cases(common), sizes, tags_over("budget_flops", budget)))
-    grid = derive(chain(*rows), "batch_tokens", rules.step_law_budget_batch)
-    grid = derive(derive(grid, "tokens", rules.tokens_of_budget), "opt.lr", rules.step_law_lr)
-    return recipe.warmed(grid, 0.01)
+        shapes = [rules.shape_of_size(size, ratio=128, head_size=64) for size in params]
+        sizes = chain(*(common.shaped_model(family, shape, experts=8) for shape in shapes))
+        budgets.append(product(settings, sizes, tags_over("budget_flops", budget)))
+    grid = derive(chain(*budgets), "batch_tokens", rules.step_law_budget_batch)
+    grid = derive(grid, "tokens", rules.tokens_of_budget)
+    grid = derive(grid, "opt.lr", rules.step_law_lr)
+    return common.with_warmup(grid, 0.01)
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon a family, isoflop or nxd, and full, smoke or pod, in any order."""
-    chosen = recipe.arguments(
+    """Return the study; after the colon a family, isoflop or nxd, and full, smoke or pod, in any order."""
+    chosen = common.arguments(
         argument,
-        family=("dense", *(f for f in models.family_names() if f != "dense")),
+        family=("dense", *(name for name in models.family_names() if name != "dense")),
         design=("isoflop", "nxd"),
         scale=("full", "smoke", "pod"),
         corpus=CORPUS,
@@ -88,5 +85,6 @@ def get_study(argument: str = "") -> Grid:
         raise ValueError(f"{chosen.corpus!r} is neither a family nor a choice; a corpus is for the scale pod only")
     if chosen.scale == "pod":
         return tag(pod(chosen.family, chosen.corpus), group="isoflop")
-    grid = {"isoflop": isoflop, "nxd": nxd}[chosen.design](chosen.family, chosen.scale)
-    return tag(recipe.warmed(recipe.tuned(grid)), group=chosen.design)
+    make = {"isoflop": isoflop, "nxd": nxd}[chosen.design]
+    grid = make(chosen.family, chosen.scale)
+    return tag(common.with_warmup(common.with_small_lr(grid)), group=chosen.design)

@@ -10,7 +10,7 @@ Cost: 48 runs, 1.97e+12 FLOPs.
 """
 
 from sweeps.study import common
-from sweeps.study.grid import Grid, chain, over, product, tag
+from sweeps.study.grid import Grid, over, product, tag
 
 SEEDS = {"full": 8, "smoke": 3}
 WIDTHS = {"full": (8, 16, 32), "smoke": (8,)}
@@ -18,10 +18,10 @@ STEPS = {"full": (250, 1_000), "smoke": (20,)}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, and a family."""
+    """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
     scale = chosen.scale
-    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[scale]))
-    lengths = over("tokens", *(common.SCALES[scale]["batch_tokens"] * steps for steps in STEPS[scale]))
-    grid = product(common.common(scale), sizes, lengths, over("seed", *range(SEEDS[scale])))
-    return tag(common.warmed(common.tuned(grid)), group="seeds")
+    sizes = common.small_models(chosen.family, WIDTHS[scale])
+    lengths = over("tokens", *(common.batch_tokens(scale) * steps for steps in STEPS[scale]))
+    grid = product(common.settings(scale), sizes, lengths, over("seed", *range(SEEDS[scale])))
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="seeds")

@@ -21,14 +21,15 @@ STEPS = {"full": 600, "smoke": 20}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, and a family."""
+    """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
     scale = chosen.scale
     shapes = []
     for size in SIZES[scale]:
         for ratio in RATIOS[scale]:
-            shape = {key.removeprefix("model."): n for key, n in shape_of_size(size, ratio, 8).items()}
-            shapes.append(tag(common.sized(chosen.family, **shape), size=size, ratio=ratio))
-    tokens = cases({"tokens": STEPS[scale] * common.SCALES[scale]["batch_tokens"]})
-    grid = product(common.common(scale), tokens, chain(*shapes))
-    return tag(common.warmed(common.tuned(grid, *FACTORS[scale])), group="shapes")
+            shape = common.shaped_model(chosen.family, shape_of_size(size, ratio, 8))
+            shapes.append(tag(shape, size=size, ratio=ratio))
+    tokens = cases({"tokens": STEPS[scale] * common.batch_tokens(scale)})
+    grid = product(common.settings(scale), tokens, chain(*shapes))
+    grid = common.with_warmup(common.with_small_lr(grid, *FACTORS[scale]))
+    return tag(grid, group="shapes")

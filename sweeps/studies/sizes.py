@@ -13,9 +13,10 @@ the mixture whose tokens travel to its experts.
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
 
-from sweeps.study.grid import Grid, cases, chain, tag
+from sweeps.study.grid import Grid, cases, tag
 
-SEQUENCES, LENGTH = 64, 2048
+SEQUENCES = 64  # of a batch
+LENGTH = 2048
 SHAPE = {"model.width": 2048, "model.depth": 20, "model.vocab": 32_768}
 FAMILIES = {
     "dense": SHAPE | {"model.heads": 16},
@@ -26,7 +27,8 @@ FAMILIES = {
 SMALLER = {"model.dtype": "bfloat16", "model.remat": "full"}
 POLICIES = ("none", "dots", "attention", "offload")
 # Of which family, and what it sets.
-OPTIONS = {f"remat_{policy}": ("dense", {"model.remat": policy}) for policy in POLICIES} | {
+OPTIONS = {f"remat_{policy}": ("dense", {"model.remat": policy}) for policy in POLICIES}
+OPTIONS |= {
     "microbatches": ("dense", {"execution.microbatches": 4}),
     "offload": ("dense", {"execution.offload": "optimizer"}),
     "capacity": ("moe", {"model.mode": "capacity"}),
@@ -34,12 +36,13 @@ OPTIONS = {f"remat_{policy}": ("dense", {"model.remat": policy}) for policy in P
 
 
 def get_study(which: str = "") -> Grid:
-    """The study; after the colon: nothing, plain, a family, or an option of one."""
+    """Return the study; after the colon: nothing, plain, a family, or an option of one."""
     if which not in ("", "plain", *FAMILIES, *OPTIONS):
         raise ValueError(f"{which!r} is not known; expected plain, {', '.join([*FAMILIES, *OPTIONS])} or nothing")
     family, option = OPTIONS.get(which, (which, {}))
     chosen = [family] if family in FAMILIES else list(FAMILIES)
-    common = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
-    common |= {} if which == "plain" else SMALLER
-    families = chain(*(cases(common | {"family": f} | FAMILIES[f] | option) for f in chosen))
-    return tag(families, group="sizes")
+    settings = {"seq_len": LENGTH, "batch_tokens": SEQUENCES * LENGTH, "tokens": 20_000_000_000, "opt.lr": 3e-4}
+    if which != "plain":
+        settings |= SMALLER
+    points = [settings | {"family": name} | FAMILIES[name] | option for name in chosen]
+    return tag(cases(*points), group="sizes")

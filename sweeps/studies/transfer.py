@@ -16,9 +16,8 @@ Cost of :depth: 56 runs, 4.78e+12 FLOPs.
 
 import dataclasses
 
-from sweeps.study import common as recipe
-from sweeps.study import rules
-from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, over, product, tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +28,35 @@ class Axis:
     parametrizations: Grid
 
 
-WIDTHS = (16, 32, 64, 128)
-STANDARD, MUP, COMPLETEP = (
-    cases({"model.parametrization": name, "model.init_std": std})
-    for name, std in (("standard", 0.02), ("mup", 0.1), ("completep", 0.1))
-)
+def parametrized(name: str, init_std: float) -> Grid:
+    """Make one point: a parametrization, with the initial size that suits it at the base width."""
+    return cases({"model.parametrization": name, "model.init_std": init_std})
+
+
+STANDARD = parametrized("standard", 0.02)
+MUP = parametrized("mup", 0.1)
+COMPLETEP = parametrized("completep", 0.1)
+WIDTHS = cases(*({"model.width": width, "model.heads": width // 8} for width in (16, 32, 64, 128)))
+DEPTHS = over("model.depth", 2, 4, 8, 16)
 AXES = {
-    "width": Axis(
-        product(cases({"model.depth": 2}), cases(*({"model.width": d, "model.heads": d // 8} for d in WIDTHS))),
-        chain(STANDARD, MUP),
-    ),
-    "depth": Axis(
-        product(cases({"model.width": 32, "model.heads": 4}), over("model.depth", 2, 4, 8, 16)),
-        chain(MUP, COMPLETEP),
-    ),
+    "width": Axis(product(cases({"model.depth": 2}), WIDTHS), chain(STANDARD, MUP)),
+    "depth": Axis(product(cases({"model.width": 32, "model.heads": 4}), DEPTHS), chain(MUP, COMPLETEP)),
 }
 RATES = tuple(2.0**power for power in range(-10, -3))
 
 
 def get_study(axis: str = "width") -> Grid:
-    """The study; the argument after the colon is width or depth, and full or smoke."""
-    chosen = recipe.arguments(axis, axis=tuple(AXES), scale=("full", "smoke"))
-    axis, smoke = chosen.axis, chosen.scale == "smoke"
-    common = {"data.corpus": ("embedded:1",), "model.base_width": 16, "model.base_depth": 2, "model.base_head_size": 8}
-    common |= {"seq_len": 64, "batch_tokens": 512, "tokens": 512 * (20 if smoke else 200)}
-    grid = product(cases(common), AXES[axis].parametrizations, AXES[axis].sizes[: 2 if smoke else None])
-    grid = product(grid, over("opt.lr", *RATES[2:4] if smoke else RATES))
-    return tag(derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(0.1)), group=f"lr_by_{axis}")
+    """Return the study; the argument after the colon is width or depth, and full or smoke."""
+    chosen = common.arguments(axis, axis=tuple(AXES), scale=("full", "smoke"))
+    parametrizations = AXES[chosen.axis].parametrizations
+    sizes = AXES[chosen.axis].sizes
+    rates = RATES
+    steps = 200
+    if chosen.scale == "smoke":
+        sizes = sizes[:2]
+        rates = RATES[2:4]
+        steps = 20
+    base = {"model.base_width": 16, "model.base_depth": 2, "model.base_head_size": 8}
+    settings = {"data.corpus": ("embedded:1",), **base, "seq_len": 64, "batch_tokens": 512, "tokens": 512 * steps}
+    grid = product(cases(settings), parametrizations, sizes, over("opt.lr", *rates))
+    return tag(common.with_warmup(grid), group=f"lr_by_{chosen.axis}")

@@ -19,12 +19,12 @@ BUDGETS = {"full": 6e10, "smoke": 1e9}
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, and a family."""
+    """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
-    sizes = chain(*(common.small(chosen.family, width) for width in WIDTHS[chosen.scale]))
-    grid = product(common.common(chosen.scale), tags_over("budget_flops", BUDGETS[chosen.scale]), sizes)
-    grid = chain(
-        product(grid, over("data.tokenizer", *SIZES[chosen.scale])),
-        derive(grid, "data.tokenizer", rules.tao_tokenizer),
-    )
-    return tag(common.warmed(common.tuned(derive(grid, "tokens", rules.tokens_of_budget))), group="vocabulary")
+    sizes = common.small_models(chosen.family, WIDTHS[chosen.scale])
+    budgets = tags_over("budget_flops", BUDGETS[chosen.scale])
+    models = product(common.settings(chosen.scale), budgets, sizes)
+    every_size = product(models, over("data.tokenizer", *SIZES[chosen.scale]))
+    best_size = derive(models, "data.tokenizer", rules.tao_tokenizer)
+    grid = derive(chain(every_size, best_size), "tokens", rules.tokens_of_budget)
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="vocabulary")

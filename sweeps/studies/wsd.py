@@ -15,7 +15,7 @@ Cost of :check: 36 runs, 2.58e+12 FLOPs.
 from collections.abc import Iterator
 
 from sweeps.study import common, rules
-from sweeps.study.file import cost
+from sweeps.study.cells import cost
 from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 COOLDOWN = 0.2  # of all tokens
@@ -24,46 +24,58 @@ STEPS = {"full": (250, 500, 1_000, 2_000), "smoke": (20, 40)}
 
 
 def tree(size: Grid, lengths: tuple[int, ...]) -> Iterator[tuple[Grid, Grid]]:
-    """For each number of tokens, the piece of the trunk that leads to its branching point, and the cooldown from there.
+    """Yield, for each number of tokens, the piece of the trunk that leads to its branching point, and its cooldown.
 
     `size` is one point without tokens, schedule and learning rate.
     """
-    trunk, done = None, 0
+    trunk = None
+    done = 0  # tokens of the trunk so far
     for tokens in lengths:
         decay = round(COOLDOWN * tokens)
         piece = {"tokens": tokens - decay - done, "schedule.name": "constant"}
         if trunk is None:
-            warm = {"schedule.warmup_tokens": lengths[0] // 10}
-            trunk = derive(product(size, cases(piece | warm)), "opt.lr", rules.constant_lr)
+            trunk = derive(product(size, cases(piece | warm_up(lengths))), "opt.lr", rules.constant_lr)
         else:
             trunk = branch(trunk, cases(piece | {"schedule.warmup_tokens": 0}))
         done = tokens - decay
         yield trunk, branch(trunk, cases(cooldown(decay, decay)))
 
 
+def warm_up(lengths: tuple[int, ...]) -> dict[str, int]:
+    """Return config keys of the warm-up, which is the same for all lengths."""
+    return {"schedule.warmup_tokens": lengths[0] // 10}
+
+
 def cooldown(tokens: int, decay: int) -> dict[str, object]:
-    """A run that ends in a cooldown to zero; one that is nothing else when the two are equal."""
-    decay_only = {"schedule.warmup_tokens": 0} if tokens == decay else {}
-    shape = {"schedule.name": "wsd", "schedule.decay_tokens": decay, "schedule.final": 0.0}
-    return {"tokens": tokens, **shape, **decay_only}
+    """Return config keys of a run that ends in a cooldown to zero, and is nothing else when the two are equal."""
+    keys = {"tokens": tokens, "schedule.name": "wsd", "schedule.decay_tokens": decay, "schedule.final": 0.0}
+    if tokens == decay:
+        keys["schedule.warmup_tokens"] = 0
+    return keys
 
 
 def get_study(argument: str = "") -> Grid:
-    """The study; after the colon full or smoke, `check` for the controls from scratch, and a family."""
+    """Return the study; after the colon full or smoke, `check` for the controls from scratch, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), controls=("without", "check"), family="dense")
-    lengths = tuple(common.SCALES[chosen.scale]["batch_tokens"] * steps for steps in STEPS[chosen.scale])
-    trunks, cooldowns, scratch = [], [], []
+    lengths = tuple(common.batch_tokens(chosen.scale) * steps for steps in STEPS[chosen.scale])
+    trunk: Grid = ()
+    cooldowns: Grid = ()
+    scratch: Grid = ()
     for width in WIDTHS[chosen.scale]:
-        size = product(common.common(chosen.scale), common.small(chosen.family, width))
-        for (trunk, end), tokens in zip(tree(size, lengths), lengths, strict=True):
-            warm = {"schedule.warmup_tokens": lengths[0] // 10}
-            alone = product(size, cases(cooldown(tokens, round(COOLDOWN * tokens)) | warm))
-            trunks.append(trunk)
-            cooldowns.append(end)
-            scratch.append(derive(alone, "opt.lr", rules.constant_lr))
-    paid, alone = cost(chain(*trunks, *cooldowns)).flops, cost(chain(*scratch)).flops
+        size = product(common.settings(chosen.scale), common.small_model(chosen.family, width))
+        for piece, end in tree(size, lengths):
+            trunk = chain(trunk, piece)
+            cooldowns = chain(cooldowns, end)
+        for tokens in lengths:
+            alone = product(size, cases(cooldown(tokens, round(COOLDOWN * tokens)) | warm_up(lengths)))
+            scratch = chain(scratch, derive(alone, "opt.lr", rules.constant_lr))
+    paid = cost(chain(trunk, cooldowns)).flops
+    alone_flops = cost(scratch).flops
+    saved = 1 - paid / alone_flops
     common.remark(
-        f"one trunk a size: {paid:.3g} FLOPs where runs from scratch take {alone:.3g}; {1 - paid / alone:.0%} saved"
+        f"one trunk a size: {paid:.3g} FLOPs where runs from scratch take {alone_flops:.3g}; {saved:.0%} saved"
     )
-    parts = [tag(chain(*trunks), group="trunk"), tag(chain(*cooldowns), group="cooldown")]
-    return chain(*parts, *([tag(chain(*scratch), group="scratch")] if chosen.controls == "check" else []))
+    grid = chain(tag(trunk, group="trunk"), tag(cooldowns, group="cooldown"))
+    if chosen.controls == "check":
+        return chain(grid, tag(scratch, group="scratch"))
+    return grid

@@ -1,9 +1,11 @@
-"""What the studies share: their arguments, sizes that every family has, common settings, remarks for the reader.
+"""Share among studies what they have in common: arguments, sizes of every family, settings, remarks for the reader.
 
 A study remains a file that can be read by itself: nothing here chooses an axis.
 """
 
+from collections.abc import Iterable, Mapping
 import dataclasses
+import itertools
 import types
 from typing import Any
 import warnings
@@ -26,62 +28,91 @@ SCALES: dict[str, dict[str, Any]] = {
 
 
 def arguments(text: str | None, **known: tuple[Any, ...] | str) -> Any:
-    """A study's argument, "moe,smoke" or "family=moe,scale=smoke", as attributes.
+    """Read a study's argument, "moe,smoke" or "family=moe,scale=smoke", as attributes.
 
     `known`: by name the choices, of which the first is the default; or a text that is the default of a free choice.
     A word without a name is taken for the first option that has such a choice and is not set yet, else for the first
     free one. Raises ValueError for a word that is none.
     """
-    out: dict[str, str] = {}
-    for word in filter(None, (text or "").split(",")):
+    given: dict[str, str] = {}
+    for word in (text or "").split(","):
+        if not word:
+            continue
         name, _, value = word.rpartition("=")
-        name = name or _named(word, known, out)
+        name = name or _option_of(word, known, given)
         if name not in known:
             raise ValueError(f"{word!r}: unknown option; expected one of {', '.join(known)}")
-        if isinstance(known[name], tuple) and value not in known[name]:
-            raise ValueError(f"{value!r} is not a {name} of this study; expected one of {', '.join(known[name])}")
-        out[name] = value
-    return types.SimpleNamespace(**{n: c if isinstance(c, str) else c[0] for n, c in known.items()} | out)
+        choices = known[name]
+        if isinstance(choices, tuple) and value not in choices:
+            raise ValueError(f"{value!r} is not a {name} of this study; expected one of {', '.join(choices)}")
+        given[name] = value
+    defaults = {name: choices if isinstance(choices, str) else choices[0] for name, choices in known.items()}
+    return types.SimpleNamespace(**defaults | given)
 
 
-def _named(word: str, known: dict[str, Any], taken: dict[str, str]) -> str:
-    left = [name for name in known if name not in taken]
-    for name in left:
-        if isinstance(known[name], tuple) and word in known[name]:
+def _option_of(word: str, known: dict[str, tuple[Any, ...] | str], given: dict[str, str]) -> str:
+    """Return the option to which a word without a name belongs."""
+    open_choices = {name: choices for name, choices in known.items() if name not in given}
+    listed = {name: choices for name, choices in open_choices.items() if isinstance(choices, tuple)}
+    for name, choices in listed.items():
+        if word in choices:
             return name
-    for name in left:
-        if isinstance(known[name], str):
+    for name in open_choices:
+        if name not in listed:
             return name
-    choices = [choice for name in left if isinstance(known[name], tuple) for choice in known[name]]
-    raise ValueError(f"{word!r} is not a choice of this study; expected one of {', '.join(choices)}")
+    expected = ", ".join(itertools.chain(*listed.values()))
+    raise ValueError(f"{word!r} is not a choice of this study; expected one of {expected}")
 
 
-def common(scale: str, **options: Any) -> Grid:
-    """One point with what all runs of a scale have in common, and these options (`__` stands for a dot) besides."""
-    return cases(SCALES[scale] | {name.replace("__", "."): value for name, value in options.items()})
+def settings(scale: str, **options: Any) -> Grid:
+    """Make one point with what all runs of a scale have in common, and these options (`__` stands for a dot) besides."""
+    more = {name.replace("__", "."): value for name, value in options.items()}
+    return cases(SCALES[scale] | more)
 
 
-def sized(family: str, **sizes: Any) -> Grid:
-    """One point: a family at these sizes, those left out that it does not have."""
-    known = {field.name for field in dataclasses.fields(models.load(family).Config)}
-    return cases({"family": family} | {f"model.{name}": size for name, size in sizes.items() if name in known})
+def batch_tokens(scale: str) -> int:
+    """Return the tokens of one step at a scale."""
+    return SCALES[scale]["batch_tokens"]
 
 
-def small(family: str, width: int, depth: int = 2) -> Grid:
-    """A model of the common small shape: heads of 8, mixtures of 4 experts."""
-    return sized(family, width=width, depth=depth, heads=max(1, width // 8), experts=4)
+def sized_model(family: str, **sizes: Any) -> Grid:
+    """Make one point: a family at these sizes, those left out that it does not have."""
+    fields = dataclasses.fields(models.load(family).Config)
+    known = {field.name for field in fields}
+    options = {f"model.{name}": size for name, size in sizes.items() if name in known}
+    return cases({"family": family} | options)
 
 
-def warmed(grid: Grid, share: float = 0.1) -> Grid:
-    """With a warm-up over that share of each run's own tokens."""
+def shaped_model(family: str, shape: Mapping[str, int], **sizes: Any) -> Grid:
+    """Make one point: a family at a shape of `rules.shape_of_size`, and at these other sizes."""
+    by_name = {key.removeprefix("model."): size for key, size in shape.items()}
+    return sized_model(family, **by_name, **sizes)
+
+
+def small_model(family: str, width: int, depth: int = 2) -> Grid:
+    """Make one point: a model of the common small shape, with heads of 8, mixtures of 4 experts."""
+    return sized_model(family, width=width, depth=depth, heads=max(1, width // 8), experts=4)
+
+
+def small_models(family: str, widths: Iterable[int]) -> Grid:
+    """Make one point per width, each a model of the common small shape."""
+    return chain(*(small_model(family, width) for width in widths))
+
+
+def with_warmup(grid: Grid, share: float = 0.1) -> Grid:
+    """Add a warm-up over that share of each run's own tokens."""
     return derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(share))
 
 
-def tuned(grid: Grid, *factors: float) -> Grid:
-    """With the learning rate that the family's rule gives, times each factor (the tag `rate`, where there are several)."""
+def with_small_lr(grid: Grid, *factors: float) -> Grid:
+    """Add the learning rate of `rules.small_lr`, times each factor (the tag `rate`, where there are several)."""
     if not factors:
         return derive(grid, "opt.lr", rules.small_lr)
-    return chain(*(tag(derive(grid, "opt.lr", rules.small_lr, scale=f), rate=float(f)) for f in factors))
+    rates = []
+    for factor in factors:
+        scaled = derive(grid, "opt.lr", rules.small_lr, scale=factor)
+        rates.append(tag(scaled, rate=float(factor)))
+    return chain(*rates)
 
 
 class Remark(UserWarning):
@@ -89,5 +120,5 @@ class Remark(UserWarning):
 
 
 def remark(text: str) -> None:
-    """Say it."""
+    """Tell the reader of a study something: it becomes one of its notes."""
     warnings.warn(text, Remark, stacklevel=2)

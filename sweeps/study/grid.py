@@ -1,14 +1,15 @@
-"""Grid algebra: a grid is a tuple of points, a point is a few config keys with their values.
+"""Make grids: a grid is a tuple of points, a point is a few config keys with their values.
 
-    over("model.width", 128, 256)            one key, several values
-    cases({"seq_len": 128, "seed": 1}, …)    several keys that belong together
-    product(a, b)                            every combination
-    chain(a, b)                              one after the other
-    tag(grid, group="isoflop")               names for the reader and the fit; not part of a run
-    derive(grid, "opt.lr", ladder.step_law_lr)   a key by a rule of the others
-    branch(trunk, grid)                      runs that start from others' last checkpoints
+    over("model.width", 128, 256)                 one key, several values
+    cases({"seq_len": 128, "seed": 1}, …)         several keys that belong together
+    product(a, b)                                 every combination
+    chain(a, b)                                   one after the other
+    tag(grid, group="isoflop")                    names for the reader and the fit; not part of a run
+    derive(grid, "opt.lr", rules.step_law_lr)     a key by a rule of the others
+    branch(trunk, grid)                           runs that start from others' last checkpoints
 
-Nothing is filled in or checked here beyond what the algebra itself can get wrong: sweeps/study/file.py freezes every point.
+Nothing is filled in or checked here beyond what the algebra itself can get wrong: sweeps/study/cells.py freezes every
+point.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ import itertools
 from typing import Any
 
 from experiments.cli import InputError
-from experiments.run import freeze, identity
+from experiments.run import identity
+from experiments.run.freeze import freeze
 from sweeps.study.rules import Rule
 
 
@@ -31,25 +33,31 @@ class Point:
 
     @property
     def config(self) -> dict[str, Any]:
-        """As a config. A parent that is a point is named by its digest, until its run has a fingerprint."""
+        """The point as a config. A parent that is a point is named by its digest, until its run has a fingerprint."""
         parent = self.values.get("parent")
-        return nest(self.values if not isinstance(parent, Point) else {**self.values, "parent": parent.digest})
+        if isinstance(parent, Point):
+            return nest({**self.values, "parent": parent.digest})
+        return nest(self.values)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Stands for the fingerprint of the point's run while its data are not known."""
-        run, _ = freeze.freeze(self.config)
+        """A name that stands for the fingerprint of the point's run while its data are not known."""
+        run, _ = freeze(self.config)
         return identity.fingerprint(run, (str(run.data),))
 
     def __str__(self) -> str:
-        names = {key: key if key.startswith("growth.") else key.rpartition(".")[2] for key in self.values}
-        return " ".join(f"{names[key]}={_short(value)}" for key, value in self.values.items())
+        words = []
+        for key, value in self.values.items():
+            name = key if key.startswith("growth.") else key.rpartition(".")[2]
+            words.append(f"{name}={_short(value)}")
+        return " ".join(words)
 
 
 Grid = tuple[Point, ...]
 
 
 def _short(value: Any) -> str:
+    """Write a value as it stands in the name of a point."""
     if isinstance(value, Point):
         return f"({value})"
     if isinstance(value, list | tuple):
@@ -57,80 +65,85 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+# --- axes
+
+
 def over(key: str, *values: Any) -> Grid:
-    """One point per value of a config key. Raises InputError when there is no value."""
+    """Make one point per value of a config key. Raises InputError when there is no value."""
     if not values:
         raise InputError(f"over({key!r}) has no values; expected at least one")
     return tuple(Point({key: value}) for value in values)
 
 
-def cases(*settings: Mapping[str, Any]) -> Grid:
-    """One point per mapping of config keys to values; one mapping alone holds what all points have in common."""
-    if not settings:
-        raise InputError("cases() has no settings; expected at least one mapping of config keys to values")
-    return tuple(Point(dict(setting)) for setting in settings)
-
-
-def _merge(kind: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-    if both := sorted(left.keys() & right.keys()):
-        raise InputError(f"two axes set the {kind} {both[0]!r}; each may be set by one only")
-    return {**left, **right}
-
-
-def product(*grids: Grid) -> Grid:
-    """Every combination of one point of each grid, the last varying fastest. Raises InputError if two set one key."""
-    return tuple(
-        functools.reduce(
-            lambda a, b: Point(_merge("key", a.values, b.values), _merge("tag", a.tags, b.tags)), combination
-        )
-        for combination in itertools.product(*grids)
-    )
-
-
-def chain(*grids: Grid) -> Grid:
-    """The points of all grids, in order. A run that occurs twice is trained once."""
-    return tuple(itertools.chain(*grids))
-
-
-def tag(grid: Grid, **tags: Any) -> Grid:
-    """The same points with tags. Raises InputError for a tag that is set already."""
-    return tuple(dataclasses.replace(point, tags=_merge("tag", point.tags, tags)) for point in grid)
-
-
-def branch(parents: Grid, *grids: Grid) -> Grid:
-    """Every parent with every combination of the grids, as runs that start from the parent's last checkpoint.
-
-    A child has its parent's config keys unless a grid sets them anew, but neither its growth nor its tags. The
-    parents have to be in the study as well, or trained in its workdir: chain(trunk, branch(trunk, ...)).
-    """
-    out = []
-    for parent, child in itertools.product(parents, product(*grids)):
-        kept = {key: v for key, v in parent.values.items() if key != "parent" and not key.startswith("growth.")}
-        out.append(Point({**kept, **child.values, "parent": parent}, child.tags))
-    return tuple(out)
-
-
 def tags_over(name: str, *values: Any) -> Grid:
-    """One point per value of a tag, for rules that ask for it (such as a budget in FLOPs)."""
+    """Make one point per value of a tag, for rules that ask for it (such as a budget in FLOPs)."""
     if not values:
         raise InputError(f"tags_over({name!r}) has no values; expected at least one")
     return tuple(Point({}, {name: value}) for value in values)
 
 
-def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dictionaries. Raises InputError for a key that is both a value and a section."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        node = out
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise InputError(f"config key {key!r}: {section!r} is set to a value as well")
-        if name in node:
-            raise InputError(f"config key {key!r} is set as a section as well")
-        node[name] = value
-    return out
+def cases(*settings: Mapping[str, Any]) -> Grid:
+    """Make one point per mapping of config keys to values; one mapping alone holds what all points have in common."""
+    if not settings:
+        raise InputError("cases() has no settings; expected at least one mapping of config keys to values")
+    return tuple(Point(dict(setting)) for setting in settings)
+
+
+# --- combining them
+
+
+def product(*grids: Grid) -> Grid:
+    """Combine every point of each grid with all of the others, the last varying fastest.
+
+    Raises InputError if two set one key.
+    """
+    return tuple(functools.reduce(_joined, points) for points in itertools.product(*grids))
+
+
+def _joined(left: Point, right: Point) -> Point:
+    """Return a point with the keys and tags of both."""
+    values = _union("key", left.values, right.values)
+    tags = _union("tag", left.tags, right.tags)
+    return Point(values, tags)
+
+
+def _union(kind: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """Join two mappings that have no name in common. Raises InputError, naming it, where they have."""
+    both = sorted(left.keys() & right.keys())
+    if both:
+        raise InputError(f"two axes set the {kind} {both[0]!r}; each may be set by one only")
+    return {**left, **right}
+
+
+def chain(*grids: Grid) -> Grid:
+    """Put the points of all grids in one, in order. A run that occurs twice is trained once."""
+    return tuple(itertools.chain(*grids))
+
+
+def tag(grid: Grid, **tags: Any) -> Grid:
+    """Add tags to all points. Raises InputError for a tag that is set already."""
+    return tuple(dataclasses.replace(point, tags=_union("tag", point.tags, tags)) for point in grid)
+
+
+def branch(parents: Grid, *grids: Grid) -> Grid:
+    """Combine every parent with every combination of the grids, as runs that start from the parent's last checkpoint.
+
+    A child has its parent's config keys unless a grid sets them anew, but neither its growth nor its tags. The
+    parents have to be in the study as well, or trained in its workdir: chain(trunk, branch(trunk, ...)).
+    """
+    children = []
+    for parent, child in itertools.product(parents, product(*grids)):
+        inherited = {key: value for key, value in parent.values.items() if _is_inherited(key)}
+        children.append(Point({**inherited, **child.values, "parent": parent}, child.tags))
+    return tuple(children)
+
+
+def _is_inherited(key: str) -> bool:
+    """Whether a child takes a key over from its parent."""
+    return key != "parent" and not key.startswith("growth.")
+
+
+# --- rules
 
 
 def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
@@ -142,7 +155,7 @@ def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
     """
     if not isinstance(rule, Rule):
         raise InputError(
-            f"derive({key!r}): {rule!r} is not a rule; expected one of sweeps/study/rules.py, or @ladder.rule"
+            f"derive({key!r}): {rule!r} is not a rule; expected one of sweeps/study/rules.py, or @rules.rule"
         )
     name = rule.name if scale == 1 else f"{rule.name} x {scale:g}"
     return tuple(_derived(point, key, rule, scale, name) for point in grid)
@@ -150,11 +163,27 @@ def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
 
 def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Point:
     try:
-        run, _ = freeze.freeze(point.config)
+        run, _ = freeze(point.config)
         value = rule(run, point.tags)
     except (InputError, KeyError) as error:
         raise InputError(f"derive {key!r} by {rule.name} at point ({point}): {error.args[0]}") from error
     if scale != 1:
         value *= scale
-    label = {f"rule_{key.rpartition('.')[2]}": name}
-    return Point(_merge("key", point.values, {key: value}), _merge("tag", point.tags, label))
+    last_word = key.rpartition(".")[2]
+    return _joined(point, Point({key: value}, {f"rule_{last_word}": name}))
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested dictionaries. Raises InputError for a key that is both a value and a section."""
+    config: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = config
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise InputError(f"config key {key!r}: {section!r} is set to a value as well")
+        if name in node:
+            raise InputError(f"config key {key!r} is set as a section as well")
+        node[name] = value
+    return config

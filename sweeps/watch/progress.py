@@ -1,7 +1,7 @@
 """How far the runs of a workdir are, how fast, at what share of the chips' peak, and what is left in time and money.
 
 Everything is computed from what lies in the workdir: metrics, records, machine.json (what a run's worker ran on) and,
-for the price, plan.json. What is not known is None: no peak is made up for a chip that sweeps/chips.json does not have.
+for the price, plan.json. What is not known is None: no peak is made up for a chip that sweeps/cost/chips.json does not have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from sweeps.work import curves, stopping
 from sweeps.work.workdir import State, Workdir
 
 LEVEL = 0.9
-# What jax calls a device (jax.Device.device_kind) -> the row of sweeps/chips.json.
+# What jax calls a device (jax.Device.device_kind) -> the row of sweeps/cost/chips.json.
 _KINDS = (
     (r"TPU v4$", "v4"),
     (r"TPU (v5 lite|v5e)", "v5e"),

@@ -24,7 +24,8 @@ from experiments.cli import InputError
 from experiments.run import identity
 from experiments.run.schema import Execution, Run
 from experiments.store import record
-from sweeps.study.file import Cell, Study
+from sweeps.study.cells import Cell
+from sweeps.study.file import Study
 from sweeps.work.claims import Claims
 
 SCHEMA = 1
@@ -54,7 +55,7 @@ class State:
 
 
 def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
-    """The runs of a study, one per point (so a run may come twice). `manifests`: see study.manifests."""
+    """The runs of a study, one per point (so a run may come twice). `manifests`: see prepare_corpora."""
 
     def node(cell: Cell) -> Node:
         names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])

@@ -1,4 +1,8 @@
-"""What is known of each signature of a study: one row of its plan. Here by measuring; sweeps/cost/compiled.py compiles for TPUs."""
+"""Hold what a plan says of one signature: the runs that one compiled program can train.
+
+The values come from steps that are measured (sweeps/cost/measured.py) or from programs that are compiled for a TPU
+(sweeps/cost/compiled.py); here are those that the ledger knows without either.
+"""
 
 from collections.abc import Sequence
 import dataclasses
@@ -7,13 +11,12 @@ from typing import Any
 from experiments.run import identity
 from experiments.run.schema import Run
 from experiments.store.record import ledger
-from sweeps.cost import layouts as roofline
-from sweeps.cost.machines import Chip, Target
-from sweeps.study.file import Cell
+from sweeps.cost.guess import STATE_BYTES
+from sweeps.study.cells import Cell, without_repeats
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class SignaturePlan:
     """One signature. Bytes, FLOPs of the compiler and collectives are of one chip and one step of all trials of a program.
 
     `flops_per_step` and `flops` are the ledger's, of one run's step and of all runs. `seconds`: of the whole machine (of
@@ -46,57 +49,48 @@ class Row:
     hbm_bytes: float | None = None
     bounds_seconds: dict[str, float] | None = None
     mfu_bound: float | None = None
-    layouts: list[dict[str, Any]] = dataclasses.field(
-        default_factory=list
-    )  # compiled: more or less fsdp, smaller packing
+    # Layouts that were compiled: more or less fsdp, smaller packing.
+    layouts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     largest_buffers: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     opaque_kernels: dict[str, float] = dataclasses.field(default_factory=dict)
     error: str | None = None
 
 
-def describe(run: Run) -> str:
-    """A signature in a few words."""
-    shape = "x".join(str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name))
-    return f"{run.family} {shape}, {run.batch} x {run.seq_len}"
+def label(run: Run) -> str:
+    """Name a signature in a few words: family, width and depth, sequences and their length."""
+    sizes = [str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name)]
+    return f"{run.family} {'x'.join(sizes)}, {run.batch} x {run.seq_len}"
 
 
-def distinct(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by signature; points that are one run as far as can be known without preparing data are counted once."""
-    unique = {identity.fingerprint(c.run, (str(c.run.data),)): c for c in cells}
+def by_signature(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Group cells by signature; points that are one run, as far as can be known without preparing data, count once."""
     groups: dict[str, list[Cell]] = {}
-    for cell in unique.values():
+    for cell in without_repeats(cells):
         groups.setdefault(identity.signature(cell.run), []).append(cell)
     return list(groups.values())
 
 
-def base(group: Sequence[Cell]) -> dict[str, Any]:
-    """What the ledger says of a signature, as fields of its Row."""
-    run, execution = group[0].run, group[0].execution
-    counts = [ledger(cell.run) for cell in group]
-    kept = roofline.STATE_BYTES * counts[0]["params_total"] * execution.keep_checkpoints
+def ledger_fields(group: Sequence[Cell]) -> dict[str, Any]:
+    """Return what the ledger says of a signature, as fields of its SignaturePlan."""
+    run = group[0].run
+    ledgers = [ledger(cell.run) for cell in group]
+    params = ledgers[0]["params_total"]
+    checkpoints = len(group) * group[0].execution.keep_checkpoints
     return {
-        "name": describe(run),
+        "name": label(run),
         "signature": identity.signature(run),
         "runs": len(group),
         "steps": sum(cell.run.steps for cell in group),
         "tokens": sum(cell.run.steps * cell.run.batch_tokens for cell in group),
-        "params_total": counts[0]["params_total"],
-        "flops_per_step": counts[0]["flops_per_token"] * run.batch_tokens,
-        "flops": sum(count["flops_total"] for count in counts),
-        "checkpoint_storage_bytes": kept * len(group),
+        "params_total": params,
+        "flops_per_step": ledgers[0]["flops_per_token"] * run.batch_tokens,
+        "flops": sum(counts["flops_total"] for counts in ledgers),
+        "checkpoint_storage_bytes": STATE_BYTES * params * checkpoints,
     }
 
 
 def program_steps(group: Sequence[Cell], trials: int) -> list[int]:
-    """Steps of each program when runs of about one length share one: those of its longest run."""
+    """Return the steps of each program when runs of about one length share one: those of its longest run."""
     steps = sorted((cell.run.steps for cell in group), reverse=True)
     return steps[::trials]
-
-
-# --- this machine
-
-
-def mfu(flops: float, seconds: float, chip: Chip, target: Target) -> float:
-    """The ledger's FLOPs of a program's step over what all chips could do in that time."""
-    return flops / (seconds * chip.peak_flops * target.chips)

@@ -25,6 +25,7 @@ from sweeps.cost import plan_file
 from sweeps.executors.support import gcloud
 from sweeps.executors.support.options import parse_options
 from sweeps.study import file as studies
+from sweeps.study.corpora import prepare_corpora
 from sweeps.work import populations as graph
 from sweeps.work.populations import Population
 from sweeps.work.workdir import Workdir, distinct, identify
@@ -72,9 +73,9 @@ def _check(options: Any, **patterns: str) -> None:
 def parts(study: studies.Study, store: Workdir) -> list[Population]:
     """What is to be trained, parents first, laid out as the workdir's plan has it if there is one."""
     together = None
-    if planned := plan_file.check(study, store.root, "local"):
-        study, together = plan_file.laid_out(study, planned)
-    runs = distinct(identify(study, studies.manifests(study)))
+    if planned := plan_file.plan_to_launch(study, store.root, "local"):
+        study, together = plan_file.apply_plan(study, planned)
+    runs = distinct(identify(study, prepare_corpora(study)))
     missing = [node for node in runs if not store.finished(node.fingerprint)]
     return graph.populations(missing, 1, lambda parent: store.state(parent).status == "complete", together=together)
 

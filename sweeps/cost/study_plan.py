@@ -53,11 +53,11 @@ def plan_study(
         "hash": plan_file.study_hash(study),
         "chip": dataclasses.asdict(chip) if chip else None,
         "signatures": [dataclasses.asdict(one) for one in planned],
-        "totals": _totals(study, planned, target, chip, workers) | compilations,
+        "totals": totals(study, planned, target, chip, workers) | compilations,
     }
 
 
-def _totals(
+def totals(
     study: Study, planned: Sequence[SignaturePlan], target: Target, chip: Chip | None, workers: int
 ) -> dict[str, Any]:
     """Add up the signatures of a study. On a CPU, chip hours are those of cores, and nobody has told what they cost."""

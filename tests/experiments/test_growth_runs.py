@@ -21,6 +21,7 @@ from experiments.training import step
 from experiments.training.trial import Trial
 from models.growing.options import Growth
 from sweeps.study import file
+from sweeps.study.cells import freeze_points
 from sweeps.study.grid import branch, cases, chain, over, tag
 from sweeps.work import populations, workdir
 from tests.support.commands import run_command
@@ -325,7 +326,7 @@ def test_a_point_can_be_the_parent_of_others():
     trunk = cases(BASE)
     grown = branch(trunk, over("model.depth", 2, 4), cases({"growth.noise": 0.2}))
     later = branch(grown[:1], cases({"schedule.name": "wsd", "schedule.decay_tokens": 2_560}))
-    cells = file.freeze(chain(tag(trunk, group="trunk"), grown, later))
+    cells = freeze_points(chain(tag(trunk, group="trunk"), grown, later))
     nodes = workdir.identify(
         file.Study("x", "x", "", cells), {(c.run.data, "data"): (type("M", (), {"fingerprint": "m"}),) for c in cells}
     )
@@ -335,7 +336,7 @@ def test_a_point_can_be_the_parent_of_others():
     assert list(populations.levels(nodes, lambda _: False).values()) == [0, 1, 1, 2]
     assert cells[0].name.startswith("trunk") and "parent=(depth=1)" in cells[1].name
     with pytest.raises(InputError, match=r"model.depth=3.*parent's 2 layers"):
-        file.freeze(branch(grown[:1], cases({"model.depth": 3})))
+        freeze_points(branch(grown[:1], cases({"model.depth": 3})))
 
 
 STUDY = '''"""Does what grows reach further? A trunk, what grows from it, and a control."""

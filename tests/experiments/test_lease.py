@@ -14,6 +14,7 @@ import pytest
 
 from experiments.alive import lease
 from sweeps.study import file
+from sweeps.study.corpora import prepare_corpora
 from sweeps.work import claims, populations
 from sweeps.work import workdir as store
 from tests.support.paths import REPOSITORY
@@ -123,7 +124,7 @@ def test_a_worker_on_another_host_is_judged_by_its_counter(tmp_path: pathlib.Pat
 def population(study_path: pathlib.Path, root: pathlib.Path, arg: str) -> tuple[store.Workdir, pathlib.Path, list[str]]:
     """A workdir with the file of the study's largest population; its fingerprints."""
     loaded, held = file.load(f"{study_path}:{arg}"), store.Workdir(root)
-    nodes = store.distinct(store.identify(loaded, file.manifests(loaded, progress=False)))
+    nodes = store.distinct(store.identify(loaded, prepare_corpora(loaded, progress=False)))
     (root / "populations").mkdir(parents=True)
     whole = max(populations.populations(nodes, 1, lambda parent: True), key=lambda p: len(p.nodes))
     value = populations.worker_input(whole, cpu_devices=1)

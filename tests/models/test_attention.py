@@ -14,10 +14,10 @@ from models.blocks import attention as attentions
 from models.blocks.attention import attention, unfused
 from models.blocks.attention_tpu import blocks, visited
 from models.mesh.mesh import make_mesh
-from sweeps.cost import compiler, hlo, machines
+from sweeps.cost import compiler, hlo, hlo_flops, hlo_traffic, layouts, machines
 from tests.support.sharding import losses_of
 
-needs_libtpu = pytest.mark.skipif(compiler.available() is not None, reason=str(compiler.available()))
+needs_libtpu = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 
 
 def arrays(batch: int, length: int, heads: int, groups: int, size: int) -> list[jax.Array]:
@@ -145,12 +145,12 @@ def test_flops_of_the_kernel_are_counted(window, dtype):
         module = hlo.Module(jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k).compile().as_text())
     b, each = blocks(length, window or length), 8 * 4 / 4 * 2 * size
     backward = (5 if b.fused else 7) * visited(length, window or length, b.q_back, b.kv_back)
-    assert module.flops() == each * (2 * visited(length, window or length, b.q, b.kv) + backward)
+    assert hlo_flops.flops(module) == each * (2 * visited(length, window or length, b.q, b.kv) + backward)
     least = each * 7 * (length * (length + 1) / 2 if window is None else length * window)
-    assert least * 0.9 < module.flops() < least * (1.5 if window is None else 3.5)
-    assert module.opaque() == {}
+    assert least * 0.9 < hlo_flops.flops(module) < least * (1.5 if window is None else 3.5)
+    assert hlo_flops.uncounted_kernels(module) == {}
     scores = 8 * 4 / 4 * length**2 * 4
-    assert module.hbm_bytes() < scores, "less than the scores would be, written once"
+    assert hlo_traffic.bytes_in_hbm(module) < scores, "less than the scores would be, written once"
 
 
 @pytest.mark.tpu_aot
@@ -167,7 +167,7 @@ def test_vmapped_trials_compile_for_a_tpu(tiny):
         "model.remat": "full",
     }
     run, execution = freeze.freeze(tiny(seq_len=256, batch_tokens=1024, **options))
-    target, layout = machines.target("v5e-8"), compiler.Layout(trial=2, data=2, tensor=2, trials=4)
+    target, layout = machines.target("v5e-8"), layouts.Layout(trial=2, data=2, tensor=2, trials=4)
     found = compiler.compile_for(compiler.topology(target.chip, target.topology), run, layout, execution, rest=False)
     assert found.fits and found.opaque_kernels == {}
     pairs = visited(256, 256, 256, 256)
@@ -223,5 +223,5 @@ def test_a_gpu_gets_cudnns_kernel(size, window):
     for line in calls:
         assert f"sliding_window_length\\22: {window or 0}," in line and "mask_type\\22: \\22CAUSAL\\22" in line
     module = hlo.Module(lowered.compile().as_text())
-    assert module.collective_bytes() == {}
+    assert hlo_traffic.collective_bytes(module) == {}
     assert sum("__cudnn$fmha" in one.rest for one, *_ in module.executed()) == 2

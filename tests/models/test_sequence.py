@@ -12,12 +12,12 @@ from experiments.run import freeze
 from experiments.training import program as population
 import models
 from models.mesh.mesh import MeshShape
-from sweeps.cost import compiler, hlo, layouts, machines
+from sweeps.cost import compiler, hlo, hlo_buffers, hlo_traffic, layouts, machines
 from sweeps.study import grid
 from tests.support.families import SMOOTH, VARIANTS
 from tests.support.sharding import losses
 
-needs_libtpu = pytest.mark.skipif(compiler.available() is not None, reason=str(compiler.available()))
+needs_libtpu = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 MESHES = ({"sequence": 2}, {"sequence": 4}, {"fsdp": 2, "sequence": 2, "tensor": 2}, {"data": 2, "sequence": 4})
 # Options of a family that treat positions in another way than its defaults.
 OPTIONS = [
@@ -107,10 +107,10 @@ def test_attention_is_exchanged_and_nothing_else_is_whole(tiny):
     whole, _ = compiled(tiny, {"data": 2})
     program, module = compiled(tiny, {"data": 2, "sequence": n})
     assert program.memory_bytes < whole.memory_bytes / 2.5
-    sent, exchanged = module.collective_bytes(), depth * 3 * 4 * length / n * heads * size * 4 * (n - 1) / n
+    sent, exchanged = hlo_traffic.collective_bytes(module), depth * 3 * 4 * length / n * heads * size * 4 * (n - 1) / n
     assert exchanged <= sent["all-to-all"] < 1.5 * exchanged
     for one, _, _, _ in module.executed():
-        place = module.path(one)
+        place = hlo_buffers.source_path(module, one)
         if one.opcode.startswith("all-gather") and "look_up" not in place:
             assert all(s.bytes <= 4 * 264 * width for s in one.shapes), f"only parameters are gathered: {one.type}"
         if one.opcode in hlo.FREE or "ttention" in place or "look_up" in place:
@@ -124,9 +124,9 @@ def test_layouts_have_the_axis_where_a_study_sets_it():
     """It divides heads and chips; and is never chosen."""
     base = {"model.width": 128, "model.depth": 2, "model.heads": 8, "seq_len": 512, "batch_tokens": 4096}
     run, execution = freeze.freeze(grid.nest(base))
-    assert {layout.sequence for layout in layouts.layouts(run, 4, 16, execution)} == {1}
+    assert {layout.sequence for layout in layouts.possible(run, 4, 16, execution)} == {1}
     run, execution = freeze.freeze(grid.nest(base | {"execution.mesh.sequence": 4}))
-    found = list(layouts.layouts(run, 4, 16, execution))
+    found = list(layouts.possible(run, 4, 16, execution))
     assert found and all(x.sequence == 4 and x.devices == 16 and x.tensor <= 2 for x in found)
     assert "sequence 4" in str(found[0]) and MeshShape(**found[0].mesh).sequence == 4
 
@@ -142,7 +142,7 @@ def test_memory_of_long_sequences_falls_on_a_tpu():
     run, execution = freeze.freeze(grid.nest(values))
     target = machines.target("v5e-16")
     devices, found = compiler.topology(target.chip, target.topology), []
-    for layout in (compiler.Layout(fsdp=2), compiler.Layout(fsdp=2, sequence=8)):
+    for layout in (layouts.Layout(fsdp=2), layouts.Layout(fsdp=2, sequence=8)):
         found.append(
             compiler.compile_for(devices, run, layout, dataclasses.replace(execution, packing="vmap"), rest=False)
         )

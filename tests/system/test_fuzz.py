@@ -21,7 +21,8 @@ from experiments.store import inherit, record
 from experiments.training.trial import workdir_of
 from sweeps import collect, status
 from sweeps.cost import plan_file
-from sweeps.study.file import Cell, Study
+from sweeps.study.cells import Cell
+from sweeps.study.file import Study
 from sweeps.work import curves, stopping
 from sweeps.work import workdir as store
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from sweeps.cost import hlo
+from sweeps.cost import hlo, hlo_buffers, hlo_flops, hlo_traffic
 
 SNIPPET = """HloModule made_up, num_partitions=8
 
@@ -83,15 +83,17 @@ def test_a_written_program_is_counted_by_hand():
     """Six trips of the loop; a channel is counted once though two fusions have it; only a slice of the stack is read."""
     module = hlo.Module(SNIPPET)
     loop = module.computations["main"]["loop"]
-    assert module.trips(loop) == 6 and module.entry == "main" and module.partitions == 8
-    assert module.flops() == 6 * 2 * 16**3
+    assert module.trips(loop) == 6
+    assert module.entry == "main"
+    assert module.partitions == 8
+    assert hlo_flops.flops(module) == 6 * 2 * 16**3
     each = 4 * 64 * 2  # bytes of one part
-    assert module.collective_bytes() == {"all-gather": 6 * 7 * each, "all-reduce": 6 * 2 * 1024 // 2}
+    assert hlo_traffic.collective_bytes(module) == {"all-gather": 6 * 7 * each, "all-reduce": 6 * 2 * 1024 // 2}
     # A trip: two scalars read and one written; a slice read and written; a gather; a matmul; an all-reduce.
     trip = 3 * 4 + (2 * 1024 + 4) + (each + 8 * each) + 3 * 1024 + 2 * 1024
-    assert module.hbm_bytes() == 6 * trip + 9 * each
-    assert module.path(module.computations["body"]["y"]) == "Block/Attention"
-    largest = module.buffers(2)
+    assert hlo_traffic.bytes_in_hbm(module) == 6 * trip + 9 * each
+    assert hlo_buffers.source_path(module, module.computations["body"]["y"]) == "Block/Attention"
+    largest = hlo_buffers.largest_buffers(module, 2)
     assert [b.bytes for b in largest] == [32 * 64 * 2, 32 * 64 * 2] or largest[0].shape == "bf16[32,64]"
 
 
@@ -108,7 +110,7 @@ def test_a_written_program_is_counted_by_hand():
     ],
 )
 def test_group_sizes(rest: str, size: int):
-    assert hlo.group_size(rest, 8) == size
+    assert hlo_traffic.group_size(rest, 8) == size
 
 
 def test_a_batched_matmul_as_a_convolution_counts_each_batch_entry_once():
@@ -117,7 +119,7 @@ def test_a_batched_matmul_as_a_convolution_counts_each_batch_entry_once():
     right = hlo.Instruction("r", "parameter", "bf16[2,8,1024,64]{3,2,1,0}", (), "", False)
     window = "window={size=2x8 stride=1x7 lhs_dilate=2x8}, dim_labels=01bf_01oi->01bf"
     out = hlo.Instruction("o", "convolution", "f32[2,8,256,1024]{3,2,1,0:T(8,128)}", ("l", "r"), window, True)
-    assert hlo.matmul_flops(out, {"l": left, "r": right}) == 2 * 2 * 8 * 256 * 1024 * 64
+    assert hlo_flops.matmul_flops(out, {"l": left, "r": right}) == 2 * 2 * 8 * 256 * 1024 * 64
 
 
 KERNEL = """HloModule attends
@@ -141,19 +143,23 @@ ENTRY %main (skip: s8[1,4,4], q: bf16[2,8,2048,64], k: bf16[2,4,2048,64]) -> bf1
 def test_attention_kernels_multiply_the_pairs_that_they_visit(phase: str, way: str, products: int, pairs: int):
     """Of 2 x 8 heads of size 64; the other kernel stays one whose FLOPs nobody counts."""
     module = hlo.Module(KERNEL.replace("PHASE", phase).replace("WAY", way))
-    assert module.flops() == 2 * products * pairs * 2 * 8 * 64
-    assert module.opaque() == {"tpu_custom_call": 1.0}
+    assert hlo_flops.flops(module) == 2 * products * pairs * 2 * 8 * 64
+    assert hlo_flops.uncounted_kernels(module) == {"tpu_custom_call": 1.0}
 
 
 def test_types_and_places():
     """Sizes of types; what lies in a TPU's fast memory is told apart."""
     found = hlo.shapes("(f32[2,3]{1,0:T(8,128)S(1)}, bf16[], /*index=2*/pred[7]{0}, s4[6], f8e4m3fn[5])")
-    assert [s.bytes for s in found] == [24, 2, 7, 3, 5] and [s.fast for s in found] == [True] + [False] * 4
+    assert [shape.bytes for shape in found] == [24, 2, 7, 3, 5]
+    assert [shape.in_hbm for shape in found] == [False, True, True, True, True]
 
 
 # --- real programs on eight simulated devices
 
-LAYERS, WIDTH, HIDDEN, ROWS = 6, 64, 256, 512
+LAYERS = 6
+WIDTH = 64
+HIDDEN = 256
+ROWS = 512
 
 
 def compiled(names: tuple[str, ...], sizes: tuple[int, ...], weights: list[P], data: P, hidden: P) -> hlo.Module:
@@ -178,16 +184,18 @@ def compiled(names: tuple[str, ...], sizes: tuple[int, ...], weights: list[P], d
 def test_one_device_has_no_collectives_and_all_flops():
     """Forward 2, backward 4 multiply-adds a weight and row, but for the gradient of the first layer's input."""
     module = compiled(("a",), (1,), [P(), P()], P(), P())
-    assert module.collective_bytes() == {}
-    assert module.flops() == 6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS
+    assert hlo_traffic.collective_bytes(module) == {}
+    assert hlo_flops.flops(module) == 6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS
 
 
 def test_fsdp_sends_what_it_must():
     """Weights gathered in the forward and the backward pass, gradients reduced: no less, and little more."""
-    n, weights = 8, 4 * LAYERS * 2 * WIDTH * HIDDEN
+    n = 8
+    weights = 4 * LAYERS * 2 * WIDTH * HIDDEN
     module = compiled(("f",), (n,), [P(None, "f", None), P(None, None, "f")], P("f", None), P("f", None))
-    found, part = module.collective_bytes(), (n - 1) / n * weights
-    assert module.flops() == pytest.approx(6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS / n)
+    found = hlo_traffic.collective_bytes(module)
+    part = (n - 1) / n * weights
+    assert hlo_flops.flops(module) == pytest.approx(6 * LAYERS * 2 * WIDTH * HIDDEN * ROWS / n)
     assert found["all-gather"] == pytest.approx(2 * part, rel=0.01)
     # A CPU has no fused reduce-scatter: it reduces all and keeps a part, which sends twice the bytes.
     reduced = found.get("reduce-scatter", 0) + found.get("all-reduce", 0) / 2
@@ -200,7 +208,7 @@ def test_tensor_parallel_sends_what_it_must():
     n = 8
     module = compiled(("t",), (n,), [P(None, None, "t"), P(None, "t", None)], P(), P(None, "t"))
     activations = 4 * ROWS * WIDTH
-    assert module.collective_bytes() == {
+    assert hlo_traffic.collective_bytes(module) == {
         "all-reduce": pytest.approx(2 * LAYERS * 2 * (n - 1) / n * activations, rel=0.01)
     }
 
@@ -218,13 +226,15 @@ def test_loops_count_as_if_unrolled():
         def f(x, w):
             return jax.lax.scan(outer, x, w, unroll=unroll)[0]
 
-        x, w = np.zeros((32, 48), np.float32), np.zeros((3, 5, 48, 48), np.float32)
+        x = np.zeros((32, 48), np.float32)
+        w = np.zeros((3, 5, 48, 48), np.float32)
         return jax.jit(f).lower(x, w).compile()
 
-    loops, unrolled = run(1), run(True)
+    loops = run(1)
+    unrolled = run(True)
     expected = 15 * 2 * 32 * 48 * 48
-    assert hlo.Module(loops.as_text()).flops() == expected
-    assert hlo.Module(unrolled.as_text()).flops() == pytest.approx(expected)
+    assert hlo_flops.flops(hlo.Module(loops.as_text())) == expected
+    assert hlo_flops.flops(hlo.Module(unrolled.as_text())) == pytest.approx(expected)
     assert loops.cost_analysis()["flops"] < expected / 2, "what the compiler counts of a loop"
 
 
@@ -261,5 +271,5 @@ ENTRY %main (a: (s32[], f32[4,8], f32[3,8])) -> (s32[], f32[4,8], f32[3,8]) {
 
 def test_what_moves_between_a_chip_and_its_host_is_counted_each_way():
     """Three times a copy of 128 bytes and a layer of 32 come; a layer of 32 goes; a copy on the chip is none."""
-    assert hlo.Module(AWAY).host_bytes() == 3 * (128 + 32)
-    assert hlo.Module(AWAY.replace("S(5)", "")).host_bytes() == 0
+    assert hlo_traffic.host_bytes(hlo.Module(AWAY)) == 3 * (128 + 32)
+    assert hlo_traffic.host_bytes(hlo.Module(AWAY.replace("S(5)", ""))) == 0

@@ -17,8 +17,10 @@ from experiments.run import config_file, freeze, identity
 from experiments.store import record
 from experiments.training import evaluate
 import models
-from sweeps import plan
+from sweeps.cost.signature_plan import by_signature
 from sweeps.study import common, file, rules
+from sweeps.study.cells import cost as grid_cost
+from sweeps.study.cells import freeze_points
 from sweeps.study.grid import Grid, cases, derive, product, tags_over
 from tests.support.commands import launched
 from tests.support.paths import REPOSITORY
@@ -88,10 +90,10 @@ def test_a_study_says_what_it_asks_and_what_it_costs(path: pathlib.Path):
     stated = {found[1]: (int(found[2]), float(found[3])) for found in COST.finditer(doc)}
     assert None in stated, "the docstring has a line `Cost: N runs, X FLOPs.`"
     for argument, (runs, flops) in stated.items():
-        cost = file.cost(grid_of(path, argument))
+        cost = grid_cost(grid_of(path, argument))
         assert (cost.runs, cost.flops) == (runs, pytest.approx(flops, rel=6e-3)), argument
         cells = file.load(f"{path}:{argument}" if argument else str(path)).cells
-        groups = plan.distinct(cells)
+        groups = by_signature(cells)
         assert sum(map(len, groups)) == runs
         counted = sum(record.ledger(cell.run)["flops_total"] for group in groups for cell in group)
         assert counted == pytest.approx(cost.flops)
@@ -103,7 +105,7 @@ def tiny_variants() -> list[tuple[pathlib.Path, str]]:
 
 @pytest.mark.parametrize(("path", "argument"), tiny_variants(), ids=lambda value: getattr(value, "stem", value))
 def test_a_tiny_variant_is_tiny(path: pathlib.Path, argument: str):
-    assert file.cost(grid_of(path, argument)).flops < 6e10
+    assert grid_cost(grid_of(path, argument)).flops < 6e10
 
 
 def quick_or_slow() -> Iterator[Any]:
@@ -116,7 +118,7 @@ def quick_or_slow() -> Iterator[Any]:
 def test_a_tiny_variant_trains(path: pathlib.Path, argument: str, tmp_path: pathlib.Path, data_root: pathlib.Path):
     """Launched and collected as a user does it: every run complete, with a loss."""
     grid = launched(f"{path}:{argument}", tmp_path, data_root, timeout=580)
-    assert len(grid) == file.cost(grid_of(path, argument)).runs
+    assert len(grid) == grid_cost(grid_of(path, argument)).runs
     assert set(grid["status"]) == {"complete"} and grid["loss_nats"].between(1, 7).all()
 
 
@@ -182,7 +184,7 @@ def test_shapes_of_a_size():
 def test_published_rules_of_studies():
     """At sizes where their sources give a number."""
     grid = product(tags_over("budget_flops", 1e20), cases({"model.width": 1024, "model.heads": 16, "model.depth": 24}))
-    (cell,) = file.freeze(derive(grid, "tokens", rules.deepseek_tokens))
+    (cell,) = freeze_points(derive(grid, "tokens", rules.deepseek_tokens))
     assert cell.run.tokens == pytest.approx(5.8316 * 1e20**0.4757, rel=1e-3)
     for params, rate in ((370e6, 4e-3), (1.3e9, 2.5e-3), (2.7e9, 1.5e-3)):
         assert 4e-3 * (params / 370e6) ** -0.45 == pytest.approx(rate, rel=0.1)
@@ -190,7 +192,7 @@ def test_published_rules_of_studies():
     size = record.ledger(run)["params_total"]
     assert rules.matmul_free_lr(run, {}) == pytest.approx(4e-3 * (size / 370e6) ** -0.45)
     # 33 M parameters besides the tables at width 512: Tao's anchor, a table of 3,145,728 entries, 6,144 rows.
-    (cell,) = file.freeze(cases({"model.width": 512, "model.heads": 8, "model.depth": 10, "model.ff": 1442}))
+    (cell,) = freeze_points(cases({"model.width": 512, "model.heads": 8, "model.depth": 10, "model.ff": 1442}))
     besides = record.ledger(cell.run)["params_no_embed"]
     assert besides == pytest.approx(33e6, rel=0.02)
     name, _, size = rules.tao_tokenizer(cell.run, {}).partition(":")

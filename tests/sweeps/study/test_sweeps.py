@@ -20,6 +20,7 @@ from experiments.run import freeze, identity, schema
 from experiments.store import record
 from sweeps.study import file, rules
 from sweeps.study import grid as axes
+from sweeps.study.cells import freeze_points
 from sweeps.study.grid import cases, chain, derive, over, product, tag, tags_over
 from sweeps.work import claims, populations, workdir
 from tests.support.paths import REPOSITORY
@@ -80,23 +81,23 @@ def test_two_axes_that_set_one_key_raise():
 def test_a_bad_point_is_named_before_anything_starts(values: dict[str, Any], named: str):
     """The message has the number of the point, its own keys, and what is wrong with it."""
     with pytest.raises(InputError, match=rf"point 2 of 2 \(.*\): .*{named}"):
-        file.freeze(chain(over("seed", 1), cases(values)))
+        freeze_points(chain(over("seed", 1), cases(values)))
 
 
 def test_tags_are_not_part_of_a_run():
     """Two points that differ in tags only are one run; a tag may not hide a column of the grid."""
-    cells = file.freeze(chain(tag(over("seed", 1), group="a"), tag(over("seed", 1), group="b")))
+    cells = freeze_points(chain(tag(over("seed", 1), group="a"), tag(over("seed", 1), group="b")))
     assert cells[0].run == cells[1].run and cells[0].tags != cells[1].tags
     for name in ("width", "loss_nats", "status", "params_total", "not a name"):
         with pytest.raises(InputError, match=name):
-            file.freeze(tag(over("seed", 1), **{name: 1}))
+            freeze_points(tag(over("seed", 1), **{name: 1}))
 
 
 def test_derived_keys_see_those_before_and_leave_their_rule_in_a_tag():
     """Budget -> tokens -> learning rate; a scaled rule says so."""
     grid = product(tags_over("budget_flops", 2e11, 8e11), over("model.width", 32, 64))
     grid = derive(grid, "tokens", rules.tokens_of_budget)
-    cells = file.freeze(derive(grid, "opt.lr", rules.step_law_lr, scale=0.5))
+    cells = freeze_points(derive(grid, "opt.lr", rules.step_law_lr, scale=0.5))
     assert {c.tags["rule_tokens"] for c in cells} == {"tokens_of_budget"}
     assert {c.tags["rule_lr"] for c in cells} == {"step_law_lr x 0.5"}
     for cell in cells:

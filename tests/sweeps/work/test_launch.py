@@ -15,6 +15,7 @@ from experiments.store import record
 from sweeps import collect, executors
 from sweeps.executors import local
 from sweeps.study import file
+from sweeps.study.corpora import prepare_corpora
 from sweeps.work import claims
 from sweeps.work import workdir as store
 from tests.support.commands import run_command
@@ -118,7 +119,7 @@ def test_one_bad_run_does_not_take_its_neighbours_with_it(tiny_study: pathlib.Pa
     """A run that cannot start is recorded as failed with its reason, one that diverges as diverged; others complete."""
     launch = Launch(tiny_study, tmp_path / "w", "20+diverge")
     loaded = file.load(f"{tiny_study}:20+diverge")
-    names = {n.fingerprint: n for n in store.identify(loaded, file.manifests(loaded, progress=False))}
+    names = {n.fingerprint: n for n in store.identify(loaded, prepare_corpora(loaded, progress=False))}
     bad = next(f for f, n in names.items() if n.run.opt.lr == 3e-2)
     folder = launch.workdir / "runs" / bad
     folder.mkdir(parents=True)

@@ -18,6 +18,7 @@ from experiments.store import record
 from sweeps import launch
 from sweeps.executors import local
 from sweeps.study import file
+from sweeps.study.corpora import prepare_corpora
 from sweeps.work import failures, scheduler
 from sweeps.work import workdir as store
 from tests.support.commands import run_command
@@ -273,7 +274,7 @@ def trunk_and_branch(tmp_path, corpus, data_root):
     )
     loaded, held = file.load(str(tmp_path / "study.py")), store.Workdir(tmp_path / "w")
     held.root.mkdir()
-    nodes = store.identify(loaded, file.manifests(loaded, progress=False))
+    nodes = store.identify(loaded, prepare_corpora(loaded, progress=False))
     return loaded, held, next(node for node in nodes if node.run.parent is None)
 
 

@@ -1,0 +1,112 @@
+"""Layouts: which are possible, what they are guessed to take, and what makes a program smaller."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from experiments.run.freeze import freeze
+from experiments.run.schema import Execution, Run
+from models.accounting import Dispatch
+from sweeps.cost import guess, layouts, machines, smaller
+from sweeps.cost.layouts import Layout
+from sweeps.study.grid import cases, nest
+from tests.support.plans import LARGE, SMALL, study_of
+
+CHIP = machines.load_chips()["v5e"]
+
+
+def frozen(values: dict[str, Any]) -> tuple[Run, Execution]:
+    """A run and its execution from dotted keys."""
+    return freeze(nest(values))
+
+
+def test_layouts_use_what_the_sizes_allow():
+    """All chips, and axes that divide what they split."""
+    run, execution = frozen(SMALL)
+    found = list(layouts.possible(run, 24, 16, execution))
+    assert len(found) == len(set(found)) > 20
+    for layout in found:
+        assert layout.devices == 16
+        assert run.batch % (layout.data * layout.fsdp) == 0
+        assert run.model.heads % layout.tensor == 0
+    assert {layout.trials for layout in found if layout.trial == 16} == {16, 32}
+
+
+def test_layouts_keep_what_the_study_sets():
+    run, execution = frozen(SMALL | {"execution.mesh.fsdp": 4, "execution.mesh.trial": 2})
+    found = layouts.possible(run, 24, 16, execution)
+    assert {(layout.trial, layout.fsdp) for layout in found} == {(2, 4)}
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("dropless", {1}), ("capacity", {1, 2, 4})])
+def test_experts_are_split_only_where_rows_travel_to_them(mode: str, sizes: set[int]):
+    run, execution = frozen(SMALL | {"family": "moe", "model.experts": 4, "model.mode": mode})
+    found = layouts.possible(run, 24, 16, execution)
+    assert {layout.expert for layout in found} == sizes
+
+
+def test_a_family_says_what_travels_to_its_experts():
+    """Two rows of each token, with a quarter more for what does not come evenly; of a dense model nothing."""
+    mixture = {"family": "moe", "model.experts": 4, "model.top_k": 2, "model.expert_ff": 64}
+    run, _ = frozen(SMALL | mixture | {"model.mode": "capacity"})
+    experts = run.model.depth * 4 * 3 * 128 * 64
+    assert layouts.dispatch(run) == Dispatch(params=experts, rows=2 * 1.25)
+    for values in (SMALL, SMALL | mixture, SMALL | mixture | {"model.mode": "capacity", "model.top_k": 4}):
+        assert layouts.dispatch(frozen(values)[0]) == Dispatch()
+
+
+def test_small_runs_share_the_slice():
+    """Trials first: they do not communicate, and one program holds them all."""
+    run, execution = frozen(SMALL)
+    best = guess.best_guesses(run, 32, 100, 16, execution, CHIP)[0].layout
+    assert (best.trial, best.trials) == (16, 32)
+
+
+def test_a_large_run_is_split():
+    """A billion parameters are sharded; nothing that cannot fit comes first."""
+    run, execution = frozen(LARGE | {"model.remat": "full", "model.dtype": "bfloat16"})
+    guesses = guess.best_guesses(run, 1, 100, 16, execution, CHIP)
+    best = guesses[0].layout
+    assert best.fsdp * best.tensor >= 4
+    assert all(one.bytes <= CHIP.hbm_bytes for one in guesses)
+
+
+def test_a_slice_that_a_batch_does_not_fill_is_used_in_part():
+    """Three sequences: of 16 chips only the heads can use some."""
+    run, execution = frozen(SMALL | {"batch_tokens": 128 * 3})
+    best = guess.best_guesses(run, 1, 100, 16, execution, CHIP)[0].layout
+    assert best.devices in (2, 4)
+
+
+def test_parts_and_offloading_are_guessed_to_save_memory():
+    layout = Layout(fsdp=16)
+    run, execution = frozen(LARGE | {"model.remat": "full"})
+    plain = guess.guess(run, layout, 1, 1, CHIP, execution)
+    parts = guess.guess(run, layout, 1, 1, CHIP, dataclasses.replace(execution, microbatches=2))
+    away = guess.guess(run, layout, 1, 1, CHIP, dataclasses.replace(execution, offload="optimizer"))
+    assert parts.bytes < plain.bytes
+    assert parts.step_seconds > plain.step_seconds
+    params = guess.ledger(run)["params_total"]
+    assert plain.bytes - away.bytes == pytest.approx(8 * params / 16)
+
+
+def test_parts_of_a_batch_are_whole_on_every_layout():
+    run, execution = frozen(LARGE | {"execution.microbatches": 2})
+    for layout in layouts.possible(run, 1, 16, execution):
+        assert run.batch % (2 * layout.data * layout.fsdp) == 0
+
+
+def test_nothing_is_proposed_that_a_run_has_already():
+    """Nor what is larger than it has."""
+    (cell,) = study_of(cases(LARGE | {"model.remat": "full", "execution.microbatches": 4})).cells
+    proposed = [options for options, _ in smaller.smaller_options(cell)]
+    assert proposed == [
+        {"model.remat": "offload"},
+        {"model.remat": "offload", "execution.offload": "optimizer"},
+        {"model.dtype": "bfloat16"},
+    ]
+    changed = smaller.changed(cell, proposed[1])
+    assert changed.run.model.remat == "offload"
+    assert changed.execution.offload == "optimizer"
+    assert changed.execution.microbatches == 4

@@ -30,7 +30,8 @@ from analysis.figures.style import (
 )
 from analysis.fitting.result import FitResult
 from analysis.grid.table import Columns
-from analysis.procedures.isoflop import Budget, compute_slopes, find_minimum, make_budget, split_budgets
+from analysis.procedures.budgets import Budget, compute_slopes, make_budget, split_budgets
+from analysis.procedures.isoflop import find_minimum
 from analysis.reporting.survey import FACTORS, Survey
 
 APPROACHES = {

@@ -8,7 +8,7 @@ from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.lr_batch import ComputeLaw, StepLaw
-from analysis.procedures import lr_batch
+from analysis.procedures import loss_gap, lr_batch
 from analysis.published.target import Found, Study, Target
 
 FILE, STORED = "steplaw_dense.csv", "steplaw_published_bootstrap.csv"
@@ -75,18 +75,18 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     columns = select(grids[FILE], StepLaw.ROLES, columns=COLUMNS)
     result = lr_batch.fit_lr_batch(columns, StepLaw, FitSpec(bootstrap=1000))
     found = constants(result, grids[STORED])
-    for how in lr_batch.INTERPOLATIONS:
-        gap = lr_batch.loss_gap(PUBLISHED, columns, how)
+    for how in loss_gap.INTERPOLATIONS:
+        gap = loss_gap.loss_gap(PUBLISHED, columns, how)
         found[f"loss gap of the published law, %, {how}: mean"] = Found(
             100 * gap.mean, "measured on the released cells; the published one is of a cell that is not released"
         )
         if how != "quadratic":
             found[f"loss gap of the published law, %, {how}: largest"] = Found(100 * gap.largest)
     flat = "laws with other exponents cost as little: the gap is a weak test of the constants"
-    left_out = lr_batch.leave_one_out(columns, StepLaw, FitSpec())
+    left_out = loss_gap.leave_one_out(columns, StepLaw, FitSpec())
     found |= {
-        "loss gap of our refit, %, linear: mean": Found(100 * lr_batch.loss_gap(result.law, columns).mean, flat),
-        "loss gap of DeepSeek's law, %, linear: mean": Found(100 * lr_batch.loss_gap(DEEPSEEK, columns).mean),
+        "loss gap of our refit, %, linear: mean": Found(100 * loss_gap.loss_gap(result.law, columns).mean, flat),
+        "loss gap of DeepSeek's law, %, linear: mean": Found(100 * loss_gap.loss_gap(DEEPSEEK, columns).mean),
         "loss gap with one N left out, %, linear: largest": Found(
             100 * max(gap.largest for gap in left_out.values()), flat
         ),

@@ -11,7 +11,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
 from analysis.laws.base import FormulaLaw, Law
-from analysis.procedures.isoflop import cluster
+from analysis.procedures.budgets import cluster
 from analysis.questions import fit as fitting
 from experiments.cli import InputError
 

@@ -15,6 +15,7 @@ from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid import expression
 from analysis.grid.table import load, parse_roles, select
 from analysis.laws.base import Law
+from analysis.procedures import allocation
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
 from analysis.solve import newton, optimum, sums
@@ -530,3 +531,10 @@ def test_parquet_and_csv_give_the_same_fit(tmp_path):
         for kind in ("parquet", "csv")
     ]
     assert found[0].coefficients() == pytest.approx(found[1].coefficients(), rel=1e-7)
+
+
+def test_a_weighted_line_goes_through_the_weighted_mean():
+    draw = np.random.default_rng(0)
+    x, y, weight = draw.uniform(40, 50, 6), draw.standard_normal((1, 6)), draw.uniform(0.2, 3.0, (1, 6))
+    line = allocation.fit_lines(x, y, weight)
+    assert (line.slope[0], line.intercept[0]) == pytest.approx(np.polyfit(x, y[0], 1, w=np.sqrt(weight[0])))

@@ -9,7 +9,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws import load as load_law
 from analysis.laws.lr_batch import ComputeLaw, JointLaw, StepLaw, law_on
-from analysis.procedures import lr_batch
+from analysis.procedures import loss_gap, lr_batch, sweep_cells
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
@@ -55,7 +55,7 @@ def test_standard_errors_and_r_squared_are_those_of_scipy():
 
     columns = sweep(noise=1e-3)
     found = lr_batch.fit_lr_batch(columns, StepLaw, PLAIN)
-    points = lr_batch.optima(columns, ("N", "D"))
+    points = sweep_cells.optima(columns, ("N", "D"))
     line = stats.linregress(np.log(points.inputs["D"]), points.log_batch)
     assert found.law.r == pytest.approx(line.slope, rel=1e-9)
     assert np.log(found.law.k) == pytest.approx(line.intercept, rel=1e-9)
@@ -104,33 +104,33 @@ def test_held_coefficients_keep_their_value():
 
 
 def test_cells_of_sizes_that_jitter():
-    assert len(lr_batch.cells(sweep(jitter=1e-4))) == 6
+    assert len(sweep_cells.cells(sweep(jitter=1e-4))) == 6
     columns = sweep(jitter=0.05)
     columns.values["group"] = np.repeat([f"cell {at}" for at in range(6)], 81)
-    assert [len(rows) for rows in lr_batch.cells(columns)] == [81] * 6
+    assert [len(rows) for rows in sweep_cells.cells(columns)] == [81] * 6
 
 
 @pytest.mark.parametrize(("interpolation", "most"), [("nearest", 2e-3), ("linear", 1e-3), ("quadratic", 1e-9)])
 def test_following_the_truth_costs_nothing(interpolation, most):
     columns = sweep()
-    gap = lr_batch.loss_gap(TRUTH, columns, interpolation)
+    gap = loss_gap.loss_gap(TRUTH, columns, interpolation)
     assert not gap.outside.any()
     away = StepLaw(c=1.79 * np.exp(0.4), p=-0.713, q=0.307, k=0.58, r=0.571)
-    floors = np.array([columns["loss"][rows].min() for rows in lr_batch.cells(columns)])
+    floors = np.array([columns["loss"][rows].min() for rows in sweep_cells.cells(columns)])
     tops = np.array([(2 + 100 / N**0.3 + 300 / D**0.3) for N in (1e8, 4e8, 1.6e9) for D in (5e9, 4e10)])
     assert gap.excess == pytest.approx(tops / floors - 1, abs=most)
     expected = tops * (1 + 0.02 * 0.4**2) / floors - 1
-    assert lr_batch.loss_gap(away, columns, interpolation).excess == pytest.approx(expected, abs=most)
+    assert loss_gap.loss_gap(away, columns, interpolation).excess == pytest.approx(expected, abs=most)
 
 
 def test_a_law_beyond_the_sweep_is_marked():
     far = StepLaw(c=179.0, p=-0.713, q=0.307, k=0.58, r=0.571)
-    gap = lr_batch.loss_gap(far, sweep())
+    gap = loss_gap.loss_gap(far, sweep())
     assert gap.outside.all() and gap.mean > 0.002
 
 
 def test_one_size_left_out():
-    gaps = lr_batch.leave_one_out(sweep(noise=2e-4), StepLaw, PLAIN)
+    gaps = loss_gap.leave_one_out(sweep(noise=2e-4), StepLaw, PLAIN)
     assert sorted(gaps) == [1e8, 4e8, 1.6e9]
     assert max(gap.largest for gap in gaps.values()) < 3e-3
 
@@ -149,9 +149,9 @@ def test_rows_that_cannot_tell(columns, message):
 
 def test_bad_choices_name_the_nearest():
     with pytest.raises(InputError, match="did you mean 'vertex'"):
-        lr_batch.optima(sweep(), ("N",), "vertx")
+        sweep_cells.optima(sweep(), ("N",), "vertx")
     with pytest.raises(InputError, match="did you mean 'linear'"):
-        lr_batch.loss_gap(TRUTH, sweep(), "liner")
+        loss_gap.loss_gap(TRUTH, sweep(), "liner")
     with pytest.raises(InputError, match="no column for U"):
         lr_batch.fit_lr_batch(sweep(), law_on(("U",), ("D",)), PLAIN)
 
@@ -159,7 +159,7 @@ def test_bad_choices_name_the_nearest():
 @pytest.mark.parametrize("text", ["0.001", "best", "vertex"])
 def test_the_choice_of_optima_may_come_with_the_spec(text):
     found = fitting.fit(sweep(), StepLaw, FitSpec(bootstrap=0, near_optimum=text))
-    direct = lr_batch.fit_lr_batch(sweep(), StepLaw, PLAIN, *lr_batch.choice_of(text))
+    direct = lr_batch.fit_lr_batch(sweep(), StepLaw, PLAIN, *sweep_cells.choice_of(text))
     assert found.law == direct.law and found.details["choice"] == direct.details["choice"]
 
 

@@ -16,7 +16,7 @@ from analysis.laws.vocabulary import (
     tokens_per_character,
     width_of,
 )
-from analysis.procedures import vocabulary
+from analysis.procedures import robust_line, vocabulary, vocabulary_points
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
@@ -142,16 +142,16 @@ def test_published_predictions_of_the_frontier():
 
 
 def test_the_frontier_keeps_what_beats_all_cheaper_points():
-    points = vocabulary.Points(
+    points = vocabulary_points.Points(
         *(np.array([1.0, 2, 3, 4, 5]) for _ in range(3)), np.array([1.0, 2, 4, 3, 5]), np.array([5.0, 6, 2, 4, 2])
     )
-    kept = vocabulary.frontier(points)
+    kept = vocabulary_points.frontier(points)
     assert kept.C.tolist() == [1, 3, 4] and kept.loss.tolist() == [5, 4, 2]
 
 
 def test_points_between_lie_on_a_planted_surface():
     columns = grid()
-    found = vocabulary.between(columns)
+    found = vocabulary_points.between(columns)
     tokens = found.C / 6 / (found.N_nv + found.N_v)
     inside = (tokens > 0.3 * 40 * found.N_nv) & (found.N_nv > 60e6)
     assert inside.sum() > 50
@@ -163,7 +163,7 @@ def test_a_tokenizer_of_another_language_is_learned_from_the_grid():
     V = columns["V"]
     rate = 0.5 + 2.0 / np.log(V)
     columns.values["H"] = columns["C"] / 6 / (columns["N_nv"] + columns["N_v"]) / rate
-    assert vocabulary.Tokenizer(columns).rate(V) == pytest.approx(rate, rel=2e-3)
+    assert vocabulary_points.Tokenizer(columns).rate(V) == pytest.approx(rate, rel=2e-3)
 
 
 def test_a_grid_of_one_vocabulary_still_has_a_frontier():
@@ -180,7 +180,7 @@ def test_a_line_under_each_loss(loss):
     draw = np.random.default_rng(3)
     x = draw.uniform(40, 50, 60)
     y = 0.4 * x - 2 + 1e-3 * draw.standard_normal(60)
-    intercept, slope = vocabulary.line(x, y, Objective(loss))
+    intercept, slope = robust_line.line(x, y, Objective(loss))
     assert (intercept, slope) == pytest.approx((-2, 0.4), abs=0.02)
     objective = Objective(loss)
 
@@ -189,7 +189,7 @@ def test_a_line_under_each_loss(loss):
 
     here = cost(intercept, slope)
     assert all(here <= cost(intercept + da, slope + da * k) + 1e-9 for da in (1e-3, -1e-3) for k in (0, -1 / 45))
-    assert vocabulary.line(x, y, Objective(loss), 0.4)[1] == 0.4
+    assert robust_line.line(x, y, Objective(loss), 0.4)[1] == 0.4
 
 
 # --- approach 2

@@ -1,0 +1,62 @@
+"""Write a study's jobs into a folder."""
+
+from collections.abc import Sequence
+import os
+import pathlib
+
+from experiments import files
+from sweeps.cost import plan_file
+from sweeps.executors.support import gcloud
+from sweeps.manifests.support.jobs import JobsBase, Line, download, script, upload
+from sweeps.study.corpora import prepare_corpora
+from sweeps.study.file import Study
+from sweeps.work import populations as populations_of
+from sweeps.work.populations import Population
+from sweeps.work.workdir import Workdir, distinct, identify
+
+
+def missing_populations(study: Study, workdir: Workdir) -> list[Population]:
+    """Return what is to be trained, parents first, laid out as the workdir's plan has it if there is one."""
+    together = None
+    planned = plan_file.plan_to_launch(study, workdir.root, "local")
+    if planned:
+        study, together = plan_file.apply_plan(study, planned)
+    runs = distinct(identify(study, prepare_corpora(study)))
+    missing = [node for node in runs if not workdir.finished(node.fingerprint)]
+
+    def is_trained(parent: str) -> bool:
+        return workdir.state(parent).status == "complete"
+
+    return populations_of.populations(missing, 1, is_trained, together=together)
+
+
+def write_jobs(
+    kind: str, jobs: JobsBase, populations: Sequence[Population], workdir: str, folder: pathlib.Path
+) -> list[str]:
+    """Write the populations, what their jobs need, and last the script that runs them; return the files' names."""
+    names = []
+    for population in populations:
+        name = f"populations/{population.name}.json"
+        value = gcloud.remote_population(populations_of.worker_input(population), jobs.root)
+        files.write_json(folder / name, value)
+        names.append(name)
+    lines: list[Line] = [*upload(os.path.abspath(folder / "populations"), jobs.root, populations, workdir)]
+    for level in _levels(populations):
+        for population in level:
+            for name, text in jobs.files(population).items():
+                files.write_bytes(folder / name, text.encode())
+                names.append(name)
+        lines += jobs.submit(level)
+    names += jobs.write_code(folder)
+    lines.append(download(jobs.root, workdir))
+    name = f"{kind}.sh"
+    files.write_bytes(folder / name, script(lines).encode())
+    return [*names, name]
+
+
+def _levels(populations: Sequence[Population]) -> list[list[Population]]:
+    """Group populations by how many ancestors they wait for, parents first."""
+    levels: dict[int, list[Population]] = {}
+    for population in populations:
+        levels.setdefault(population.level, []).append(population)
+    return [levels[number] for number in sorted(levels)]

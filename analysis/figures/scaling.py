@@ -206,7 +206,7 @@ def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray)
     colour, label = APPROACHES[name]
     factor = result.flops_per_param_token
     size, tokens = result.law.optimum(compute, factor)
-    loss = result.law.loss({"C": compute}, factor)
+    loss = result.law.target_at({"C": compute}, factor)
     for axis, value in zip(axes, (size, tokens, loss), strict=True):
         height = drawable(np.broadcast_to(value, compute.shape))
         axis.plot(compute, height, color=colour, label=label, lw=1.5)
@@ -268,7 +268,7 @@ def band(result: FitResult, compute: np.ndarray) -> list[np.ndarray]:
         return law.optimum(C, factor)[1]
 
     def loss(law: Any, C: float) -> Any:
-        return law.loss({"C": C}, factor)
+        return law.target_at({"C": C}, factor)
 
     edges = []
     for quantity in (size, tokens, loss):
@@ -321,7 +321,7 @@ def _draw_contours(axis: Axes, result: FitResult, columns: Columns, n: np.ndarra
 
     What lies above the runs' worst loss is one colour.
     """
-    loss = result.law.loss({"N": n[None, :], "D": d[:, None]})
+    loss = result.law.target_at({"N": n[None, :], "D": d[:, None]})
     flat = np.ptp(loss) < 1e-9 * abs(loss.max())
     if flat:
         return axis.contourf(n, d, loss, levels=14, cmap="cividis_r", alpha=0.85)

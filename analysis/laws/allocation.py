@@ -41,7 +41,7 @@ class Allocation(Law):
     def optimum_exponents(self) -> dict[str, Any]:
         return {"exponent_N": self.a, "exponent_D": self.b}
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         return self.predict(at["C"])
 
 

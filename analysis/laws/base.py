@@ -58,7 +58,7 @@ class Law:
     def coefficients(self) -> dict[str, float]:
         return {name: float(getattr(self, name)) for name in self.names()}
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """The prediction (of TARGET; a loss is in nats per token) at one of the INPUTS."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class FormulaLaw(Law):
         """TARGET at the inputs, in their order or by name; coefficients may be arrays that broadcast against them."""
         raise NotImplementedError
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         del flops_per_param_token
         return self.predict(**{role: gather(role, self.PARTS, at) for role in self.inputs()})
 

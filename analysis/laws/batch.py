@@ -168,7 +168,7 @@ class BatchTrajectory(FormulaLaw):
 
     def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """The critical batch at the loss reached, and what steps, tokens and FLOPs would do far above or below it."""
-        critical = self.critical_batch(self.loss(at))
+        critical = self.critical_batch(self.target_at(at))
         tokens = at["S"] * at["batch"]
         return {
             "critical_batch": critical,

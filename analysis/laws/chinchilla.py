@@ -51,7 +51,7 @@ class Chinchilla(SumLaw):
             total = np.asarray(self.alpha + self.beta)  # may be zero
             return {"exponent_N": self.beta / total, "exponent_D": self.alpha / total}
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Loss at (N, D), at compute C with N and D at their optimum, or at C with one of them given."""
         if "N" in at and "D" in at:
             return self.predict(N=at["N"], D=at["D"])

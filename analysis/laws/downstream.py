@@ -144,7 +144,7 @@ class TwoStep(Law):
         first, second = self.steps()
         return second.predict(first.predict(**inputs))
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         del flops_per_param_token
         return self.predict(**{role: at[role] for role in self.FIRST.inputs()})
 

@@ -103,7 +103,7 @@ class KaplanND(FormulaLaw):
             total = self.alpha_N + self.alpha_D
             return {"exponent_N": self.alpha_D / total, "exponent_D": self.alpha_N / total}
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)
 

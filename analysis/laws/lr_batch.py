@@ -40,7 +40,7 @@ class HyperparameterLaw(Law):
         """(peak learning rate, tokens a step) at the roles that the law depends on."""
         return self._power(self.LR_SCALE, self.LR, at), self._power(self.BATCH_SCALE, self.BATCH, at)
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """The peak learning rate (TARGET); `derived` has the batch."""
         return self.predict(**_with_flops(at, flops_per_param_token))[0]
 

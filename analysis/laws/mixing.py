@@ -134,7 +134,7 @@ class BoostedMixing(OfShares, Law):
         share = np.asarray(share, dtype=np.float64)
         return _booster(self.trees).predict(np.atleast_2d(share), num_threads=1).reshape(share.shape[:-1])
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         del flops_per_param_token
         return self.predict(gather("share", self.PARTS, at))
 

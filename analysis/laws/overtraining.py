@@ -50,7 +50,7 @@ class OverTraining(FormulaLaw):
             N = np.sqrt(C / flops_per_param_token / ratio)
             return N, ratio * N
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)
 

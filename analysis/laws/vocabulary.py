@@ -114,7 +114,7 @@ class VocabularyLoss(FormulaLaw):
         """Vocabulary size of least loss; `width` is the paper's for N_nv unless given."""
         return self.best_vocabulary_params(N_nv, C) / (width_of(N_nv) if width is None else width)
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Loss at (N_nv, N_v, D), or at (N_nv, C) with the best vocabulary."""
         if "D" in at:
             return self.predict(at["N_nv"], at["N_v"], at["D"])
@@ -160,7 +160,7 @@ class VocabularyFrontier(Law):
         """FLOPs at which N_nv is on the frontier."""
         return np.exp(2 * (np.log(N_nv) - self.K_nv))
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Vocabulary parameters N_v at C FLOPs, or at the FLOPs of N_nv."""
         del flops_per_param_token
         C = at["C"] if "C" in at else self.flops(at["N_nv"])
@@ -168,13 +168,13 @@ class VocabularyFrontier(Law):
 
     def best_vocabulary(self, N_nv: Any, width: Any = None) -> Any:
         """Vocabulary size for N_nv; `width` is the paper's unless given."""
-        return self.loss({"N_nv": N_nv}) / (width_of(N_nv) if width is None else width)
+        return self.target_at({"N_nv": N_nv}) / (width_of(N_nv) if width is None else width)
 
     def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """The other sides of the allocation."""
         C = at["C"] if "C" in at else self.flops(at["N_nv"])
         N_nv = np.exp(self.K_nv + 0.5 * np.log(C))
-        N_v = self.loss({"C": C}, flops_per_param_token)
+        N_v = self.target_at({"C": C}, flops_per_param_token)
         return {"C": C + 0 * N_nv, "N_nv": N_nv, "V": N_v / width_of(N_nv), "H": np.exp(self.K_H + 0.5 * np.log(C))}
 
 
@@ -194,14 +194,14 @@ class VocabularyPower(Law):
     TARGET: ClassVar[str] = "N_v"
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N_nv",),)
 
-    def loss(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         """Vocabulary parameters N_v at N_nv."""
         del flops_per_param_token
         return self.N_v0 * power(at["N_nv"] / self.N_0, self.gamma)
 
     def best_vocabulary(self, N_nv: Any, width: Any = None) -> Any:
         """Vocabulary size for N_nv; `width` is the paper's unless given."""
-        return self.loss({"N_nv": N_nv}) / (width_of(N_nv) if width is None else width)
+        return self.target_at({"N_nv": N_nv}) / (width_of(N_nv) if width is None else width)
 
     def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """The vocabulary size at the paper's width."""

@@ -195,7 +195,7 @@ def fit_power(columns: Columns, law: type[VocabularyPower], spec: FitSpec) -> Fi
     N_0, N_v0, flops = anchor(columns)
     fitted = law(N_0, N_v0, growth(sizes, objective))
     from_stationary = np.array(
-        [math.log(fitted.loss({"N_nv": size})) - math.log(_stationary_params(size)) for size in sizes]
+        [math.log(fitted.target_at({"N_nv": size})) - math.log(_stationary_params(size)) for size in sizes]
     )
     residual = from_stationary - from_stationary[0]
     return FitResult(

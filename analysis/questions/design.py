@@ -66,7 +66,7 @@ class Target:
             if not any(set(self.at) == set(names) for names in type(law).INPUTS):
                 choices = " or ".join(",".join(f"{name}=.." for name in names) for names in type(law).INPUTS)
                 raise InputError(f"--target: {self.name} of {law.NAME} is taken at {choices}")
-            return law.loss(self.at, flops_per_param_token)
+            return law.target_at(self.at, flops_per_param_token)
         if self.name in law.optimum_exponents():
             return law.optimum_exponents()[self.name]
         if self.name in ("N", "D", "tokens_per_param"):

@@ -44,14 +44,14 @@ class Family:
 
     def loss(self, C: Any) -> Any:
         """Loss at C training FLOPs, allocated as is best for this family where the law says how."""
-        return self.law.loss({input_of(type(self.law)): C}, self.flops_per_param_token)
+        return self.law.target_at({input_of(type(self.law)): C}, self.flops_per_param_token)
 
     def losses(self, C: Any) -> np.ndarray:
         """The same of every replicate [replicates, points], for C [points] or [replicates, points]."""
         C = np.atleast_1d(np.asarray(C, dtype=np.float64))
         law = type(self.law)(*self.draws.T[:, :, None])
         with np.errstate(all="ignore"):
-            return np.asarray(law.loss({input_of(type(self.law)): C}, self.flops_per_param_token))
+            return np.asarray(law.target_at({input_of(type(self.law)): C}, self.flops_per_param_token))
 
     def intervals(self, level: float) -> dict[str, Interval]:
         found = {n: Interval.of(v, level) for n, v in zip(self.law.names(), self.draws.T, strict=True)}

@@ -81,7 +81,7 @@ def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime) -> Fo
         law=type(law).NAME,
         at=dict(at),
         target=type(law).TARGET,
-        prediction=float(law.loss(at, fitted.flops_per_param_token)),
+        prediction=float(law.target_at(at, fitted.flops_per_param_token)),
         quantiles=tuple(map(float, np.quantile(runs[np.isfinite(runs)], QUANTILES))),
         made=now.astimezone(datetime.UTC).isoformat(timespec="seconds"),
         fit_data_sha256=fitted.data_sha256,

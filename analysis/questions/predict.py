@@ -119,15 +119,15 @@ def new_runs(fitted: Fitted, at: Mapping[str, float]) -> np.ndarray:
     if not len(fitted.draws):
         return np.empty(0)
     with np.errstate(all="ignore"):
-        draws = np.asarray(type(law).stack(fitted.draws).loss(at, factor), dtype=np.float64)
+        draws = np.asarray(type(law).stack(fitted.draws).target_at(at, factor), dtype=np.float64)
     noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
-    return draws * np.exp(noise) if float(law.loss(at, factor)) > 0 else draws + noise
+    return draws * np.exp(noise) if float(law.target_at(at, factor)) > 0 else draws + noise
 
 
 def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     """Loss at `at` (N and D, or C, ...) in nats per token with intervals; the optimum too when only C is given."""
     law, factor = fitted.law, fitted.flops_per_param_token
-    loss = float(law.loss(at, factor))
+    loss = float(law.target_at(at, factor))
 
     def interval(quantity: Callable[[Any], Any]) -> Interval | None:
         return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
@@ -138,7 +138,7 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     return Prediction(
         at=dict(at),
         loss=loss,
-        interval=interval(lambda law: law.loss(at, factor)),
+        interval=interval(lambda law: law.target_at(at, factor)),
         new_run=Interval.of(new_runs(fitted, at), fitted.level),
         optimum=optimum,
         optimum_intervals=intervals,

@@ -45,7 +45,7 @@ def run_table(survey: Any, grid: Any, rows: Sequence[int]) -> dict[str, Any]:
     order = np.arange(len(at))
     if "chinchilla" in survey.results:
         with np.errstate(all="ignore"):
-            law = np.asarray(survey["chinchilla"].law.loss({role: values[role] for role in "ND"}))
+            law = np.asarray(survey["chinchilla"].law.target_at({role: values[role] for role in "ND"}))
             away = values["loss"] / law - 1
         heads += ["law", "loss over law"]
         cells += [

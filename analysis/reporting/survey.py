@@ -112,7 +112,7 @@ def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> 
 
     def allocate(law: Any) -> dict[str, Any]:
         N, D = law.optimum(C, ratio)
-        return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.loss({"C": C}, ratio)}
+        return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.target_at({"C": C}, ratio)}
 
     values = allocate(result.law)
     intervals = {key: result.interval_of(lambda law, key=key: allocate(law)[key]) for key in values}

@@ -133,7 +133,7 @@ def test_optimum_beats_its_neighbours(log_c, shift, exponents, factor):
     assert factor * N * D == pytest.approx(10.0**log_c)
     moved = 10.0**shift
     assert law.predict(N, D) <= law.predict(N * moved, D / moved) + 1e-12
-    assert law.loss({"C": 10.0**log_c}, factor) == pytest.approx(law.predict(N, D))
+    assert law.target_at({"C": 10.0**log_c}, factor) == pytest.approx(law.predict(N, D))
 
 
 # --- published numbers (REFERENCE: Besiroglu et al. 2024)

@@ -99,7 +99,7 @@ def flipping() -> Chinchilla:
     for _ in range(80):
         middle = (low * high) ** 0.5
         scaled = dataclasses.replace(law, A=law.A * middle, B=law.B * middle)
-        better = scaled.loss({"C": FLIP}) < DENSE.loss({"C": FLIP})
+        better = scaled.target_at({"C": FLIP}) < DENSE.target_at({"C": FLIP})
         low, high = (middle, high) if better else (low, middle)
     return dataclasses.replace(law, A=law.A * low, B=law.B * low)
 

@@ -48,13 +48,13 @@ def test_both_steps_are_recovered_from_compute(truth):
 def test_the_interval_of_an_accuracy_carries_both_steps():
     columns = two_step()
     result = fitting.fit(columns, TwoStepAccuracy, FitSpec(bootstrap=100))
-    draws = result.stacked().loss(FAR)
-    assert np.quantile(draws, 0.02) <= TWO.loss(FAR) <= np.quantile(draws, 0.98)
+    draws = result.stacked().target_at(FAR)
+    assert np.quantile(draws, 0.02) <= TWO.target_at(FAR) <= np.quantile(draws, 0.98)
     count = len(TaskLoss.names())
     best = np.tile([result.law.coefficients()[name] for name in result.law.names()], (100, 1))
     first_only, second_only = best.copy(), best.copy()
     first_only[:, :count], second_only[:, count:] = result.draws[:, :count], result.draws[:, count:]
-    spread = [np.std(TwoStepAccuracy.stack(part).loss(FAR)) for part in (first_only, second_only)]
+    spread = [np.std(TwoStepAccuracy.stack(part).target_at(FAR)) for part in (first_only, second_only)]
     assert min(spread) > 0 and np.std(draws) > 0.8 * max(spread)
     # Replicates of both steps are fits to the same rows: refitting replicate 0 alone gives it back.
     from analysis.trust.bootstrap import row_counts
@@ -70,8 +70,8 @@ def test_the_interval_of_an_accuracy_carries_both_steps():
 def test_the_interval_of_an_accuracy_is_honest():
     inside = 0
     for seed in range(10):
-        draws = fitting.fit(two_step(seed=seed), TwoStepAccuracy, FitSpec(bootstrap=100)).stacked().loss(FAR)
-        inside += np.quantile(draws, 0.05) <= TWO.loss(FAR) <= np.quantile(draws, 0.95)
+        draws = fitting.fit(two_step(seed=seed), TwoStepAccuracy, FitSpec(bootstrap=100)).stacked().target_at(FAR)
+        inside += np.quantile(draws, 0.05) <= TWO.target_at(FAR) <= np.quantile(draws, 0.95)
     assert inside >= 7
 
 
@@ -96,7 +96,8 @@ def test_two_steps_from_the_command_line(tmp_path):
     assert set(json.loads(out.read_text())["details"]["steps"]) == {"task_loss", "accuracy"}
     found = predict.predict(fitted, predict.parse_at("N=7e10,D=1.4e12", fitted.law))
     assert (
-        found.loss == pytest.approx(TWO.loss(FAR), abs=0.02) and found.interval.low < found.loss < found.interval.high
+        found.loss == pytest.approx(TWO.target_at(FAR), abs=0.02)
+        and found.interval.low < found.loss < found.interval.high
     )
 
 

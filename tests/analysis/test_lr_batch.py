@@ -90,7 +90,7 @@ def test_deepseeks_form():
     truth = ComputeLaw(a=0.3118, p=-0.125, b=0.2920, q=0.3271)
     found = fitting.fit(sweep(truth), load_law("lr_batch_compute"), PLAIN).law
     assert (found.p, found.q) == pytest.approx((truth.p, truth.q), abs=0.02)
-    assert found.loss({"N": 1e9, "D": 2e10}) == found.loss({"C": 1.2e20})
+    assert found.target_at({"N": 1e9, "D": 2e10}) == found.target_at({"C": 1.2e20})
 
 
 def test_held_coefficients_keep_their_value():

@@ -194,8 +194,8 @@ def test_intervals_cover_as_often_as_they_say():
         found = fitting.fit(planted.columns(N, C / 6 / N, loss), Chinchilla, FitSpec(bootstrap=400))
         far = {"C": 10 * C.max()}
         wanted = truth.coefficients() | {"exponent_N": truth.optimum_exponents()["exponent_N"]}
-        given = found.intervals() | {"loss at 10x": found.interval_of(lambda law, far=far: law.loss(far))}
-        for name, value in (wanted | {"loss at 10x": truth.loss(far)}).items():
+        given = found.intervals() | {"loss at 10x": found.interval_of(lambda law, far=far: law.target_at(far))}
+        for name, value in (wanted | {"loss at 10x": truth.target_at(far)}).items():
             hits.setdefault(name, []).append(given[name].low <= value <= given[name].high)
     covered = {name: float(np.mean(found)) for name, found in hits.items()}
     print("\ncoverage of 90% intervals:", ", ".join(f"{name} {share:.1%}" for name, share in covered.items()))
@@ -358,7 +358,7 @@ def test_forecasts_hold_as_often_as_they_say():
             Chinchilla,
             FitSpec(bootstrap=100, thorough=False, starts=24),
         )
-        draws = test.stacked().loss({"N": last["N"][0], "D": last["D"][0]})
+        draws = test.stacked().target_at({"N": last["N"][0], "D": last["D"][0]})
         runs = draws * np.exp(test.certificate.rms_log_residual * np.random.default_rng(seed).standard_normal(100))
         ranks.append(np.mean(runs < last["loss"][0]))
     inside = np.mean(np.abs(np.array(ranks) - 0.5) <= 0.45)

@@ -68,7 +68,7 @@ def test_the_best_vocabulary_beats_its_neighbours(N_nv, times):
         return TRUTH.predict(N_nv, N_v, C / 6 / (N_nv + N_v))
 
     assert loss(best) < min(loss(best * 1.01), loss(best / 1.01))
-    assert TRUTH.loss({"N_nv": N_nv, "C": C}) == pytest.approx(loss(best), rel=1e-12)
+    assert TRUTH.target_at({"N_nv": N_nv, "C": C}) == pytest.approx(loss(best), rel=1e-12)
     derived = TRUTH.derived({"N_nv": N_nv, "C": C})
     assert derived["V"] == pytest.approx(best / width_of(N_nv)) and derived["N_v"] == pytest.approx(best)
 

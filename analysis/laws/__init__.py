@@ -4,22 +4,24 @@ from types import ModuleType
 
 from analysis.laws import (
     allocation,
-    batch,
-    capacity,
     chinchilla,
+    critical_batch,
+    density,
     downstream,
     growth,
     kaplan,
+    knowledge,
     lr_batch,
     mixing,
     moe,
-    multilingual,
     one_quantity,
     overtraining,
     precision,
     repetition,
     schedules,
     shape,
+    superposition,
+    translation,
     vocabulary,
 )
 from analysis.laws.base import Law
@@ -38,12 +40,14 @@ FILES: tuple[ModuleType, ...] = (
     vocabulary,
     mixing,
     downstream,
-    batch,
+    critical_batch,
     schedules,
     growth,
     shape,
-    multilingual,
-    capacity,
+    superposition,
+    translation,
+    knowledge,
+    density,
 )
 LAWS: dict[str, type[Law]] = {
     law.NAME: law

@@ -25,6 +25,8 @@ from analysis.laws.base import (
 from analysis.solve.objective import Objective
 
 TASKS = "Bhagia et al. 2024 (arXiv 2412.04403)"
+GADRE = "Gadre et al. 2024 (arXiv 2403.08540)"
+DENSING = "Xiao et al. 2024 (Densing law; arXiv 2412.04315)"
 LLAMA = "Llama 3 (arXiv 2407.21783), section 3.2.1"
 SQUARES = Objective("least_squares", "raw")
 POINT = Objective("huber", "raw", 0.01)  # a stray run counts by its sign: noise of accuracies is about a point
@@ -86,6 +88,51 @@ class TaskLossLog(FormulaLaw):
     def predict(self, C: Any) -> Any:
         """Loss on the answers at C training FLOPs."""
         return self.u - self.v * np.log(C)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerLoss(SumLaw):
+    """L = a/N^alpha + b/D^beta: loss of the reference models on a task's answers given the questions, nats.
+
+    Step 2, from that loss to the score, is Accuracy.
+    """
+
+    a: Any
+    b: Any
+    alpha: Any
+    beta: Any
+
+    NAME: ClassVar[str] = "answer_loss"
+    FORMULA: ClassVar[str] = "task_loss = a/N^alpha + b/D^beta"
+    SOURCE: ClassVar[str] = f"{DENSING}, step 1"
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "task_loss")
+    TARGET: ClassVar[str] = "task_loss"
+    TERMS: ClassVar[tuple[Term, ...]] = (Term("a", (("N", -1.0, "alpha"),)), Term("b", (("D", -1.0, "beta"),)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorFromLoss(FormulaLaw):
+    """Err(L) = eps - k exp(-gamma L): average top-1 error of downstream tasks from the loss in nats per token."""
+
+    eps: Any
+    k: Any
+    gamma: Any
+
+    NAME: ClassVar[str] = "error_from_loss"
+    FORMULA: ClassVar[str] = "Err = eps - k exp(-gamma L)"
+    SOURCE: ClassVar[str] = f"{GADRE}, equation 5"
+    ROLES: ClassVar[tuple[str, ...]] = ("loss", "error")
+    TARGET: ClassVar[str] = "error"
+    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        "eps": free(),
+        "k": free(),
+        "gamma": exponent(0.1, 0.25, 0.5, 1.0, 2.0, 4.0, low=1e-3, high=20.0),
+    }
+
+    def predict(self, loss: Any) -> Any:
+        """Error at a loss."""
+        return self.eps - self.k * np.exp(-self.gamma * loss)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, free, power, prefactor
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, power, prefactor
 from analysis.solve.objective import Objective
 
 SOURCE = "Gadre et al. 2024 (arXiv 2403.08540)"
@@ -53,28 +53,3 @@ class OverTraining(FormulaLaw):
     def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)
-
-
-@dataclasses.dataclass(frozen=True)
-class ErrorFromLoss(FormulaLaw):
-    """Err(L) = eps - k exp(-gamma L): average top-1 error of downstream tasks from the loss in nats per token."""
-
-    eps: Any
-    k: Any
-    gamma: Any
-
-    NAME: ClassVar[str] = "error_from_loss"
-    FORMULA: ClassVar[str] = "Err = eps - k exp(-gamma L)"
-    SOURCE: ClassVar[str] = f"{SOURCE}, equation 5"
-    ROLES: ClassVar[tuple[str, ...]] = ("loss", "error")
-    TARGET: ClassVar[str] = "error"
-    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
-    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
-        "eps": free(),
-        "k": free(),
-        "gamma": exponent(0.1, 0.25, 0.5, 1.0, 2.0, 4.0, low=1e-3, high=20.0),
-    }
-
-    def predict(self, loss: Any) -> Any:
-        """Error at a loss."""
-        return self.eps - self.k * np.exp(-self.gamma * loss)

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.fitting.formula_fit import fit_one_formula
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.laws.batch import BatchTrajectory, CriticalBatch, StepsExamples
+from analysis.laws.critical_batch import BatchTrajectory, CriticalBatch, StepsExamples
 from analysis.laws.kaplan import KaplanN
 from analysis.solve.objective import Objective
 from experiments.cli import InputError

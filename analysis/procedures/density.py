@@ -10,8 +10,8 @@ from analysis.fitting.formula_fit import fit_formula, fit_one_formula
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.laws.capacity import AnswerLoss, Density
-from analysis.laws.downstream import Accuracy
+from analysis.laws.density import Density
+from analysis.laws.downstream import Accuracy, AnswerLoss
 
 
 def fit_density(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from analysis.fitting.result import FitResult
 from analysis.laws.allocation import Envelope, IsoFlop
 from analysis.laws.base import Law
-from analysis.laws.capacity import DensityGrowth
+from analysis.laws.density import DensityGrowth
 from analysis.laws.downstream import TwoStep
 from analysis.laws.lr_batch import HyperparameterLaw
 from analysis.laws.mixing import BoostedMixing, LinearMixing

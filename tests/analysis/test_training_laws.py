@@ -7,9 +7,11 @@ import pytest
 
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.laws import batch, capacity, growth, schedules
-from analysis.laws.downstream import Accuracy
-from analysis.laws.multilingual import EncoderDecoder, LanguageWeight
+from analysis.laws import critical_batch as batch
+from analysis.laws import growth, knowledge, schedules
+from analysis.laws.density import Density, DensityGrowth
+from analysis.laws.downstream import Accuracy, AnswerLoss
+from analysis.laws.translation import EncoderDecoder, LanguageWeight
 from analysis.procedures import batch as batch_
 from analysis.procedures import growth as growth_
 from analysis.procedures import schedules as schedules_
@@ -313,44 +315,44 @@ def test_a_language_alone_has_all_parameters():
 
 def test_biographies_hold_47_bits_a_person():
     """47.6 bits are in the attributes of a person (Allen-Zhu & Li); the names add log2(N_0/N)."""
-    attributes = math.log2(math.prod(capacity.PLAIN_ATTRIBUTES))
+    attributes = math.log2(math.prod(knowledge.PLAIN_ATTRIBUTES))
     assert attributes == pytest.approx(47.6, abs=0.05)
     people = 10_000
-    limit = capacity.biography_limit(people)
+    limit = knowledge.biography_limit(people)
     assert limit == pytest.approx(people * (attributes + math.log2(1.6e8 / people)))
-    chance = math.log(capacity.PLAIN_NAMES), attributes * math.log(2)
-    assert capacity.biography_bits(people, *chance) == pytest.approx(0, abs=1e-6)
-    assert capacity.biography_bits(people, 30.0, 60.0) == 0  # worse than chance is no debt
-    half = capacity.biography_bits(people, math.log(people), attributes * math.log(2) / 2)
+    chance = math.log(knowledge.PLAIN_NAMES), attributes * math.log(2)
+    assert knowledge.biography_bits(people, *chance) == pytest.approx(0, abs=1e-6)
+    assert knowledge.biography_bits(people, 30.0, 60.0) == 0  # worse than chance is no debt
+    half = knowledge.biography_bits(people, math.log(people), attributes * math.log(2) / 2)
     assert limit - half == pytest.approx(people * attributes / 2)
 
 
 def test_bits_of_random_data_count_values_and_their_sets():
     # K=2 attributes, C=3 chunks of L=4 tokens out of T=16, D=8 different ones: all known at zero loss
-    bits = capacity.random_bits(100, 1e6, (2, 3, 8, 4, 16), (math.log(100), 0.0, 0.0))
+    bits = knowledge.random_bits(100, 1e6, (2, 3, 8, 4, 16), (math.log(100), 0.0, 0.0))
     assert bits == pytest.approx(100 * math.log2(1e4) + 100 * 2 * 3 * 3 + 2 * 8 * (16 - 3))
     with pytest.raises(InputError, match="does not fit"):
-        capacity.random_bits(100, 1e6, (2, 3, 8, 1, 4), (0.0, 0.0, 0.0))
+        knowledge.random_bits(100, 1e6, (2, 3, 8, 1, 4), (0.0, 0.0, 0.0))
 
 
 def test_capacity_saturates_and_its_interval_covers_two_bits():
     stream = np.random.default_rng(0)
     N, H = 10 ** stream.uniform(5, 9, 60), 10 ** stream.uniform(6, 9, 60)
     bits = np.minimum(2 * N, H) * np.exp(0.05 * stream.standard_normal(60))  # a sharp corner
-    found = fitting.fit(table(N=N, data_bits=H, bits=bits), capacity.KnowledgeCapacity, FitSpec(bootstrap=200))
+    found = fitting.fit(table(N=N, data_bits=H, bits=bits), knowledge.KnowledgeCapacity, FitSpec(bootstrap=200))
     interval = found.intervals()["k"]
     assert interval.low < 2 < interval.high
     assert interval.high - interval.low < 0.2
-    law = capacity.KnowledgeCapacity(k=2.0, q=4.0)
+    law = knowledge.KnowledgeCapacity(k=2.0, q=4.0)
     assert law.predict(1e6, 1e12) == pytest.approx(2e6)
     assert law.predict(1e12, 1e6) == pytest.approx(1e6)
     assert law.predict(1e6, 2e6) == pytest.approx(2e6 * 2 ** (-1 / 4))
 
 
 def test_density_of_a_reference_model_is_one():
-    reference = capacity.AnswerLoss(a=20.0, b=300.0, alpha=0.2, beta=0.3)
+    reference = AnswerLoss(a=20.0, b=300.0, alpha=0.2, beta=0.3)
     accuracy = Accuracy(a=0.7, k=-4.0, L0=0.55, b=0.25)
-    measure = capacity.Density(reference, accuracy)
+    measure = Density(reference, accuracy)
     N = np.geomspace(1e7, 1e11, 5)
     score = accuracy.predict(reference.predict(N, 1e12))
     np.testing.assert_allclose(measure.effective_size(score), N, rtol=1e-8)
@@ -359,7 +361,7 @@ def test_density_of_a_reference_model_is_one():
 
 
 def test_density_is_fitted_in_two_steps():
-    reference, accuracy = capacity.AnswerLoss(20.0, 300.0, 0.2, 0.3), Accuracy(0.7, -4.0, 0.55, 0.25)
+    reference, accuracy = AnswerLoss(20.0, 300.0, 0.2, 0.3), Accuracy(0.7, -4.0, 0.55, 0.25)
     draw = np.random.default_rng(0)  # one for both: with D = 100 N, (a, alpha) and (b, beta) could change places
     N = 10 ** draw.uniform(7, 10, 40)
     D = 10 ** draw.uniform(9, 12, 40)
@@ -370,7 +372,7 @@ def test_density_is_fitted_in_two_steps():
         QUICK,
     )
     assert set(fits) == {"answer_loss", "accuracy"}
-    assert measure.density(0.5, 1e8) == pytest.approx(capacity.Density(reference, accuracy).density(0.5, 1e8), rel=1e-4)
+    assert measure.density(0.5, 1e8) == pytest.approx(Density(reference, accuracy).density(0.5, 1e8), rel=1e-4)
 
 
 def test_density_growth_follows_the_records():
@@ -381,14 +383,14 @@ def test_density_growth_follows_the_records():
     kept = records(days, density)
     for row in range(60):
         assert kept[row] == (density[row] > density[days < days[row]].max(initial=-np.inf))
-    found = fitting.fit(table(days=days, density=density), capacity.DensityGrowth, FitSpec(bootstrap=200))
+    found = fitting.fit(table(days=days, density=density), DensityGrowth, FitSpec(bootstrap=200))
     assert len(found.columns) == kept.sum()
     assert len(found.columns.dropped) == 60 - kept.sum()
     assert abs(found.law.A / 0.0073 - 1) < 0.15
     doubling = found.details["doubling_days"]
     assert doubling["value"] == pytest.approx(math.log(2) / found.law.A)
     assert doubling["interval"]["low"] <= doubling["value"] <= doubling["interval"]["high"]
-    assert capacity.DensityGrowth(0.0073, 0.0).doubling_days() == pytest.approx(95, abs=0.1)
+    assert DensityGrowth(0.0073, 0.0).doubling_days() == pytest.approx(95, abs=0.1)
     np.testing.assert_allclose(
         found.law.predict(found.columns["days"]) / found.columns["density"], np.exp(found.residual)
     )
@@ -401,7 +403,7 @@ def test_density_growth_follows_the_records():
     ("law", "rows", "lost"),
     [
         (batch.StepsExamples, {"batch": lambda x: x * 1e5, "S": lambda x: 1e9 / x}, {"S_min"}),
-        (capacity.KnowledgeCapacity, {"N": lambda x: x * 1e9, "data_bits": lambda x: 1e6 + 0 * x, "bits": lambda x: 1e6 + 0 * x}, {"k", "q"}),
+        (knowledge.KnowledgeCapacity, {"N": lambda x: x * 1e9, "data_bits": lambda x: 1e6 + 0 * x, "bits": lambda x: 1e6 + 0 * x}, {"k", "q"}),
         (schedules.Annealing, {"S1": lambda x: x, "S2": lambda x: 0 * x, "loss": lambda x: 2 + 0.4 * x**-0.5}, {"C"}),
         (LanguageWeight, {"N": lambda x: 1e7 * x, "proportion": lambda x: 0.5 + 0 * x, "loss": lambda x: 1 + 40 * (6e6 * x) ** -0.25}, {"c1", "c2", "c3"}),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.grid.table import Columns
 from analysis.laws.kaplan import KaplanN
-from analysis.laws.shape import Superposition
+from analysis.laws.superposition import Superposition
 from analysis.questions import trend
 from experiments.cli import InputError
 

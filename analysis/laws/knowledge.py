@@ -1,10 +1,8 @@
-"""What a parameter holds: bits of knowledge that it stores, and how many parameters of a reference model it is worth.
+"""Knowledge capacity: the bits of knowledge that the parameters of a model hold.
 
-Bits come from losses on synthetic biographies, whose entropy is known; density from scores, through reference models of many
-sizes. Which texts and tasks those are is the study's business.
+Bits come from losses on synthetic biographies, whose entropy is known.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,16 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from analysis.laws.base import (
-    FLOPS_PER_PARAM_TOKEN,
     Coefficient,
     FormulaLaw,
-    SumLaw,
-    Term,
-    free,
     prefactor,
     rounded_minimum,
 )
-from analysis.laws.downstream import Accuracy
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
@@ -116,92 +109,3 @@ class KnowledgeCapacity(FormulaLaw):
     def predict(self, N: Any, data_bits: Any) -> Any:
         """Bits that N parameters hold of data with that many bits."""
         return rounded_minimum(self.k * N, data_bits, self.q)
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerLoss(SumLaw):
-    """L = a/N^alpha + b/D^beta: loss of the reference models on a task's answers given the questions, nats.
-
-    Step 2, from that loss to the score, is downstream.Accuracy.
-    """
-
-    a: Any
-    b: Any
-    alpha: Any
-    beta: Any
-
-    NAME: ClassVar[str] = "answer_loss"
-    FORMULA: ClassVar[str] = "task_loss = a/N^alpha + b/D^beta"
-    SOURCE: ClassVar[str] = f"{DENSING}, step 1"
-    ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "task_loss")
-    TARGET: ClassVar[str] = "task_loss"
-    TERMS: ClassVar[tuple[Term, ...]] = (Term("a", (("N", -1.0, "alpha"),)), Term("b", (("D", -1.0, "beta"),)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Density:
-    """Effective size and density of any model by its score on a task.
-
-    reference: loss of reference models on the answers. accuracy: the score that such a loss gives, c, gamma, l and d of
-    the source as a, k, L0 and b; its k is negative for a score that rises as the loss falls. tokens: D_0, what the
-    reference models of the comparison are trained on.
-    """
-
-    reference: AnswerLoss
-    accuracy: Accuracy
-    tokens: float = 1e12
-
-    def answer_loss(self, score: Any) -> Any:
-        """l - ln(c/(S - d) - 1)/gamma: the loss of a score; nan at or beyond that of a guess, d, and the best, c + d."""
-        law = self.accuracy
-        with np.errstate(all="ignore"):
-            odds = law.a / (np.asarray(score, dtype=np.float64) - law.b) - 1
-            return law.L0 - np.log(np.where((odds > 0) & np.isfinite(odds), odds, np.nan)) / law.k
-
-    def effective_size(self, score: Any) -> Any:
-        """Parameters of the reference model, trained on D_0 tokens, that has this score.
-
-        nan where no size has it: a score no better than a guess, or beyond what D_0 tokens allow.
-        """
-        rest = self.answer_loss(score) - self.reference.b * self.tokens**-self.reference.beta
-        with np.errstate(all="ignore"):
-            return (np.where(rest > 0, rest, np.nan) / self.reference.a) ** (-1 / self.reference.alpha)
-
-    def density(self, score: Any, N: Any) -> Any:
-        """Effective over actual parameters N."""
-        return self.effective_size(score) / N
-
-
-@dataclasses.dataclass(frozen=True)
-class DensityGrowth(FormulaLaw):
-    """ln rho_max = A days + B: the densest model so far, fitted to the models that were records when they appeared.
-
-    Its source has A = 0.0073 a day, a doubling in 95 days. The interval is that of the records that happened: it
-    does not know of the models that were never measured.
-    """
-
-    A: Any
-    B: Any
-
-    NAME: ClassVar[str] = "density_growth"
-    FORMULA: ClassVar[str] = "ln rho_max = A days + B"
-    SOURCE: ClassVar[str] = DENSING
-    ROLES: ClassVar[tuple[str, ...]] = ("days", "density")
-    TARGET: ClassVar[str] = "density"
-    OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
-    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
-        "A": free(0.002, 0.01, low=-10.0, high=10.0),
-        "B": free(-3.0, 0.0, 3.0),
-    }
-
-    def predict(self, days: Any) -> Any:
-        """Density of the densest model of that day."""
-        return np.exp(self.A * days + self.B)
-
-    def doubling_days(self) -> Any:
-        """Days in which the record doubles; negative where it falls."""
-        return math.log(2) / self.A
-
-    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
-        """The doubling time, the same at any day."""
-        return {"doubling_days": self.doubling_days() + 0 * at["days"]}

@@ -1,5 +1,6 @@
-"""Fit a law that is a formula."""
+"""Fit a law that is a formula: from columns to a law with its refits and its certificate."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import numpy as np
@@ -9,108 +10,146 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid import units
 from analysis.grid.table import Columns
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, FormulaLaw, SumLaw
-from analysis.solve import formula, newton, optimum, sums
-from analysis.solve.formula import FormulaProblem
-from analysis.trust import bootstrap, certificate, profile
-from analysis.trust.certificate import Certificate, Evidence
+from analysis.solve import formula, newton, optimum
+from analysis.solve.optimum import Optimum
+from analysis.solve.problem import Problem
+from analysis.solve.sums import SumProblem
+from analysis.trust import bootstrap, certificate, influence, profile
+from analysis.trust.certificate import Evidence
 from experiments.cli import InputError, nearest
 
+VARIES = 1.02  # C/(N D) over the rows, largest over smallest: below, it is one number
 
-def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> sums.Problem | FormulaProblem:
-    """The problem of fitting the law to the rows. Raises InputError for coefficients that it does not have."""
+
+def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
+    """Pose the fit of the law to the rows. Raises InputError for coefficients that it does not have."""
     for name in spec.fixed:
         if name not in law.names():
-            raise InputError(
-                f"--fix: {name!r} is not a coefficient of {law.NAME}; {nearest(name, law.names(), 'name')}"
-            )
-    raw, above = spec.objective.residual == "raw", spec.objective.shares(columns.values.get("censored"))
-    if hasattr(law, "problem") and not spec.fixed:
-        return law.problem(columns, raw, above)
-    if issubclass(law, SumLaw) and not spec.fixed and (columns[law.TARGET] > 0).all():
-        names = [*law.prefactors(), *law.exponents()]
-        order = tuple(names.index(name) for name in law.names())
-        return sums.Problem.create(law.slopes(columns.values), columns[law.TARGET], raw, order, above)
+            hint = nearest(name, law.names(), "name")
+            raise InputError(f"--fix: {name!r} is not a coefficient of {law.NAME}; {hint}")
+    objective = spec.settled_objective
+    raw = objective.residual == "raw"
+    above = objective.shares(columns.values.get("censored"))
+    if not spec.fixed:
+        own = law.problem(columns, raw, above)
+        if own is not None:
+            return own
+        # Sums of monomials have a faster way to the same fit, which needs logarithms of the target.
+        if issubclass(law, SumLaw) and (columns[law.TARGET] > 0).all():
+            return _pose_sum(columns, law, raw, above)
     return formula.problem(law, columns.values, raw, spec.fixed, above)
 
 
-def parameter_names(problem: sums.Problem | FormulaProblem, law: type[FormulaLaw]) -> tuple[str, ...]:
-    """Coefficients of the parameters, in the problem's order."""
-    if hasattr(problem, "names"):
-        return problem.names
-    return (*law.prefactors(), *law.exponents()) if issubclass(law, SumLaw) else ()
+def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray | float | None) -> SumProblem:
+    names = (*law.prefactors(), *law.exponents())
+    order = tuple(names.index(name) for name in law.names())
+    slopes = law.slopes(columns.values)
+    return SumProblem.create(slopes, columns[law.TARGET], raw, order, above, names)
+
+
+def row_weights(columns: Columns) -> np.ndarray:
+    """Return the weights of the rows, with mean 1; all alike where no column gives them."""
+    if "weight" not in columns:
+        return np.ones(len(columns))
+    return columns["weight"] / columns["weight"].mean()
 
 
 def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
-    """Fit a formula by variable projection on a grid of starts and damped Newton steps."""
+    """Fit a formula by variable projection on a grid of starts and damped Newton steps.
+
+    Raises InputError for fewer rows than coefficients, FitError when the best end is no optimum.
+    """
     problem = pose(columns, law, spec)
-    if len(columns) < problem.size:
-        raise InputError(
-            f"GRID: {len(columns)} usable rows, {law.NAME} has {problem.size} coefficients to fit "
-            f"({', '.join(n for n in law.names() if n not in spec.fixed)}); "
-            f"expected at least {problem.size} rows ({len(columns.dropped)} were dropped)"
-        )
-    weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
-    deltas = spec.objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
-    found = optimum.find(problem, weight, spec.objective, deltas, spec.starts)
+    _check_rows(columns, law, spec, problem)
+    objective = spec.settled_objective
+    deltas = objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
+    found = optimum.find(problem, row_weights(columns), objective, deltas, spec.starts)
     if not found.gradient <= optimum.STATIONARY:
         raise FitError(
             f"{law.NAME}: the best of {found.starts} starts is not at a stationary point (scaled gradient "
             f"{found.gradient:.1e}); no coefficients are reported"
         )
+    return _with_refits(found, columns, law, spec)
+
+
+def _check_rows(columns: Columns, law: type[FormulaLaw], spec: FitSpec, problem: Problem) -> None:
+    if len(columns) >= problem.size:
+        return
+    free = ", ".join(name for name in law.names() if name not in spec.fixed)
+    raise InputError(
+        f"GRID: {len(columns)} usable rows, {law.NAME} has {problem.size} coefficients to fit ({free}); "
+        f"expected at least {problem.size} rows ({len(columns.dropped)} were dropped)"
+    )
+
+
+def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
+    """Add to an optimum what it would have been on other rows, and whether to believe it."""
+    problem = found.problem
     run = columns.values.get("run")
-    leverage = certificate.leverage(found)
-    draws = problem.coefficients(bootstrap.refits(found, spec.resample, spec.bootstrap, spec.seed, run, leverage))
-    thorough = spec.thorough and len(draws) > 0
-    left_out = bootstrap.jackknife(found, run) if thorough else np.empty((0, problem.size))
-    additive, names = bool((columns[law.TARGET] <= 0).any()), parameter_names(problem, law)
-    fitted = law(*map(float, problem.coefficients(found.theta[None])[0]))
+    leverage = influence.leverage(found)
+    refits = bootstrap.refits(found, spec.resample, spec.bootstrap, spec.seed, run, leverage)
+    draws = problem.coefficients(refits)
+    left_out = np.empty((0, problem.size))
+    profiles: Mapping[str, profile.Profile] = {}
+    if spec.thorough and len(draws):
+        left_out = bootstrap.jackknife(found, run)
+        profiles = profile.profiles(found, spec.level)
+
+    coefficients = problem.coefficients(found.theta[None])[0]
+    fitted = law(*coefficients.tolist())
+    additive = bool((columns[law.TARGET] <= 0).any())
     result = FitResult(
         law=fitted,
         spec=spec,
         columns=columns,
         objective=found.value,
         residual=residuals(fitted, columns, additive),
-        certificate=Certificate(converged=True, agreeing_starts=found.agreeing, gradient=found.gradient),
+        certificate=certificate.Certificate(True, found.agreeing, found.gradient),
         draws=draws,
         left_out=problem.coefficients(left_out),
-        freedom=int(bootstrap.units(len(columns), run).max()) + 1 - problem.size,
+        freedom=bootstrap.unit_count(len(columns), run) - problem.size,
         additive=additive,
-        profiles=profile.profiles(found, names, spec.level) if thorough else {},
+        profiles=profiles,
     )
     evidence = Evidence(
         law=fitted,
         columns=columns,
         residual=result.residual,
         intervals=result.intervals(),
-        left_out=result.left_out,
-        profiles=result.profiles,
-        loss=spec.objective.loss,
+        left_out=problem.coefficients(left_out),
+        profiles=profiles,
+        loss=spec.settled_objective.loss,
         fixed=tuple(spec.fixed),
     )
-    return dataclasses.replace(result, certificate=certificate.certify(evidence, found, names, leverage))
+    return dataclasses.replace(result, certificate=certificate.certify(evidence, found, leverage))
 
 
 def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:
-    """ln predicted - ln observed [rows], or their plain difference for a target that may be negative."""
-    with np.errstate(all="ignore"):
-        predicted = np.asarray(law.predict(**{role: columns[role] for role in law.inputs()}), dtype=np.float64)
+    """Return ln predicted - ln observed [rows], or their plain difference for a target that may be negative."""
+    inputs = {role: columns[role] for role in law.inputs()}
     observed = columns[law.TARGET]
+    with np.errstate(all="ignore"):
+        predicted = np.asarray(law.predict(**inputs), dtype=np.float64)
     predicted = np.broadcast_to(predicted, observed.shape)
-    return predicted - observed if additive else np.log(np.maximum(predicted, 1e-300)) - np.log(observed)
+    if additive:
+        return predicted - observed
+    return np.log(np.maximum(predicted, 1e-300)) - np.log(observed)
 
 
 def flops_factor(columns: Columns) -> tuple[float, str]:
-    """C/(N D), the geometric mean over the rows, and a note when it varies; 6 when a role is missing."""
+    """Return C/(N D), the geometric mean over the rows, and a note when it varies; 6 when a role is missing."""
     if not all(role in columns for role in ("N", "D", "C")):
         return FLOPS_PER_PARAM_TOKEN, ""
     logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])
     factor = float(np.exp(logs.mean()))
     if abs(factor / FLOPS_PER_PARAM_TOKEN - 1) < 1e-9:
-        factor = FLOPS_PER_PARAM_TOKEN
-    low, high = np.exp(logs.min()), np.exp(logs.max())
-    varies = high > 1.02 * low
+        factor = FLOPS_PER_PARAM_TOKEN  # to the digit, where only rounding lies between
+    low = np.exp(logs.min())
+    high = np.exp(logs.max())
+    if high <= VARIES * low:
+        return factor, ""
     note = f"C = {factor:.3g} N D on average, {low:.3g} to {high:.3g} over the rows; optima at given C use the average"
-    return factor, note if varies else ""
+    return factor, note
 
 
 def noted(result: FitResult, columns: Columns) -> FitResult:

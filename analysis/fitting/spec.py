@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
+from analysis.laws.base import Law
 from analysis.solve.objective import Objective
 from experiments.cli import InputError, nearest
 
 RESAMPLE = ("paired", "wild", "residual")
-
-
 INTERPOLATIONS = ("quadratic", "cubic", "akima")
 
 
 @dataclasses.dataclass(frozen=True)
 class FitSpec:
-    """Every choice of a fit.
+    """Hold every choice of a fit.
 
     bootstrap: replicates (0: none). level: of the intervals. seed: of the resampling; the stream is that of
     numpy's RandomState, so that seed 42 on 240 rows resamples as Besiroglu et al. 2024 did. starts: refined starts.
@@ -36,18 +34,25 @@ class FitSpec:
     near_optimum: str = "0.0025"  # which runs of a cell are optima, see analysis.procedures.lr_batch.choice_of
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)  # coefficients that are not fitted
 
-    def for_law(self, law: Any) -> "FitSpec":
-        """The same with the law's own objective where none is given."""
-        return self if self.objective is not None else dataclasses.replace(self, objective=law.OBJECTIVE)
+    def for_law(self, law: type[Law]) -> "FitSpec":
+        """Return the same with the law's own objective where none is given."""
+        if self.objective is not None:
+            return self
+        return dataclasses.replace(self, objective=law.OBJECTIVE)
+
+    @property
+    def settled_objective(self) -> Objective:
+        """The objective, which `for_law` has settled before anything is fitted."""
+        assert self.objective is not None, "FitSpec.for_law comes before a fit"
+        return self.objective
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             hint = nearest(self.interpolation, INTERPOLATIONS, "choice")
             raise InputError(f"--interpolation: {self.interpolation!r} is not an interpolation; {hint}")
         if self.resample not in RESAMPLE:
-            raise InputError(
-                f"--resample: {self.resample!r} is not a bootstrap; {nearest(self.resample, RESAMPLE, 'choice')}"
-            )
+            hint = nearest(self.resample, RESAMPLE, "choice")
+            raise InputError(f"--resample: {self.resample!r} is not a bootstrap; {hint}")
         if not 0 < self.level < 1:
             raise InputError(f"--level: {self.level} is not between 0 and 1")
         if self.bootstrap < 0 or self.bootstrap == 1:

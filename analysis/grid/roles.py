@@ -1,11 +1,16 @@
-"""What the columns of a loss grid can mean: every role that a law may ask for, and the names that it usually has."""
+"""Say what the columns of a loss grid can mean: the roles that several laws ask for, and the names that they usually have.
 
+A role that one subject alone asks for stands with the law that asks for it first (`Law.OWN_ROLES`) and joins ROLES when
+that law is loaded.
+"""
+
+from collections.abc import Mapping
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """A meaning. columns: the names that are tried for it, in this order.
+    """Describe a meaning. columns: the names that are tried for it, in this order.
 
     positive: rows with other values are dropped. label: not a number; rows with equal labels belong together.
     many: one column for each of several parts, named by a pattern such as mix_*. shares: the parts add up to 1.
@@ -19,7 +24,7 @@ class Role:
     shares: bool = False
 
 
-ROLES = {
+ROLES: dict[str, Role] = {
     "N": Role(
         "parameters",
         ("N", "params_total", "params", "parameters", "n_params", "num_params", "params_non_embedding"),
@@ -87,3 +92,13 @@ ROLES = {
     "days": Role("days since a date", ("days", "day"), positive=False),
     "density": Role("effective over actual parameters", ("density", "capacity_density")),
 }
+
+
+def declare(roles: Mapping[str, Role]) -> None:
+    """Make roles of one's own known to every reader of a grid. Raises ValueError for a name with another meaning."""
+    for name, role in roles.items():
+        known = ROLES.setdefault(name, role)
+        if known != role:
+            raise ValueError(
+                f"role {name!r} means {known.meaning!r} already; expected another name than for {role.meaning!r}"
+            )

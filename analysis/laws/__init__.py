@@ -1,64 +1,50 @@
-"""The laws by name. Add one: write its frozen class in a file of its subject; the files listed here are searched."""
+"""Find the laws by name: every class with a NAME in a file of this folder is one.
 
+A law from elsewhere (a notebook, another package) joins them with `add`.
+"""
+
+from collections.abc import Iterator
+import importlib
+import pkgutil
 from types import ModuleType
+from typing import TypeVar
 
-from analysis.laws import (
-    allocation,
-    chinchilla,
-    critical_batch,
-    density,
-    downstream,
-    growth,
-    kaplan,
-    knowledge,
-    lr_batch,
-    mixing,
-    moe,
-    one_quantity,
-    overtraining,
-    precision,
-    repetition,
-    schedules,
-    shape,
-    superposition,
-    translation,
-    vocabulary,
-)
 from analysis.laws.base import Law
 from experiments.cli import InputError, nearest
 
-FILES: tuple[ModuleType, ...] = (
-    chinchilla,
-    allocation,
-    kaplan,
-    one_quantity,
-    overtraining,
-    repetition,
-    moe,
-    precision,
-    lr_batch,
-    vocabulary,
-    mixing,
-    downstream,
-    critical_batch,
-    schedules,
-    growth,
-    shape,
-    superposition,
-    translation,
-    knowledge,
-    density,
-)
-LAWS: dict[str, type[Law]] = {
-    law.NAME: law
-    for file in FILES
-    for law in vars(file).values()
-    if isinstance(law, type) and issubclass(law, Law) and hasattr(law, "NAME") and law.__module__ == file.__name__
-}
+LawClass = TypeVar("LawClass", bound=type[Law])
+
+
+def _files() -> Iterator[ModuleType]:
+    """Import the files of this folder, in the order of their names."""
+    for file in pkgutil.iter_modules(__path__):
+        yield importlib.import_module(f"{__name__}.{file.name}")
+
+
+def _laws_of(file: ModuleType) -> Iterator[type[Law]]:
+    """Yield the laws that a file defines itself; bases have no NAME."""
+    for value in vars(file).values():
+        is_law = isinstance(value, type) and issubclass(value, Law) and hasattr(value, "NAME")
+        if is_law and value.__module__ == file.__name__:
+            yield value
+
+
+LAWS: dict[str, type[Law]] = {law.NAME: law for file in _files() for law in _laws_of(file)}
+
+
+def add(law: LawClass) -> LawClass:
+    """Make a law of one's own known by its NAME, to commands as well as to functions; usable as a decorator.
+
+    Raises ValueError when the name is taken.
+    """
+    known = LAWS.setdefault(law.NAME, law)
+    if known is not law:
+        raise ValueError(f"NAME: {law.NAME!r} is the name of {known.__module__}.{known.__qualname__}; expected another")
+    return law
 
 
 def load(name: str) -> type[Law]:
-    """The class of a law; InputError with the nearest name for an unknown one."""
+    """Return the class of a law; InputError with the nearest name for an unknown one."""
     if name not in LAWS:
         raise InputError(f"--law: {name!r} is not a law; {nearest(name, LAWS, 'law')}")
     return LAWS[name]

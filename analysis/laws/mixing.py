@@ -25,6 +25,7 @@ from analysis.laws.base import (
 )
 from analysis.solve import exponential
 from analysis.solve.objective import Objective
+from analysis.solve.problem import Problem
 from experiments.cli import InputError, nearest
 
 
@@ -78,7 +79,7 @@ class Mixing(OfShares, FormulaLaw):
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"c": prefactor(), "k": prefactor()}
 
     @classmethod
-    def problem(cls, columns: Any, raw: bool, above: Any = None) -> Any:
+    def problem(cls, columns: Any, raw: bool, above: Any = None) -> Problem:
         """What a fit solves: two terms whose logarithms are linear in (ln c, ln k, t)."""
         return exponential.exponential(columns, raw, above)
 

@@ -10,7 +10,9 @@ from analysis.fitting.formula_fit import fit_one_formula, pose
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.solve import formula, newton, sums
+from analysis.solve import newton, sums
+from analysis.solve.parameters import VANISHED
+from analysis.solve.problem import Problem
 from analysis.trust import bootstrap
 from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
@@ -85,14 +87,14 @@ def refit(result: FitResult, counts: np.ndarray) -> np.ndarray:
     return problem.coefficients(ends)
 
 
-def parameters(problem: sums.Problem | formula.FormulaProblem, law: Any) -> np.ndarray:
+def parameters(problem: Problem, law: Any) -> np.ndarray:
     """Where in a problem [p] a law lies."""
-    if not isinstance(problem, formula.FormulaProblem):
+    if isinstance(problem, sums.SumProblem):
         powers = np.array([float(getattr(law, name)) for name in law.exponents()])
         sizes = np.array([float(getattr(law, name)) for name in law.prefactors()])
         return np.clip(np.r_[np.log(np.maximum(sizes, 1e-300)) + problem.centre @ powers, powers], *problem.bounds())
     values = np.array([float(getattr(law, name)) for name in problem.names])
-    plain = np.where(problem.logs, np.log(np.maximum(np.where(problem.logs, values, 1.0), formula.VANISHED)), values)
+    plain = np.where(problem.logs, np.log(np.maximum(np.where(problem.logs, values, 1.0), VANISHED)), values)
     return np.clip(plain, *problem.bounds())
 
 

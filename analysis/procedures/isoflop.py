@@ -13,7 +13,8 @@ from analysis.laws.base import Array
 from analysis.procedures import allocation
 from analysis.procedures.budgets import Budget, compute_slopes, make_budget, size_labels, split_budgets
 from analysis.procedures.parabola import refine_lowest, vertex
-from analysis.trust.certificate import WIDEST_CONSTANT, Certificate
+from analysis.trust.certificate import Certificate
+from analysis.trust.identification import WIDEST_CONSTANT
 from analysis.trust.interval import Interval
 from experiments.cli import InputError
 

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.trust import bootstrap, certificate
+from analysis.trust import bootstrap, caution
 from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
@@ -64,7 +64,7 @@ def fit_linear(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
             rms_log_residual=float(np.sqrt(np.mean(residual**2))),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
-            warnings=certificate.warnings(columns, parts, 1.0, residual),
+            warnings=caution.warnings(columns, parts, 1.0, residual),
         ),
         draws=draws,
     )

@@ -18,9 +18,10 @@ from analysis.laws.base import FormulaLaw, Law
 from analysis.procedures.registry import procedure_of
 from analysis.questions import fit as fitting
 from analysis.solve import formula, newton, optimum
-from analysis.solve.formula import VANISHED, FormulaProblem
+from analysis.solve.formula import FormulaProblem
 from analysis.solve.objective import Objective
-from analysis.trust import bootstrap, certificate
+from analysis.solve.parameters import VANISHED
+from analysis.trust import bootstrap, identification, influence
 from analysis.trust.interval import Interval
 from experiments.cli import InputError, nearest
 
@@ -85,7 +86,7 @@ class Families:
     notes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class JointProblem(FormulaProblem):
     """A FormulaProblem with given starts [starts, p]."""
 
@@ -198,7 +199,7 @@ def _fit_shared(
             "no coefficients are reported"
         )
     ends = replicates(best, parts, columns, spec)
-    weak, _ = certificate.weak_directions(problem, best.theta, weight)
+    weak, _ = identification.weak_directions(problem, best.theta, weight)
     reason = "the rows do not separate it from other coefficients"
     found = {}
     for copy, (name, part) in enumerate(parts.items()):
@@ -278,7 +279,7 @@ def replicates(best: optimum.Optimum, parts: Mapping[str, Columns], columns: Col
     run = None
     if "run" in columns:
         run = np.char.add(np.char.add(columns["family"].astype(str), " "), columns["run"].astype(str))
-    leverage = certificate.leverage(best)
+    leverage = influence.leverage(best)
     return bootstrap.refits(best, spec.resample, spec.bootstrap, spec.seed, run, leverage)
 
 

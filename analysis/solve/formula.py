@@ -1,10 +1,10 @@
-"""The least-squares problem of a law that is any formula: the same interface as analysis.solve.newton.Problem for sums.
+"""Pose the fit of a law that is any formula.
 
 Derivatives come from the formula itself at complex arguments: with a step of i h along u, the imaginary part is
 h times the slope along u, and the real part falls by h^2/2 times the curvature along u (Squire & Trapp 1998). No law
 states a derivative, and none is approximated by a difference. A formula must therefore be written in analytic functions
 (numpy's exp, log and powers; np.where, np.minimum and np.maximum choose by the real part).
-Axes: batch b, rows r, free parameters p, coefficients k (free and fixed, in the law's order).
+Axes: batch b, rows r, free parameters p.
 """
 
 from collections.abc import Mapping
@@ -12,282 +12,279 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 
 from analysis.laws.base import FormulaLaw
-from analysis.solve.newton import CHUNK_ELEMENTS, Local, non_negative
-from analysis.solve.objective import sided, slope, smooth
+from analysis.solve.expansion import assemble, row_terms, weighted_products
+from analysis.solve.least_squares import non_negative
+from analysis.solve.newton import CHUNK_ELEMENTS
+from analysis.solve.objective import sided
+from analysis.solve.parameters import LawParameters
+from analysis.solve.problem import Local
+from analysis.solve.starting import best_and_spread, slices
 from experiments.cli import InputError
 
 STEP = 1e-5  # of the complex derivative, of a parameter's scale: slopes to 1e-10, curvatures to 1e-6
 MOST_STARTS = 20_000
-VANISHED = 1e-30  # smallest positive coefficient
-LOG_LIMIT, PLAIN_LIMIT = 3.0, 0.5  # longest step of a logarithm, and of another parameter over its scale
+LEAST_SOLVED = 1e-12  # of a positive coefficient that was solved for
 
 
 def real_if_exact(values: np.ndarray) -> np.ndarray:
-    """Complex numbers without imaginary parts as real ones: along one coefficient, most of a formula stays real and fast."""
-    return values.real if np.iscomplexobj(values) and not values.imag.any() else values
+    """Drop imaginary parts that are zero: along one coefficient, most of a formula stays real and fast."""
+    if np.iscomplexobj(values) and not np.imag(values).any():
+        return np.real(values)
+    return values
 
 
-@dataclasses.dataclass(frozen=True)
-class FormulaProblem:
-    """Rows of one fit of `law`. Parameters are logarithms of positive coefficients and the others as they are.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FormulaProblem(LawParameters):
+    """Hold the rows of one fit of `law`, see LawParameters for its coefficients.
 
-    `shared` makes one law of several: `member` [r] says to which copy a row belongs, and coefficients that are not shared
-    have one value a copy. `fixed` coefficients keep their value.
+    A `Problem` (analysis/solve/problem.py), whose members are described there. inputs: role -> [r] or [r, parts].
     """
 
-    law: type[FormulaLaw]
-    inputs: dict[str, np.ndarray]
+    inputs: Mapping[str, np.ndarray]
     target: np.ndarray  # [r], ln of it for log residuals
     raw: bool
-    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    member: np.ndarray | None = None
-    shared: tuple[str, ...] = ()
     above: np.ndarray | float | None = None  # [r], see Objective.shares
-
-    @functools.cached_property
-    def parameters(self) -> tuple[tuple[str, int | None], ...]:
-        """(coefficient, copy) of each free parameter; copy is None where all rows share it."""
-        copies = 0 if self.member is None else int(self.member.max()) + 1
-        found: list[tuple[str, int | None]] = []
-        for name in self.law.names():
-            if name not in self.fixed:
-                own = copies and name not in self.shared
-                found += [(name, copy) for copy in range(copies)] if own else [(name, None)]
-        return tuple(found)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Coefficients of the free parameters."""
-        return tuple(name for name, _ in self.parameters)
-
-    @property
-    def size(self) -> int:
-        return len(self.parameters)
 
     @property
     def unit(self) -> float:
         """A typical size of what residuals are differences of."""
         return float(np.abs(self.target).max()) if self.raw else 1.0
 
-    @property
-    def logs(self) -> np.ndarray:
-        """Which parameters are logarithms [p]."""
-        return np.array([self.law.COEFFICIENTS[name].log for name in self.names])
-
-    @property
-    def scale(self) -> np.ndarray:
-        """A typical size of each parameter [p]; 1 for logarithms."""
-        sizes = [max(map(abs, self.law.COEFFICIENTS[name].start), default=0.0) for name in self.names]
-        return np.where(self.logs, 1.0, np.where(np.array(sizes) > 0, sizes, 1.0))
-
-    @property
-    def limit(self) -> np.ndarray:
-        """Longest step [p]."""
-        return np.where(self.logs, LOG_LIMIT, PLAIN_LIMIT * self.scale)
-
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest parameters [p]."""
-        known = [self.law.COEFFICIENTS[name] for name in self.names]
-        low, high = (np.array([getattr(c, side) for c in known], dtype=np.float64) for side in ("low", "high"))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (
-                np.where(self.logs, np.log(np.maximum(low, VANISHED)), low),
-                np.where(self.logs, np.log(np.maximum(high, 1e-300)), high),
-            )
-
-    def values(self, theta: np.ndarray) -> np.ndarray:
-        """Free coefficients [b, p] from parameters; complex where these are."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.where(self.logs, np.exp(np.where(self.logs, theta, 0)), theta)
-
-    def of_copy(self, values: np.ndarray, copy: int | None = None) -> np.ndarray:
-        """All coefficients [b, k] of one copy of the law, in its order."""
-        return np.stack([self._one(values, name, copy) for name in self.law.names()], axis=1)
-
-    def coefficients(self, theta: np.ndarray) -> np.ndarray:
-        """[b, k]; of the first copy, where there are several."""
-        return self.of_copy(self.values(theta), None if self.member is None else 0)
-
-    def _one(self, values: np.ndarray, name: str, copy: int | None) -> np.ndarray:
-        if name in self.fixed:
-            return np.full(len(values), self.fixed[name])
-        at = self.parameters.index((name, copy if (name, None) not in self.parameters else None))
-        return values[:, at]
-
-    def _by_row(self, values: np.ndarray, name: str) -> np.ndarray:
-        """One coefficient [b, 1], or [b, r] where copies of the law differ in it."""
-        if self.member is None or name in self.fixed or (name, None) in self.parameters:
-            return self._one(values, name, None)[:, None]
-        first = self.parameters.index((name, 0))
-        return values[:, first + self.member]
-
     def evaluate(self, values: np.ndarray) -> np.ndarray:
-        """The law [b, r] at free coefficients [b, p]."""
-        law = self.law(*(real_if_exact(self._by_row(values, name)) for name in self.law.names()))
+        """Evaluate the law [b, r] at free coefficients [b, p]."""
+        coefficients = [real_if_exact(self.by_row(values, name)) for name in self.law.names()]
+        law = self.law(*coefficients)
         with np.errstate(all="ignore"):
-            return np.broadcast_to(law.predict(**self.inputs), (len(values), self.target.shape[-1]))
+            found = law.predict(**self.inputs)
+        return np.broadcast_to(found, (len(values), self.target.shape[-1]))
 
     def predicted(self, theta: np.ndarray) -> np.ndarray:
-        """The law [b, r], or its logarithm for log residuals; NaN where that does not exist."""
+        """Return the law [b, r], or its logarithm for log residuals; NaN where that does not exist."""
         value = self.evaluate(self.values(theta))
         if self.raw:
             return value
+        exists = np.real(value) > 0
         with np.errstate(all="ignore"):
-            return np.where(value.real > 0, np.log(np.where(value.real > 0, value, 1.0)), np.nan)
-
-    def complexity(self, theta: np.ndarray) -> np.ndarray:
-        """Which of equal fits to prefer [b]: the smallest exponents."""
-        return np.where(self.logs, 0.0, (theta / self.scale) ** 2).sum(axis=1)
-
-    def small_terms(self, theta: np.ndarray) -> np.ndarray:
-        """Prefactors of [p] whose term is a small part of every row and may tend to zero."""
-        linear = np.array([not self.law.COEFFICIENTS[name].start for name in self.names])
-        effect = np.abs(self.jacobian(theta[None])[0]).max(axis=1)
-        return np.flatnonzero(self.logs & linear & (effect < 0.2 * self.unit) & (theta > self.bounds()[0]))
-
-    def sensitivity(self, theta: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Weighted slopes [r, p], each over the size that it has where it matters."""
-        slopes = self.jacobian(theta[None])[0] * self.scale[:, None] * np.sqrt(weight) / self.unit
-        size = np.linalg.norm(slopes, axis=1)
-        return (slopes / np.where(size > 1e-9 * np.sqrt(weight.sum()), size, 1.0)[:, None]).T
+            return np.where(exists, np.log(np.where(exists, value, 1.0)), np.nan)
 
     def residuals(self, theta: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-        """Predicted minus observed [b, r]."""
-        return self.predicted(theta).real - (self.target if target is None else target)
+        """Return predicted minus observed [b, r]."""
+        observed = self.target if target is None else target
+        return np.real(self.predicted(theta)) - observed
 
     def along(self, theta: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slope and minus half the curvature of `predicted` along `direction` [p], in steps of it: [b, r] each."""
+        """Return the slope of `predicted` along `direction` [p], and its real part a complex step away: [b, r] each."""
         moved = self.predicted(theta + 1j * STEP * direction)
-        return moved.imag / STEP, moved.real
+        return np.imag(moved) / STEP, np.real(moved)
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """Slopes of `predicted` [b, p, r]."""
-        unit = np.diag(self.scale)
-        return np.stack([self.along(theta, unit[j])[0] / self.scale[j] for j in range(self.size)], axis=1)
+        """Return the slopes of `predicted` [b, p, r]."""
+        scale = self.scale
+        slopes = []
+        for at, direction in enumerate(np.diag(scale)):
+            slope, _ = self.along(theta, direction)
+            slopes.append(slope / scale[at])
+        return np.stack(slopes, axis=1)
 
     @functools.cached_property
     def holds(self) -> np.ndarray:
         """Whether a row depends on a parameter: [p, r]."""
-        rows = np.zeros(self.target.shape[-1], int) if self.member is None else self.member
-        return np.array([np.full(len(rows), True) if copy is None else rows == copy for _, copy in self.parameters])
+        rows = self.target.shape[-1]
+        member = np.zeros(rows, int) if self.member is None else self.member
+        holding = [np.full(rows, True) if copy is None else member == copy for _, copy in self.parameters]
+        return np.array(holding)
 
     def expand(self, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
-        """Second-order expansion of sum_r weight * huber_delta(residual) around [b] points.
+        """Expand sum_r weight * huber_delta(residual) to second order around [b] points.
 
         Copies of the law cost no more than one: no row belongs to two, so all copies of a coefficient move at once.
         """
-        here, scale, names = self.predicted(theta).real, self.scale, self.names
-        r = here - target
-        weight = sided(weight, r, self.above)
-        pull = weight * slope(r, delta)
-        moves = {name: np.where([other == name for other in names], scale, 0.0) for name in dict.fromkeys(names)}
+        here = np.real(self.predicted(theta))
+        residual = here - target
+        rows = row_terms(residual, sided(weight, residual, self.above), delta)
+        moves = self._moves()
 
-        def bent(moved: np.ndarray) -> np.ndarray:
+        def bend_at(moved: np.ndarray) -> np.ndarray:
+            """Pull times curvature along a step, from the real part at its end [b, r]."""
             with np.errstate(all="ignore"):  # where the formula has no value, the step is not taken
-                return pull * (here - moved) * 2 / STEP**2
+                return rows.pull * (here - moved) * 2 / STEP**2
 
-        slopes, bends = {}, {}
+        slopes: dict[str, np.ndarray] = {}
+        bends: dict[tuple[str, str], np.ndarray] = {}
         for name, move in moves.items():
             slopes[name], moved = self.along(theta, move)
-            bends[name, name] = bent(moved)
+            bends[name, name] = bend_at(moved)
         for one, other in itertools.combinations(moves, 2):
-            both = bent(self.along(theta, moves[one] + moves[other])[1])
-            bends[one, other] = bends[other, one] = (both - bends[one, one] - bends[other, other]) / 2
-        jacobian = np.stack([slopes[name] * held for name, held in zip(names, self.holds, strict=True)], axis=1)
-        jacobian /= scale[:, None]
-        bend = np.empty((len(theta), self.size, self.size))
-        for j, k in itertools.product(range(self.size), repeat=2):
-            bend[:, j, k] = bends[names[j], names[k]] @ (self.holds[j] & self.holds[k]) / (scale[j] * scale[k])
-        inside = weight * (np.abs(r) <= delta)
-        reweighted = weight * np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
-        rows = jacobian.transpose(0, 2, 1)
-        return Local(
-            value=(weight * smooth(r, delta)).sum(axis=1),
-            gradient=(jacobian @ pull[:, :, None])[:, :, 0],
-            gradient_size=(np.abs(jacobian) @ np.abs(pull)[:, :, None])[:, :, 0],
-            curvature=(jacobian * inside[:, None]) @ rows + bend,
-            metric=(jacobian * reweighted[:, None]) @ rows,
+            _, moved = self.along(theta, moves[one] + moves[other])
+            # Along u + v the curvature is that along u, that along v, and twice the mixed one.
+            mixed = (bend_at(moved) - bends[one, one] - bends[other, other]) / 2
+            bends[one, other] = mixed
+            bends[other, one] = mixed
+
+        jacobian = np.stack(
+            [slopes[name] * held for name, held in zip(self.names, self.holds, strict=True)],
+            axis=1,
         )
+        jacobian /= self.scale[:, None]
+        curvature = weighted_products(jacobian, rows.inside) + self._sum_bends(bends, len(theta))
+        return assemble(rows, jacobian, curvature)
+
+    def _moves(self) -> dict[str, np.ndarray]:
+        """The direction [p] that moves every copy of a coefficient by its scale, by the coefficient's name."""
+        moves = {}
+        for name in dict.fromkeys(self.names):
+            is_copy = [other == name for other in self.names]
+            moves[name] = np.where(is_copy, self.scale, 0.0)
+        return moves
+
+    def _sum_bends(self, bends: Mapping[tuple[str, str], np.ndarray], batch: int) -> np.ndarray:
+        """Sum what rows bend to a matrix [b, p, p]: a row counts for the parameters that it depends on."""
+        scale = self.scale
+        names = self.names
+        found = np.empty((batch, self.size, self.size))
+        for j, k in itertools.product(range(self.size), repeat=2):
+            counting = self.holds[j] & self.holds[k]
+            found[:, j, k] = bends[names[j], names[k]] @ counting / (scale[j] * scale[k])
+        return found
+
+    def complexity(self, theta: np.ndarray) -> np.ndarray:
+        """Say which of equal fits to prefer [b]: the smallest exponents."""
+        squares = (theta / self.scale) ** 2
+        return np.where(self.logs, 0.0, squares).sum(axis=1)
+
+    def small_terms(self, theta: np.ndarray) -> np.ndarray:
+        """Return the prefactors of [p] whose term is a small part of every row and may tend to zero."""
+        is_linear = np.array([not coefficient.start for coefficient in self.known])
+        effect = np.abs(self.jacobian(theta[None])[0]).max(axis=1)
+        low, _ = self.bounds()
+        return np.flatnonzero(self.logs & is_linear & (effect < 0.2 * self.unit) & (theta > low))
+
+    def sensitivity(self, theta: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return weighted slopes [r, p], each over the size that it has where it matters."""
+        slopes = self.jacobian(theta[None])[0] * self.scale[:, None] * np.sqrt(weight) / self.unit
+        size = np.linalg.norm(slopes, axis=1)
+        matters = size > 1e-9 * np.sqrt(weight.sum())
+        return (slopes / np.where(matters, size, 1.0)[:, None]).T
+
+    def with_target(self, target: np.ndarray) -> "FormulaProblem":
+        """Return the same rows with other observations."""
+        return dataclasses.replace(self, target=target)
+
+    def in_units(self, theta: np.ndarray, at: int) -> tuple["FormulaProblem", np.ndarray]:
+        """Return problem and parameters as they are: they are coefficients, or logarithms of them."""
+        del at
+        return self, theta
 
     def starts(self, weight: np.ndarray, keep: int) -> np.ndarray:
-        """Starts [keep, p]: every combination of the coefficients' start values, those without any solved for.
+        """Return starts [keep, p]: combinations of the coefficients' start values, the best and some of the rest."""
+        return combined_starts(self, weight, keep)
 
-        A quarter of them is taken from the rest of the combinations, so that agreement between starts means something.
-        """
-        known = self.law.COEFFICIENTS
-        axes = [known[name].start or (np.nan,) for name in self.names]
-        first = {name: self.names.index(name) for name in self.names}  # copies of one coefficient start together
-        axes = [
-            axis if first[name] == at else axis[:1]
-            for at, (name, axis) in enumerate(zip(self.names, axes, strict=True))
-        ]
-        size = math.prod(len(axis) for axis in axes)
-        if size <= MOST_STARTS:
-            points = np.array(list(itertools.product(*axes)))
-        else:
-            draw = np.random.default_rng(0)
-            points = np.stack([draw.choice(axis, MOST_STARTS) for axis in axes], axis=1)
-        points = points.astype(np.float64)[:, [first[name] for name in self.names]]
-        solved = np.flatnonzero(np.isnan(points[0])) if len(points) else np.empty(0, int)
-        chunk = max(1, 4 * CHUNK_ELEMENTS // self.target.shape[-1])
-        if len(solved):
-            for first in range(0, len(points), chunk):
-                part = slice(first, first + chunk)
-                points[part] = self._solve(points[part], solved, weight)
-        theta = np.where(self.logs, np.log(np.maximum(np.where(self.logs, points, 1.0), 1e-300)), points)
-        theta = np.clip(theta, *self.bounds())
-        parts = [theta[first : first + chunk] for first in range(0, len(theta), chunk)]
-        score = np.concatenate([(weight * np.abs(self.residuals(part))).sum(axis=1) for part in parts])
-        order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
-        order = order[np.isfinite(score[order])]
-        if not len(order):
-            raise InputError(f"{self.law.NAME}: its formula has no finite value at these rows from any start")
-        near, far = order[: keep - keep // 4], order[keep - keep // 4 :]
-        spread = far[np.linspace(0, len(far) - 1, keep // 4).astype(int)] if len(far) else far
-        return theta[np.unique(np.r_[near, spread])]
 
-    def _solve(self, points: np.ndarray, solved: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """The coefficients [b, p] with the `solved` ones, which enter linearly, by weighted least squares."""
+def combined_starts(problem: FormulaProblem, weight: np.ndarray, keep: int) -> np.ndarray:
+    """Try every combination of the coefficients' start values, those without any solved for: [keep, p].
 
-        def value(at: np.ndarray) -> np.ndarray:
-            out = self.evaluate(at)
-            return np.where(np.isfinite(out), out, 0.0)
+    A quarter of them is taken from the rest of the combinations, so that agreement between starts means something.
+    Raises InputError when the formula has no finite value at any.
+    """
+    points = _combinations(problem)
+    chunk = max(1, 4 * CHUNK_ELEMENTS // problem.target.shape[-1])
+    to_solve = np.flatnonzero(np.isnan(points[0])) if len(points) else np.empty(0, int)
+    if len(to_solve):
+        for part in slices(len(points), chunk):
+            points[part] = _solve_linear(problem, points[part], to_solve, weight)
 
-        target = self.target if self.raw else np.exp(self.target)
-        without = points.copy()
-        without[:, solved] = 0.0
-        rest = value(without)
-        basis = []
-        for at in solved:
-            one = without.copy()
-            one[:, at] = 1.0
-            basis.append(value(one) - rest)
-        size = np.abs(target) + 1e-300 if not self.raw else np.ones_like(target)  # log residuals are relative ones
-        relative = np.stack(basis, axis=2) / size[:, None]  # [b, r, solved]
-        goal = (target - rest) / size
-        spread = np.broadcast_to(weight, goal.shape)
-        answer = non_negative(relative, spread, goal, self.logs[solved])
-        out = points.copy()
-        floor = np.exp(self.bounds()[0][solved]) if self.logs[solved].all() else 1e-12
-        out[:, solved] = np.where(self.logs[solved], np.maximum(answer, np.maximum(floor, 1e-12)), answer)
-        return out
+    positive = np.where(problem.logs, points, 1.0)
+    theta = np.where(problem.logs, np.log(np.maximum(positive, 1e-300)), points)
+    theta = np.clip(theta, *problem.bounds())
+    misfits = []
+    for part in slices(len(theta), chunk):
+        misfit = weight * np.abs(problem.residuals(theta[part]))
+        misfits.append(misfit.sum(axis=1))
+    score = np.concatenate(misfits)
+    order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
+    order = order[np.isfinite(score[order])]
+    if not len(order):
+        raise InputError(f"{problem.law.NAME}: its formula has no finite value at these rows from any start")
+    return theta[np.unique(best_and_spread(order, keep))]
+
+
+def _combinations(problem: FormulaProblem) -> np.ndarray:
+    """Combine the start values of all free coefficients [starts, p]; NaN stands for one that is to be solved for.
+
+    Copies of one coefficient start together. Of very many combinations a fixed random sample is drawn.
+    """
+    names = problem.names
+    first_of = {name: names.index(name) for name in names}
+    axes = []
+    for at, (name, coefficient) in enumerate(zip(names, problem.known, strict=True)):
+        axis = coefficient.start or (np.nan,)
+        axes.append(axis if first_of[name] == at else axis[:1])
+    count = math.prod(len(axis) for axis in axes)
+    if count <= MOST_STARTS:
+        points = np.array(list(itertools.product(*axes)))
+    else:
+        draw = np.random.default_rng(0)
+        columns = [draw.choice(axis, MOST_STARTS) for axis in axes]
+        points = np.stack(columns, axis=1)
+    together = [first_of[name] for name in names]
+    return points.astype(np.float64)[:, together]
+
+
+def _solve_linear(
+    problem: FormulaProblem,
+    points: np.ndarray,
+    to_solve: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Return the coefficients [b, p] with those at `to_solve`, which enter linearly, by weighted least squares."""
+
+    def finite_value(at: np.ndarray) -> np.ndarray:
+        out = problem.evaluate(at)
+        return np.where(np.isfinite(out), out, 0.0)
+
+    # The formula is linear in these coefficients: it is its value without them, plus each one times its own effect.
+    without = points.copy()
+    without[:, to_solve] = 0.0
+    rest = finite_value(without)
+    effects = []
+    for at in to_solve:
+        alone = without.copy()
+        alone[:, at] = 1.0
+        effects.append(finite_value(alone) - rest)
+
+    target = problem.target if problem.raw else np.exp(problem.target)
+    size = np.ones_like(target) if problem.raw else np.abs(target) + 1e-300  # log residuals are relative ones
+    basis = np.stack(effects, axis=2) / size[:, None]  # [b, r, solved]
+    goal = (target - rest) / size
+    logs = problem.logs[to_solve]
+    answer = non_negative(basis, np.broadcast_to(weight, goal.shape), goal, logs)
+    low, _ = problem.bounds()
+    floor = np.exp(low[to_solve]) if logs.all() else LEAST_SOLVED
+    out = points.copy()
+    out[:, to_solve] = np.where(logs, np.maximum(answer, np.maximum(floor, LEAST_SOLVED)), answer)
+    return out
 
 
 def problem(
     law: type[FormulaLaw],
-    columns: Mapping[str, Any],
+    columns: Mapping[str, np.ndarray],
     raw: bool,
     fixed: Mapping[str, float],
     above: np.ndarray | float | None = None,
 ) -> FormulaProblem:
-    """The problem of fitting `law` to columns that hold its roles."""
+    """Pose the fit of `law` to columns that hold its roles. Raises InputError for logarithms of what is not positive."""
     target = np.asarray(columns[law.TARGET], dtype=np.float64)
     if not raw and not (target > 0).all():
         raise InputError(f"--residual=log: {law.TARGET} is not positive in every row; expected --residual=raw")
-    inputs = {role: np.asarray(columns[role]) for role in law.inputs()}
-    return FormulaProblem(law, inputs, target if raw else np.log(target), raw, dict(fixed), above=above)
+    return FormulaProblem(
+        law=law,
+        inputs={role: np.asarray(columns[role]) for role in law.inputs()},
+        target=target if raw else np.log(target),
+        raw=raw,
+        fixed=dict(fixed),
+        above=above,
+    )

@@ -1,4 +1,8 @@
-"""Pose the fit of a sum of monomials."""
+"""Pose the fit of a sum of monomials.
+
+ln L = logsumexp_k(t_k + z_k . e): t are log terms at the middle of the data, e the exponents, z the slopes of each term.
+Axes: batch b, rows r, terms k, exponents e, parameters p (log terms first, then exponents).
+"""
 
 import dataclasses
 import functools
@@ -7,13 +11,39 @@ import math
 
 import numpy as np
 
-from analysis.solve.newton import CHUNK_ELEMENTS, EXPONENT_BOUNDS, LOG_VANISHED, Local, non_negative
-from analysis.solve.objective import sided, slope, smooth
+from analysis.solve.expansion import assemble, row_terms, weighted_products
+from analysis.solve.least_squares import non_negative
+from analysis.solve.newton import CHUNK_ELEMENTS
+from analysis.solve.objective import sided
+from analysis.solve.problem import Local
+from analysis.solve.starting import best_and_spread, slices
+
+LOG_VANISHED = 30.0  # a term e^-30 below the loss is zero in float64
+EXPONENT_BOUNDS = (0.0, 4.0)
+EXPONENT_RANGE = (0.015, 2.2)  # of the grid of starts
+POINTS_PER_AXIS = {0: 1, 1: 96, 2: 28, 3: 11}  # of that grid, by the number of exponents
+FEWEST_PER_AXIS = 6  # for more exponents than that
+TERM_STEP = 3.0  # longest step of a log term
+EXPONENT_STEP = 0.5  # longest step of an exponent
+SMALL_SHARE = 0.2  # a term that is less of every row may vanish
+ROUNDS = 4  # of reweighting towards least absolute deviations
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """Columns of one fit. `slopes` [k, r, e] are centred over rows; `target` is ln loss [r] or [b, r]."""
+class Pairs:
+    """The pairs of parameters that a term depends on, and the products of its slopes by them [r, pairs]."""
+
+    first: np.ndarray
+    second: np.ndarray
+    products: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SumProblem:
+    """Hold the columns of one fit. `slopes` [k, r, e] are centred over rows; `target` is ln loss [r] or [b, r].
+
+    A `Problem` (analysis/solve/problem.py), whose members are described there.
+    """
 
     slopes: np.ndarray
     centre: np.ndarray  # [k, e], what was taken off the slopes
@@ -21,6 +51,7 @@ class Problem:
     raw: bool = False  # residuals predicted - observed instead of their logarithms
     order: tuple[int, ...] | None = None  # of the parameters, as the law names its coefficients
     above: np.ndarray | float | None = None  # [r], see Objective.shares
+    names: tuple[str, ...] = ()
 
     @classmethod
     def create(
@@ -30,118 +61,117 @@ class Problem:
         raw: bool = False,
         order: tuple[int, ...] | None = None,
         above: np.ndarray | float | None = None,
-    ) -> "Problem":
+        names: tuple[str, ...] = (),
+    ) -> "SumProblem":
+        """Centre the slopes, so that log terms are those at the middle of the data and hardly depend on exponents."""
         centre = slopes.mean(axis=1)
         centred = slopes - centre[:, None]
-        flat = np.abs(centred).max(axis=1, keepdims=True) <= 1e-12 * np.abs(centre[:, None])
-        # One N only is no slope at all.
-        return cls(np.where(flat, 0.0, centred), centre, np.log(loss), raw, order, above)
+        widest = np.abs(centred).max(axis=1, keepdims=True)
+        is_flat = widest <= 1e-12 * np.abs(centre[:, None])  # one N only is no slope at all
+        return cls(np.where(is_flat, 0.0, centred), centre, np.log(loss), raw, order, above, names)
 
     @property
     def terms(self) -> int:
+        """Number of terms."""
         return self.slopes.shape[0]
 
     @property
+    def exponents(self) -> int:
+        """Number of exponents."""
+        return self.slopes.shape[2]
+
+    @property
     def size(self) -> int:
-        return self.slopes.shape[0] + self.slopes.shape[2]
+        """Number of free parameters."""
+        return self.terms + self.exponents
+
+    @property
+    def logs(self) -> np.ndarray:
+        """Which parameters are logarithms [p]: the terms."""
+        return np.arange(self.size) < self.terms
 
     @property
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
-        return np.where(np.arange(self.size) < self.terms, 3.0, 0.5)
+        return np.where(self.logs, TERM_STEP, EXPONENT_STEP)
 
     @property
     def unit(self) -> float:
         """A typical size of what residuals are differences of."""
         return float(np.exp(self.target.max())) if self.raw else 1.0
 
-    def complexity(self, theta: np.ndarray) -> np.ndarray:
-        """Which of equal fits to prefer [b]: the smallest exponents."""
-        return (theta[:, self.terms :] ** 2).sum(axis=1)
-
-    def small_terms(self, theta: np.ndarray) -> np.ndarray:
-        """Terms of [p] that are a small part of every row and may tend to zero."""
-        logs = self.log_terms(theta[None])[:, 0]
-        share = np.exp(logs - logs.max(axis=0)).max(axis=1)
-        return np.flatnonzero((share < 0.2) & (theta[: self.terms] > self.bounds()[0][: self.terms]))
-
-    def sensitivity(self, theta: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Weighted slopes [r, p], each over the size that it would have alone, so that a column of zeros shows."""
-        logs = self.log_terms(theta[None])[:, 0]
-        shares = np.exp(logs - logs.max(axis=0))
-        shares /= shares.sum(axis=0)
-        root = np.sqrt(weight)
-        columns = [share * root for share in shares]
-        sizes = [np.linalg.norm(column) for column in columns]
-        for e in range(self.slopes.shape[2]):
-            columns.append((shares * self.slopes[:, :, e]).sum(axis=0) * root)
-            used = np.abs(self.centre[:, e]) > 0
-            sizes.append(np.linalg.norm(shares[used].sum(axis=0) * root))
-        return np.array(columns).T / np.maximum(np.array(sizes), 1e-300)
-
     @functools.cached_property
-    def products(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each term the pairs of parameters that it depends on, and the products of its slopes by them [r, pairs]."""
+    def pairs(self) -> list[Pairs]:
+        """What the curvature of each term needs."""
         found = []
         for k in range(self.terms):
             slope = np.zeros((self.slopes.shape[1], self.size))
             slope[:, k] = 1.0
             slope[:, self.terms :] = self.slopes[k]
             used = np.flatnonzero(slope.any(axis=0))
-            first, second = (used[at] for at in np.triu_indices(len(used)))
-            found.append((first, second, slope[:, first] * slope[:, second]))
+            upper_row, upper_column = np.triu_indices(len(used))
+            first = used[upper_row]
+            second = used[upper_column]
+            found.append(Pairs(first, second, slope[:, first] * slope[:, second]))
         return found
 
     @functools.cached_property
     def design(self) -> np.ndarray:
         """d ln(term) / d parameter: [k, p, r]."""
-        own = np.broadcast_to(np.eye(self.terms)[:, :, None], (self.terms, self.terms, self.slopes.shape[1]))
+        rows = self.slopes.shape[1]
+        own = np.broadcast_to(np.eye(self.terms)[:, :, None], (self.terms, self.terms, rows))
         return np.concatenate([own, self.slopes.transpose(0, 2, 1)], axis=1)
 
     @functools.cached_property
     def terms_of(self) -> list[list[int]]:
         """The terms that each exponent is in."""
-        used = self.slopes.any(axis=1)  # [k, e]
-        return [np.flatnonzero(used[:, e]).tolist() for e in range(used.shape[1])]
+        used = np.asarray(self.slopes.any(axis=1))  # [k, e]
+        return [np.flatnonzero(used[:, e]).tolist() for e in range(self.exponents)]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest parameters [p]."""
-        exponents = self.slopes.shape[2]
-        reach = np.abs(self.slopes.mean(axis=1)).sum(axis=1) * EXPONENT_BOUNDS[1]
+        """Return the lowest and highest parameters [p]."""
+        lowest, highest = EXPONENT_BOUNDS
+        reach = np.abs(self.slopes.mean(axis=1)).sum(axis=1) * highest
         reach = np.where(reach > 1e-6, reach, 0.0)  # none, where the slopes are centred
-        low = np.r_[self.target.min() - LOG_VANISHED - reach, np.full(exponents, EXPONENT_BOUNDS[0])]
-        high = np.r_[self.target.max() + 5.0 + reach, np.full(exponents, EXPONENT_BOUNDS[1])]
+        low_terms = self.target.min() - LOG_VANISHED - reach
+        high_terms = self.target.max() + 5.0 + reach
+        low = np.r_[low_terms, np.full(self.exponents, lowest)]
+        high = np.r_[high_terms, np.full(self.exponents, highest)]
         constant = np.flatnonzero(~self.slopes.any(axis=(1, 2)))
         high[constant[1:]] = low[constant[1:]]  # of terms that are constant over the rows, the first stands for all
         return low, high
 
     def coefficients(self, theta: np.ndarray) -> np.ndarray:
-        """Coefficients [b, p] in the law's units and order; a term that vanished has prefactor 0."""
+        """Return coefficients [b, p] in the law's units and order; a term that vanished has prefactor 0."""
         low, _ = self.bounds()
-        terms, exponents = theta[:, : self.terms], theta[:, self.terms :]
+        log_terms = theta[:, : self.terms]
+        exponents = theta[:, self.terms :]
         with np.errstate(over="ignore"):
-            prefactors = np.exp(terms - exponents @ self.centre.T)
-        found = np.hstack([np.where(terms <= low[: self.terms], 0.0, prefactors), exponents])
+            prefactors = np.exp(log_terms - exponents @ self.centre.T)
+        vanished = log_terms <= low[: self.terms]
+        found = np.hstack([np.where(vanished, 0.0, prefactors), exponents])
         return found if self.order is None else found[:, self.order]
 
     def log_terms(self, theta: np.ndarray) -> np.ndarray:
-        """ln of every term: [k, b, r]."""
+        """Return ln of every term: [k, b, r]."""
         return theta @ self.design
 
-    def residuals(self, theta: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-        """[b, r]."""
-        predicted = self.predicted(theta)
-        target = self.target if target is None else target
-        return np.exp(predicted) - np.exp(target) if self.raw else predicted - target
-
     def predicted(self, theta: np.ndarray) -> np.ndarray:
-        """ln of the prediction [b, r]."""
+        """Return ln of the prediction [b, r]."""
         logs = self.log_terms(theta)
         top = logs.max(axis=0)
         return top + np.log(np.exp(logs - top).sum(axis=0))
 
+    def residuals(self, theta: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+        """Return predicted minus observed [b, r], or the difference of their logarithms."""
+        predicted = self.predicted(theta)
+        observed = self.target if target is None else target
+        if self.raw:
+            return np.exp(predicted) - np.exp(observed)
+        return predicted - observed
+
     def linearise(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """ln of the prediction [b, r], each term's share of it [k, b, r], and the slopes of the former [b, p, r]."""
+        """Return ln of the prediction [b, r], each term's share of it [k, b, r], and the former's slopes [b, p, r]."""
         logs = self.log_terms(theta)
         top = logs.max(axis=0)
         shares = np.exp(logs - top)
@@ -153,68 +183,117 @@ class Problem:
             jacobian[:, self.terms + e] = sum(shares[k] * self.slopes[k, :, e] for k in used)
         return top + np.log(total), shares, jacobian
 
-    def expand(self, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
-        """Second-order expansion of sum_r weight * huber_delta(residual)."""
-        predicted, shares, jacobian = self.linearise(theta)
-        scale = np.exp(predicted) if self.raw else 1.0
-        r = scale - np.exp(target) if self.raw else predicted - target
-        weight = sided(weight, r, self.above)
-        pull = weight * slope(r, delta) * scale
-        inside = weight * (np.abs(r) <= delta) * scale**2
-        reweighted = weight * np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300)) * scale**2
-        rows = jacobian.transpose(0, 2, 1)
-        curvature = (jacobian * (inside if self.raw else inside - pull)[:, None]) @ rows
-        for k, (first, second, products) in enumerate(self.products):
-            bend = (pull * shares[k]) @ products
-            curvature[:, first, second] += bend
-            curvature[:, second, first] += np.where(first == second, 0.0, bend)
-        return Local(
-            value=(weight * smooth(r, delta)).sum(axis=1),
-            gradient=(jacobian @ pull[:, :, None])[:, :, 0],
-            gradient_size=(np.abs(jacobian) @ np.abs(pull)[:, :, None])[:, :, 0],
-            curvature=curvature,
-            metric=(jacobian * reweighted[:, None]) @ rows,
-        )
-
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """Slopes of the residuals [b, p, r]."""
+        """Return the slopes of the residuals [b, p, r]."""
         predicted, _, jacobian = self.linearise(theta)
         return jacobian * np.exp(predicted)[:, None] if self.raw else jacobian
 
+    def expand(self, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
+        """Expand sum_r weight * huber_delta(residual) to second order around [b] points."""
+        predicted, shares, jacobian = self.linearise(theta)
+        scale: np.ndarray | float = 1.0
+        residual = predicted - target
+        if self.raw:
+            scale = np.exp(predicted)
+            residual = scale - np.exp(target)
+        rows = row_terms(residual, sided(weight, residual, self.above), delta, scale)
+
+        # The second slopes of ln L are sum_k share_k z_k z_k^T - j j^T, with j its first ones; those of L itself, over L,
+        # are the sum alone. So j j^T counts less by the pull where residuals are logarithms.
+        curvature = weighted_products(jacobian, rows.inside if self.raw else rows.inside - rows.pull)
+        for share, pairs in zip(shares, self.pairs, strict=True):
+            bend = (rows.pull * share) @ pairs.products
+            mirrored = np.where(pairs.first == pairs.second, 0.0, bend)
+            curvature[:, pairs.first, pairs.second] += bend
+            curvature[:, pairs.second, pairs.first] += mirrored
+        return assemble(rows, jacobian, curvature)
+
+    def complexity(self, theta: np.ndarray) -> np.ndarray:
+        """Say which of equal fits to prefer [b]: the smallest exponents."""
+        return (theta[:, self.terms :] ** 2).sum(axis=1)
+
+    def small_terms(self, theta: np.ndarray) -> np.ndarray:
+        """Return the terms of [p] that are a small part of every row and may tend to zero."""
+        logs = self.log_terms(theta[None])[:, 0]
+        share = np.exp(logs - logs.max(axis=0)).max(axis=1)
+        low = self.bounds()[0][: self.terms]
+        return np.flatnonzero((share < SMALL_SHARE) & (theta[: self.terms] > low))
+
+    def sensitivity(self, theta: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return weighted slopes [r, p], each over the size that it would have alone, so that a zero column shows."""
+        logs = self.log_terms(theta[None])[:, 0]
+        shares = np.exp(logs - logs.max(axis=0))
+        shares /= shares.sum(axis=0)
+        root = np.sqrt(weight)
+        columns = [share * root for share in shares]
+        sizes = [np.linalg.norm(column) for column in columns]
+        for e in range(self.exponents):
+            slope = (shares * self.slopes[:, :, e]).sum(axis=0)
+            has_exponent = np.abs(self.centre[:, e]) > 0
+            columns.append(slope * root)
+            sizes.append(np.linalg.norm(shares[has_exponent].sum(axis=0) * root))
+        return np.array(columns).T / np.maximum(np.array(sizes), 1e-300)
+
+    def with_target(self, target: np.ndarray) -> "SumProblem":
+        """Return the same rows with other observations."""
+        return dataclasses.replace(self, target=target)
+
+    def in_units(self, theta: np.ndarray, at: int) -> tuple["SumProblem", np.ndarray]:
+        """Return problem and parameters in which term `at` is the log of its coefficient, not of its middle."""
+        if at >= self.terms or theta[at] <= self.bounds()[0][at]:
+            return self, theta
+        shift = np.zeros_like(self.centre)
+        shift[at] = self.centre[at]
+        moved = theta.copy()
+        moved[at] -= float(self.centre[at] @ theta[self.terms :])
+        slopes = self.slopes + shift[:, None]
+        return dataclasses.replace(self, slopes=slopes, centre=self.centre - shift), moved
+
     def starts(self, weight: np.ndarray, keep: int) -> np.ndarray:
-        """Starts [keep, p]: an exhaustive grid of exponents, prefactors solved for (variable projection), the best kept.
+        """Return starts [keep, p]: a grid of exponents, prefactors solved for, the best of it and some of the rest."""
+        return grid_starts(self, weight, keep)
 
-        At each grid point the prefactors are the non-negative least-absolute-deviation solution of the linear problem
-        that remains, by reweighted least squares on relative residuals. A quarter of the starts is taken from the rest of
-        the grid, so that agreement between starts means something.
-        """
-        exponents = self.slopes.shape[2]
-        per_axis = {0: 1, 1: 96, 2: 28, 3: 11}.get(exponents, 6)
-        per_axis = max(per_axis, math.ceil(keep ** (1 / exponents))) if exponents else per_axis
-        axis = np.geomspace(0.015, 2.2, per_axis)
-        grid = np.array(list(itertools.product(axis, repeat=exponents))).reshape(-1, exponents)
-        best = np.empty((len(grid), self.size))
-        score = np.empty(len(grid))
-        chunk = max(1, 4 * CHUNK_ELEMENTS // self.slopes.shape[1])
-        for first in range(0, len(grid), chunk):
-            part = slice(first, first + chunk)
-            best[part], score[part] = self._project(grid[part], weight)
-        order = np.argsort(score, kind="stable")
-        near, far = order[: keep - keep // 4], order[keep - keep // 4 :]
-        spread = far[np.linspace(0, len(far) - 1, keep // 4).astype(int)] if len(far) else far
-        return best[np.unique(np.r_[near, spread])]
 
-    def _project(self, exponents: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logs = np.stack([exponents @ self.slopes[k].T for k in range(self.terms)], axis=2)  # [g, r, k]
-        basis = np.exp(logs - self.target[:, None])
-        trust = np.broadcast_to(weight, basis.shape[:2])
-        solution = np.zeros((len(exponents), self.terms))
-        score = np.zeros(len(exponents))
-        for _ in range(4):
-            solution = non_negative(basis, trust)
-            misfit = np.abs((basis @ solution[:, :, None])[:, :, 0] - 1.0)
-            score = (weight * misfit).sum(axis=1)
-            floor = 1e-6 + 0.1 * np.mean(misfit, axis=1, keepdims=True)
-            trust = weight / np.maximum(misfit, floor)
-        smallest = np.exp(np.median(self.target)) * 1e-4
-        return np.hstack([np.log(np.maximum(solution, smallest)), exponents]), score
+def grid_starts(problem: SumProblem, weight: np.ndarray, keep: int) -> np.ndarray:
+    """Try an exhaustive grid of exponents with the best prefactors at each point (variable projection): [keep, p].
+
+    A quarter of the starts is taken from the rest of the grid, so that agreement between starts means something.
+    """
+    exponents = problem.exponents
+    per_axis = POINTS_PER_AXIS.get(exponents, FEWEST_PER_AXIS)
+    if exponents:
+        per_axis = max(per_axis, math.ceil(keep ** (1 / exponents)))
+    axis = np.geomspace(*EXPONENT_RANGE, per_axis)
+    grid = np.array(list(itertools.product(axis, repeat=exponents)))
+    grid = grid.reshape(-1, exponents)
+
+    points = np.empty((len(grid), problem.size))
+    score = np.empty(len(grid))
+    rows = problem.slopes.shape[1]
+    for part in slices(len(grid), max(1, 4 * CHUNK_ELEMENTS // rows)):
+        points[part], score[part] = _project(problem, grid[part], weight)
+    order = np.argsort(score, kind="stable")
+    return points[np.unique(best_and_spread(order, keep))]
+
+
+def _project(problem: SumProblem, exponents: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Solve for the prefactors at given exponents [g, e]: points [g, p] and their misfit [g].
+
+    What remains is linear: non-negative least absolute deviations of relative residuals, by reweighted least squares.
+    """
+    by_term = [exponents @ problem.slopes[k].T for k in range(problem.terms)]
+    logs = np.stack(by_term, axis=2)  # [g, r, k]
+    basis = np.exp(logs - problem.target[:, None])
+    trust = np.broadcast_to(weight, basis.shape[:2])
+    solution = np.zeros((len(exponents), problem.terms))
+    score = np.zeros(len(exponents))
+    for _ in range(ROUNDS):
+        solution = non_negative(basis, trust)
+        relative = (basis @ solution[:, :, None])[:, :, 0]
+        misfit = np.abs(relative - 1.0)
+        score = (weight * misfit).sum(axis=1)
+        floor = 1e-6 + 0.1 * np.mean(misfit, axis=1, keepdims=True)
+        trust = weight / np.maximum(misfit, floor)
+    smallest = np.exp(np.median(problem.target)) * 1e-4
+    log_terms = np.log(np.maximum(solution, smallest))
+    return np.hstack([log_terms, exponents]), score

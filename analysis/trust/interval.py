@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An interval of bootstrap replicates and their standard deviation."""
+    """Hold an interval of bootstrap replicates and their standard deviation."""
 
     level: float
     low: float
@@ -26,7 +26,7 @@ class Interval:
         left_out: np.ndarray | None = None,
         freedom: int | None = None,
     ) -> "Interval | None":
-        """From draws [replicates], those that are not finite left out; None when there are too few.
+        """Build an interval from draws [replicates], those that are not finite left out; None when there are too few.
 
         Percentiles; with the `estimate` and its jackknife `left_out` [refits] bias-corrected and accelerated ones (BCa,
         Efron 1987), with quantiles of Student's distribution of `freedom` degrees in place of the normal ones (Hesterberg
@@ -37,17 +37,24 @@ class Interval:
         if len(draws) < 2:
             return None
         with np.errstate(all="ignore"):  # replicates that ran away
-            low, high = np.quantile(draws, _ends(draws, level, float(estimate), left_out, freedom))
+            ends = _ends(draws, level, float(estimate), left_out, freedom)
+            low, high = np.quantile(draws, ends)
         with np.errstate(over="ignore"):
             se = float(draws.std(ddof=1))
-        return cls(level, float(low), float(high), se if math.isfinite(se) else float(np.finfo(float).max))
+        if not math.isfinite(se):
+            se = float(np.finfo(float).max)
+        return cls(level, float(low), float(high), se)
 
 
 def _ends(
-    draws: np.ndarray, level: float, estimate: float, left_out: np.ndarray | None, freedom: int | None
+    draws: np.ndarray,
+    level: float,
+    estimate: float,
+    left_out: np.ndarray | None,
+    freedom: int | None,
 ) -> tuple[float, float]:
-    """Which quantiles of the draws are the ends of the interval."""
-    plain = 0.5 * (1 - level), 0.5 * (1 + level)
+    """Return which quantiles of the draws are the ends of the interval."""
+    plain = (0.5 * (1 - level), 0.5 * (1 + level))
     if left_out is None or not math.isfinite(estimate):
         return plain
     left_out = left_out[np.isfinite(left_out)]
@@ -55,13 +62,21 @@ def _ends(
         return plain
     from scipy.stats import norm, t
 
+    # Bias: how far the estimate is from the median of the draws, as a normal quantile; draws equal to it count half.
     below = (np.mean(draws < estimate) + np.mean(draws <= estimate)) / 2
     bias = norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
+
+    # Acceleration: how fast the standard deviation changes with the estimate, from the skewness of the jackknife.
     pulls = left_out.mean() - left_out
-    skew = (pulls**3).sum() / (6 * (pulls**2).sum() ** 1.5) if (pulls != 0).any() else 0.0
-    reach = bias + (t.ppf(plain, freedom) if freedom and freedom > 0 else norm.ppf(plain))
+    acceleration = 0.0
+    if (pulls != 0).any():
+        acceleration = (pulls**3).sum() / (6 * (pulls**2).sum() ** 1.5)
+
+    has_freedom = freedom is not None and freedom > 0
+    quantiles = t.ppf(plain, freedom) if has_freedom else norm.ppf(plain)
+    reach = bias + quantiles
     with np.errstate(divide="ignore"):
-        low, high = norm.cdf(bias + reach / np.maximum(1 - skew * reach, 1e-3))
+        low, high = norm.cdf(bias + reach / np.maximum(1 - acceleration * reach, 1e-3))
     return float(low), float(high)
 
 
@@ -73,12 +88,13 @@ def interval_of(
     level: float,
     freedom: int | None,
 ) -> Interval | None:
-    """Interval of a function of a law from its bootstrap refits and jackknife; None without refits."""
+    """Build the interval of a function of a law from its bootstrap refits and jackknife; None without refits."""
     if not len(draws):
         return None
+    stack = type(law).stack
     with np.errstate(all="ignore"):
-        spread = np.asarray(quantity(type(law).stack(draws)), dtype=np.float64)
+        spread = np.asarray(quantity(stack(draws)), dtype=np.float64)
         if left_out is None or not len(left_out):
             return Interval.of(spread, level)
-        without = np.asarray(quantity(type(law).stack(left_out)), dtype=np.float64)
+        without = np.asarray(quantity(stack(left_out)), dtype=np.float64)
         return Interval.of(spread, level, float(quantity(law)), without, freedom)

@@ -1,26 +1,30 @@
-"""How much worse a law fits when one coefficient is held away from its estimate: profile likelihood.
+"""Measure how much worse a law fits when one coefficient is held away from its estimate: profile likelihood.
 
 The objective is not a likelihood: a rise of it is compared with what the scatter of the rows makes of it, so that the
 intervals hold for robust losses too (Heritier & Ronchetti 1994; with least squares it is the F test).
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
-from analysis.solve import newton, sums
+from analysis.solve import newton
 from analysis.solve.objective import sided, slope
 from analysis.solve.optimum import Optimum
 
 POINTS = 6  # on either side of the estimate, in each round
 ROUNDS = 3  # each reaches three times as far as the one before
-SMALL = 1e-9  # of the objective: a rise below it is rounding
+WIDEN = 3.0
+REACH = 2.5  # standard errors that the first round reaches
+SMALLEST_STEP = 1e-9
+VANISHED_FROM = 0.003  # of the data's size: where the profile of a term that is zero begins
+MOST_STEPS = 60
+TOLERANCE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Values [k] of one coefficient, in its units and in order, and the least objective [k] with it held there.
+    """Hold values [k] of one coefficient, in its units and in order, and the least objective [k] with it held there.
 
     low, high: where the objective has risen to `threshold` above its least; None where it does not within the points:
     the rows do not bound the coefficient on that side.
@@ -35,112 +39,148 @@ class Profile:
 
 
 def spread(found: Optimum) -> tuple[float, np.ndarray]:
-    """What a rise of the objective by half a chi-square is worth, and standard errors of the parameters [p].
+    """Return what a rise of the objective by half a chi-square is worth, and standard errors of the parameters [p].
 
     Of an objective sum rho(r): mean psi^2 / mean psi', psi = rho', and the sandwich of both. Where rho has a kink the mean
     of psi' is the density of residuals there, taken over a window that holds enough rows.
     """
-    problem, theta, weight, delta = found.problem, found.theta, found.weight, found.deltas[-1]
-    r = problem.residuals(theta[None])[0]
-    used = sided(weight, r, problem.above)
-    count = max(len(weight) - problem.size, 1)
-    pull = float((used**2 * slope(r, delta) ** 2).sum() / count)
-    if np.isinf(delta):
-        inside = float(used.mean())
-    else:
-        size = np.sort(np.abs(r))
-        window = max(delta, float(size[min(problem.size + int(len(r) ** 0.8 / 2), len(r) - 1)]))
-        inside = float((used * (np.abs(r) <= window)).mean()) * delta / window
-    jacobian = problem.jacobian(theta[None])[0]
-    metric = (jacobian * used) @ jacobian.T * max(inside, 1e-12)
+    problem = found.problem
+    delta = found.deltas[-1]
+    residual = problem.residuals(found.theta[None])[0]
+    used = sided(found.weight, residual, problem.above)
+    freedom = max(len(found.weight) - problem.size, 1)
+    pull = float((used**2 * slope(residual, delta) ** 2).sum() / freedom)
+    inside = max(_mean_curvature(residual, used, delta, problem.size), 1e-12)
+
+    # The metric's own scale is taken out before it is inverted: parameters differ by many orders of magnitude.
+    jacobian = problem.jacobian(found.theta[None])[0]
+    metric = (jacobian * used) @ jacobian.T * inside
     scale = np.sqrt(np.maximum(np.diag(metric), 1e-300))
-    covariance = np.linalg.pinv(metric / scale[:, None] / scale, rcond=1e-12) / scale[:, None] / scale
-    return pull / max(inside, 1e-12), np.sqrt(np.maximum(np.diag(covariance) * pull, 0.0))
+    scaled = metric / scale[:, None] / scale
+    covariance = np.linalg.pinv(scaled, rcond=1e-12) / scale[:, None] / scale
+    errors = np.sqrt(np.maximum(np.diag(covariance) * pull, 0.0))
+    return pull / inside, errors
 
 
-def profiles(found: Optimum, names: tuple[str, ...], level: float) -> dict[str, Profile]:
-    """The profile of every free coefficient around a fit; names as the problem's parameters."""
-    return {name: _profile(_in_units(found, at), at, level) for at, name in enumerate(names)}
+def _mean_curvature(residual: np.ndarray, used: np.ndarray, delta: float, parameters: int) -> float:
+    """Return the mean of psi' over rows that count `used`."""
+    if np.isinf(delta):
+        return float(used.mean())
+    size = np.abs(residual)
+    enough = min(parameters + int(len(size) ** 0.8 / 2), len(size) - 1)
+    window = max(delta, float(np.sort(size)[enough]))
+    return float((used * (size <= window)).mean()) * delta / window
 
 
-def _in_units(found: Optimum, at: int) -> Optimum:
-    """The same fit with parameter `at` the logarithm of its coefficient, not of the term at the middle of the data."""
-    problem, theta = found.problem, found.theta
-    if not isinstance(problem, sums.Problem) or at >= problem.terms or theta[at] <= problem.bounds()[0][at]:
-        return found
-    centre = np.zeros_like(problem.centre)
-    centre[at] = problem.centre[at]
-    moved = theta.copy()
-    moved[at] -= float(problem.centre[at] @ theta[problem.terms :])
-    slopes = problem.slopes + centre[:, None]
-    other = dataclasses.replace(problem, slopes=slopes, centre=problem.centre - centre)
-    return dataclasses.replace(found, problem=other, theta=moved)
+def profiles(found: Optimum, level: float) -> dict[str, Profile]:
+    """Profile every free coefficient around a fit, by its name."""
+    profiled = {}
+    for at, name in enumerate(found.problem.names):
+        problem, theta = found.problem.in_units(found.theta, at)
+        in_units = dataclasses.replace(found, problem=problem, theta=theta)
+        profiled[name] = _profile(in_units, at, level)
+    return profiled
 
 
 def _profile(found: Optimum, at: int, level: float) -> Profile:
+    """Profile parameter `at`: walk away from the estimate on either side until the objective has risen enough."""
     from scipy.stats import f
 
-    problem, theta, weight, deltas = found.problem, found.theta, found.weight, found.deltas
+    problem = found.problem
     worth, errors = spread(found)
-    threshold = 0.5 * worth * float(f.ppf(level, 1, max(len(weight) - problem.size, 1)))
-    low, high = (np.broadcast_to(bound, theta.shape)[at] for bound in problem.bounds())
-    held = np.arange(len(theta)) == at
-    target = np.broadcast_to(problem.target, (1, len(weight)))
-    least = float(newton.value(problem, theta[None], np.broadcast_to(weight, target.shape), target, deltas[-1])[0])
-    points, rises = np.array([theta[at]]), np.array([0.0])
-    step = float(np.clip(errors[at] if errors[at] > 0 else np.inf, 1e-9, problem.limit[at]))
-    vanished = _is_log(problem, at) and theta[at] <= low
-    for side, bound in ((-1.0, low), (1.0, high)):
-        last = theta
-        for turn in range(ROUNDS):
-            if vanished:  # there is no step in logarithms from zero; the term grows to the size of the data
-                new = float(np.median(problem.target)) + np.log(np.geomspace(0.003, 1.0, 2 * POINTS))
-            else:
-                reach = 3.0**turn * step * np.arange(1, POINTS + 1) * 2.5 / POINTS
-                new = np.unique(np.clip(theta[at] + side * reach, low, high))
-            if vanished and (side < 0 or turn):
-                break
-            starts = np.repeat(last[None], len(new), axis=0)
-            starts[:, at] = new
-            ends = newton.minimise(problem, starts, weight, deltas[-1:], tolerance=1e-6, max_steps=60, held=held)
-            wide = (len(new), len(weight))
-            value = newton.value(
-                problem, ends, np.broadcast_to(weight, wide), np.broadcast_to(target, wide), deltas[-1]
-            )
-            points, rises = np.r_[points, new], np.r_[rises, np.maximum(value - least, 0.0)]
-            last = ends[-1 if side > 0 else 0]
-            if rises[-1 if side > 0 else -len(new)] > threshold or np.isin(bound, new):
-                break
+    freedom = max(len(found.weight) - problem.size, 1)
+    threshold = 0.5 * worth * float(f.ppf(level, 1, freedom))
+    delta = found.deltas[-1]
+    least = float(newton.values_at(problem, found.theta[None], found.weight, delta)[0])
+
+    points = np.array([found.theta[at]])
+    rises = np.array([0.0])
+    for side in (-1.0, 1.0):
+        walked, rising = _walk(found, at, side, errors[at], threshold, least)
+        points = np.r_[points, walked]
+        rises = np.r_[rises, rising]
     order = np.argsort(points, kind="stable")
-    points, rises = points[order], rises[order]
-    middle = int(np.searchsorted(points, theta[at]))
-    ends_of = [_crossing(points[part], rises[part], threshold)
-               for part in (slice(middle, None, -1), slice(middle, None))]  # fmt: skip
-    units = _exp if _is_log(problem, at) else np.asarray
+    points = points[order]
+    rises = rises[order]
+
+    middle = int(np.searchsorted(points, found.theta[at]))
+    down = slice(middle, None, -1)
+    up = slice(middle, None)
+    low = _crossing(points[down], rises[down], threshold)
+    high = _crossing(points[up], rises[up], threshold)
+    is_log = bool(problem.logs[at])
     return Profile(
-        values=units(points),
+        values=_in_units(points, is_log),
         objective=least + rises,
         threshold=threshold,
         level=level,
-        low=None if ends_of[0] is None else float(units(ends_of[0])),
-        high=None if ends_of[1] is None else float(units(ends_of[1])),
+        low=None if low is None else float(_in_units(low, is_log)),
+        high=None if high is None else float(_in_units(high, is_log)),
     )
 
 
-def _is_log(problem: Any, at: int) -> bool:
-    return at < problem.terms if isinstance(problem, sums.Problem) else bool(problem.logs[at])
+def _walk(
+    found: Optimum,
+    at: int,
+    side: float,
+    error: float,
+    threshold: float,
+    least: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise with parameter `at` held at points on one side, -1 or 1: the points and the rises of the objective there.
+
+    Each round starts from the end of the one before and reaches WIDEN times as far.
+    """
+    problem = found.problem
+    theta = found.theta
+    delta = found.deltas[-1]
+    low, high = problem.bounds()
+    bound = low[at] if side < 0 else high[at]
+    held = np.arange(len(theta)) == at
+    step = float(np.clip(error if error > 0 else np.inf, SMALLEST_STEP, problem.limit[at]))
+    vanished = bool(problem.logs[at]) and theta[at] <= low[at]
+    if vanished and side < 0:
+        return np.empty(0), np.empty(0)
+
+    points = []
+    rises = []
+    last = theta
+    for turn in range(1 if vanished else ROUNDS):
+        if vanished:  # there is no step in logarithms from zero; the term grows to the size of the data
+            sizes = np.geomspace(VANISHED_FROM, 1.0, 2 * POINTS)
+            new = float(np.median(problem.target)) + np.log(sizes)
+        else:
+            reach = WIDEN**turn * step * np.arange(1, POINTS + 1) * REACH / POINTS
+            new = np.unique(np.clip(theta[at] + side * reach, low[at], high[at]))
+        starts = np.repeat(last[None], len(new), axis=0)
+        starts[:, at] = new
+        ends = newton.minimise(
+            problem, starts, found.weight, (delta,), tolerance=TOLERANCE, max_steps=MOST_STEPS, held=held
+        )
+        rise = np.maximum(newton.values_at(problem, ends, found.weight, delta) - least, 0.0)
+        points.append(new)
+        rises.append(rise)
+        farthest = -1 if side > 0 else 0
+        last = ends[farthest]
+        if rise[farthest] > threshold or np.isin(bound, new):
+            break
+    return np.concatenate(points), np.concatenate(rises)
 
 
-def _exp(logs: Any) -> np.ndarray:
+def _in_units(values: np.ndarray | float, is_log: bool) -> np.ndarray:
+    """Return parameters in the units of the coefficient."""
     with np.errstate(over="ignore"):
-        return np.exp(logs)
+        return np.exp(values) if is_log else np.asarray(values)
 
 
 def _crossing(points: np.ndarray, rises: np.ndarray, threshold: float) -> float | None:
-    """Where the rise, going away from the estimate, first passes the threshold; its root is nearly straight."""
+    """Return where the rise, going away from the estimate, first passes the threshold; its root is nearly straight."""
     over = np.flatnonzero(rises > threshold)
     if not len(over) or over[0] == 0:
         return None
-    roots, goal = np.sqrt(rises[[over[0] - 1, over[0]]]), np.sqrt(threshold)
-    share = (goal - roots[0]) / (roots[1] - roots[0])
-    return float(points[over[0] - 1] + share * (points[over[0]] - points[over[0] - 1]))
+    after = over[0]
+    before = after - 1
+    root_before = np.sqrt(rises[before])
+    root_after = np.sqrt(rises[after])
+    share = (np.sqrt(threshold) - root_before) / (root_after - root_before)
+    return float(points[before] + share * (points[after] - points[before]))

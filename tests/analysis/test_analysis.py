@@ -210,7 +210,7 @@ def test_gradient_and_curvature_agree_with_differences():
     frame = planted.isoflop_frame(noise=0.01)
     columns = select(planted.grid(frame), CHINCHILLA.ROLES)
     for raw in (False, True):
-        problem = sums.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"], raw)
+        problem = sums.SumProblem.create(CHINCHILLA.slopes(columns.values), columns["loss"], raw)
         theta = np.array([[0.5, -0.3, -0.6, 0.3, 0.4]])
         weight = np.linspace(0.5, 2, len(columns))[None]
         target = problem.target[None]
@@ -285,7 +285,7 @@ def test_a_law_that_goes_through_every_row_says_so():
 
 def test_least_absolute_deviations_are_certified_by_their_subgradient():
     columns = select(planted.grid(planted.isoflop_frame(noise=0.01)), CHINCHILLA.ROLES)
-    problem = sums.Problem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
+    problem = sums.SumProblem.create(CHINCHILLA.slopes(columns.values), columns["loss"])
     weight, stages = np.ones(len(columns)), Objective("lad").stages()
     end = newton.minimise(problem, problem.starts(weight, 32), weight, stages)
     values = np.abs(problem.residuals(end)).sum(axis=1)

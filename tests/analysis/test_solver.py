@@ -10,6 +10,7 @@ from analysis.laws.chinchilla import Chinchilla
 from analysis.published import scipy_fit
 from analysis.questions import fit as fitting
 from analysis.solve import newton, optimum, sums
+from analysis.solve.problem import Local
 from analysis.trust import bootstrap
 from tests.support import planted
 
@@ -22,7 +23,7 @@ def rows(noise: float = 5e-3):
     return planted.columns(N, D, planted.TRUTH.predict(N, D) * np.exp(noise * draw.standard_normal(60)))
 
 
-def expansion(at: np.ndarray) -> tuple[sums.Problem, newton.Local]:
+def expansion(at: np.ndarray) -> tuple[sums.SumProblem, Local]:
     columns = rows()
     problem = formula_fit.pose(columns, Chinchilla, SPEC.for_law(Chinchilla))
     wide = np.ones((len(at), 60))

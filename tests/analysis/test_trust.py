@@ -20,7 +20,7 @@ from analysis.questions import backtest, design, forecast, scoreboard
 from analysis.questions import fit as fitting
 from analysis.solve import optimum
 from analysis.solve.objective import Objective
-from analysis.trust import certificate
+from analysis.trust import influence
 from analysis.trust.interval import Interval
 from experiments.cli import InputError
 from tests.support import planted
@@ -212,7 +212,7 @@ def test_the_certificate_names_the_row_that_decides():
     found = fitting.fit(chinchilla(frame, "C=6*N*D"), Chinchilla, FitSpec(Objective("least_squares"), bootstrap=200))
     first = found.certificate.influential[0]
     assert first["rows"] == [0] and abs(first["standard_errors"]) > 1 and first["leverage"] > 0.5
-    assert len(found.certificate.influential) == certificate.MOST_NAMED
+    assert len(found.certificate.influential) == influence.MOST_NAMED
     json.dumps(to_json(found, "ab", "c"), allow_nan=False)
 
 
@@ -223,7 +223,7 @@ def test_leverages_add_up_to_the_coefficients():
     found = optimum.find(problem, np.ones(30), objective, objective.stages(1.0), LINEAR.starts)
     matrix = np.stack([np.ones(30), columns["X"] ** -0.5], axis=1)
     hat = np.diag(matrix @ np.linalg.inv(matrix.T @ matrix) @ matrix.T)
-    np.testing.assert_allclose(certificate.leverage(found), hat, rtol=1e-6)
+    np.testing.assert_allclose(influence.leverage(found), hat, rtol=1e-6)
     assert found.invariance < 1e-6
 
 

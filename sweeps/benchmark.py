@@ -12,14 +12,14 @@ import os
 import resource
 import tempfile
 import time
-from typing import Any
 
 from absl import flags
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
-from sweeps.executors.local import LocalExecutor
+from sweeps.executors.local import LocalExecutor, available_cores
 from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
 STUDY = '''"""How much of the time of {runs} tiny runs is the launcher's? Costs minutes on two cores."""
@@ -35,7 +35,7 @@ def get_study():
 '''
 
 
-class Timed(LocalExecutor):
+class TimedExecutor(LocalExecutor):
     """The local executor, with the times at which workers begin and end."""
 
     def __init__(self, command: Sequence[str] = ()):
@@ -43,22 +43,28 @@ class Timed(LocalExecutor):
         self.begun: list[float] = []
         self.ended: list[float] = []
 
-    def start(self, *arguments: Any, **options: Any) -> SubprocessWorker:
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker:
         """Start a worker."""
         self.begun.append(time.monotonic())
-        return super().start(*arguments, **options)
+        return super().start(population, workdir, log)
 
     def release(self, worker: SubprocessWorker) -> None:
-        """A worker is over."""
+        """Take back the place of a worker that is over."""
         self.ended.append(time.monotonic())
         super().release(worker)
 
 
-def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
-    """Launch the study in a fresh folder; seconds and shares."""
-    from sweeps.launch import launch
+def processor_seconds(who: int) -> float:
+    """Return the processor time, user and system, of this process or its children (resource.RUSAGE_*)."""
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure_launcher(runs: int, steps: int, root: str) -> dict[str, float]:
+    """Launch the study in a fresh folder, with corpora in `root`; return seconds and shares."""
     from sweeps.study import file as studies
     from sweeps.study.corpora import prepare_corpora
+    from sweeps.work.launch import launch
     from sweeps.work.workdir import Workdir
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,41 +72,49 @@ def measure(runs: int, steps: int, root: str) -> dict[str, Any]:
         with open(path, "w") as file:
             file.write(STUDY.format(runs=runs, steps=steps, root=os.path.abspath(root)))
         prepare_corpora(studies.load(path))  # preparing the text is not launching
-        before, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-        executor, store = Timed(), Workdir(os.path.join(scratch, "work"))
-        store.root.mkdir()
-        outcome = launch(studies.load(path), store, executor, progress=False)
-        end, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        processor_before = processor_seconds(resource.RUSAGE_SELF)
+        start = time.monotonic()
+        executor = TimedExecutor()
+        workdir = Workdir(os.path.join(scratch, "work"))
+        workdir.root.mkdir()
+        outcome = launch(studies.load(path), workdir, executor, progress=False)
+        end = time.monotonic()
+        own = processor_seconds(resource.RUSAGE_SELF) - processor_before
     if outcome.counts != {"complete": runs}:
         raise RuntimeError(f"the study came to {outcome.counts}; expected {runs} complete runs")
-    wall, cores = end - start, len(executor._cores)
-    own = sum(getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime"))
-    alone = (min(executor.begun) - start) + (end - max(executor.ended))
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = end - start
+    before_first = min(executor.begun) - start
+    after_last = end - max(executor.ended)
+    alone = before_first + after_last
+    processor_share = own / (wall * len(available_cores()))
+    wall_share = alone / wall
     return {
         "runs": runs,
         "workers": len(executor.begun),
         "wall_seconds": wall,
         "launcher_cpu_seconds": own,
         "seconds_without_workers": alone,
-        "workers_cpu_seconds": workers.ru_utime + workers.ru_stime,
-        "cpu_share": own / (wall * cores),
-        "wall_share": alone / wall,
-        "overhead": own / (wall * cores) + alone / wall,
+        "workers_cpu_seconds": processor_seconds(resource.RUSAGE_CHILDREN),
+        "cpu_share": processor_share,
+        "wall_share": wall_share,
+        "overhead": processor_share + wall_share,
     }
 
 
 def main(_: list[str]) -> int:
-    """The command line."""
+    """Measure the launcher, and show what was found."""
     given = flags.FLAGS
-    value = measure(given.runs, given.steps, given.data_root)
+    found = measure_launcher(given.runs, given.steps, given.data_root)
     table = Table(title="launcher", title_justify="left")
-    for name in value:
+    cells = []
+    for name, value in found.items():
         table.add_column(name.replace("_", " "), justify="right")
-    table.add_row(*(f"{v:.2%}" if "share" in n or n == "overhead" else f"{v:,.4g}" for n, v in value.items()))
+        is_share = "share" in name or name == "overhead"
+        cells.append(f"{value:.2%}" if is_share else f"{value:,.4g}")
+    table.add_row(*cells)
     Console(width=200).print(table)
     if given.json:
-        files.write_json(given.json, {"schema": 1, "launcher": value})
+        files.write_json(given.json, {"schema": 1, "launcher": found})
     return 0
 
 

@@ -1,114 +1,149 @@
 """What the launcher shows while it works: bars on a terminal, a line now and then elsewhere. It decides nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+import dataclasses
 import sys
 import time
-from typing import Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sweeps.executors.support.protocol import Event
 from sweeps.work.populations import Population
 from sweeps.work.workdir import Node
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LEAST_SHARE = 0.02  # of the work, done in this launch, before a time left is estimated
 
 
 def clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
-    whole = int(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    """Write a time as m:ss, or h:mm:ss."""
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
 def describe(population: Population) -> str:
-    """A population in a few words: its size, how many runs."""
-    run, count = population.nodes[0].run, len(population.nodes)
-    shape = "x".join(str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name))
-    return f"{run.family} {shape}, {count} run{'s' if count > 1 else ''}"
+    """Describe a population in a few words: its size, how many runs."""
+    run = population.nodes[0].run
+    number = len(population.nodes)
+    sizes = [str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name)]
+    return f"{run.family} {'x'.join(sizes)}, {number} run{'s' if number > 1 else ''}"
+
+
+@dataclasses.dataclass
+class _Row:
+    """The bar of one worker."""
+
+    bar: progress.TaskID
+    population: Population
+    flops_done: float = 0.0
 
 
 class Display:
-    """Progress of a launch, counted in training FLOPs so that the time left is right for runs of different sizes."""
+    """Progress of a launch, counted in training FLOPs so that the time left is right for runs of different sizes.
+
+    Workers are told apart by a key of the caller's choice.
+    """
 
     def __init__(self, name: str, populations: Sequence[Population], recorded: int, total: int):
-        self.name, self.total, self.recorded = name, total, recorded
-        self._work = sum(p.steps * p.flops_per_step for p in populations) or 1.0
-        self._finished, self._current = 0.0, {}
-        self._resumed = 0.0  # work that was done before this launch, so that it does not flatter the speed
-        self._start = self._last = time.monotonic()
+        """Follow the study `name` of `total` runs, of which `recorded` have their record already."""
+        self.name = name
+        self.total = total
+        self.recorded = recorded
+        work = sum(population.steps * population.flops_per_step for population in populations)
+        self._flops = work or 1.0
+        self._flops_finished = 0.0  # by workers that are over
+        self._flops_resumed = 0.0  # done before this launch, so that it does not flatter the speed
+        self._rows: dict[Hashable, _Row] = {}
+        self._started_at = time.monotonic()
+        self._line_at = self._started_at  # when the last line was shown
         self.console = Console(stderr=True, highlight=False)
         self._live = self.console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f}%"))
-        self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self.console)
-        self._all = self._bars.add_task(name, total=self._work, note="")
-        self._rows: dict[Any, Any] = {}
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=30),
+            progress.TextColumn("{task.percentage:>3.0f}%"),
+            progress.TextColumn("{task.fields[note]}"),
+            progress.TimeElapsedColumn(),
+            console=self.console,
+        )
+        self._whole = self._bars.add_task(name, total=self._flops, note="")
 
     def __enter__(self) -> "Display":
         if self._live:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """One line, above the bars."""
+        """Show one line, above the bars."""
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def begin(self, key: Any, population: Population) -> None:
-        """A worker was started for a population."""
-        self._current[key] = 0.0
-        note = f"{describe(population)}: starting"
-        self._rows[key] = (self._bars.add_task("  worker", total=population.steps, note=note), population)
+    def begin(self, key: Hashable, population: Population) -> None:
+        """Show that a worker was started for a population."""
+        bar = self._bars.add_task("  worker", total=population.steps, note=f"{describe(population)}: starting")
+        self._rows[key] = _Row(bar, population)
 
-    def event(self, key: Any, event: Event) -> None:
-        """What a worker reports. Steps that were done before are known from its first event."""
-        task, population = self._rows[key]
+    def event(self, key: Hashable, event: Event) -> None:
+        """Show what a worker reports. Steps that were done before are known from its first event."""
+        row = self._rows[key]
         kind = event["event"]
         if kind in ("start", "progress"):
-            done = float(event.get("done") or 0)
+            steps_done = float(event.get("done") or 0)
+            row.flops_done = steps_done * row.population.flops_per_step
             if kind == "start":
-                self._resumed += done * population.flops_per_step
-            self._current[key] = done * population.flops_per_step
-            loss, speed = event.get("loss"), event.get("tokens_per_second")
-            note = describe(population)
-            note += f", loss {loss:.3f}" if isinstance(loss, int | float) else ", compiling" if kind == "start" else ""
-            note += f", {speed:,.0f} tokens/s" if isinstance(speed, int | float) else ""
-            self._bars.update(task, completed=done, total=event.get("steps", population.steps), note=note)
+                self._flops_resumed += row.flops_done
+            steps = event.get("steps", row.population.steps)
+            self._bars.update(row.bar, completed=steps_done, total=steps, note=_note(row.population, event))
         elif kind == "record":
             self.recorded += 1
         elif kind == "say":
             self.say(str(event.get("text")))
-        self._refresh()
+        self.refresh()
 
-    def end(self, key: Any, missing: Sequence[Node]) -> None:
-        """A worker is over. Runs without a record do not count: another worker will begin from their checkpoints."""
-        task, population = self._rows.pop(key)
-        self._current.pop(key)
-        steps = population.steps - sum(node.run.steps for node in missing)
-        self._finished += steps * population.flops_per_step
-        self._bars.remove_task(task)
-        self._refresh()
+    def end(self, key: Hashable, missing: Sequence[Node]) -> None:
+        """Remove a worker that is over. Runs without a record do not count: another worker will begin from their checkpoints."""
+        row = self._rows.pop(key)
+        missing_steps = sum(node.run.steps for node in missing)
+        recorded_steps = row.population.steps - missing_steps
+        self._flops_finished += recorded_steps * row.population.flops_per_step
+        self._bars.remove_task(row.bar)
+        self.refresh()
 
-    def tick(self) -> None:
-        """To be called now and then."""
-        self._refresh()
-
-    def _refresh(self) -> None:
-        done = min(self._work, self._finished + sum(self._current.values()))
-        seconds = time.monotonic() - self._start
-        here = done - self._resumed
-        left = (
-            f", about {clock(seconds * (self._work - done) / here)} left"
-            if here > 0.02 * self._work and done < self._work
-            else ""
-        )
-        note = f"{self.recorded} of {self.total} runs recorded{left}"
-        self._bars.update(self._all, completed=done, note=note)
-        if not self._live and time.monotonic() - self._last >= LINE_SECONDS:
-            self._last = time.monotonic()
-            self.say(f"{self.name}: {done / self._work:.0%} of the compute, {note}")
+    def refresh(self) -> None:
+        """Show where all stands now. To be called now and then."""
+        done = self._flops_finished + sum(row.flops_done for row in self._rows.values())
+        done = min(self._flops, done)
+        note = f"{self.recorded} of {self.total} runs recorded{self._time_left(done)}"
+        self._bars.update(self._whole, completed=done, note=note)
+        if not self._live and time.monotonic() - self._line_at >= LINE_SECONDS:
+            self._line_at = time.monotonic()
+            self.say(f"{self.name}: {done / self._flops:.0%} of the compute, {note}")
             sys.stderr.flush()
+
+    def _time_left(self, done: float) -> str:
+        """Say how long the rest will take at the speed so far, as the end of a line; nothing when it is too early."""
+        done_here = done - self._flops_resumed
+        if done >= self._flops or done_here <= LEAST_SHARE * self._flops:
+            return ""
+        seconds = time.monotonic() - self._started_at
+        left = seconds * (self._flops - done) / done_here
+        return f", about {clock(left)} left"
+
+
+def _note(population: Population, event: Event) -> str:
+    """Say what a worker is at: its population, its loss, its speed."""
+    words = [describe(population)]
+    loss = event.get("loss")
+    speed = event.get("tokens_per_second")
+    if isinstance(loss, int | float):
+        words.append(f"loss {loss:.3f}")
+    elif event["event"] == "start":
+        words.append("compiling")
+    if isinstance(speed, int | float):
+        words.append(f"{speed:,.0f} tokens/s")
+    return ", ".join(words)

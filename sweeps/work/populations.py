@@ -9,11 +9,13 @@ import dataclasses
 import functools
 import hashlib
 import heapq
+import math
 import os
 
-from experiments.cli import InputError
 from experiments.run import identity
+from experiments.run.schema import Execution
 from experiments.store.record import ledger
+from models.errors import InputError
 from sweeps.work.workdir import Node
 
 # What a worker costs on a CPU besides its steps, and how fast its steps are; measured on two shared cores with models
@@ -23,6 +25,7 @@ STEP_SECONDS = 8e-4
 FLOPS_PER_SECOND = 5e10
 STATE_BYTES = 16  # per parameter: itself, two moments, a gradient, in float32
 STATE_SHARE = 0.3  # of the machine's memory, for the states of all populations that run at once
+WORTHWHILE = 0.98  # a split is kept when the whole study takes at most this share of the time before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Population:
     @property
     def name(self) -> str:
         """An id that follows from the runs."""
-        return hashlib.sha256(" ".join(sorted(n.fingerprint for n in self.nodes)).encode()).hexdigest()[:12]
+        fingerprints = sorted(node.fingerprint for node in self.nodes)
+        return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()[:12]
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -53,121 +57,168 @@ class Population:
         run = self.nodes[0].run
         return ledger(run)["flops_per_token"] * run.batch_tokens
 
+    def of(self, nodes: Iterable[Node]) -> "Population":
+        """Return the population of some of its runs."""
+        return dataclasses.replace(self, nodes=tuple(nodes))
+
 
 def worker_input(population: Population, **options: object) -> dict[str, object]:
-    """What a worker of the population is given (experiments/train.py); `options` of the execution for what is left open."""
+    """Return what a worker of the population is given (experiments/train.py).
+
+    `options` are those of the execution, for what the study leaves open.
+    """
     nodes = population.nodes
     execution = dataclasses.asdict(nodes[0].execution)
+    for name, value in options.items():
+        if execution[name] is None:
+            execution[name] = value
     return {
         "schema": 1,
         "runs": [identity.to_dict(node.run) for node in nodes],
         "fingerprints": [node.fingerprint for node in nodes],
-        "execution": execution | {key: value for key, value in options.items() if execution[key] is None},
+        "execution": execution,
     }
 
 
 def estimate(node: Node) -> float:
-    """Seconds of one run's steps on one core, roughly."""
-    counts = ledger(node.run)
-    return node.run.steps * STEP_SECONDS + counts["flops_total"] / FLOPS_PER_SECOND
+    """Estimate the seconds of one run's steps on one core, roughly."""
+    flops = ledger(node.run)["flops_total"]
+    return node.run.steps * STEP_SECONDS + flops / FLOPS_PER_SECOND
 
 
 def levels(nodes: Sequence[Node], known: Callable[[str], bool]) -> dict[str, int]:
-    """How many ancestors within the study each run waits for. `known`: whether a run outside of it has been trained.
+    """Count the ancestors within the study that each run waits for, by fingerprint.
 
-    Raises InputError for a parent that nobody trains, and for a circle.
+    `known`: whether a run outside of the study has been trained. Raises InputError for a parent that nobody trains, and
+    for a circle.
     """
     by_name = {node.fingerprint: node for node in nodes}
-    out: dict[str, int] = {}
+    level: dict[str, int] = {}
     for node in nodes:
-        chain: list[str] = []
-        at = node
-        while at.fingerprint not in out:
-            if at.fingerprint in chain:
-                raise InputError(f"{node.name}: its parents form a circle: {' -> '.join(chain)}")
-            chain.append(at.fingerprint)
-            parent = at.run.parent
-            if parent is None or parent not in by_name:
-                if parent is not None and not known(parent):
-                    raise InputError(f"{at.name}: parent={parent} is neither in the study nor trained in this workdir")
-                out[at.fingerprint] = 0
-                chain.pop()
-                break
-            at = by_name[parent]
-        for name in reversed(chain):
-            out[name] = out[by_name[name].run.parent or ""] + 1
-    return out
+        # Walk up to the first ancestor whose level is known, or that has none; then number the way back.
+        line: list[Node] = []
+        at: Node | None = node
+        while at is not None and at.fingerprint not in level:
+            if at.fingerprint in [one.fingerprint for one in line]:
+                circle = " -> ".join(one.fingerprint for one in line)
+                raise InputError(f"{node.name}: its parents form a circle: {circle}")
+            line.append(at)
+            at = _parent_within(at, by_name, known)
+        below = 0 if at is None else level[at.fingerprint] + 1
+        for depth, one in enumerate(reversed(line)):
+            level[one.fingerprint] = below + depth
+    return level
 
 
-def populations(
+def _parent_within(node: Node, by_name: Mapping[str, Node], known: Callable[[str], bool]) -> Node | None:
+    """Return the parent of a run where it is in the study; None for no parent, and for one that is trained already."""
+    parent = node.run.parent
+    if parent is None:
+        return None
+    if parent in by_name:
+        return by_name[parent]
+    if not known(parent):
+        raise InputError(f"{node.name}: parent={parent} is neither in the study nor trained in this workdir")
+    return None
+
+
+def arrange(
     nodes: Sequence[Node],
     slots: int,
     known: Callable[[str], bool],
     memory: int | None = None,
     together: Mapping[str, int] | None = None,
 ) -> list[Population]:
-    """Populations for `slots` workers at a time: parents first, then the longest first.
+    """Arrange runs as populations for `slots` workers at a time: parents first, then the longest first.
 
     Splits a signature where that makes the whole study end earlier, and where the states of its runs would not fit:
     more runs than `together` has for it (from a plan), or else than `memory` bytes can hold.
     """
+    most_together = together or {}
+    state_bytes = STATE_SHARE * (memory or memory_bytes()) / slots
+    by_level: dict[int, list[Population]] = {}
+    for program, members in _by_program(nodes, known).items():
+        most = most_together.get(program.signature) or _most_in_memory(members[0], state_bytes)
+        for piece in _pieces(members, most):
+            by_level.setdefault(program.level, []).append(Population(tuple(piece), program.level))
+    arranged = []
+    for level in sorted(by_level):
+        balanced = balance(by_level[level], slots)
+        arranged += sorted(balanced, key=lambda population: -population.seconds)
+    return arranged
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """What runs have in common that may train as one program."""
+
+    level: int
+    signature: str
+    execution: Execution
+
+
+def _by_program(nodes: Sequence[Node], known: Callable[[str], bool]) -> dict[_Program, list[Node]]:
+    """Group runs by the program that can train them."""
     level = levels(nodes, known)
-    groups: dict[object, list[Node]] = {}
+    groups: dict[_Program, list[Node]] = {}
     for node in nodes:
-        key = (level[node.fingerprint], identity.signature(node.run), node.execution)
-        groups.setdefault(key, []).append(node)
-    limit = STATE_SHARE * (memory or memory_bytes()) / slots
-    pieces: dict[int, list[Population]] = {}
-    for (depth, signature, _), members in groups.items():  # type: ignore[misc]  # keys are the triples above
-        for piece in _fitting(members, limit, (together or {}).get(signature)):
-            pieces.setdefault(depth, []).append(Population(tuple(piece), depth))
-    return [p for depth in sorted(pieces) for p in sorted(balance(pieces[depth], slots), key=lambda p: -p.seconds)]
+        program = _Program(level[node.fingerprint], identity.signature(node.run), node.execution)
+        groups.setdefault(program, []).append(node)
+    return groups
 
 
-def _fitting(members: list[Node], limit: float, most: int | None = None) -> Iterable[list[Node]]:
-    """Runs in pieces of equal number: at most `most`, or whose states take at most `limit` bytes (or one at a time)."""
-    each = STATE_BYTES * ledger(members[0].run)["params_total"]
-    most = most or max(1, int(limit // each))
-    parts = -(-len(members) // most)
-    members = sorted(members, key=estimate, reverse=True)
-    return [members[i::parts] for i in range(parts)]
+def _most_in_memory(node: Node, limit: float) -> int:
+    """Return how many runs like this one have states of at most `limit` bytes together; one at least."""
+    state_bytes = STATE_BYTES * ledger(node.run)["params_total"]
+    return max(1, int(limit // state_bytes))
+
+
+def _pieces(members: Sequence[Node], most: int) -> list[list[Node]]:
+    """Deal runs out to as few pieces of at most `most` as there can be, long and short ones to each."""
+    number = math.ceil(len(members) / most)
+    longest_first = sorted(members, key=estimate, reverse=True)
+    return [longest_first[index::number] for index in range(number)]
 
 
 def memory_bytes() -> int:
-    """Of this machine."""
+    """Return the memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def makespan(parts: Iterable[Population], slots: int) -> float:
-    """Seconds until the last of `slots` workers is done, when each takes the longest population that is left."""
-    ends = [0.0] * slots
-    for seconds in sorted((p.seconds for p in parts), reverse=True):
+def makespan(populations: Iterable[Population], slots: int) -> float:
+    """Return the seconds until the last of `slots` workers is done, when each takes the longest population that is left."""
+    ends = [0.0] * slots  # a heap: the worker that is free first comes first
+    longest_first = sorted((population.seconds for population in populations), reverse=True)
+    for seconds in longest_first:
         heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
 
 
 def halves(whole: Population) -> list[Population]:
-    """Two populations of about equal length: longest run first, onto the shorter half."""
+    """Split a population in two of about equal length: longest run first, onto the shorter half."""
     sides: tuple[list[Node], list[Node]] = ([], [])
-    load = [0.0, 0.0]
+    seconds = [0.0, 0.0]
     for node in sorted(whole.nodes, key=estimate, reverse=True):
-        side = load[1] < load[0]
-        sides[side].append(node)
-        load[side] += estimate(node)
-    return [Population(tuple(side), whole.level) for side in sides]
+        shorter = 1 if seconds[1] < seconds[0] else 0
+        sides[shorter].append(node)
+        seconds[shorter] += estimate(node)
+    return [whole.of(side) for side in sides]
 
 
-def balance(parts: Sequence[Population], slots: int) -> list[Population]:
+def balance(populations: Sequence[Population], slots: int) -> list[Population]:
     """Split the longest population again and again; keep the stage at which the whole is expected to end first."""
-    best, shortest = list(parts), makespan(parts, slots)
-    at = list(parts)
+    stage = list(populations)
+    best = list(populations)
+    shortest = makespan(best, slots)
     for _ in range(4 * slots):
-        longest = max((p for p in at if len(p.nodes) > 1), key=lambda p: p.seconds, default=None)
-        if longest is None:
+        divisible = [population for population in stage if len(population.nodes) > 1]
+        if not divisible:
             break
-        at.remove(longest)
-        at += halves(longest)
-        span = makespan(at, slots)
-        if span < 0.98 * shortest:
-            best, shortest = list(at), span
+        longest = max(divisible, key=lambda population: population.seconds)
+        stage.remove(longest)
+        stage += halves(longest)
+        span = makespan(stage, slots)
+        if span < WORTHWHILE * shortest:
+            best = list(stage)
+            shortest = span
     return best

@@ -1,311 +1,257 @@
 """The launcher's loop: populations to workers, claims, retries by class of failure, records for what failed.
 
-One thread, and nothing on disk but claims and what the workers write, so that it may die at any time.
+One thread, and nothing on disk but claims and what the workers write, so that it may die at any time. A population is
+`waiting` for a worker (and for the parents of its runs), then one of the `jobs` that a worker is at (sweeps/work/jobs.py);
+when the worker is over, those of its runs that have no record wait again, whole or in halves, or are recorded as failed.
+Runs that another launcher has claimed are `elsewhere` (sweeps/work/elsewhere.py).
 """
 
 import collections
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
 import errno
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, NoReturn
 
-from experiments import files
-from sweeps.executors.support.protocol import Executor, Worker
-from sweeps.work import failures
-from sweeps.work import populations as graph
-from sweeps.work.claims import HEARTBEAT_SECONDS
+from sweeps.executors.support.protocol import Executor
+from sweeps.work import populations, retries
 from sweeps.work.display import Display, describe
+from sweeps.work.elsewhere import Elsewhere
 from sweeps.work.failures import Failure
+from sweeps.work.jobs import Job, Jobs, Spent
 from sweeps.work.populations import Population
+from sweeps.work.retries import Decision
 from sweeps.work.stopping import Stopping
 from sweeps.work.workdir import Node, Workdir
 
 POLL_SECONDS = 0.5
-LOOK_SECONDS = 2.0  # between two looks at runs that another launcher is at
-STOP_SECONDS = 60.0  # for a worker to save after it was asked to stop
-FROZEN_SECONDS = 180.0  # a worker that reports at all, and has not for so long, is killed
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass
 class Task:
-    """A population and what has happened to it so far."""
+    """A population that waits for a worker, and how often its runs have ended without a record so far."""
 
     population: Population
-    spent: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # ends by class
-    steps: int = -1  # that its runs had saved when it was last started
-    after: float = 0.0  # on the monotonic clock: not to be started before
-
-
-@dataclasses.dataclass
-class Job:
-    """A task that a worker is at."""
-
-    task: Task
-    worker: Worker
-    log_start: int  # where this attempt begins in the log
-    oom_kills: int
-    heard: float | None = None  # monotonic time of its last event, once there is one
-    end: Failure | None = None  # what we have ended it for
-
-    @property
-    def key(self) -> int:
-        """For the display."""
-        return id(self)
+    spent: Spent = dataclasses.field(default_factory=collections.Counter)
+    not_before: float = 0.0  # on the monotonic clock
 
 
 class Scheduler:
     """Trains populations until every run has a record.
 
-    A population that ends early is tried again with the runs that have no record yet, as often as the budget of that
-    class of failure allows (sweeps/work/failures.py). Then its halves are tried apart, so that one bad run does not take its
+    A population that ends early is tried again with the runs that have no record yet, as often as the retry budget of that
+    class of failure allows (sweeps/work/retries.py). Then its halves are tried apart, so that one bad run does not take its
     neighbours with it. A run that has used up a budget alone is recorded as failed.
     """
 
     def __init__(
         self,
-        store: Workdir,
-        executor: Executor,
-        populations: Sequence[Population],
+        workdir: Workdir,
+        executor: Executor[Any],
+        to_train: Sequence[Population],
         display: Display,
         retry_failed: bool = False,
-        budgets: Mapping[str, int] = failures.BUDGETS,
+        budgets: Mapping[str, int] = retries.BUDGETS,
         stopping: Stopping | None = None,
     ):
-        self.store, self.executor, self.display, self.retry_failed = store, executor, display, retry_failed
-        self.budgets, self.stopping = budgets, stopping
-        self.waiting = [Task(population) for population in populations]
-        self.jobs: list[Job] = []
-        self.elsewhere: dict[str, Node] = {}  # runs that another launcher is at
-        self.stops = 0
-        self._beat_at = self._look_at = 0.0
+        self.workdir = workdir
+        self.executor = executor
+        self.display = display
+        self.retry_failed = retry_failed
+        self.budgets = budgets
+        self.stopping = stopping
+        self.waiting = [Task(population) for population in to_train]
+        self.jobs = Jobs(workdir, executor, display)
+        self.elsewhere = Elsewhere(workdir)
+        self.stops = 0  # requests to stop, from outside
 
     def run(self) -> bool:
         """Train everything. False when it was stopped from outside; all is saved then."""
-        names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {name: signal.signal(name, self._on_signal) for name in names}
+        handlers = {name: signal.signal(name, self._on_signal) for name in SIGNALS}
         try:
             while (self.waiting or self.jobs or self.elsewhere) and not self.stops:
                 self._start_what_can()
                 self._turn()
-                self._heartbeat()
+                self.jobs.heartbeat()
                 self._look_elsewhere()
-                if self.stopping:
-                    self.stopping.look([node for job in self.jobs for node in job.task.population.nodes])
+                self._stop_early()
             return not self.stops
         finally:
-            self._stop_workers()
-            self.store.claims.close()
-            for name, handler in before.items():
+            requests = self.stops
+            self.jobs.stop_all(at_once=lambda: self.stops > requests)
+            self.workdir.claims.close()
+            for name, handler in handlers.items():
                 signal.signal(name, handler)
 
-    def _on_signal(self, *_: Any) -> None:
+    def _on_signal(self, *_: object) -> None:
         self.stops += 1
 
-    # --- starting
+    # --- a population starts
 
     def _start_what_can(self) -> None:
+        """Give waiting populations to workers, as far as there is room and their parents are trained."""
         for task in list(self.waiting):
             if len(self.jobs) >= self.executor.slots:
                 return
-            if task.after <= time.monotonic() and self._ready(task):
+            if task.not_before <= time.monotonic() and self._parents_are_trained(task):
                 self.waiting.remove(task)
                 self._start(task)
 
-    def _ready(self, task: Task) -> bool:
-        """Whether all parents are trained. Runs whose parent has failed are recorded as failed and leave the task."""
-        ready = []
+    def _parents_are_trained(self, task: Task) -> bool:
+        """Whether all runs of a task can start. Those whose parent has failed are recorded as failed and leave the task."""
+        startable = []
         for node in task.population.nodes:
             parent = node.run.parent
-            state = None if parent is None else self.store.state(parent)
-            status = state.status if state else "complete"
-            if state and (status in ("failed", "diverged") or state.censored):
-                self._fail(node, f"its parent {parent} has status {status}{' (stopped early)' * state.censored}")
+            if parent is None:
+                startable.append(node)
                 continue
-            if status != "complete":
+            state = self.workdir.state(parent)
+            if state.status in ("failed", "diverged") or state.censored:
+                early = " (stopped early)" if state.censored else ""
+                self._record_failure(node, f"its parent {parent} has status {state.status}{early}")
+            elif state.status == "complete":
+                startable.append(node)
+            else:
                 return False
-            ready.append(node)
-        task.population = dataclasses.replace(task.population, nodes=tuple(ready))
+        task.population = task.population.of(startable)
         return True
 
     def _start(self, task: Task) -> None:
         """Give the runs of a task that are still to be trained, and that nobody is at, to a worker."""
-        store, free = self.store, []
-        with store.claims.lock():
-            for node in task.population.nodes:
-                if store.finished(node.fingerprint, self.retry_failed):
-                    self.display.recorded += 1
-                elif claim := store.claims.by_other(node.fingerprint):
-                    self.elsewhere[node.fingerprint] = node
-                    self.display.say(f"{node.name} is being trained by {claim}; waiting for its record")
-                else:
-                    free.append(node)
+        claims = self.workdir.claims
+        with claims.lock():
+            free = self._free_runs(task.population)
             if not free:
                 return
-            task.population = dataclasses.replace(task.population, nodes=tuple(free))
+            population = task.population.of(free)
             for node in free:
-                store.set_aside(node.fingerprint)
-            task.steps = self._saved(free)
-            worker, start = self._worker(task.population)
-            self.jobs.append(job := Job(task, worker, start, failures.oom_kills()))
-            token = store.claims.take([node.fingerprint for node in free], worker.pid, task.population.name)
-        worker.go(token)
-        self.display.begin(job.key, task.population)
+                self.workdir.set_aside(node.fingerprint)
+            job = self.jobs.start(population, task.spent)
+            token = claims.take(job.fingerprints, job.worker.pid, population.name)
+        job.worker.go(token)
+        self.display.begin(job, population)
 
-    def _saved(self, nodes: Sequence[Node]) -> int:
-        """Steps in the newest checkpoints of runs; those that have their record count as done."""
-        store = self.store
-        return sum(
-            n.run.steps if store.finished(n.fingerprint) else store.newest_step(n.fingerprint) or 0 for n in nodes
-        )
+    def _free_runs(self, population: Population) -> list[Node]:
+        """Return the runs without a record that nobody else is at; note what has become of the others."""
+        free = []
+        for node in population.nodes:
+            if self.workdir.finished(node.fingerprint, self.retry_failed):
+                self.display.recorded += 1
+                continue
+            claim = self.workdir.claims.by_other(node.fingerprint)
+            if claim is None:
+                free.append(node)
+            else:
+                self.elsewhere.add(node)
+                self.display.say(f"{node.name} is being trained by {claim}; waiting for its record")
+        return free
 
-    def _worker(self, population: Population) -> tuple[Worker, int]:
-        """A worker that waits for `go`, and the length of its log before it."""
-        store, name = self.store, population.name
-        value = graph.worker_input(population, **self.executor.options())
-        path, log = store.population_path(name), store.log_path(name)
-        files.write_json(path, value)
-        start = log.stat().length if log.exists() else 0
-        return self.executor.start(path, store.root, log), start
-
-    # --- while they work
+    # --- a worker ends
 
     def _turn(self) -> None:
         """Wait a little, hear what the workers say, and see who is over."""
         if self.jobs:
-            self.executor.wait([job.worker for job in self.jobs], POLL_SECONDS)
+            for job, status in self.jobs.hear(POLL_SECONDS):
+                self._ended(job, status)
         elif self.elsewhere or self.waiting:
             time.sleep(POLL_SECONDS)
-        for job in list(self.jobs):
-            code = job.worker.poll()  # before its last events are read, or some could be missed
-            for event in job.worker.events():
-                job.heard = time.monotonic()
-                self.display.event(job.key, event)
-            if code is not None:
-                self._ended(job, code)
-            elif job.heard and job.end is None and time.monotonic() - job.heard > FROZEN_SECONDS:
-                job.end = Failure("node", f"no sign of life for {FROZEN_SECONDS:.0f} s")
-                job.worker.stop(force=True)
-        self.display.tick()
+        self.display.refresh()
 
-    def _ended(self, job: Job, code: int) -> None:
-        """A worker is over: done, or to be tried again, or failed."""
-        job.worker.close()
-        self.jobs.remove(job)
-        self.executor.release(job.worker)
-        task, nodes = job.task, job.task.population.nodes
-        missing = [node for node in nodes if not self.store.finished(node.fingerprint)]
-        suspects = self._suspects(task, nodes)
-        self.display.end(job.key, [*missing, *suspects])
-        self.store.claims.release([node.fingerprint for node in nodes])
-        if suspects and not self.stops:
-            spent = task.spent + collections.Counter(diverged=1)
-            self.waiting.append(Task(dataclasses.replace(task.population, nodes=tuple(suspects)), spent))
-        if not missing or self.stops:
+    def _ended(self, job: Job, status: int) -> None:
+        """Deal with a worker that is over: its runs are done, or to be tried again, or failed."""
+        self.jobs.close(job)
+        nodes = job.population.nodes
+        missing = [node for node in nodes if not self.workdir.finished(node.fingerprint)]
+        suspects = self._suspects(job)
+        self.display.end(job, [*missing, *suspects])
+        self.workdir.claims.release(job.fingerprints)
+        if self.stops:
             return
-        failure = job.end or self._failure(job, code)
-        for node in missing:
-            self.store.note_attempt(node.fingerprint, failure.kind, failure.reason)
-        spent = task.spent
-        if self._saved(nodes) > task.steps:
-            for kind in failures.RESTARTED_BY_PROGRESS:
-                spent[kind] = 0
-        spent[failure.kind] += 1
-        self._again(dataclasses.replace(task.population, nodes=tuple(missing)), spent, failure)
+        if suspects:
+            spent = job.spent + collections.Counter(diverged=1)
+            self.waiting.append(Task(job.population.of(suspects), spent))
+        if missing:
+            self._ended_without_records(job, status, missing)
 
-    def _suspects(self, task: Task, nodes: Sequence[Node]) -> list[Node]:
-        """Runs that diverged and are to be trained once more, their records set aside."""
-        if task.spent["diverged"] >= self.budgets["diverged"]:
+    def _suspects(self, job: Job) -> list[Node]:
+        """Return runs that diverged and are to be trained once more, their records set aside."""
+        if job.spent["diverged"] >= self.budgets["diverged"]:
             return []
-        suspects = [node for node in nodes if self.store.state(node.fingerprint).status == "diverged"]
+        suspects = []
+        for node in job.population.nodes:
+            if self.workdir.state(node.fingerprint).status == "diverged":
+                suspects.append(node)
         for node in suspects:
-            self.store.set_aside(node.fingerprint)
+            self.workdir.set_aside(node.fingerprint)
             self.display.recorded -= 1
         return suspects
 
-    def _again(self, population: Population, spent: collections.Counter[str], failure: Failure) -> None:
+    def _ended_without_records(self, job: Job, status: int, missing: Sequence[Node]) -> None:
+        """Charge the failure of a worker to the retry budget of its class, and go on as that says."""
+        failure = self.jobs.failure(job, status)
+        for node in missing:
+            self.workdir.note_attempt(node.fingerprint, failure.kind, failure.reason)
+        spent = job.spent
+        if self.jobs.saved_steps(job.population) > job.steps_before:
+            for kind in retries.RESTARTED_BY_PROGRESS:
+                spent[kind] = 0
+        spent[failure.kind] += 1
+        self._try_again(job.population.of(missing), spent, failure)
+
+    # --- runs without a record are tried again, or given up
+
+    def _try_again(self, population: Population, spent: Spent, failure: Failure) -> None:
         """Try the runs of a population again, whole or in halves, or record the only one that is left as failed."""
-        kind, times, budget = failure.kind, spent[failure.kind], self.budgets[failure.kind]
-        alone, what = len(population.nodes) == 1, f"{describe(population)}: {failure.reason}"
-        if times <= budget and (alone or kind != "memory"):
+        kind = failure.kind
+        times = spent[kind]
+        budget = self.budgets[kind]
+        what = f"{describe(population)}: {failure.reason}"
+        decision = retries.decide(kind, times, budget, alone=len(population.nodes) == 1)
+        if decision is Decision.RETRY:
             self.display.say(f"{what}; trying again ({kind}, {times} of {budget})")
-            wait = time.monotonic() + failures.backoff(kind, times)
-            self.waiting.insert(0, Task(population, spent, after=wait))
-        elif kind == "disk":  # no fault of the runs: they wait until somebody has seen to it
-            code = errno.EROFS if "read-only" in failure.reason.lower() else errno.ENOSPC
-            raise OSError(code, os.strerror(code), os.fspath(self.store.root))
-        elif not alone:
+            not_before = time.monotonic() + retries.backoff(kind, times)
+            self.waiting.insert(0, Task(population, spent, not_before))
+        elif decision is Decision.END_LAUNCH:
+            self._end_for_disk(failure.reason)
+        elif decision is Decision.HALVE:
             self.display.say(f"{what}; trying its halves apart")
             if kind == "memory":  # each half needs less: what is counted is how often a run fails alone
-                spent = collections.Counter({k: n for k, n in spent.items() if k != "memory"})
-            self.waiting += [Task(half, spent.copy()) for half in graph.halves(population)]
+                del spent["memory"]
+            for half in populations.halves(population):
+                self.waiting.append(Task(half, spent.copy()))
         else:
-            tried = sum(spent.values())
-            self._fail(population.nodes[0], failure.reason + (f" (attempts: {failures.describe(spent)})" * (tried > 1)))
+            attempts = f" (attempts: {retries.describe(spent)})" if sum(spent.values()) > 1 else ""
+            self._record_failure(population.nodes[0], failure.reason + attempts)
 
-    def _fail(self, node: Node, reason: str) -> None:
+    def _end_for_disk(self, reason: str) -> NoReturn:
+        """Raise the OSError that a worker has met, for the launcher's own user."""
+        code = errno.EROFS if "read-only" in reason.lower() else errno.ENOSPC
+        raise OSError(code, os.strerror(code), os.fspath(self.workdir.root))
+
+    def _record_failure(self, node: Node, reason: str) -> None:
+        """Give up a run."""
         self.display.say(f"{node.name} failed: {reason}")
-        self.store.write_failed(node, reason)
+        self.workdir.write_failed(node, reason)
         self.display.recorded += 1
 
-    def _failure(self, job: Job, code: int) -> Failure:
-        log = self.store.log_path(job.task.population.name)
-        said = log.read_bytes()[job.log_start :] if log.exists() else b""
-        return failures.classify(code, said, oom=failures.oom_kills() > job.oom_kills)
-
-    # --- claims
-
-    def _heartbeat(self) -> None:
-        if time.monotonic() - self._beat_at < HEARTBEAT_SECONDS:
-            return
-        self._beat_at = time.monotonic()
-        for job in self.jobs:
-            names = [n.fingerprint for n in job.task.population.nodes]
-            if taken := self.store.claims.beat(names):
-                self.display.say(f"another launcher has taken over {len(taken)} runs; leaving them to it")
-                job.end = Failure("preempted", "another launcher took over")
-                job.worker.stop(force=True)
+    # --- runs of other launchers, and runs that need not be trained to their end
 
     def _look_elsewhere(self) -> None:
-        """Runs of other launchers: done, or to be taken over because nobody is at them any more."""
-        if not self.elsewhere or time.monotonic() - self._look_at < LOOK_SECONDS:
-            return
-        self._look_at = time.monotonic()
-        orphans = []
-        for name, node in list(self.elsewhere.items()):
-            if self.store.claims.by_other(name) is not None:
-                continue
-            del self.elsewhere[name]
-            if self.store.finished(name):
-                self.display.recorded += 1
-            else:
-                orphans.append(node)
-        if orphans:
-            self.display.say(f"taking over {len(orphans)} runs that nobody is at any more")
-            again = graph.populations(orphans, self.executor.slots, known=lambda _: True)
+        """Note which runs of other launchers are done, and take over those that nobody is at any more."""
+        change = self.elsewhere.look()
+        self.display.recorded += change.recorded
+        if change.orphans:
+            self.display.say(f"taking over {len(change.orphans)} runs that nobody is at any more")
+            again = populations.arrange(change.orphans, self.executor.slots, known=lambda parent: True)
             self.waiting += [Task(population) for population in again]
 
-    # --- the end
-
-    def _stop_workers(self) -> None:
-        """Ask all workers to save and end; end them by force after a while, or at the second request to stop."""
-        if self.jobs:
-            self.display.say(f"stopping {len(self.jobs)} workers; they save first (once more to stop at once)")
-        for job in self.jobs:
-            job.worker.stop()
-        deadline, requests = time.monotonic() + STOP_SECONDS, self.stops
-        while self.jobs and (running := [job for job in self.jobs if job.worker.poll() is None]):
-            if time.monotonic() > deadline or self.stops > requests:
-                for job in running:
-                    job.worker.stop(force=True)
-            for job in running:
-                job.worker.events()  # a full pipe would keep it from ending
-            time.sleep(0.05)
-        for job in self.jobs:
-            job.worker.close()
-            with contextlib.suppress(OSError):  # the error that ended the loop is the one to show
-                self.store.claims.release([node.fingerprint for node in job.task.population.nodes])
-        self.jobs = []
+    def _stop_early(self) -> None:
+        """Have the runs judged that are being trained here, where the launch asks for it."""
+        if self.stopping:
+            running = []
+            for job in self.jobs.running:
+                running += job.population.nodes
+            self.stopping.look(running)

@@ -8,11 +8,12 @@ A run's state is read from these files each time; nothing is kept in memory, so 
 and collect commands may look at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
 import json
+import math
 import re
 from typing import Any
 
@@ -20,16 +21,22 @@ from etils import epath
 
 from experiments import files
 from experiments.alive import stops
-from experiments.cli import InputError
+from experiments.data.manifest import Manifest
 from experiments.run import identity
 from experiments.run.schema import Execution, Run
 from experiments.store import record
+from models.errors import InputError
 from sweeps.study.cells import Cell
+from sweeps.study.corpora import Place
 from sweeps.study.file import Study
 from sweeps.work.claims import Claims
+from sweeps.work.curves import Curve
 
 SCHEMA = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+POINT_KEYS = {"name", "fingerprint", "tags", "run"}
+LARGEST_LOSS = 1e18  # nats; what a log says above it means nothing
+Manifests = Mapping[Place, tuple[Manifest, ...]]  # of a study's corpora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,28 +61,38 @@ class State:
     censored: bool = False  # its record is of a run that was stopped early
 
 
-def identify(study: Study, manifests: dict[Any, tuple[Any, ...]]) -> list[Node]:
-    """The runs of a study, one per point (so a run may come twice). `manifests`: see prepare_corpora."""
+def identify(study: Study, manifests: Manifests) -> list[Node]:
+    """Return the runs of a study, one per point (so a run may come twice)."""
+    return [_node(cell, manifests) for cell in study.cells]
 
-    def node(cell: Cell) -> Node:
-        names = tuple(m.fingerprint for m in manifests[cell.run.data, cell.execution.data_root])
-        run = cell.run if cell.parent is None else dataclasses.replace(cell.run, parent=node(cell.parent).fingerprint)
-        return Node(identity.fingerprint(run, names), cell.name, run, cell.execution, names)
 
-    return [node(cell) for cell in study.cells]
+def _node(cell: Cell, manifests: Manifests) -> Node:
+    """Return the run of a cell; its parent is known by the fingerprint that it has itself."""
+    run = cell.run
+    if cell.parent is not None:
+        parent = _node(cell.parent, manifests)
+        run = dataclasses.replace(run, parent=parent.fingerprint)
+    corpora = manifests[run.data, cell.execution.data_root]
+    names = tuple(corpus.fingerprint for corpus in corpora)
+    return Node(identity.fingerprint(run, names), cell.name, run, cell.execution, names)
 
 
 def distinct(nodes: Iterable[Node]) -> list[Node]:
-    """One node per fingerprint, the first of each."""
-    return list({node.fingerprint: node for node in reversed(list(nodes))}.values())[::-1]
+    """Return one node per fingerprint, the first of each, in the order in which they come last."""
+    first: dict[str, Node] = {}
+    for node in nodes:
+        earliest = first.pop(node.fingerprint, node)
+        first[node.fingerprint] = earliest  # anew, at the end
+    return list(first.values())
 
 
 def _check_study(value: dict[str, Any]) -> None:
-    """Raises what any access to a damaged study.json would, before anybody relies on it."""
+    """Raise what any access to a damaged study.json would, before anybody relies on it."""
     if not isinstance(value["name"], str):
         raise TypeError("name")
     for point in value["points"]:
-        if missing := {"name", "fingerprint", "tags", "run"} - point.keys():
+        missing = POINT_KEYS - point.keys()
+        if missing:
             raise KeyError(*missing)
         if not FINGERPRINT.fullmatch(point["fingerprint"]):
             raise ValueError(point["fingerprint"])
@@ -85,53 +102,66 @@ def _check_study(value: dict[str, Any]) -> None:
             raise TypeError("tags")
 
 
+def _now() -> str:
+    """Return the time as files show it, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 class Workdir:
     """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
 
-    def __init__(self, workdir: epath.PathLike):
-        self.root = epath.Path(workdir)
+    def __init__(self, root: epath.PathLike):
+        self.root = epath.Path(root)
         self.claims = Claims(self.root)
 
     def run_dir(self, fingerprint: str) -> epath.Path:
-        """The folder of a run. Raises InputError for what is no fingerprint: it becomes a path."""
+        """Return the folder of a run. Raises InputError for what is no fingerprint: it becomes a path."""
         if not FINGERPRINT.fullmatch(fingerprint):
             raise InputError(f"fingerprint={fingerprint!r}: expected 16 hexadecimal digits")
         return self.root / "runs" / fingerprint
 
     def population_path(self, name: str) -> epath.Path:
-        """What the worker of a population is given."""
+        """Return the file that the worker of a population is given."""
         return self.root / "populations" / f"{name}.json"
 
     def log_path(self, name: str) -> epath.Path:
-        """What the worker of a population says."""
+        """Return the file of what the worker of a population says."""
         return self.root / "populations" / f"{name}.log"
 
     # --- the study
 
     def write_study(self, study: Study, nodes: Sequence[Node]) -> None:
         """Write study.json. `nodes` belong to the study's cells, in order."""
-        points = [
-            {
-                "name": cell.name,
-                "fingerprint": node.fingerprint,
-                "tags": cell.tags,
-                "run": identity.to_dict(node.run),
-                "manifests": list(node.manifests),
-            }
-            for cell, node in zip(study.cells, nodes, strict=True)
-        ]
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        value = {"schema": SCHEMA, "name": study.name, "study": study.spec, "doc": study.doc, "launched": now}
-        files.write_json(self.root / "study.json", value | {"points": points})
+        points = []
+        for cell, node in zip(study.cells, nodes, strict=True):
+            points.append(
+                {
+                    "name": cell.name,
+                    "fingerprint": node.fingerprint,
+                    "tags": cell.tags,
+                    "run": identity.to_dict(node.run),
+                    "manifests": list(node.manifests),
+                }
+            )
+        value = {
+            "schema": SCHEMA,
+            "name": study.name,
+            "study": study.spec,
+            "doc": study.doc,
+            "launched": _now(),
+            "points": points,
+        }
+        files.write_json(self.root / "study.json", value)
 
     def read_study(self) -> dict[str, Any]:
-        """What study.json holds. Raises InputError when it is missing, damaged or of the future."""
+        """Return what study.json holds. Raises InputError when it is missing, damaged or of the future."""
         path = self.root / "study.json"
         if not path.exists():
             raise InputError(f"--workdir={self.root} holds no study.json; expected the --workdir of a `sweeps.launch`")
         try:
             value = files.read_json(path)
-            if (version := value["schema"]) == SCHEMA:
+            version = value["schema"]
+            if version == SCHEMA:
                 _check_study(value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -144,23 +174,19 @@ class Workdir:
     # --- runs
 
     def state(self, fingerprint: str) -> State:
-        """Where a run stands, from what lies in the workdir now."""
+        """Return where a run stands, from what lies in the workdir now."""
         path = self.run_dir(fingerprint) / "record.json"
-        damaged = None
+        damage = None
         if path.exists():
             try:
-                found = record.read(path)
-                if found["fingerprint"] != fingerprint:
-                    raise InputError(f"{path} is the record of another run, {found['fingerprint']}")
-                censored = bool(found["columns"].get("censored"))
-                return State(found["status"], found["reason"], found, censored=censored)
+                return _recorded(path, fingerprint)
             except InputError as error:
-                damaged = str(error)
+                damage = str(error)
         claim = self.claims.read(fingerprint)
         if claim and self.claims.alive(claim):
             return State("running", f"in population {claim.population} of {claim}")
-        if damaged:
-            return State("lost", damaged, damaged=True)
+        if damage:
+            return State("lost", damage, damaged=True)
         if claim:
             return State("lost", f"its launcher, {claim}, ended without a record; launch again to go on")
         step = self.newest_step(fingerprint)
@@ -169,38 +195,63 @@ class Workdir:
         return State("waiting", "not started")
 
     def newest_step(self, fingerprint: str) -> int | None:
-        """Step of the newest checkpoint of a run, without looking inside."""
+        """Return the step of the newest checkpoint of a run, without looking inside."""
         folder = self.run_dir(fingerprint) / "checkpoints"
-        steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+        if not folder.exists():
+            return None
+        steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         return max(steps, default=None)
 
     def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:
         """Whether a run has a record that need not be made again (`retry_failed`: failed and censored ones need)."""
         state = self.state(fingerprint)
-        return state.record is not None and not (retry_failed and (state.status == "failed" or state.censored))
+        if state.record is None:
+            return False
+        to_be_retried = state.status == "failed" or state.censored
+        return not (retry_failed and to_be_retried)
+
+    def curve(self, fingerprint: str) -> Curve:
+        """Return the training loss of a run so far, from its metrics log; empty when it has none."""
+        curve = Curve([], [])
+        for row in files.read_lines(self.run_dir(fingerprint) / "metrics.jsonl"):
+            if isinstance(row.get("step"), int) and "loss" in row:
+                loss = row["loss"]
+                usable = isinstance(loss, int | float) and abs(loss) < LARGEST_LOSS
+                curve.steps.append(row["step"])
+                curve.losses.append(loss if usable else math.nan)
+        return curve
 
     def set_aside(self, fingerprint: str) -> None:
         """Move a record that is damaged or to be made again out of the way, where it can be looked at."""
-        path = self.run_dir(fingerprint) / "record.json"
+        folder = self.run_dir(fingerprint)
+        path = folder / "record.json"
         if path.exists():
-            path.replace(path.parent / "record.replaced.json")
-        (path.parent / stops.FILE).unlink(missing_ok=True)
+            path.replace(folder / "record.replaced.json")
+        (folder / stops.FILE).unlink(missing_ok=True)
 
     def note_attempt(self, fingerprint: str, kind: str, reason: str) -> None:
         """Remember that a worker ended without this run's record, for `attempts`. A full disk does not matter here."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = json.dumps({"at": now, "class": kind, "reason": reason})
+        line = json.dumps({"at": _now(), "class": kind, "reason": reason})
         with contextlib.suppress(OSError), files.append(self.run_dir(fingerprint) / "attempts.jsonl") as file:
             file.write(line.encode() + b"\n")
 
     def attempts(self, fingerprint: str) -> list[dict[str, Any]]:
-        """What `note_attempt` has written: {"at", "class", "reason"} each. Lines that cannot be read are left out."""
+        """Return what `note_attempt` has written: {"at", "class", "reason"} each. Lines that cannot be read are left out."""
         return files.read_lines(self.run_dir(fingerprint) / "attempts.jsonl")
 
     def write_failed(self, node: Node, reason: str) -> None:
-        """A record for a run that could not be trained, so that the grid says why it has no loss."""
+        """Write a record for a run that could not be trained, so that the grid says why it has no loss."""
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # the record names the backend; a launcher leaves accelerators alone
         made = record.make(node.run, node.fingerprint, node.manifests, "failed", reason)
         record.write(self.run_dir(node.fingerprint), made)
+
+
+def _recorded(path: epath.Path, fingerprint: str) -> State:
+    """Return the state that a record says. Raises InputError when it cannot be read or is another run's."""
+    found = record.read(path)
+    if found["fingerprint"] != fingerprint:
+        raise InputError(f"{path} is the record of another run, {found['fingerprint']}")
+    censored = bool(found["columns"].get("censored"))
+    return State(found["status"], found["reason"], found, censored=censored)

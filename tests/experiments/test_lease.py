@@ -126,7 +126,7 @@ def population(study_path: pathlib.Path, root: pathlib.Path, arg: str) -> tuple[
     loaded, held = file.load(f"{study_path}:{arg}"), store.Workdir(root)
     nodes = store.distinct(store.identify(loaded, prepare_corpora(loaded, progress=False)))
     (root / "populations").mkdir(parents=True)
-    whole = max(populations.populations(nodes, 1, lambda parent: True), key=lambda p: len(p.nodes))
+    whole = max(populations.arrange(nodes, 1, lambda parent: True), key=lambda p: len(p.nodes))
     value = populations.worker_input(whole, cpu_devices=1)
     (root / "populations" / "p.json").write_text(json.dumps(value))
     return held, root / "populations" / "p.json", value["fingerprints"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from experiments.store import record
-from sweeps import status
-from sweeps.work import workdir as store
+from sweeps.watch import overview
+from sweeps.work.workdir import Workdir
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 
@@ -54,7 +54,7 @@ class Launch:
 
     def status(self) -> dict[str, Any]:
         """What sweeps.status writes as JSON."""
-        return status.collect(store.Workdir(self.workdir))[0]
+        return overview.look(Workdir(self.workdir)).to_json()
 
     def claimed(self) -> list[dict[str, Any]]:
         """Claims that lie in the workdir."""

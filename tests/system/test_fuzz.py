@@ -19,11 +19,11 @@ from experiments.cli import InputError
 from experiments.run import freeze, identity
 from experiments.store import inherit, record
 from experiments.training.trial import workdir_of
-from sweeps import collect, status
 from sweeps.cost import plan_file
 from sweeps.study.cells import Cell
 from sweeps.study.file import Study
-from sweeps.work import curves, stopping
+from sweeps.watch import grid_table, overview, status_table
+from sweeps.work import curves
 from sweeps.work import workdir as store
 
 VALUES = [None, [], {}, "", "x", -1, 0, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**400, 2**63, True, [[[]]]]
@@ -130,17 +130,17 @@ def readers(root: pathlib.Path, out: pathlib.Path):
     held, console = store.Workdir(root), Console(file=open(os.devnull, "w"), width=190)
 
     def look() -> None:
-        value, table, line = status.look(held)
-        console.print(table, line)
-        json.dumps(value, allow_nan=False)
+        seen = overview.look(held)
+        console.print(status_table.render(seen))
+        json.dumps(seen.to_json(), allow_nan=False)
 
     def table() -> None:
-        frame, _ = collect.grid(held)
+        frame, _ = grid_table.build(held)
         for name in ("grid.csv", "grid.parquet"):
-            collect.write(frame, out / name)
+            grid_table.write(frame, out / name)
 
     def curve(name: str) -> None:
-        found = stopping.read(held, name)
+        found = held.curve(name)
         curves.diverging(found.steps, found.losses)
         curves.forecast(found.steps, found.losses, 2_000)
 

@@ -20,8 +20,8 @@ from experiments.data import manifest, tokenizer
 from experiments.run import freeze
 from experiments.store import checkpoint, inherit, record, weights
 from models import functional
-from sweeps import status
 from sweeps.cost import plan_file
+from sweeps.watch import overview
 from sweeps.work import claims, workdir
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
@@ -196,7 +196,7 @@ def test_names_that_become_paths_are_checked(name, tmp_path):
     point = {"name": "x", "fingerprint": name, "tags": {}, "run": {}}
     (tmp_path / "study.json").write_text(json.dumps({"schema": 1, "name": "x", "points": [point]}))
     with pytest.raises(InputError, match=r"study.json is damaged"):
-        status.look(held)
+        overview.look(held)
     if not set(name) <= set("0123456789abcdef"):
         with pytest.raises(ValueError, match="expected hexadecimal"):
             held.claims._lease_path(name)

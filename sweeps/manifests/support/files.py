@@ -27,7 +27,7 @@ def missing_populations(study: Study, workdir: Workdir) -> list[Population]:
     def is_trained(parent: str) -> bool:
         return workdir.state(parent).status == "complete"
 
-    return populations_of.populations(missing, 1, is_trained, together=together)
+    return populations_of.arrange(missing, 1, is_trained, together=together)
 
 
 def write_jobs(

@@ -84,7 +84,7 @@ def test_a_gpu_target_needs_its_gpus():
 def test_populations_are_no_larger_than_planned():
     nodes = nodes_of(product(cases(SMALL), over("seed", *range(10))))
     together = {identity.signature(nodes[0].run): 4}
-    found = populations.populations(nodes, 1, lambda _: False, together=together)
+    found = populations.arrange(nodes, 1, lambda _: False, together=together)
     assert sorted(len(population.nodes) for population in found) == [3, 3, 4]
 
 

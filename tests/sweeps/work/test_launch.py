@@ -9,14 +9,15 @@ import subprocess
 import pandas as pd
 import pytest
 
+from experiments.alive import lease
 from experiments.cli import InputError
 from experiments.run import identity
 from experiments.store import record
-from sweeps import collect, executors
+from sweeps import executors
 from sweeps.executors import local
 from sweeps.study import file
 from sweeps.study.corpora import prepare_corpora
-from sweeps.work import claims
+from sweeps.watch import grid_table
 from sweeps.work import workdir as store
 from tests.support.commands import run_command
 from tests.support.launching import Launch
@@ -37,7 +38,7 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
     out = tmp_path / "grid.parquet"
     done = run_command("sweeps.collect", f"--workdir={undisturbed.workdir}", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    collect.write(pd.read_parquet(out), tmp_path / "grid.csv")
+    grid_table.write(pd.read_parquet(out), tmp_path / "grid.csv")
     for grid in (pd.read_parquet(out), pd.read_csv(tmp_path / "grid.csv")):
         assert len(grid) == 3 == grid["fingerprint"].nunique() and set(grid["status"]) == {"complete"}
         assert sorted(zip(grid["width"], grid["lr"], strict=True)) == [(16, 1e-2), (16, 3e-2), (32, 1e-2)]
@@ -90,7 +91,7 @@ def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathli
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=90)
     assert process.returncode == 75 and "the same command goes on" in out, err
-    assert all(claims.started(pid) is None for pid in pids) and launch.claimed() == []
+    assert all(lease.started(pid) is None for pid in pids) and launch.claimed() == []
 
     process = launch.start()
     launch.until(launch.claimed)
@@ -100,7 +101,7 @@ def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathli
     process.wait()
     launch.until(lambda: "running" not in launch.status()["counts"])  # workers save and end with their launcher
     workers = [claim["worker"]["pid"] for claim in launch.claimed()]
-    assert workers and all(claims.started(pid) is None for pid in workers)
+    assert workers and all(lease.started(pid) is None for pid in workers)
     assert {"lost", "waiting", "complete"} >= launch.status()["counts"].keys()
 
     launchers = [launch.start(), launch.start()]

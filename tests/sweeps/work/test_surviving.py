@@ -15,11 +15,10 @@ import pytest
 from experiments.alive import watchdog
 from experiments.cli import InputError
 from experiments.store import record
-from sweeps import launch
 from sweeps.executors import local
 from sweeps.study import file
 from sweeps.study.corpora import prepare_corpora
-from sweeps.work import failures, scheduler
+from sweeps.work import failures, jobs, launch, retries
 from sweeps.work import workdir as store
 from tests.support.commands import run_command
 from tests.support.launching import Launch
@@ -57,10 +56,10 @@ def test_a_real_memory_error_and_budgets(tmp_path: pathlib.Path):
     code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 29,) * 2); bytearray(1 << 30)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert failures.classify(done.returncode, done.stderr).kind == "memory"
-    assert failures.parse_budgets(["node=0", "diverged=1"]) == failures.BUDGETS | {"node": 0, "diverged": 1}
+    assert retries.parse_budgets(["node=0", "diverged=1"]) == retries.BUDGETS | {"node": 0, "diverged": 1}
     for text in ("nodes=1", "node", "node=-1", "node=x"):
         with pytest.raises(InputError, match=f"--retries={text}"):
-            failures.parse_budgets([text])
+            retries.parse_budgets([text])
 
 
 def counted(tmp_path: pathlib.Path, body: str) -> list[str]:
@@ -86,7 +85,7 @@ def launched(study_path: pathlib.Path, workdir: pathlib.Path, command: list[str]
     """A launch in this process, with another worker command."""
     loaded, held = file.load(f"{study_path}:{arg}"), store.Workdir(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    policy = launch.Policy(budgets=failures.BUDGETS | budgets)
+    policy = launch.Policy(budgets=retries.BUDGETS | budgets)
     executor = local.LocalExecutor(command)
     executor.share = lambda populations: None  # as many workers as cores
     return held, launch.launch(loaded, held, executor, policy, progress=False)
@@ -166,8 +165,8 @@ def test_a_diverged_run_is_trained_again_where_asked(
 
 def test_a_frozen_worker_is_killed_and_its_runs_go_on(tiny_study, tmp_path, monkeypatch):
     """A worker that is stopped (SIGSTOP) after it has reported is no longer waited for."""
-    monkeypatch.setattr(scheduler, "FROZEN_SECONDS", 1.0)
-    monkeypatch.setattr(failures, "BACKOFF_SECONDS", {})
+    monkeypatch.setattr(jobs, "FROZEN_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", {})
     say = "print(json.dumps({'event': 'alive'}), flush=True)"
     body = f"if first: {say}; os.kill(os.getpid(), 19)"
     body += "\nsys.exit('error: seen')"  # the second try is seen, and that is enough

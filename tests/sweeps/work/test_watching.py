@@ -17,11 +17,10 @@ from experiments.run import freeze, schema
 from experiments.store import inherit, metrics, record
 from experiments.training import spikes
 from experiments.training.trial import Trial
-from sweeps import collect, launch, status
 from sweeps.executors import local
 from sweeps.study import file
-from sweeps.watch import progress
-from sweeps.work import curves, stopping, workdir
+from sweeps.watch import grid_table, overview, progress, status_table
+from sweeps.work import curves, launch, stopping, workdir
 from tests.support.commands import run_command
 from tests.support.launching import Launch
 from tests.support.training import assert_same_run, rows, run
@@ -134,7 +133,7 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
     held.root.mkdir()
     outcome = launch.launch(loaded, held, local.LocalExecutor(), launch.Policy(stop_dominated=True), progress=False)
     assert outcome.counts == {"complete": 2}
-    frame, _ = collect.grid(held)
+    frame, _ = grid_table.build(held)
     by_rate = frame.set_index("lr")
     assert list(by_rate.loc[[1e-2, 1e-5], "censored"]) == [0, 1]
     assert 500 <= by_rate.loc[1e-5, "steps_done"] < 2500 == by_rate.loc[1e-2, "steps_done"]
@@ -147,7 +146,7 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
     whole = workdir.Workdir(tmp_path / "whole")
     whole.root.mkdir()
     launch.launch(loaded, whole, local.LocalExecutor(), progress=False)
-    finished, expected = (collect.grid(s)[0].set_index("lr") for s in (held, whole))
+    finished, expected = (grid_table.build(s)[0].set_index("lr") for s in (held, whole))
     assert list(finished["loss_nats"]) == list(expected["loss_nats"]) and "censored" not in finished
 
 
@@ -166,7 +165,7 @@ def test_a_launch_stops_what_is_dominated_and_what_diverges(corpus, data_root, t
     )
     done = Launch(tmp_path / "study.py", tmp_path / "w", None)("--stop_dominated", "--stop_diverging", timeout=500)
     assert done.returncode == 0, done.stderr
-    frame = collect.grid(workdir.Workdir(tmp_path / "w"))[0].set_index("lr")
+    frame = grid_table.build(workdir.Workdir(tmp_path / "w"))[0].set_index("lr")
     assert list(frame.loc[[1e-2, 1e-5, 10.0], "status"]) == ["complete", "complete", "diverged"]
     assert list(frame.loc[[1e-2, 1e-5, 10.0], "censored"]) == [0, 1, 1]
     assert frame.loc[1e-2, "steps_done"] == 10_000 > max(frame.loc[[1e-5, 10.0], "steps_done"])
@@ -287,7 +286,9 @@ def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_stud
     (tmp_path / "w" / "plan.json").write_text(
         json.dumps({"hash": "x", "target": "v5e-16", "totals": {"price_usd": 6.0, "chip_hours": 2.0}})
     )
-    value, _, line = status.look(held)
+    seen = overview.look(held)
+    value = seen.to_json()
+    line = status_table.summary(seen.totals)
     found = {run["fingerprint"]: run for run in value["runs"]}
     assert value["counts"] == {"complete": 1, "running": 1, "waiting": 1}
     assert "ended without a record 2 times (1 node, 1 preempted; last: exit code 75)" in found[waiting]["reason"]

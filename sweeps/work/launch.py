@@ -1,0 +1,110 @@
+"""Train the runs of a study that have no record yet: from checked points to the scheduler's loop, and what it came to."""
+
+import collections
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+from typing import Any
+
+from models.errors import InputError
+from sweeps.executors.support.protocol import Executor
+from sweeps.study import file as studies
+from sweeps.study.corpora import prepare_corpora
+from sweeps.work import populations, retries
+from sweeps.work.display import Display
+from sweeps.work.populations import Population
+from sweeps.work.scheduler import Scheduler
+from sweeps.work.stopping import Stopping
+from sweeps.work.workdir import Node, Workdir, distinct, identify
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a launch came to: runs by status, whether it was stopped from outside, how many runs it had to train."""
+
+    counts: dict[str, int]
+    stopped: bool
+    trained: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What to do about runs that fail, or need not go on."""
+
+    retry_failed: bool = False  # train runs again that are recorded as failed, and finish those that were stopped early
+    budgets: Mapping[str, int] = dataclasses.field(default_factory=lambda: retries.BUDGETS)
+    stop_dominated: bool = False
+    stop_diverging: bool = False
+    together: Mapping[str, int] = dataclasses.field(default_factory=dict)  # most runs of a population, by signature
+
+
+def launch(
+    study: studies.Study,
+    workdir: Workdir,
+    executor: Executor[Any],
+    policy: Policy = Policy(),
+    progress: bool = True,
+) -> Outcome:
+    """Train the runs of a study that have no record. Raises InputError, before anything starts, for bad input.
+
+    `progress`: show how far the preparation of corpora is.
+    """
+    nodes = identify(study, prepare_corpora(study, progress))
+    runs = distinct(nodes)
+    # Before anything is written: parents that nobody trains, circles, parents without a checkpoint.
+    populations.levels(runs, lambda parent: workdir.state(parent).status == "complete")
+    missing = [node for node in runs if not workdir.finished(node.fingerprint, policy.retry_failed)]
+    _check_parents(workdir, missing)
+    workdir.write_study(study, nodes)
+    stopped = False
+    if missing:
+        executor.clear(workdir.root)
+        stopped = not _train(study.name, workdir, executor, policy, runs, missing)
+    with contextlib.suppress(OSError):  # a read-only workdir in which nothing is to be done
+        workdir.claims.sweep([node.fingerprint for node in runs if workdir.finished(node.fingerprint)])
+    statuses = collections.Counter(workdir.state(node.fingerprint).status for node in runs)
+    return Outcome(dict(statuses), stopped, len(missing))
+
+
+def _check_parents(workdir: Workdir, missing: Sequence[Node]) -> None:
+    """Raise InputError where a run would start from a parent that is complete and has no checkpoint left."""
+    parents = {node.run.parent for node in missing if node.run.parent}
+    for parent in parents:
+        if workdir.state(parent).status == "complete" and workdir.newest_step(parent) is None:
+            raise InputError(
+                f"parent={parent}: {workdir.run_dir(parent)} has no checkpoint left; delete it to train it again"
+            )
+
+
+def _train(
+    name: str,
+    workdir: Workdir,
+    executor: Executor[Any],
+    policy: Policy,
+    runs: Sequence[Node],
+    missing: Sequence[Node],
+) -> bool:
+    """Train the `missing` ones of a study's runs. False when the launch was stopped from outside."""
+
+    def arranged(nodes: Sequence[Node]) -> list[Population]:
+        return populations.arrange(nodes, executor.slots, lambda parent: True, together=policy.together)
+
+    # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
+    # is split over more devices sums in another order, and a relaunch shall end in the same bits.
+    executor.share(len(arranged(runs)))
+    to_train = arranged(missing)
+    stopping = None
+    if policy.stop_dominated or policy.stop_diverging:
+        stopping = Stopping(workdir, runs, policy.stop_dominated, policy.stop_diverging)
+    with Display(name, to_train, recorded=len(runs) - len(missing), total=len(runs)) as display:
+        display.say(_opening(name, len(runs), len(missing), len(to_train), executor.slots))
+        scheduler = Scheduler(workdir, executor, to_train, display, policy.retry_failed, policy.budgets, stopping)
+        return scheduler.run()
+
+
+def _opening(name: str, runs: int, missing: int, to_train: int, slots: int) -> str:
+    """Say what a launch is about to do; all numbers are counts, `to_train` of populations."""
+    recorded = f", {runs - missing} recorded already" if missing < runs else ""
+    workers = min(slots, to_train)
+    on = f"{workers} worker{'s' if workers > 1 else ''}"
+    return f"{name}: {runs} runs{recorded}; training {missing} as {to_train} populations on {on}"

@@ -1,0 +1,69 @@
+"""How often a population that ended without all its records is worth another try: a retry budget for each class of failure.
+
+Being preempted twenty times says nothing about a run, a bad option says everything at once. Decides; does nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+import enum
+import re
+
+from models.errors import InputError, nearest
+
+# How often a population (a run, for "diverged") may end in each way before it is given up. What was preempted or lost
+# its node starts counting again once it has come further, so that progress is never given up.
+BUDGETS = {
+    "preempted": 20,  # asked to stop from outside, or another launcher took over
+    "node": 5,  # killed, crashed below Python, hung, a device or a file system that went away
+    "memory": 1,  # a population is halved at once; a run alone is tried once more
+    "disk": 3,  # full or read-only: nobody's fault; the launch ends, and the runs wait
+    "crash": 1,  # an exception that nobody expected
+    "user": 0,  # a value that cannot be right will not be right the next time
+    "diverged": 0,  # a result; again only where the hardware is under suspicion
+}
+RESTARTED_BY_PROGRESS = ("preempted", "node")
+BACKOFF_SECONDS = {"node": 1.0, "disk": 5.0}  # before the first retry; doubled each time
+BACKOFF_LIMIT = 60.0
+
+
+class Decision(enum.Enum):
+    """What becomes of a population that ended without all its records."""
+
+    RETRY = "try it again as it is"
+    HALVE = "try its halves apart, so that one bad run does not take its neighbours with it"
+    GIVE_UP = "record its only run as failed"
+    END_LAUNCH = "end the launch: the runs wait until somebody has seen to the machine"
+
+
+def decide(kind: str, times: int, budget: int, alone: bool) -> Decision:
+    """Decide about a population that has now ended `times` times in the way `kind`; `alone`: it is one run."""
+    if kind == "memory" and not alone:  # each half needs less
+        return Decision.HALVE
+    if times <= budget:
+        return Decision.RETRY
+    if kind == "disk":  # no fault of the runs
+        return Decision.END_LAUNCH
+    return Decision.GIVE_UP if alone else Decision.HALVE
+
+
+def backoff(kind: str, times: int) -> float:
+    """Return the seconds to wait before the `times`-th retry."""
+    first = BACKOFF_SECONDS.get(kind, 0.0)
+    return min(BACKOFF_LIMIT, first * 2 ** (times - 1))
+
+
+def parse_budgets(texts: Sequence[str]) -> dict[str, int]:
+    """Put `class=count` in the place of default budgets. Raises InputError for anything else."""
+    budgets = dict(BUDGETS)
+    for text in texts:
+        kind, _, count = text.partition("=")
+        if kind not in BUDGETS:
+            raise InputError(f"--retries={text}: {kind!r} is no kind of failure; {nearest(kind, BUDGETS, 'kind')}")
+        if not re.fullmatch(r"\d{1,6}", count):
+            raise InputError(f"--retries={text}: expected a count, such as {kind}=3")
+        budgets[kind] = int(count)
+    return budgets
+
+
+def describe(spent: Mapping[str, int]) -> str:
+    """Write attempts by class, for a reader: "2 preempted, 1 node"."""
+    return ", ".join(f"{count} {kind}" for kind, count in spent.items() if count)

@@ -19,8 +19,8 @@ from analysis.figures.style import (
     log_colours,
     runs,
 )
+from analysis.reporting.rates import Cell
 from analysis.reporting.survey import Survey
-from analysis.reporting.tuning import Cell
 from analysis.writing.numbers import human
 
 MOST_CELLS = 6

@@ -1,11 +1,16 @@
-"""The table of runs in a report: what a reader wants to see of a run when it is touched in a figure."""
+"""Make the table of runs in a report: what a reader wants to see of a run when it is touched in a figure."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.grid.table import Grid
+from analysis.reporting.survey import Survey
 from analysis.writing.numbers import human, number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMES = ("name", "run_name", "run", "run_id", "id", "model", "model_name")
 LIKED = (
@@ -28,80 +33,110 @@ MOST_EXTRAS = 6
 LONGEST = 60  # characters of a cell
 
 
-def run_table(survey: Any, grid: Any, rows: Sequence[int]) -> dict[str, Any]:
-    """Heads and rows of text, worst residual first. `rows` are positions in the grid; not all need be in the fit."""
+def run_table(survey: Survey, grid: Grid, rows: Sequence[int]) -> dict[str, Any]:
+    """Return heads and rows of text, worst residual first.
+
+    `rows` are positions in the grid; not all need be in the fit.
+    """
     at = np.asarray(rows, dtype=int)
     frame = grid.frame.iloc[at]
-    values = {role: _values(survey, grid, role)[at] for role in ("N", "D", "C", "loss")}
-    named = _names(frame, survey)
-    heads = ["row", "N", "D", "C", "loss"]
-    cells: list[list[str]] = [
-        [str(row) for row in rows],
-        [human(value) for value in values["N"]],
-        [human(value) for value in values["D"]],
-        [number(value, 3) for value in values["C"]],
-        [number(value, 5) for value in values["loss"]],
-    ]
+    values = {}
+    for role in ("N", "D", "C", "loss"):
+        values[role] = values_on_grid(survey, grid, role)[at]
+    table: dict[str, list[str]] = {
+        "row": [str(row) for row in rows],
+        "N": list(map(human, values["N"])),
+        "D": list(map(human, values["D"])),
+        "C": [number(value, 3) for value in values["C"]],
+        "loss": [number(value, 5) for value in values["loss"]],
+    }
     order = np.arange(len(at))
     if "chinchilla" in survey.results:
-        with np.errstate(all="ignore"):
-            law = np.asarray(survey["chinchilla"].law.target_at({role: values[role] for role in "ND"}))
-            away = values["loss"] / law - 1
-        heads += ["law", "loss over law"]
-        cells += [
-            [number(value, 5) for value in law],
-            [f"{value:+.2%}" if np.isfinite(value) else "-" for value in away],
-        ]
-        order = np.argsort(-np.nan_to_num(np.abs(away), nan=-1.0), kind="stable")
+        law, away = _against_law(survey, values)
+        table["law"] = [number(value, 5) for value in law]
+        table["loss over law"] = [f"{value:+.2%}" if np.isfinite(value) else "-" for value in away]
+        worst_first = -np.nan_to_num(np.abs(away), nan=-1.0)
+        order = np.argsort(worst_first, kind="stable")
     used = np.isin(at, survey.columns.row)
     if not used.all():
-        heads.append("in the fit")
-        cells.append(["yes" if one else "no" for one in used])
-    for name in (*_extras(frame, survey), *named):  # the name last: it may be long
-        heads.append(name)
-        cells.append([_text(value) for value in frame[name]])
-    listed = [
-        {"row": rows[one], "cells": [column[one] for column in cells], "name": cells[-1][one] if named else ""}
-        for one in order
-    ]
-    return {"heads": heads, "rows": listed, "all": len(listed) >= len(survey.columns)}
+        table["in the fit"] = ["yes" if one else "no" for one in used]
+    for name in extra_columns(frame, survey):
+        table[name] = [_text(value) for value in frame[name]]
+    naming = naming_column(frame, survey)
+    names = [""] * len(at)
+    if naming is not None:  # last: it may be long
+        names = [_text(value) for value in frame[naming]]
+        table[naming] = names
+
+    cells = list(zip(*table.values(), strict=True))
+    listed = []
+    for one in order:
+        listed.append({"row": rows[one], "cells": list(cells[one]), "name": names[one]})
+    return {"heads": list(table), "rows": listed, "all": len(listed) >= len(survey.columns)}
 
 
-def _values(survey: Any, grid: Any, role: str) -> np.ndarray:
-    """A role on every row of the grid, NaN where it is not known: formulas are computed for the rows used only."""
+def _against_law(survey: Survey, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the parametric law says of runs, and their loss over it minus 1; NaN where either is not known."""
+    at = {role: values[role] for role in "ND"}
+    with np.errstate(all="ignore"):
+        law = np.asarray(survey["chinchilla"].law.target_at(at))
+        return law, values["loss"] / law - 1
+
+
+def values_on_grid(survey: Survey, grid: Grid, role: str) -> np.ndarray:
+    """Return a role on every row of the grid, NaN where it is not known.
+
+    Formulas are computed for the rows used only.
+    """
+    values = np.full(len(grid.frame), np.nan)
     source = survey.columns.sources.get(role)
-    known = source in grid.frame.columns and source not in grid.repeated
-    values = grid.numbers(source, role) if known else np.full(len(grid.frame), np.nan)
-    values = np.array(values, dtype=float)
+    if source is not None and source in grid.frame.columns and source not in grid.repeated:
+        values = np.array(grid.numbers(source, role), dtype=float)
     values[survey.columns.row] = survey.columns[role]
     return values
 
 
-def _names(frame: Any, survey: Any) -> list[str]:
-    """The column that names runs, when there is one."""
+def naming_column(frame: "pd.DataFrame", survey: Survey) -> str | None:
+    """Return the column that names runs, where there is one."""
+    columns = list(frame.columns)
     taken = set(survey.columns.sources.values())
-    return [name for name in NAMES if list(frame.columns).count(name) == 1 and name not in taken][:1]
+    for name in NAMES:
+        if columns.count(name) == 1 and name not in taken:
+            return name
+    return None
 
 
-def _extras(frame: Any, survey: Any) -> list[str]:
-    """Columns that vary over the runs, those that people ask for first; none twice, none that a role already shows."""
+def extra_columns(frame: "pd.DataFrame", survey: Survey) -> list[str]:
+    """Return columns that vary over the runs, those that people ask for first.
+
+    None twice, and none that a role already shows. Others fill up only where people's favourites are few.
+    """
     taken = {*survey.columns.sources.values(), *NAMES, *DULL}
-    single = [name for name in frame.columns if name not in taken and not str(name).startswith("rule_")]
-    single = [name for name in single if list(frame.columns).count(name) == 1]
-    varied = [name for name in single if frame[name].astype(str).nunique() > 1 and frame[name].notna().any()]
-    liked = [name for name in LIKED if name in varied]
-    ordered = liked if len(liked) > 2 else [*liked, *(name for name in varied if name not in LIKED)]
+    columns = list(frame.columns)
+    varied = []
+    for name in columns:
+        if name in taken or str(name).startswith("rule_") or columns.count(name) > 1:
+            continue
+        values = frame[name]
+        different = values.astype(str).nunique()
+        if different > 1 and values.notna().any():
+            varied.append(name)
+    ordered = [name for name in LIKED if name in varied]
+    if len(ordered) <= 2:
+        ordered += [name for name in varied if name not in LIKED]
+
     seen: set[tuple[str, ...]] = set()
     found = []
     for name in ordered:
-        same = tuple(frame[name].astype(str))
-        if same not in seen:
-            seen.add(same)
+        content = tuple(frame[name].astype(str))
+        if content not in seen:
+            seen.add(content)
             found.append(name)
     return found[:MOST_EXTRAS]
 
 
 def _text(value: Any) -> str:
+    """Write a value of the grid for a cell; a dash where there is none."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float | np.floating):

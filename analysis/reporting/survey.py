@@ -1,22 +1,24 @@
-"""Everything that a report states, computed once: fits under several laws and conventions, optima, back-test, verdict.
+"""Compute everything that a report states, once: fits under several laws and conventions, optima, back-test.
 
-Reads no files and draws nothing.
+Reads no files and draws nothing. The verdict on the fits is in verdict.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 
 from analysis import laws
-from analysis.fitting.result import FitError, FitResult, finite, ranges
+from analysis.fitting.result import FitError, FitResult, finite
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
 from analysis.questions.compare import Comparison, compare
-from analysis.reporting.tuning import Cell, Rates, learning_rates, rate_and_batch
+from analysis.reporting.rates import Cell, Rates, learning_rates, rate_and_batch
+from analysis.reporting.verdict import judge
 from experiments.cli import InputError
 
 FACTORS = (1, 10, 100)  # of the largest budget
@@ -46,29 +48,33 @@ class Survey:
     reasons: list[str]  # behind the verdict
 
     def __getitem__(self, name: str) -> FitResult:
+        """Return the fit of an approach by its name."""
         return self.results[name]
 
 
 def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None) -> Survey:
     """Compute everything. Raises InputError when no law can be fitted."""
     columns = select(
-        grid, ("N", "D", "loss", "C"), optional=("group", "weight", "run"), columns=columns_text, where=where
+        grid,
+        ("N", "D", "loss", "C"),
+        optional=("group", "weight", "run"),
+        columns=columns_text,
+        where=where,
     )
     results, failures = _fit_all(columns, spec)
     if set(results) <= {"envelope"}:  # a hull goes through any runs: alone it is no law
-        raise InputError(f"GRID: no law can be fitted ({'; '.join(dict.fromkeys(failures.values()))})")
+        why = "; ".join(dict.fromkeys(failures.values()))
+        raise InputError(f"GRID: no law can be fitted ({why})")
     headline = "chinchilla" if "chinchilla" in results else next(iter(results))
     _, largest = backtest.largest_budget(columns)
-    optima = [optimum_row(results[name], name, factor, largest) for name in results for factor in FACTORS]
-    law = laws.load("chinchilla")
+    optima = []
+    for name, result in results.items():
+        optima += [optimum_row(result, name, factor, largest) for factor in FACTORS]
+
     quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER), thorough=False)
-    test, no_test, every = backtest.hindsight(columns, law, quick)
-    verdict, reasons = judge(results, test)
+    test, no_test, every = backtest.hindsight(columns, laws.load("chinchilla"), quick)
     comparison = compare_families(grid, quick, columns_text, where)
-    if comparison is not None:
-        names = ", ".join(comparison.families.families)
-        reasons.append(f"one law is fitted to runs of several families ({names}); choose one with --where")
-        verdict = "care" if verdict == "good" else verdict
+    verdict, reasons = judge(results, test, comparison)
     return Survey(
         columns=columns,
         results=results,
@@ -88,7 +94,13 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
     )
 
 
+def _reason(error: Exception) -> str:
+    """Return an error's text for a page that is about the grid anyway."""
+    return str(error).removeprefix("GRID: ")
+
+
 def _fit_all(columns: Columns, spec: FitSpec) -> tuple[dict[str, FitResult], dict[str, str]]:
+    """Fit the three approaches, the second one with every interpolation: results, and why others failed."""
     wanted = [("chinchilla", "chinchilla", spec)]
     for interpolation in INTERPOLATIONS:
         name = "isoflop" if interpolation == "quadratic" else f"isoflop_{interpolation}"
@@ -100,116 +112,108 @@ def _fit_all(columns: Columns, spec: FitSpec) -> tuple[dict[str, FitResult], dic
         try:
             results[name] = fitting.fit(columns, laws.load(law), choice)
         except (InputError, FitError) as error:
-            failures[name] = str(error).removeprefix("GRID: ")
+            failures[name] = _reason(error)
     return results, failures
 
 
 def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> dict[str, Any]:
-    """Compute-optimal N, D, tokens per parameter and loss at `factor` times the largest budget, with intervals."""
+    """Return compute-optimal N, D, tokens per parameter and loss at `factor` times the largest budget, with intervals."""
     C = factor * largest
-
     ratio = result.flops_per_param_token
 
     def allocate(law: Any) -> dict[str, Any]:
         N, D = law.optimum(C, ratio)
         return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.target_at({"C": C}, ratio)}
 
-    values = allocate(result.law)
-    intervals = {key: result.interval_of(lambda law, key=key: allocate(law)[key]) for key in values}
+    values = {key: float(value) for key, value in allocate(result.law).items()}
+    intervals = {}
+    for key in values:
+        interval = result.interval_of(lambda law, key=key: allocate(law)[key])
+        if interval is not None:
+            intervals[key] = dataclasses.asdict(interval)
     return {
         "law": name,
         "times_largest": factor,
         "C": C,
-        **finite({key: float(value) for key, value in values.items()}),
-        "intervals": {key: dataclasses.asdict(value) for key, value in intervals.items() if value is not None},
+        **finite(values),
+        "intervals": intervals,
     }
 
 
 def compare_conventions(
     grid: Grid, columns: Columns, spec: FitSpec, columns_text: str | None, where: str | None
 ) -> list[dict[str, Any]]:
-    """The laws under every parameter and FLOP count that the grid has; empty when there is only one of each."""
-    params = _distinct(grid, [columns.sources["N"], *PARAMS], columns)
-    flops = _distinct(grid, [columns.sources["C"], *FLOPS], columns)
+    """Fit the laws under every parameter and FLOP count that the grid has; empty when there is only one of each."""
+    sources = columns.sources
+    params = _distinct(grid, [sources["N"], *PARAMS], columns)
+    flops = _distinct(grid, [sources["C"], *FLOPS], columns)
     if len(params) * len(flops) < 2:
         return []
-    given = {role: columns.sources[role] for role in ("D", "loss", "group", "weight", "run") if role in columns.sources}
+    given = {}
+    for role in ("D", "loss", "group", "weight", "run"):
+        if role in sources:
+            given[role] = sources[role]
+    cubic = dataclasses.replace(spec, interpolation="cubic")
+    wanted = (
+        ("chinchilla", "chinchilla", spec),
+        ("isoflop", "isoflop", spec),
+        ("isoflop_cubic", "isoflop", cubic),
+    )
     rows = []
-    for count in params:
-        for compute in flops:
-            text = ",".join(f"{role}={source}" for role, source in {**given, "N": count, "C": compute}.items())
-            row: dict[str, Any] = {"N": count, "C": compute}
-            part = select(grid, ("N", "D", "loss", "C"), optional=("group",), columns=text, where=where)
-            for label, law, choice in (
-                ("chinchilla", "chinchilla", spec),
-                ("isoflop", "isoflop", spec),
-                ("isoflop_cubic", "isoflop", dataclasses.replace(spec, interpolation="cubic")),
-            ):
-                try:
-                    result = fitting.fit(part, laws.load(law), choice)
-                except (InputError, FitError) as error:
-                    row[label] = {"reason": str(error).removeprefix("GRID: ")}
-                    continue
-                interval = result.intervals().get("exponent_N")
-                row[label] = {
-                    "exponent_N": float(result.law.optimum_exponents()["exponent_N"]),
-                    "interval": dataclasses.asdict(interval) if interval else None,
-                    "E": float(result.law.E),
-                    "flops_per_param_token": result.flops_per_param_token,
-                }
-            rows.append(row)
+    for count, compute in itertools.product(params, flops):
+        chosen = given | {"N": count, "C": compute}
+        text = ",".join(f"{role}={source}" for role, source in chosen.items())
+        part = select(grid, ("N", "D", "loss", "C"), optional=("group",), columns=text, where=where)
+        row: dict[str, Any] = {"N": count, "C": compute}
+        for label, law, choice in wanted:
+            row[label] = _fit_in_brief(part, law, choice)
+        rows.append(row)
     return rows
 
 
+def _fit_in_brief(columns: Columns, law: str, spec: FitSpec) -> dict[str, Any]:
+    """Return what one way of counting says of the allocation, or why it says nothing."""
+    try:
+        result = fitting.fit(columns, laws.load(law), spec)
+    except (InputError, FitError) as error:
+        return {"reason": _reason(error)}
+    interval = result.intervals().get("exponent_N")
+    exponent = result.law.optimum_exponents()["exponent_N"]
+    return {
+        "exponent_N": float(exponent),
+        "interval": dataclasses.asdict(interval) if interval else None,
+        "E": result.law.coefficients()["E"],
+        "flops_per_param_token": result.flops_per_param_token,
+    }
+
+
 def compare_families(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None) -> Comparison | None:
-    """Exchange rates between the families of the grid; None when it has fewer than two that can be fitted."""
+    """Return exchange rates between the families of the grid; None when fewer than two of them can be fitted."""
     law = laws.load("chinchilla")
     try:
-        columns = select(grid, (*law.ROLES, "family"), optional=(*law.OPTIONAL, "C"), columns=columns_text, where=where)
-        return compare(columns, law, spec) if len(set(columns["family"].astype(str))) > 1 else None
+        columns = select(
+            grid,
+            (*law.ROLES, "family"),
+            optional=(*law.OPTIONAL, "C"),
+            columns=columns_text,
+            where=where,
+        )
+        families = set(columns["family"].astype(str))
+        return compare(columns, law, spec) if len(families) > 1 else None
     except (InputError, FitError):
         return None
 
 
 def _distinct(grid: Grid, names: Sequence[str], columns: Columns) -> list[str]:
-    """Columns of the grid among `names` that are positive on the rows used and differ from each other."""
+    """Return columns of the grid among `names` that are positive on the rows used and differ from each other."""
     found: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(names):
         if name not in grid.frame.columns or name in grid.repeated:
             continue
         value = grid.numbers(name, "columns")[columns.row]
-        usable = np.isfinite(value).all() and (value > 0).all()
-        if usable and not any(np.allclose(value, other, rtol=1e-6) for other in found.values()):
+        if not np.isfinite(value).all() or not (value > 0).all():
+            continue
+        known = any(np.allclose(value, other, rtol=1e-6) for other in found.values())
+        if not known:
             found[name] = value
     return list(found)
-
-
-def judge(results: Mapping[str, FitResult], test: backtest.BackTest | None) -> tuple[str, list[str]]:
-    """`good`, `care` or `poor`, with the reasons in words."""
-    poor, care = [], []
-    law = results.get("chinchilla")
-    if law is None:
-        care.append("approach 3 could not be fitted, so nothing checks the allocation")
-    else:
-        lost = law.certificate.not_identified
-        if lost:
-            poor.append(f"this grid does not determine {', '.join(lost)}")
-        care.extend(law.certificate.warnings)
-    first, second = (results[name].intervals().get("exponent_N") for name in ("chinchilla", "isoflop")) if (
-        "chinchilla" in results and "isoflop" in results
-    ) else (None, None)  # fmt: skip
-    if first and second and (first.high < second.low or second.high < first.low):
-        care.append("approaches 2 and 3 disagree on how parameters grow with compute: their intervals do not overlap")
-    if "isoflop" not in results:
-        care.append("approach 2 could not be fitted, so nothing checks approach 3")
-    if test is None:
-        care.append("there is no back-test")
-    elif abs(test.summary()["mean_error"]) > 0.02:  # type: ignore[arg-type]
-        poor.append(f"the back-test misses the largest budget by {test.error.mean():+.1%} on average")
-    elif np.mean((test.observed >= test.low) & (test.observed <= test.high)) < 0.5:
-        care.append("most runs of the largest budget lie outside the interval that the smaller ones gave")
-    reach = law or next(iter(results.values()))
-    span = ranges(reach.columns, reach.flops_per_param_token).get("C")
-    if span and span[1] / span[0] < 30:
-        care.append(f"the runs span a factor of {span[1] / span[0]:.3g} in compute; 100x beyond it is a long way")
-    return ("poor" if poor else "care" if care else "good"), poor + care

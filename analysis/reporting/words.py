@@ -1,10 +1,13 @@
-"""How a report speaks: names of the approaches, the headline, the back-test and the learning rates in sentences."""
+"""Say results in sentences: names of the approaches, the headline, the back-test and the learning rates."""
 
 import re
 from typing import Any
 
 import numpy as np
 
+from analysis.fitting.result import FitResult
+from analysis.reporting.rates import Rates
+from analysis.reporting.survey import Survey
 from analysis.writing.numbers import human, number, span
 
 TITLES = {
@@ -21,16 +24,18 @@ WORDS = {
 }
 
 
-def law_text(found: Any) -> str:
-    """The law with its numbers in place."""
-    text, values = found.law.FORMULA, found.law.coefficients()
-    for name, value in values.items():
-        text = re.sub(rf"(?<![A-Za-z_]){name}(?![A-Za-z_*])", number(value), text)
+def law_text(found: FitResult) -> str:
+    """Return the law's formula with its numbers in place."""
+    text = found.law.FORMULA
+    for name, value in found.law.coefficients().items():
+        # A whole name, and not a part of a longer one or the N of N*.
+        whole_name = rf"(?<![A-Za-z_]){name}(?![A-Za-z_*])"
+        text = re.sub(whole_name, number(value), text)
     return text
 
 
-def headline(survey: Any) -> dict[str, str]:
-    """The law in one line and what it says in one sentence."""
+def headline(survey: Survey) -> dict[str, str]:
+    """Return the law in one line and what it says in one sentence."""
     found = survey.results[survey.headline]
     interval = found.intervals().get("exponent_N")
     exponent = number(float(found.law.optimum_exponents()["exponent_N"]), 3)
@@ -44,7 +49,8 @@ def headline(survey: Any) -> dict[str, str]:
     lost = found.certificate.not_identified
     if far["N"] is None or {"alpha", "beta"} & set(lost):
         title = "These runs do not say how parameters should grow with compute"
-        exponent, between = "", ""
+        exponent = ""
+        between = ""
         sentence = f"Not identified: {', '.join(lost)}." if lost else "The law has no compute-optimal point."
     return {
         "exponent": exponent,
@@ -55,8 +61,8 @@ def headline(survey: Any) -> dict[str, str]:
     }
 
 
-def test_text(survey: Any) -> str:
-    """The back-test in one sentence, empty when there is none."""
+def test_text(survey: Survey) -> str:
+    """Say the back-test in one sentence; empty when there is none."""
     if survey.test is None:
         return ""
     found = survey.test.summary()
@@ -69,28 +75,33 @@ def test_text(survey: Any) -> str:
     )
 
 
-def rate_text(one: Any) -> str:
-    """One size of the learning-rate bracket in a sentence."""
+def rate_text(one: Rates) -> str:
+    """Say one size of the learning-rate bracket in a sentence."""
     if one.best is None:
-        return f"{one.label}: the best rate tried, {one.rate[np.argmin(one.loss)]:.3g}, is at the edge of the bracket."
+        lowest = one.rate[np.argmin(one.loss)]
+        return f"{one.label}: the best rate tried, {lowest:.3g}, is at the edge of the bracket."
     text = f"{one.label}: the best rate is {one.best:.3g}"
     if one.used is None:
         return f"{text}."
     return f"{text}; the runs in the fit used {one.used:.3g}, which gives away {one.excess:.2%} of the loss."
 
 
-def by_budget(survey: Any) -> list[dict[str, Any]]:
-    """The optima, budget by budget."""
+def by_budget(survey: Survey) -> list[dict[str, Any]]:
+    """Return the optima, budget by budget."""
     return sorted(survey.optima, key=lambda row: row["times_largest"])
 
 
 def optimum_cells(row: dict[str, Any], first: str) -> dict[str, Any]:
+    """Return one optimum as cells of text; `first` is the approach of the headline."""
     cells = []
-    for key, digits in (("N", 3), ("D", 3), ("tokens_per_param", 3), ("loss", 4)):
+    digits = {"N": 3, "D": 3, "tokens_per_param": 3, "loss": 4}
+    for key, places in digits.items():
         write = human if key in "ND" else number
         interval = row["intervals"].get(key)
-        between = f"{write(interval['low'], digits)} to {write(interval['high'], digits)}" if interval else ""
-        cells.append({"value": write(row[key], digits), "span": between})
+        between = ""
+        if interval:
+            between = f"{write(interval['low'], places)} to {write(interval['high'], places)}"
+        cells.append({"value": write(row[key], places), "span": between})
     return {
         "times": row["times_largest"],
         "C": number(row["C"], 3),

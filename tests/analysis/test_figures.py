@@ -22,7 +22,7 @@ from analysis.reporting import page, words
 from analysis.reporting.checklist import UNKNOWN, checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.survey import survey
-from analysis.reporting.tuning import learning_rates, rate_and_batch
+from analysis.reporting.rates import learning_rates, rate_and_batch
 from tests.support import planted
 
 

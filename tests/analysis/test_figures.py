@@ -20,9 +20,9 @@ from analysis.questions import compare, fit
 from analysis.questions.forecast import QUANTILES, Forecast, Outcome
 from analysis.reporting import page, words
 from analysis.reporting.checklist import UNKNOWN, checklist
+from analysis.reporting.rates import learning_rates, rate_and_batch
 from analysis.reporting.runs import run_table
 from analysis.reporting.survey import survey
-from analysis.reporting.rates import learning_rates, rate_and_batch
 from tests.support import planted
 
 

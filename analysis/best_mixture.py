@@ -1,42 +1,45 @@
-"""TODO docstring"""
+"""Find the mixture of data that a fitted law of mixtures likes best.
+
+python -m analysis.best_mixture fit.json --prior="web=0.6,code=0.3,books=0.1" [--json=best.json]
+"""
 
 from absl import flags
 
-from analysis.questions.best_mixture import best, parse_prior
 from experiments import cli
 
 
-def main(argv: list[str]) -> None:
-    """The command line."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from analysis.command_line.arguments import one_file, running_command
-    from analysis.questions.predict import read
-    from analysis.writing.numbers import number
-    from analysis.writing.output_file import check_writable, write
-
-    values, console = flags.FLAGS, Console(soft_wrap=True)
-    path = one_file(argv, "FIT", "fit.json")
-    if values.json is not None:
-        check_writable(values.json, "--json")
-    fitted = read(path)
-    data = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
-    table = Table("part", "prior", "best mixture")
-    for part, share in sorted(data["mixture"].items(), key=lambda item: -item[1]):
-        table.add_row(part, number(data["prior"][part], 3), number(share, 3))
-    console.print(table)
-    target = fitted.law.TARGET
-    console.print(f"{target} {number(data['prediction'], 5)}; {number(data['prediction_of_prior'], 5)} with the prior")
-    if values.json is not None:
-        write(values.json, data | {"command": running_command("analysis.best_mixture")}, "--json")
-        console.print(f"written: {values.json}", highlight=False)
-
-
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Declare the flags of the command."""
     flags.DEFINE_string("prior", None, "Share of each part in the data that there is: web=0.6,code=0.4.")
     flags.DEFINE_integer("draws", 100_000, "Mixtures to draw.")
     flags.DEFINE_integer("top", 128, "How many of the best to average.")
     flags.DEFINE_integer("seed", 42, "Seed of the draws.")
     flags.DEFINE_string("json", None, "A JSON file to write.")
+
+
+def main(argv: list[str]) -> None:
+    """Find the mixture, print it, and write it where asked."""
+    from rich.console import Console
+
+    from analysis.command_line.answers import best_mixture as answer
+    from analysis.command_line.arguments import one_fit, running_command
+    from analysis.questions.best_mixture import best, parse_prior
+    from analysis.questions.predict import read
+    from analysis.writing.output_file import check_writable, write
+
+    values = flags.FLAGS
+    path = one_fit(argv)
+    if values.json is not None:
+        check_writable(values.json, "--json")
+    fitted = read(path)
+    found = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
+    console = Console(soft_wrap=True)
+    answer.show(found, fitted.law.TARGET, console)
+    if values.json is not None:
+        write(values.json, found | {"command": running_command("analysis.best_mixture")}, "--json")
+        console.print(f"written: {values.json}", highlight=False)
+
+
+if __name__ == "__main__":
+    define_flags()
     cli.run(main, required=["prior"])

@@ -1,4 +1,4 @@
-"""Fit the growth of density over time."""
+"""Fit the density of models, and how it grows over time."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,7 +10,8 @@ from analysis.fitting.formula_fit import fit_formula, fit_one_formula
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
-from analysis.laws.density import Density
+from analysis.laws.base import Array
+from analysis.laws.density import Density, DensityGrowth
 from analysis.laws.downstream import Accuracy, AnswerLoss
 
 
@@ -21,34 +22,38 @@ def fit_density(
 
     Returns the measure and the two fits by the law's name.
     """
-    found = {
-        law.NAME: fit_one_formula(rows, law, spec or FitSpec())
-        for law, rows in ((AnswerLoss, losses), (Accuracy, scores))
-    }
-    return Density(found[AnswerLoss.NAME].law, found[Accuracy.NAME].law, tokens), found
+    spec = spec or FitSpec()
+    answer = fit_one_formula(losses, AnswerLoss, spec)
+    accuracy = fit_one_formula(scores, Accuracy, spec)
+    return Density(answer.law, accuracy.law, tokens), {AnswerLoss.NAME: answer, Accuracy.NAME: accuracy}
 
 
-def records(days: Any, density: Any) -> np.ndarray:
-    """Which models are denser than every one before them [rows]; of those of one day, the densest may be."""
-    days, density = np.asarray(days, dtype=np.float64), np.asarray(density, dtype=np.float64)
+def records(days: Array, density: Array) -> Array:
+    """Say which models [rows] are denser than every one before them; of those of one day, the densest may be."""
+    days = np.asarray(days, dtype=np.float64)
+    density = np.asarray(density, dtype=np.float64)
     order = np.lexsort((-density, days))
-    before = np.maximum.accumulate(np.r_[-np.inf, density[order][:-1]])
-    kept = np.zeros(len(days), dtype=bool)
-    kept[order] = density[order] > before
-    return kept
+    in_order = density[order]
+    before = np.maximum.accumulate(np.r_[-np.inf, in_order[:-1]])
+    is_record = np.zeros(len(days), dtype=bool)
+    is_record[order] = in_order > before
+    return is_record
 
 
-def fit_records(columns: Columns, law_class: Any, spec: FitSpec) -> FitResult:
-    """Fit the records; the doubling time with its interval is in details["doubling_days"]."""
-    columns = columns.take(records(columns["days"], columns["density"]), "an earlier model is as dense")
-    middle = float(columns["days"].mean())  # days may count from far away
+def fit_records(columns: Columns, law_class: type[DensityGrowth], spec: FitSpec) -> FitResult:
+    """Fit the growth of density to the records; the doubling time with its interval is in details["doubling_days"]."""
+    is_record = records(columns["days"], columns["density"])
+    columns = columns.take(is_record, "an earlier model is as dense")
+    # Days may count from far away, where intercept and slope could hardly be told apart: fit around their middle.
+    middle = float(columns["days"].mean())
     centred = dataclasses.replace(columns, values={**columns.values, "days": columns["days"] - middle})
     result = fit_formula(centred, law_class, spec)
-    shift = np.array([0.0, middle])
     law = law_class(result.law.A, result.law.B - result.law.A * middle)
-    draws = result.draws - result.draws[:, :1] * shift if len(result.draws) else result.draws
+    draws = result.draws
     doubling: dict[str, Any] = {"value": law.doubling_days()}
     if len(draws):
+        growth = draws[:, :1]
+        draws = draws - growth * np.array([0.0, middle])
         interval = result.interval(law_class.stack(draws).doubling_days())
         doubling["interval"] = None if interval is None else dataclasses.asdict(interval)
     details = {**result.details, "doubling_days": doubling}

@@ -1,4 +1,4 @@
-"""Pass rates too small for a test set, and whether a task improves faster than its own scaling law.
+"""Measure pass rates too small for a test set, and judge whether a task improves faster than its own scaling law.
 
 Source: Hu et al. 2023 (arXiv 2310.03262): sample an answer until it passes `passes` times. A task that follows
 -ln PU = c N^-alpha is a straight line in ln(-ln PU) over ln N. One that bends downwards improves faster than any
@@ -11,10 +11,15 @@ import math
 
 import numpy as np
 
+from analysis.laws.base import Array
+from analysis.trust.information import aicc_of_squares
 from analysis.trust.interval import Interval
 from experiments.cli import InputError
 
 SIGNIFICANT = 0.05
+FEWEST_SIZES = 4
+FEWEST_FOR_AICC = 6
+LEAST_MEAN_SQUARE = 1e-300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class PassRate:
 
 
 def pass_rate(passes: int, samples: int) -> PassRate:
-    """The pass rate when the last of `samples` samples was pass number `passes`, at least 2.
+    """Estimate the pass rate when the last of `samples` samples was pass number `passes`, at least 2.
 
     (passes - 1)/(samples - 1) is unbiased (Haldane 1945), passes/samples is not; the squared error
     rate (1 - rate)/(samples - 2) is an unbiased estimate too (Finney 1949). The relative error is about passes^-0.5
@@ -37,11 +42,12 @@ def pass_rate(passes: int, samples: int) -> PassRate:
     if passes < 2 or samples < passes:
         raise InputError(f"passes: {passes} of {samples} samples; expected at least 2, and as many samples")
     rate = (passes - 1) / (samples - 1)
-    return PassRate(rate, math.sqrt(rate * (1 - rate) / max(samples - 2, 1)), passes, samples)
+    variance = rate * (1 - rate) / max(samples - 2, 1)
+    return PassRate(rate, math.sqrt(variance), passes, samples)
 
 
 def sample_until(attempt: Callable[[], bool], passes: int, most: int = 1_000_000) -> PassRate:
-    """Call `attempt` until it has returned True `passes` times.
+    """Call `attempt` until it has returned True `passes` times, and estimate its pass rate.
 
     After `most` samples the share that passed, which is unbiased for a fixed number of samples, has to do.
     """
@@ -53,13 +59,15 @@ def sample_until(attempt: Callable[[], bool], passes: int, most: int = 1_000_000
         if found == passes:
             return pass_rate(passes, samples)
     rate = found / most
-    return PassRate(rate, math.sqrt(rate * (1 - rate) / (most - 1)), found, most)
+    variance = rate * (1 - rate) / (most - 1)
+    return PassRate(rate, math.sqrt(variance), found, most)
 
 
 def mean_rate(rates: list[PassRate]) -> tuple[float, float]:
-    """Mean pass rate over the instances of a task, and the standard error that sampling leaves in it."""
+    """Average the pass rates of a task's instances. Returns the mean, and the standard error that sampling leaves in it."""
     errors = np.array([rate.error for rate in rates])
-    return float(np.mean([rate.rate for rate in rates])), float(np.sqrt((errors**2).sum()) / len(rates))
+    mean = float(np.mean([rate.rate for rate in rates]))
+    return mean, float(np.sqrt((errors**2).sum()) / len(rates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,91 +89,143 @@ class Emergence:
     verdict: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A task as a regression: y [models] with errors proportional to scale [models], and whether those are known."""
+
+    y: Array
+    scale: Array
+    is_scale_known: bool
+
+    def solve(self, design: Array) -> Array:
+        """Return the coefficients of weighted least squares."""
+        found, *_ = np.linalg.lstsq(design / self.scale[:, None], self.y / self.scale, rcond=None)
+        return found
+
+    def residual(self, design: Array) -> Array:
+        """Return what a fit leaves [models], in units of `scale`."""
+        return (self.y - design @ self.solve(design)) / self.scale
+
+
 def emergence(
-    N: np.ndarray,
-    rate: np.ndarray,
-    error: np.ndarray | None = None,
+    N: Array,
+    rate: Array,
+    error: Array | None = None,
     *,
     draws: int = 2000,
     seed: int = 42,
     level: float = 0.9,
 ) -> Emergence:
-    """Does a task improve faster than its power law? N [models], pass rates and their standard errors [models].
+    """Judge whether a task improves faster than its power law: N [models], pass rates and their standard errors [models].
 
     With errors, models count by them, and scatter smaller than they allow is not believed; without, all rates are taken
     to rest on as many passes, which makes their relative errors equal. The p-values come from
     residuals of the power law, resampled and fitted again. Raises InputError for fewer than 4 sizes or a rate that is
     not between 0 and 1.
     """
-    N, rate = np.asarray(N, dtype=np.float64), np.asarray(rate, dtype=np.float64)
-    if len(np.unique(N)) < 4 or not (N > 0).all():
-        raise InputError(f"N: {len(np.unique(N))} sizes; expected at least 4 positive ones to see a bend")
-    if not ((rate > 0) & (rate < 1)).all():
-        raise InputError(f"pass_rate: {rate[~((rate > 0) & (rate < 1))][0]} is not between 0 and 1")
-    y = np.log(-np.log(rate))
-    known = None if error is None else np.asarray(error, dtype=np.float64) / (rate * -np.log(rate))
-    if known is not None and not (np.isfinite(known) & (known > 0)).all():
-        raise InputError("error: standard errors must be positive numbers")
-    scale = np.sqrt(1 - rate) / -np.log(rate) if known is None else known
-    x = np.log(N) - np.log(N).mean()
-    line, curve = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(x), x, x**2])
-    straight, bent = _solve(line, y, scale), _solve(curve, y, scale)
+    N = np.asarray(N, dtype=np.float64)
+    task = _task(N, np.asarray(rate, dtype=np.float64), error)
+    middle = np.log(N).mean()
+    x = np.log(N) - middle
+    line = np.column_stack([np.ones_like(x), x])
+    curve = np.column_stack([np.ones_like(x), x, x**2])
+    straight = task.solve(line)
+    bent = task.solve(curve)
+
     stream = np.random.default_rng(seed)
-    null = line @ straight + scale * _noise(line, y, scale, known is not None, draws, stream)
-    noise = scale * _noise(curve, y, scale, known is not None, draws, stream)
-    bend, spread = (one[0] for one in _bend(curve, y[None], scale, known is not None))
-    observed, simulated = bend / spread, np.divide(*_bend(curve, null, scale, known is not None))
-    other, others = _bend(curve, curve @ bent + noise, scale, known is not None)
-    low, high = np.percentile((other - bend) / others, [50 * (1 + level), 50 * (1 - level)])
-    faster = float((1 + (simulated <= observed).sum()) / (draws + 1))
-    slower = float((1 + (simulated >= observed).sum()) / (draws + 1))
-    aicc = _aicc((y - line @ straight) / scale, 3) - _aicc((y - curve @ bent) / scale, 4) if len(y) >= 6 else None
-    alone = aicc is None or aicc > 0
-    verdict = "accelerated" if faster < SIGNIFICANT and alone else "slowed" if slower < SIGNIFICANT and alone else ""
+    power_laws = line @ straight + task.scale * _noise(task, line, draws, stream)
+    bent_ones = curve @ bent + task.scale * _noise(task, curve, draws, stream)
+    bends, spreads = _bend(task, curve, task.y[None])
+    bend = float(bends[0])
+    spread = float(spreads[0])
+    null_bends, null_spreads = _bend(task, curve, power_laws)
+    simulated = null_bends / null_spreads
+    p_faster = float((1 + (simulated <= bend / spread).sum()) / (draws + 1))
+    p_slower = float((1 + (simulated >= bend / spread).sum()) / (draws + 1))
+    # A studentised interval: the ends change sides, because the deviation is subtracted.
+    other_bends, other_spreads = _bend(task, curve, bent_ones)
+    deviation = (other_bends - bend) / other_spreads
+    low, high = np.percentile(deviation, [50 * (1 + level), 50 * (1 - level)])
+    aicc = _aicc_gain(task, line, curve)
     return Emergence(
-        c=float(np.exp(straight[0] - straight[1] * np.log(N).mean())),
+        c=float(np.exp(straight[0] - straight[1] * middle)),
         alpha=float(-straight[1]),
-        bend=float(bend),
-        bend_interval=Interval(level, float(bend - low * spread), float(bend - high * spread), float(spread)),
+        bend=bend,
+        bend_interval=Interval(level, float(bend - low * spread), float(bend - high * spread), spread),
         aicc=aicc,
-        p_faster=faster,
-        p_slower=slower,
-        verdict=verdict or "power law",
+        p_faster=p_faster,
+        p_slower=p_slower,
+        verdict=_verdict(aicc, p_faster, p_slower),
     )
 
 
-def _solve(design: np.ndarray, y: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(design / scale[:, None], y / scale, rcond=None)[0]
+def _task(N: Array, rate: Array, error: Array | None) -> _Task:
+    """Return the task as a regression. Raises InputError for numbers that cannot be one."""
+    sizes = len(np.unique(N))
+    if sizes < FEWEST_SIZES or not (N > 0).all():
+        raise InputError(f"N: {sizes} sizes; expected at least {FEWEST_SIZES} positive ones to see a bend")
+    is_rate = (rate > 0) & (rate < 1)
+    if not is_rate.all():
+        raise InputError(f"pass_rate: {rate[~is_rate][0]} is not between 0 and 1")
+    surprise = -np.log(rate)
+    y = np.log(surprise)
+    if error is None:
+        # A rate from as many passes has a relative error that is proportional to sqrt(1 - rate).
+        return _Task(y, np.sqrt(1 - rate) / surprise, is_scale_known=False)
+    scale = np.asarray(error, dtype=np.float64) / (rate * surprise)
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise InputError("error: standard errors must be positive numbers")
+    return _Task(y, scale, is_scale_known=True)
 
 
-def _noise(
-    design: np.ndarray, y: np.ndarray, scale: np.ndarray, known: bool, draws: int, stream: np.random.Generator
-) -> np.ndarray:
-    """Scatter [draws, models] like that around a fit, in units of `scale`, and no smaller than that where it is known.
+def _verdict(aicc: float | None, p_faster: float, p_slower: float) -> str:
+    """Put the judgement in words."""
+    speaks_for_bend = aicc is None or aicc > 0
+    if p_faster < SIGNIFICANT and speaks_for_bend:
+        return "accelerated"
+    if p_slower < SIGNIFICANT and speaks_for_bend:
+        return "slowed"
+    return "power law"
+
+
+def _aicc_gain(task: _Task, line: Array, curve: Array) -> float | None:
+    """Return how much lower the criterion of the curve is than that of the line; None on too few models."""
+    models = len(task.y)
+    if models < FEWEST_FOR_AICC:
+        return None
+    found = []
+    for design in (line, curve):
+        mean_square = max(float(np.mean(task.residual(design) ** 2)), LEAST_MEAN_SQUARE)
+        found.append(aicc_of_squares(models, mean_square, design.shape[1] + 1))
+    return found[0] - found[1]
+
+
+def _noise(task: _Task, design: Array, draws: int, stream: np.random.Generator) -> Array:
+    """Draw scatter [draws, models] like that around a fit, in units of `scale`, no smaller than that where it is known.
 
     Residuals enlarged by what their leverage hides, drawn again. A handful of models has too few values for that alone:
     a normal part keeps the variance and fills the gaps.
     """
-    left = (y - design @ _solve(design, y, scale)) / scale
-    leverage = (np.linalg.qr(design / scale[:, None])[0] ** 2).sum(axis=1)
-    pool = left / np.sqrt(np.maximum(1 - leverage, 1e-3))
+    models = len(task.y)
+    basis, _ = np.linalg.qr(design / task.scale[:, None])
+    leverage = (basis**2).sum(axis=1)
+    pool = task.residual(design) / np.sqrt(np.maximum(1 - leverage, 1e-3))
     pool = pool - pool.mean()
-    if known:
+    if task.is_scale_known:
         pool = pool * max(1.0, 1 / max(float(pool.std()), 1e-12))
-    normal = stream.standard_normal((draws, len(y))) * np.sqrt(np.mean(pool**2))
-    return 0.8 * stream.choice(pool, (draws, len(y))) + 0.6 * normal
+    normal = stream.standard_normal((draws, models)) * np.sqrt(np.mean(pool**2))
+    # 0.8^2 + 0.6^2 = 1: the variance of the mixture is that of the pool.
+    return 0.8 * stream.choice(pool, (draws, models)) + 0.6 * normal
 
 
-def _bend(curve: np.ndarray, y: np.ndarray, scale: np.ndarray, known: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The bend and its standard error, of y [sets, models]; a known error is not made smaller by a lucky fit."""
-    design = curve / scale[:, None]
+def _bend(task: _Task, curve: Array, y: Array) -> tuple[Array, Array]:
+    """Return the bend and its standard error, of y [sets, models]; a known error is not made smaller by a lucky fit."""
+    models = len(task.scale)
+    design = curve / task.scale[:, None]
     inverse = np.linalg.pinv(design)
-    found = (y / scale) @ inverse.T
-    left = y / scale - found @ design.T
-    spread = np.maximum((left**2).sum(axis=1) / max(len(scale) - 3, 1), 1.0 if known else 1e-24)
-    return found[:, 2], np.sqrt(spread * (inverse[2] ** 2).sum())
-
-
-def _aicc(left: np.ndarray, k: int) -> float:
-    n = len(left)
-    return n * math.log(max(float(np.mean(left**2)), 1e-300)) + 2 * k * n / (n - k - 1)
+    goal = y / task.scale
+    found = goal @ inverse.T
+    residual = goal - found @ design.T
+    least = 1.0 if task.is_scale_known else 1e-24
+    variance = np.maximum((residual**2).sum(axis=1) / max(models - 3, 1), least)
+    return found[:, 2], np.sqrt(variance * (inverse[2] ** 2).sum())

@@ -1,54 +1,41 @@
-"""How the laws of data mixtures are fitted: the exponential one as two terms, the linear one, boosted trees."""
+"""Fit the laws of data mixtures that are not formulas: the linear one by least squares, boosted trees by LightGBM."""
 
-from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
+from analysis.laws.base import Array
+from analysis.laws.mixing import BoostedMixing, LinearMixing
+from analysis.procedures.boosting import boost, folds, train
 from analysis.trust import bootstrap, caution
 from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
-FOLDS = 5
 COLLINEAR = 1e-8
-SETTINGS = {  # of LightGBM, as RegMix has them; both metrics can end the boosting
-    "boosting": "gbdt",
-    "objective": "regression",
-    "metric": ["l1", "l2"],
-    "learning_rate": 0.01,
-    "seed": 42,
-    "num_threads": 1,
-    "verbosity": -1,
-}
-ITERATIONS, PATIENCE = 1000, 3
+INVOLVED = 0.05  # component of a part in a direction that the rows do not vary
+FEWEST_TO_BOOST = 10
+TINY = 1e-300
 
 
-def fit_linear(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
-    """Ordinary least squares of the loss on the shares, with an intercept."""
-    objective = spec.objective
-    if (objective.loss, objective.residual) != ("least_squares", "raw") or spec.fixed:
-        raise InputError(f"--law: {law.NAME} is ordinary least squares; expected no --loss, --residual or --fix")
-    if spec.resample != "paired":
-        raise InputError(f"--resample: {spec.resample!r} is not for {law.NAME}; expected paired")
-    share, loss = columns["share"], columns["loss"]
+def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitResult:
+    """Fit the loss on the shares by ordinary least squares, with an intercept."""
+    _check_linear(spec, law)
+    share = columns["share"]
+    loss = columns["loss"]
     rows, parts = share.shape
     if rows < parts:
         raise InputError(
             f"GRID: {rows} usable rows, {law.NAME} has {parts} coefficients; expected at least {parts} rows"
         )
     weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(rows)
-    best = least_squares(share, loss, weight[None])[0]
-    fitted = law(*map(float, best))
+    fitted = law(*map(float, least_squares(share, loss, weight[None])[0]))
     counts = bootstrap.row_counts(rows, spec.bootstrap, spec.seed, columns.values.get("run"), parts)
-    draws = least_squares(share, loss, counts * weight)
+
     difference = fitted.predict(share) - loss
-    residual = np.log(np.maximum(difference + loss, 1e-300)) - np.log(loss)
-    mean = np.average(share, axis=0, weights=weight)
-    pull = (share - mean) * (weight * difference)[:, None]
+    residual = np.log(np.maximum(difference + loss, TINY)) - np.log(loss)
     worst = int(np.argmax(np.abs(residual)))
     return FitResult(
         law=fitted,
@@ -59,138 +46,153 @@ def fit_linear(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
         certificate=Certificate(
             converged=True,
             agreeing_starts=1.0,
-            gradient=float(np.max(np.abs(pull.sum(axis=0)) / np.maximum(np.abs(pull).sum(axis=0), 1e-12 * rows))),
+            gradient=_scaled_gradient(share, weight, difference),
             not_identified=undetermined(share, columns.parts["share"]),
             rms_log_residual=float(np.sqrt(np.mean(residual**2))),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
             warnings=caution.warnings(columns, parts, 1.0, residual),
         ),
-        draws=draws,
+        draws=least_squares(share, loss, counts * weight),
     )
 
 
-def least_squares(share: np.ndarray, loss: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(b, w) [replicates, 1 + parts] by weighted least squares; weight [replicates, rows].
+def _check_linear(spec: FitSpec, law: type[LinearMixing]) -> None:
+    """Raise InputError for options that ordinary least squares does not have."""
+    objective = spec.settled_objective
+    is_least_squares = (objective.loss, objective.residual) == ("least_squares", "raw")
+    if not is_least_squares or spec.fixed:
+        raise InputError(f"--law: {law.NAME} is ordinary least squares; expected no --loss, --residual or --fix")
+    if spec.resample != "paired":
+        raise InputError(f"--resample: {spec.resample!r} is not for {law.NAME}; expected paired")
+
+
+def _scaled_gradient(share: Array, weight: Array, difference: Array) -> float:
+    """Return how far from stationary the weights of the parts are: 0 at the optimum, 1 where all rows pull one way."""
+    mean = np.average(share, axis=0, weights=weight)
+    pull = (share - mean) * (weight * difference)[:, None]
+    most = np.maximum(np.abs(pull).sum(axis=0), 1e-12 * len(share))
+    return float(np.max(np.abs(pull.sum(axis=0)) / most))
+
+
+def least_squares(share: Array, loss: Array, weight: Array) -> Array:
+    """Fit (b, w) [replicates, 1 + parts] by weighted least squares; weight [replicates, rows].
 
     Where shares add up to 1, sum_j w_j r_j is zero at the average mixture of all rows; of parts that the rows do not
     separate, the smallest w.
     """
     total = weight.sum(axis=1, keepdims=True)
-    mean, middle = weight @ share / total, weight @ loss / total[:, 0]
+    mean_share = weight @ share / total
+    mean_loss = weight @ loss / total[:, 0]
+    adds_up = np.ptp(share.sum(axis=1)) < 1e-9
+    average = share.mean(axis=0)
     found = np.empty((len(weight), 1 + share.shape[1]))
-    whole = np.ptp(share.sum(axis=1)) < 1e-9
-    for at, (trust, m, y) in enumerate(zip(weight, mean, middle, strict=True)):
+    for at, trust in enumerate(weight):
         root = np.sqrt(trust)
-        w = np.linalg.lstsq((share - m) * root[:, None], (loss - y) * root, rcond=COLLINEAR)[0]
-        b = y - w @ m
-        if whole:
-            shift = w @ share.mean(axis=0)
-            b, w = b + shift, w - shift
+        design = (share - mean_share[at]) * root[:, None]
+        goal = (loss - mean_loss[at]) * root
+        w = np.linalg.lstsq(design, goal, rcond=COLLINEAR)[0]
+        b = mean_loss[at] - w @ mean_share[at]
+        if adds_up:  # then a constant may move between b and all w; this is the choice
+            shift = w @ average
+            b = b + shift
+            w = w - shift
         found[at] = b, *w
     return found
 
 
-def undetermined(share: np.ndarray, parts: tuple[str, ...]) -> dict[str, str]:
-    """Coefficients of parts that the rows do not separate, with the reason."""
+def undetermined(share: Array, parts: tuple[str, ...]) -> dict[str, str]:
+    """Return coefficients of parts that the rows do not separate, with the reason."""
     reference = int(np.argmax(share.mean(axis=0)))
     centred = np.delete(share - share.mean(axis=0), reference, axis=1)
     size = np.linalg.norm(centred, axis=0)
-    _, values, vectors = np.linalg.svd(centred / np.where(size > 0, size, 1.0), full_matrices=False)
-    lost = (np.abs(vectors[values <= COLLINEAR * max(values[0], 1e-300)]) > 0.05).any(axis=0)
-    names = [part for at, part in enumerate(parts) if at != reference]
-    return {
-        f"w_{name}": "no row varies it" if flat else "the rows do not separate it from other parts"
-        for name, gone, flat in zip(names, lost, size == 0, strict=True)
-        if gone or flat
-    }
+    scaled = centred / np.where(size > 0, size, 1.0)
+    _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
+    is_empty = values <= COLLINEAR * max(values[0], TINY)
+    is_lost = (np.abs(vectors[is_empty]) > INVOLVED).any(axis=0)
+    others = [part for at, part in enumerate(parts) if at != reference]
+    found = {}
+    for at, name in enumerate(others):
+        if size[at] == 0:
+            found[f"w_{name}"] = "no row varies it"
+        elif is_lost[at]:
+            found[f"w_{name}"] = "the rows do not separate it from other parts"
+    return found
 
 
-def boost(
-    share: np.ndarray, loss: np.ndarray, validation: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[str, int]:
-    """Trees as text and their number, fitted to shares [rows, parts] and losses [rows].
-
-    Boosting ends when the loss on `validation` has not improved for 3 rounds; without one, after the number of rounds
-    that is best in 5-fold cross-validation.
-    """
-    import lightgbm
-
-    settings = settings_for(len(loss))
-    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-    data = lightgbm.Dataset(share, loss, params=settings, free_raw_data=False)
-    if validation is not None:
-        held = lightgbm.Dataset(*validation, reference=data, params=settings)
-        booster = lightgbm.train(settings, data, ITERATIONS, valid_sets=[held], callbacks=[stop])
-        return booster.model_to_string(num_iteration=booster.best_iteration), booster.best_iteration
-    history = lightgbm.cv(settings, data, ITERATIONS, folds=folds(len(loss)), callbacks=[stop])
-    rounds = len(next(iter(history.values())))
-    return train(share, loss, rounds), rounds
-
-
-def train(share: np.ndarray, loss: np.ndarray, rounds: int) -> str:
-    """Trees as text after so many rounds."""
-    import lightgbm
-
-    settings = settings_for(len(loss))
-    return lightgbm.train(settings, lightgbm.Dataset(share, loss, params=settings), rounds).model_to_string()
-
-
-def settings_for(rows: int) -> dict[str, Any]:
-    """LightGBM's settings; on fewer rows than its own defaults are made for, smaller leaves."""
-    return SETTINGS | ({"min_data_in_leaf": max(2, rows // 10), "min_data_in_bin": 1} if rows < 200 else {})
-
-
-def folds(rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to learn from and rows to test on, 5 times; every row is tested on once."""
-    label = np.random.RandomState(42).permutation(rows) % FOLDS
-    return ((np.flatnonzero(label != fold), np.flatnonzero(label == fold)) for fold in range(FOLDS))
-
-
-def fit_boosted(columns: Columns, law: Any, spec: FitSpec) -> FitResult:
-    """LightGBM on the shares. `residual` is that of rows unseen by the trees; there are no bootstrap replicates.
+def fit_boosted(columns: Columns, law: type[BoostedMixing], spec: FitSpec) -> FitResult:
+    """Boost trees on the shares. `residual` is that of rows unseen by the trees; there are no bootstrap replicates.
 
     Rows whose `validation` is not zero decide when boosting ends, and are the unseen rows; else 5 folds are.
     """
     if spec.fixed:
         raise InputError(f"--fix: {law.NAME} has no coefficients to hold")
-    share, loss = columns["share"], columns["loss"]
-    held = columns["validation"] != 0 if "validation" in columns else np.zeros(len(loss), dtype=bool)
-    if (~held).sum() < 10 or 0 < held.sum() < 2:
+    share = columns["share"]
+    loss = columns["loss"]
+    is_held = columns["validation"] != 0 if "validation" in columns else np.zeros(len(loss), dtype=bool)
+    held = int(is_held.sum())
+    fitted_rows = len(loss) - held
+    if fitted_rows < FEWEST_TO_BOOST or held == 1:
         raise InputError(
-            f"GRID: {(~held).sum()} usable rows to fit and {held.sum()} to validate; {law.NAME} needs 10, and 2 or none"
+            f"GRID: {fitted_rows} usable rows to fit and {held} to validate; {law.NAME} needs 10, and 2 or none"
         )
-    trees, rounds = boost(share[~held], loss[~held], (share[held], loss[held]) if held.any() else None)
+    validation = (share[is_held], loss[is_held]) if held else None
+    trees, rounds = boost(share[~is_held], loss[~is_held], validation)
     fitted = law(trees)
     predicted = np.asarray(fitted.predict(share))
-    unseen = predicted.copy()
-    for learn, test in folds(len(loss)) if not held.any() else ():
-        unseen[test] = law(train(share[learn], loss[learn], rounds)).predict(share[test])
-    tested = held if held.any() else np.ones(len(loss), dtype=bool)
-    residual = np.log(np.maximum(unseen, 1e-300)) - np.log(loss)
-    worst = int(np.flatnonzero(tested)[np.argmax(np.abs(residual[tested]))])
-    from scipy import stats
+    unseen = predicted if held else _cross_validated(law, share, loss, rounds)
+    return _boosted_result(columns, fitted, spec, predicted, unseen, is_held, rounds)
 
+
+def _cross_validated(law: type[BoostedMixing], share: Array, loss: Array, rounds: int) -> Array:
+    """Predict every row [rows] by trees that have not seen it."""
+    unseen = np.empty(len(loss))
+    for learn, test in folds(len(loss)):
+        unseen[test] = law(train(share[learn], loss[learn], rounds)).predict(share[test])
+    return unseen
+
+
+def _boosted_result(
+    columns: Columns,
+    fitted: BoostedMixing,
+    spec: FitSpec,
+    predicted: Array,
+    unseen: Array,
+    is_held: Array,
+    rounds: int,
+) -> FitResult:
+    """Return the result of trees: what they predict [rows], what trees predict that have not seen the row [rows].
+
+    The rows that were held out are the unseen ones; where none were, all are.
+    """
+    from scipy.stats import spearmanr
+
+    loss = columns["loss"]
+    is_unseen = is_held if is_held.any() else np.ones(len(loss), dtype=bool)
+    residual = np.log(np.maximum(unseen, TINY)) - np.log(loss)
+    candidates = np.flatnonzero(is_unseen)
+    worst = int(candidates[np.argmax(np.abs(residual[candidates]))])
+    correlation, _ = spearmanr(unseen[is_unseen], loss[is_unseen])
     return FitResult(
         law=fitted,
         spec=dataclasses.replace(spec, bootstrap=0),
         columns=columns,
-        objective=float(0.5 * ((predicted - loss)[~held] ** 2).sum()),
+        objective=float(0.5 * ((predicted - loss)[~is_held] ** 2).sum()),
         residual=residual,
         certificate=Certificate(
             converged=True,
             agreeing_starts=1.0,
             gradient=0.0,
-            rms_log_residual=float(np.sqrt(np.mean(residual[tested] ** 2))),
+            rms_log_residual=float(np.sqrt(np.mean(residual[is_unseen] ** 2))),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
             warnings=("trees are greedy: a certificate of an optimum does not apply, and there are no intervals",),
         ),
         draws=np.empty((0, 0)),
         details={
-            "trees": trees,
+            "trees": fitted.trees,
             "iterations": rounds,
-            "unseen_rows": int(tested.sum()),
-            "spearman_unseen": float(stats.spearmanr(unseen[tested], loss[tested]).statistic),
+            "unseen_rows": int(is_unseen.sum()),
+            "spearman_unseen": float(correlation),
         },
     )

@@ -10,7 +10,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid
 from analysis.laws import load as load_law
 from analysis.laws.mixing import best_mixture, spearman
-from analysis.procedures import mixture
+from analysis.procedures import boosting
 from analysis.published.target import Found, Study, Target
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
@@ -155,7 +155,7 @@ def boosted(grids: Mapping[str, Grid]) -> dict[str, Found]:
     for domain in NOTEBOOK:
         train, tests = tables(grids, domain)
         held = (tests["1M"]["share"], tests["1M"]["loss"])
-        law = law_of("mixing_lightgbm", train)(mixture.boost(train["share"], train["loss"], held)[0])
+        law = law_of("mixing_lightgbm", train)(boosting.boost(train["share"], train["loss"], held)[0])
         found[f"LightGBM, {domain} at 1M: Spearman"] = Found(100 * spearman(law, tests["1M"]), flaw)
         if domain == DOMAIN:
             for size, test in tests.items():

@@ -1,20 +1,23 @@
-"""The mixture of data that a fitted law of mixtures likes best.
-
-    python -m analysis.best_mixture fit.json --prior="web=0.6,code=0.3,books=0.1" [--json=best.json]
+"""Find the mixture of data that a fitted law of mixtures likes best.
 
 Mixtures are drawn around the prior, the shares of the data that there is, and the best ones are averaged (RegMix, Liu
 et al. 2024): far from the prior there are few draws, so that a part with little data cannot take over.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture
+from analysis.questions.predict import Fitted, predict
 from experiments.cli import InputError
 
 SCHEMA = 1
 
 
 def parse_prior(text: str) -> dict[str, float]:
-    """`web=0.6,code=0.4` as numbers; InputError where it is not that."""
+    """Read `web=0.6,code=0.4`. Raises InputError where it is not that."""
     found: dict[str, float] = {}
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, value = (side.strip() for side in piece.partition("="))
@@ -28,30 +31,30 @@ def parse_prior(text: str) -> dict[str, float]:
     return found
 
 
-def best(fitted: Any, prior: dict[str, float], draws: int, top: int, seed: int) -> dict[str, Any]:
-    """The best mixture, its predicted target with its interval, and that of the prior itself, ready for JSON."""
-    import numpy as np
-
-    from analysis.laws.mixing import best_mixture
-    from analysis.questions.predict import predict
-
+def best(fitted: Fitted, prior: Mapping[str, float], draws: int, top: int, seed: int) -> dict[str, Any]:
+    """Find the best mixture. Returns it, its predicted target with interval, and that of the prior, ready for JSON."""
     law = fitted.law
-    if "share" not in law.PARTS:
+    if not isinstance(law, Mixing | LinearMixing | BoostedMixing):
         raise InputError(
             f"FIT: {law.NAME} is not a law of shares; expected a fit of mixing, mixing_linear or mixing_lightgbm"
         )
-    share = best_mixture(law, prior, draws, top, seed)
+    found = best_mixture(law, prior, draws, top, seed)
     parts = law.PARTS["share"]
+    mixture = {part: float(share) for part, share in zip(parts, found, strict=True)}
     total = sum(prior.values())
-    found = predict(fitted, {f"share_{part}": float(value) for part, value in zip(parts, share, strict=True)})
-    interval = found.interval
+    scaled_prior = {part: prior[part] / total for part in parts}
+    prediction = predict(fitted, {f"share_{part}": share for part, share in mixture.items()})
+    interval = None
+    if prediction.interval is not None:
+        ends = prediction.interval
+        interval = {"level": ends.level, "low": ends.low, "high": ends.high}
     return {
         "schema": SCHEMA,
         "law": law.NAME,
-        "mixture": {part: float(value) for part, value in zip(parts, share, strict=True)},
-        "prediction": found.loss,
-        "interval": None if interval is None else {"level": interval.level, "low": interval.low, "high": interval.high},
-        "prediction_of_prior": float(law.predict(np.array([prior[part] / total for part in parts]))),
-        "prior": {part: prior[part] / total for part in parts},
+        "mixture": mixture,
+        "prediction": prediction.loss,
+        "interval": interval,
+        "prediction_of_prior": float(law.predict(np.array(list(scaled_prior.values())))),
+        "prior": scaled_prior,
         "options": {"draws": draws, "top": top, "seed": seed},
     }

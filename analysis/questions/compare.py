@@ -1,137 +1,126 @@
 """Compare families of models: what one family's compute is worth in another's, and where that turns over.
 
-    python -m analysis.compare GRID --by=family --baseline=dense --out=compare.json
-    python -m analysis.compare GRID --by=architecture --law=kaplan_c --shared=alpha_C --out=compare.json
-
 One law is fitted to all families, with shared exponents and multipliers of their own. Exchange rates cover the compute
 that the grid has and ten times more, which is marked as extrapolation. A grid with accelerator hours is also compared
 at equal hours.
 """
 
+from collections.abc import Mapping
 import dataclasses
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from analysis.fitting.spec import FitSpec
+from analysis.grid.roles import ROLES
+from analysis.grid.table import Columns, Grid, parse_roles, select
+from analysis.laws.base import FormulaLaw
+from analysis.questions.equal_hours import EqualHours, equal_hours
+from analysis.questions.exchange import Crossing, ExchangeRate, crossing, exchange_rate, window
+from analysis.questions.families import fit_families
+from analysis.questions.family import Families, Family, split
+from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
-
-if TYPE_CHECKING:  # imported where they are used: --help stays instant
-    from analysis.fitting.spec import FitSpec
-    from analysis.grid.table import Columns, Grid
-    from analysis.questions.exchange import Crossing, EqualHours, ExchangeRate
-    from analysis.questions.families import Families
 
 SCHEMA = 1
 CURVE = 25  # computes of an exchange rate in the JSON
-HOURS = "wall_seconds*devices/3600"
+HOURS = "wall_seconds*devices/3600"  # of our own grids, which have no column of hours
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Everything that compare found. rates and crossings are by family, the baseline excluded."""
 
-    families: "Families"
+    families: Families
     baseline: str
-    rates: "dict[str, ExchangeRate]"
-    crossings: "dict[str, Crossing]"
-    hours: "EqualHours | None"
+    rates: dict[str, ExchangeRate]
+    crossings: dict[str, Crossing]
+    hours: EqualHours | None
     notes: tuple[str, ...] = ()
 
 
 def compare(
-    columns: "Columns",
-    law: Any,
-    spec: "FitSpec",
+    columns: Columns,
+    law: type[FormulaLaw],
+    spec: FitSpec,
     *,
     baseline: str | None = None,
     shared: tuple[str, ...] | None = None,
-    hours: "EqualHours | None" = None,
+    hours: EqualHours | None = None,
 ) -> Comparison:
     """Fit the families of a grid (columns with the law's roles and `family`) and compare each with the baseline.
 
     The baseline is `dense` where there is one, else the family with the most rows. Raises InputError for a baseline
     that is not a family of the grid, and what fit_families raises.
     """
-    import numpy as np
-
-    from analysis.questions.exchange import crossing, exchange_rate, window
-    from analysis.questions.families import fit_families
-
     found = fit_families(columns, law, spec, shared)
-    names = list(found.families)
-    if baseline is None:
-        baseline = "dense" if "dense" in names else max(names, key=lambda name: found.families[name].rows)
-    if baseline not in names:
-        raise InputError(
-            f"--baseline: {baseline!r} is not a family that is fitted; {nearest(baseline, names, 'family')}"
-        )
-    base = found.families[baseline]
-    rates, crossings = {}, {}
+    base = _baseline(found.families, baseline)
+    rates = {}
+    crossings = {}
     for name, family in found.families.items():
-        if name == baseline:
+        if name == base.name:
             continue
         low, _, high = window(family, base)
         rates[name] = exchange_rate(family, base, np.geomspace(low, high, CURVE), spec.level)
         crossings[name] = crossing(family, base, spec.level)
-    return Comparison(found, baseline, rates, crossings, hours)
+    return Comparison(found, base.name, rates, crossings, hours)
+
+
+def _baseline(families: Mapping[str, Family], name: str | None) -> Family:
+    """Return the family that others are compared with. Raises InputError for one that is not there."""
+    if name is None:
+        name = default_baseline({one: family.rows for one, family in families.items()})
+    if name not in families:
+        raise InputError(f"--baseline: {name!r} is not a family that is fitted; {nearest(name, families, 'family')}")
+    return families[name]
+
+
+def default_baseline(rows: Mapping[str, int]) -> str:
+    """Return `dense` where there is such a family, else the one with the most rows."""
+    if "dense" in rows:
+        return "dense"
+    return max(rows, key=lambda name: rows[name])
 
 
 def read_hours(
-    grid: "Grid", columns: str | None, where: str | None, method: str, baseline: str | None, spec: "FitSpec"
-) -> "tuple[EqualHours | None, str]":
-    """The comparison at equal accelerator hours, or why there is none."""
-    from analysis.grid.roles import ROLES
-    from analysis.grid.table import parse_roles, select
-    from analysis.questions.exchange import equal_hours
-    from analysis.questions.families import split
-
-    named = "hours" in parse_roles(columns)
-    usual = any(name in grid.frame.columns for name in ROLES["hours"].columns)
-    if not named and not usual:
-        if not {"wall_seconds", "devices"} <= set(grid.frame.columns):
-            return (
-                None,
-                "no comparison at equal hours: no column of accelerator hours; name it with --columns=hours=COLUMN",
-            )
+    grid: Grid, columns: str | None, where: str | None, method: str, baseline: str | None, spec: FitSpec
+) -> tuple[EqualHours | None, str]:
+    """Compare the families of a grid at equal accelerator hours. Returns the comparison, or why there is none."""
+    is_named = "hours" in parse_roles(columns)
+    has_usual = any(name in grid.frame.columns for name in ROLES["hours"].columns)
+    has_parts = {"wall_seconds", "devices"} <= set(grid.frame.columns)
+    if not is_named and not has_usual and not has_parts:
+        why = "no comparison at equal hours: no column of accelerator hours; name it with --columns=hours=COLUMN"
+        return None, why
+    if not is_named and not has_usual:
         columns = ",".join(filter(None, [columns, f"hours={HOURS}"]))
+
     used = select(grid, ("hours", "loss", "family"), columns=columns, where=where)
     runs = {name: (part["hours"], part["loss"]) for name, part in split(used).items() if len(part) > 1}
     if len(runs) < 2:
         return None, "no comparison at equal hours: fewer than two families have hours for two runs"
-    first = (
-        baseline if baseline is not None else "dense" if "dense" in runs else max(runs, key=lambda n: len(runs[n][0]))
-    )
+    if baseline is None:
+        baseline = default_baseline({name: len(hours) for name, (hours, _) in runs.items()})
     try:
-        return (
-            equal_hours(runs, method=method, baseline=first, draws=spec.bootstrap, seed=spec.seed, level=spec.level),
-            "",
+        found = equal_hours(
+            runs, method=method, baseline=baseline, draws=spec.bootstrap, seed=spec.seed, level=spec.level
         )
     except InputError as error:
-        if named:
+        if is_named:
             raise
         return None, f"no comparison at equal hours: {error}"
+    return found, ""
 
 
 def to_json(
-    result: Comparison, law: Any, columns: "Columns", level: float, sha256: str, command: str
+    result: Comparison, law: type[FormulaLaw], columns: Columns, level: float, sha256: str, command: str
 ) -> dict[str, Any]:
-    """compare.json: strict JSON, a schema version first."""
+    """Return compare.json: strict JSON, a schema version first."""
     found = result.families
-    families = {
-        name: {
-            "rows": family.rows,
-            "coefficients": family.law.coefficients(),
-            "intervals": {n: dataclasses.asdict(interval) for n, interval in family.intervals(level).items()},
-            "not_identified": dict(family.not_identified),
-            "compute": list(family.C),
-            "flops_per_param_token": family.flops_per_param_token,
-        }
-        for name, family in found.families.items()
-    }
     rates = {}
     for name, rate in result.rates.items():
-        arrays = {key: value.tolist() for key, value in vars(rate).items() if hasattr(value, "tolist")}
-        rates[name] = arrays | {"crossing": dataclasses.asdict(result.crossings[name])}
-    return clean(
+        rates[name] = _describe_rate(rate) | {"crossing": dataclasses.asdict(result.crossings[name])}
+    return finite_or_null(
         {
             "schema": SCHEMA,
             "law": law.NAME,
@@ -142,7 +131,7 @@ def to_json(
             "objective": found.objective,
             "gradient": found.gradient,
             "level": level,
-            "families": families,
+            "families": {name: _describe_family(family, level) for name, family in found.families.items()},
             "exchange": rates,
             "hours": None if result.hours is None else dataclasses.asdict(result.hours),
             "rows_used": sum(family.rows for family in found.families.values()),
@@ -155,10 +144,26 @@ def to_json(
     )
 
 
-def clean(value: Any) -> Any:
-    """The same with null for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {name: clean(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _describe_family(family: Family, level: float) -> dict[str, Any]:
+    """Describe a family's law for JSON."""
+    intervals = family.intervals(level)
+    return {
+        "rows": family.rows,
+        "coefficients": family.law.coefficients(),
+        "intervals": {name: dataclasses.asdict(interval) for name, interval in intervals.items()},
+        "not_identified": dict(family.not_identified),
+        "compute": list(family.C),
+        "flops_per_param_token": family.flops_per_param_token,
+    }
+
+
+def _describe_rate(rate: ExchangeRate) -> dict[str, Any]:
+    """Describe an exchange rate for JSON: its arrays."""
+    return {
+        "compute": rate.compute.tolist(),
+        "loss": rate.loss.tolist(),
+        "multiplier": rate.multiplier.tolist(),
+        "low": rate.low.tolist(),
+        "high": rate.high.tolist(),
+        "extrapolated": rate.extrapolated.tolist(),
+    }

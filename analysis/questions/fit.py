@@ -16,12 +16,16 @@ def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResul
     """
     spec = spec.for_law(law)
     law = law.of(columns.parts)
-    procedure = procedure_of(law)
     with newton.one_thread():
-        if procedure is not None:
-            result = procedure(columns, law, spec)
-        elif issubclass(law, FormulaLaw):
-            result = fit_formula(columns, law, spec)
-        else:
-            raise TypeError(f"{law.__name__} is neither a FormulaLaw nor has a procedure of its own")
+        result = _fit(columns, law, spec)
     return noted(result, columns)
+
+
+def _fit(columns: Columns, law: type[Law], spec: FitSpec) -> FitResult:
+    """Fit by the law's procedure, or as the formula that it is."""
+    procedure = procedure_of(law)
+    if procedure is not None:
+        return procedure(columns, law, spec)
+    if issubclass(law, FormulaLaw):
+        return fit_formula(columns, law, spec)
+    raise TypeError(f"{law.__name__} is neither a FormulaLaw nor has a procedure of its own")

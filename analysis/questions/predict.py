@@ -1,13 +1,10 @@
-"""Predict from a fit.
-
-    python -m analysis.predict fit.json --at="N=1e9,D=2e10"       the loss of a run
-    python -m analysis.predict fit.json --at="C=1e21"             the compute-optimal N and D, and the loss there
+"""Predict from a fit: the loss of a run, or the compute-optimal N and D of a budget and the loss there.
 
 The interval is that of the law: where its value lies, by the bootstrap in fit.json. One more run also carries noise;
 `interval_new_run` adds the scatter of the rows around the law.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 import math
@@ -19,9 +16,12 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import SCHEMA, unpack
 from analysis.grid.roles import ROLES
-from analysis.laws.base import Law, part_inputs
+from analysis.laws.base import Array, Law, part_inputs
 from analysis.trust.interval import Interval, interval_of
+from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
+
+SHARES_OFF = 1e-3  # that shares may add up to beside 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Fitted:
     """What predict needs of a fit.json."""
 
     law: Law
-    draws: np.ndarray
-    left_out: np.ndarray | None
+    draws: Array
+    left_out: Array | None
     freedom: int | None
     level: float
     flops_per_param_token: float
@@ -66,106 +66,152 @@ def read(path: str) -> Fitted:
     if schema != SCHEMA:
         raise InputError(f"FIT: {path} has schema {schema!r}; expected a fit.json of schema {SCHEMA}")
     try:
-        parts = {role: tuple(names) for role, names in data.get("parts", {}).items()}
-        fitted = laws.load(data["law"]).of(parts).restore(data["coefficients"], data["details"])
-        return Fitted(
-            law=fitted,
-            draws=unpack(data["draws"]),
-            left_out=None if data["left_out"] is None else unpack(data["left_out"]),
-            freedom=data["freedom"],
-            level=float(data["options"]["level"]),
-            flops_per_param_token=float(data["flops_per_param_token"]),
-            scatter=float(data["certificate"]["rms_log_residual"]),
-            ranges=data["ranges"],
-            columns=data["columns"],
-            data_sha256=data["data_sha256"],
-            command=data["command"],
-        )
+        return from_json(data)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"FIT: {path} is damaged ({type(error).__name__}: {error}); fit again") from None
 
 
+def from_json(data: Mapping[str, Any]) -> Fitted:
+    """Return the fit of a fit.json's content. Raises KeyError, TypeError or ValueError when something is missing."""
+    parts = {role: tuple(names) for role, names in data.get("parts", {}).items()}
+    law = laws.load(data["law"]).of(parts)
+    return Fitted(
+        law=law.restore(data["coefficients"], data["details"]),
+        draws=unpack(data["draws"]),
+        left_out=None if data["left_out"] is None else unpack(data["left_out"]),
+        freedom=data["freedom"],
+        level=float(data["options"]["level"]),
+        flops_per_param_token=float(data["flops_per_param_token"]),
+        scatter=float(data["certificate"]["rms_log_residual"]),
+        ranges=data["ranges"],
+        columns=data["columns"],
+        data_sha256=data["data_sha256"],
+        command=data["command"],
+    )
+
+
 def parse_at(text: str, law: Law) -> dict[str, float]:
-    """`N=1e9,D=2e10` as numbers; InputError with what the law takes when it cannot use them."""
-    known = sorted({name for names in law.INPUTS for name in names})
-    parts = {name for role in law.PARTS for name in part_inputs(role, law.PARTS)}  # those not given are zero
+    """Read `N=1e9,D=2e10`. Raises InputError with what the law takes when it cannot use it."""
     at: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
+    known = sorted({name for names in law.INPUTS for name in names})
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, value = (side.strip() for side in piece.partition("="))
         if name not in known:
             raise InputError(f"--at: {name!r} is not an input of {law.NAME}; {nearest(name, known, 'input')}")
         if name in at:
             raise InputError(f"--at: {name} is given twice")
-        try:
-            at[name] = float(value)
-        except ValueError:
-            raise InputError(f"--at: {name}={value!r} is not a number") from None
-        signed = name in law.SIGNED or (name in ROLES and not ROLES[name].positive)
-        if not (math.isfinite(at[name]) and (signed or at[name] > 0 or (name in parts and at[name] == 0))):
-            raise InputError(f"--at: {name}={value} is not a {'' if signed else 'positive '}finite number")
-    at |= dict.fromkeys(sorted(parts - set(at)), 0.0) if parts & set(at) else {}
-    total = sum(at.get(name, 0.0) for role in law.PARTS if ROLES[role].shares for name in part_inputs(role, law.PARTS))
-    if parts & set(at) and abs(total - 1) > 1e-3:
-        raise InputError(f"--at: the shares in {text!r} add up to {total:.4g}; expected 1")
-    if not any(set(at) == set(names) for names in law.INPUTS):
+        at[name] = _number_at(name, value, law)
+    return check_at(at, law, text)
+
+
+def _parts_of(law: Law) -> set[str]:
+    """Return the inputs that are parts of one role, such as share_web; parts that are not given are zero."""
+    return {name for role in law.PARTS for name in part_inputs(role, law.PARTS)}
+
+
+def _number_at(name: str, text: str, law: Law) -> float:
+    """Read one value of --at. Raises InputError for what is not a number that the input may have."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"--at: {name}={text!r} is not a number") from None
+    may_be_negative = name in law.SIGNED or (name in ROLES and not ROLES[name].positive)
+    may_be_zero = name in _parts_of(law)
+    in_range = may_be_negative or value > 0 or (may_be_zero and value == 0)
+    if not math.isfinite(value) or not in_range:
+        raise InputError(f"--at: {name}={text} is not a {'' if may_be_negative else 'positive '}finite number")
+    return value
+
+
+def check_at(at: Mapping[str, float], law: Law, text: str) -> dict[str, float]:
+    """Return the inputs with missing parts as zeros. Raises InputError when the law takes other ones.
+
+    `text` is what the user wrote, for the message.
+    """
+    found = dict(at)
+    parts = _parts_of(law)
+    if parts & set(found):
+        found |= dict.fromkeys(sorted(parts - set(found)), 0.0)
+        shares = [name for role in law.PARTS if ROLES[role].shares for name in part_inputs(role, law.PARTS)]
+        total = sum(found[name] for name in shares)
+        if abs(total - 1) > SHARES_OFF:
+            raise InputError(f"--at: the shares in {text!r} add up to {total:.4g}; expected 1")
+    if not any(set(found) == set(names) for names in law.INPUTS):
         choices = " or ".join(",".join(f"{name}=.." for name in names) for names in law.INPUTS)
         raise InputError(f"--at: {text!r} is not what {law.NAME} takes; expected {choices}")
-    return at
+    return found
 
 
-def new_runs(fitted: Fitted, at: Mapping[str, float]) -> np.ndarray:
-    """What one more run at `at` may give [replicates]: the law's own uncertainty, and the scatter of the rows around it."""
-    law, factor = fitted.law, fitted.flops_per_param_token
+def new_runs(fitted: Fitted, at: Mapping[str, float]) -> Array:
+    """Return what one more run at `at` may give [replicates].
+
+    That is the law's own uncertainty, and the scatter of the rows around it.
+    """
+    law = fitted.law
+    factor = fitted.flops_per_param_token
     if not len(fitted.draws):
         return np.empty(0)
     with np.errstate(all="ignore"):
         draws = np.asarray(type(law).stack(fitted.draws).target_at(at, factor), dtype=np.float64)
     noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
-    return draws * np.exp(noise) if float(law.target_at(at, factor)) > 0 else draws + noise
+    is_positive = float(law.target_at(at, factor)) > 0
+    return draws * np.exp(noise) if is_positive else draws + noise
 
 
 def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
-    """Loss at `at` (N and D, or C, ...) in nats per token with intervals; the optimum too when only C is given."""
-    law, factor = fitted.law, fitted.flops_per_param_token
-    loss = float(law.target_at(at, factor))
+    """Predict at one of the law's INPUTS."""
+    law = fitted.law
+    factor = fitted.flops_per_param_token
 
-    def interval(quantity: Callable[[Any], Any]) -> Interval | None:
+    def loss_of(one: Law) -> Any:
+        return one.target_at(at, factor)
+
+    def interval(quantity: Any) -> Interval | None:
         return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
 
     optimum = {name: float(value) for name, value in law.derived(at, factor).items()}
-    intervals = {name: interval(lambda law, name=name: law.derived(at, factor)[name]) for name in optimum}
-    reach = [at[name] / fitted.ranges[name][1] for name in at if fitted.ranges.get(name, [0, 0])[1] > 0]
+    optimum_intervals = {}
+    for name in optimum:
+        optimum_intervals[name] = interval(lambda one, name=name: one.derived(at, factor)[name])
     return Prediction(
         at=dict(at),
-        loss=loss,
-        interval=interval(lambda law: law.target_at(at, factor)),
+        loss=float(loss_of(law)),
+        interval=interval(loss_of),
         new_run=Interval.of(new_runs(fitted, at), fitted.level),
         optimum=optimum,
-        optimum_intervals=intervals,
-        extrapolation=max(reach) if reach else None,
+        optimum_intervals=optimum_intervals,
+        extrapolation=_extrapolation(fitted, at),
     )
 
 
+def _extrapolation(fitted: Fitted, at: Mapping[str, float]) -> float | None:
+    """Return the largest ratio of an input to the largest value in the grid; None where the grid has none of them."""
+    ratios = []
+    for name, value in at.items():
+        _, largest = fitted.ranges.get(name, (0.0, 0.0))
+        if largest > 0:
+            ratios.append(value / largest)
+    return max(ratios, default=None)
+
+
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """predict's JSON as DESIGN names it; numbers that are not finite become null."""
-
-    def plain(interval: Interval | None) -> dict[str, float] | None:
-        return None if interval is None else {"level": interval.level, "low": interval.low, "high": interval.high}
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: clean(part) for name, part in value.items()}
-        return value if not isinstance(value, float) or math.isfinite(value) else None
-
+    """Return predict's JSON as DESIGN names it; numbers that are not finite become null."""
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "at": prediction.at,
         "prediction": prediction.loss,
-        "interval": plain(prediction.interval),
-        "interval_new_run": plain(prediction.new_run),
+        "interval": _ends(prediction.interval),
+        "interval_new_run": _ends(prediction.new_run),
         "extrapolation": prediction.extrapolation,
     }
     if prediction.optimum:
         data["optimum"] = prediction.optimum
-        data["optimum_intervals"] = {name: plain(value) for name, value in prediction.optimum_intervals.items()}
-    return clean(data)
+        data["optimum_intervals"] = {name: _ends(value) for name, value in prediction.optimum_intervals.items()}
+    return finite_or_null(data)
+
+
+def _ends(interval: Interval | None) -> dict[str, float] | None:
+    """Return an interval for JSON, without its standard error."""
+    if interval is None:
+        return None
+    return {"level": interval.level, "low": interval.low, "high": interval.high}

@@ -15,7 +15,7 @@ from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.kaplan import KaplanC, KaplanNS
 from analysis.laws.one_quantity import Plateau
-from analysis.questions import compare, exchange, families
+from analysis.questions import compare, equal_hours, exchange, families, family, joint_fit
 from experiments.cli import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_slopes_and_curvature_of_copies_agree_with_differences():
     """Copies of a law that share exponents move together; each row knows its own copy only."""
     columns = grid({"a": DENSE, "b": worth(2), "c": worth(0.5)}, budgets=3)
     spec = FEW.for_law(Chinchilla)
-    problem, weight = families.join(families.split(columns), columns, Chinchilla, spec, ("alpha", "beta"))
+    problem, weight = joint_fit.join(family.split(columns), columns, Chinchilla, spec, ("alpha", "beta"))
     theta = problem.points[:1]
     weights, target = (np.broadcast_to(one, (1, len(columns))) for one in (weight, problem.target))
 
@@ -191,9 +191,9 @@ def test_one_ratio_of_tokens_to_parameters_is_compared_along_its_line():
         "family": np.repeat(["a", "b"], 8),
     }
     columns = Columns(values | {"X": 6 * values["N"] * values["D"]}, np.arange(16), {}, ())
-    notes = [families.narrow(name, part, Chinchilla) for name, part in families.split(columns).items()]
+    notes = [families.narrow(name, part, Chinchilla) for name, part in family.split(columns).items()]
     assert all("best allocation of compute is a guess" in note for note in notes)
-    assert not any(families.narrow(n, p, Chinchilla) for n, p in families.split(grid({"a": DENSE}, budgets=2)).items())
+    assert not any(families.narrow(n, p, Chinchilla) for n, p in family.split(grid({"a": DENSE}, budgets=2)).items())
     found = families.fit_families(columns, Plateau, FEW)
     rate = exchange.exchange_rate(found.families["b"], found.families["a"], np.array([1e17, 1e18, 1e19]))
     assert rate.multiplier == pytest.approx(np.full(3, 1.8), rel=0.05) and found.notes == ()
@@ -201,7 +201,7 @@ def test_one_ratio_of_tokens_to_parameters_is_compared_along_its_line():
 
 def test_a_loss_out_of_reach_has_no_rate():
     good, bad = Chinchilla(1.7, 400.0, 2000.0, 0.34, 0.37), Chinchilla(2.5, 400.0, 2000.0, 0.34, 0.37)
-    a, b = (families.Family(n, law, np.empty((0, 5)), (1e18, 1e20), 9) for n, law in (("a", bad), ("b", good)))
+    a, b = (family.Family(n, law, np.empty((0, 5)), (1e18, 1e20), 9) for n, law in (("a", bad), ("b", good)))
     rate = exchange.exchange_rate(a, b, np.array([1e15, 1e24]))
     assert rate.multiplier[0] > 0 and np.isnan(rate.multiplier[1])
 
@@ -216,7 +216,7 @@ def test_a_family_with_few_rows_is_left_out_with_a_note():
 def test_runs_are_resampled_within_families():
     columns = grid({"dense": DENSE, "moe": worth(1.8)}, budgets=2)
     columns = dataclasses.replace(columns, values=columns.values | {"run": np.arange(len(columns)) // 3})
-    counts = families.resample(families.split(columns), columns, FEW, 8)
+    counts = joint_fit.resample(family.split(columns), columns, FEW, 8)
     dense = columns["family"] == "dense"
     assert (counts[:, dense].sum(axis=1) == dense.sum()).all() and (counts[:, 0::3] == counts[:, 1::3]).all()
 
@@ -231,19 +231,19 @@ def hours(law: Chinchilla, speed: float, seed: int, runs: int = 60) -> tuple[np.
 @pytest.mark.parametrize("method", ["isotonic", "power"])
 def test_equal_hours_name_the_planted_winner_and_crossing(method):
     fast, slow = hours(DENSE, 2e16, 0), hours(worth(1.8), 0.6e16, 1)  # 1.8 times as good, 3.3 times as slow
-    found = exchange.equal_hours({"dense": fast, "moe": slow}, method=method, draws=100)
+    found = equal_hours.equal_hours({"dense": fast, "moe": slow}, method=method, draws=100)
     assert {one.winner for one in found.classes} == {"dense"} and found.crossings["moe against dense"].status != "found"
-    flipped = exchange.equal_hours({"dense": fast, "fast": hours(flipping(), 2e16, 2)}, method=method, draws=100)
+    flipped = equal_hours.equal_hours({"dense": fast, "fast": hours(flipping(), 2e16, 2)}, method=method, draws=100)
     assert flipped.classes[0].winner == "dense" and flipped.classes[-1].winner == "fast"
     cross = flipped.crossings["fast against dense"]
     assert cross.better_after == "fast" and 0.25 < cross.at / (FLIP / 2e16) < 4
     with pytest.raises(InputError, match="do not overlap"):
-        exchange.equal_hours({"a": fast, "b": (fast[0] * 1e6, fast[1])})
+        equal_hours.equal_hours({"a": fast, "b": (fast[0] * 1e6, fast[1])})
 
 
 def test_the_best_run_so_far_is_monotone_and_stays_inside():
     h, loss = np.array([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 3.5, 2.0, 2.5])
-    found = exchange.loss_at_hours(h, loss, np.array([0.5, 1.0, 2.0, 4.0, 8.0, 9.0]))
+    found = equal_hours.loss_at_hours(h, loss, np.array([0.5, 1.0, 2.0, 4.0, 8.0, 9.0]))
     assert np.isnan(found[[0, 5]]).all() and found[1:5] == pytest.approx([3.0, 2.5, 2.0, 2.0])
 
 

@@ -13,7 +13,7 @@ from analysis import laws
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns, Grid, select
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture, spearman
-from analysis.procedures import mixture
+from analysis.procedures import boosting
 from analysis.questions import best_mixture as best_mixture_command
 from analysis.questions import fit as fitting
 from analysis.questions import predict
@@ -46,7 +46,7 @@ def regmix():
 
 
 def boosted(train: Columns, held: Columns) -> BoostedMixing:
-    trees, _ = mixture.boost(train["share"], train["loss"], (held["share"], held["loss"]))
+    trees, _ = boosting.boost(train["share"], train["loss"], (held["share"], held["loss"]))
     return BoostedMixing.of(train.parts)(trees)
 
 

@@ -1,0 +1,109 @@
+"""Print a comparison of families."""
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.grid.table import Columns
+from analysis.questions.compare import Comparison
+from analysis.questions.equal_hours import EqualHours
+from analysis.questions.exchange import Crossing, ExchangeRate
+from analysis.questions.family import Families
+from analysis.writing.numbers import number, span
+
+POSITIONS = (0.0, 0.5, 1.0)  # in the range of data, in logarithms, that people are shown
+
+
+def show(result: Comparison, columns: Columns, level: float, console: Console) -> None:
+    """Print a comparison for people."""
+    console.print(families_table(result.families))
+    _show_sharing(result.families, console)
+    console.print(rates_table(result, level))
+    for name, crossing in result.crossings.items():
+        console.print(f"{name} against {result.baseline}: {describe(crossing, 'FLOPs')}", highlight=False)
+    if result.hours is not None:
+        console.print(hours_table(result.hours))
+        for pair, crossing in result.hours.crossings.items():
+            console.print(f"{pair}: {describe(crossing, 'hours')}", highlight=False)
+    chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
+    console.print(f"columns: {chosen}", highlight=False)
+    for text in (*columns.notes, *result.families.notes, *result.notes):
+        console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def families_table(found: Families) -> Table:
+    """Return the coefficients of every family; a question mark stands by those that its rows do not determine."""
+    first = next(iter(found.families.values()))
+    table = Table("family", "rows", *first.law.names(), title="families, one law", title_justify="left")
+    for name, family in found.families.items():
+        cells = []
+        for coefficient, value in family.law.coefficients().items():
+            mark = " ?" if coefficient in family.not_identified else ""
+            cells.append(number(value) + mark)
+        table.add_row(name, str(family.rows), *cells)
+    return table
+
+
+def _show_sharing(found: Families, console: Console) -> None:
+    """Print whether sharing coefficients is justified, where that was tested."""
+    if found.sharing is None:
+        return
+    verdict = "is justified" if found.sharing.justified else "[yellow]is not justified[/]: compare with --shared="
+    console.print(f"sharing {', '.join(found.shared)} {verdict} (p = {number(found.sharing.p_value, 3)})")
+
+
+def rates_table(result: Comparison, level: float) -> Table:
+    """Return the exchange rates of every family at a few computes of the baseline."""
+    table = Table(
+        "family",
+        f"FLOPs of {result.baseline}",
+        "its compute is worth",
+        f"{level:.0%} interval",
+        "",
+        title=f"exchange rates against {result.baseline}",
+        title_justify="left",
+    )
+    for name, rate in result.rates.items():
+        for at in shown(rate):
+            multiplier = rate.multiplier[at]
+            low = rate.low[at]
+            table.add_row(
+                name,
+                number(rate.compute[at], 3),
+                "-" if math.isnan(multiplier) else f"{multiplier:.3g}x",
+                "-" if math.isnan(low) else f"{low:.3g}x to {rate.high[at]:.3g}x",
+                "extrapolated" if rate.extrapolated[at] else "",
+            )
+    return table
+
+
+def hours_table(hours: EqualHours) -> Table:
+    """Return the losses of every family at equal accelerator hours, and who wins."""
+    names = list(dict.fromkeys(name for one in hours.classes for name in one.losses))
+    table = Table("hours", *names, "winner", "share", title="equal accelerator hours", title_justify="left")
+    for one in hours.classes:
+        losses = [number(one.losses.get(name)) for name in names]
+        table.add_row(number(one.hours, 3), *losses, one.winner, f"{one.share:.0%}")
+    return table
+
+
+def shown(rate: ExchangeRate) -> list[int]:
+    """Return the points of a rate to print: the ends and the middle of what the data cover, and the furthest."""
+    inside = [at for at, is_beyond in enumerate(rate.extrapolated) if not is_beyond] or [0]
+    last = len(inside) - 1
+    points = {inside[round(position * last)] for position in POSITIONS}
+    points.add(len(rate.compute) - 1)
+    return sorted(points)
+
+
+def describe(cross: Crossing, unit: str) -> str:
+    """Return a crossing in words."""
+    if cross.at is None:
+        return f"no crossing in range ({number(cross.low, 3)} to {number(cross.high, 3)} {unit})"
+    place = f"{number(cross.at, 3)} {unit}"
+    band = "" if cross.interval is None else f" ({cross.interval.level:.0%} interval {span(cross.interval, 3)})"
+    beyond = ", beyond the data" if cross.extrapolated else ""
+    if cross.status == "found":
+        return f"{cross.better_after} is better from {place} on{band}{beyond}"
+    return f"the curves cross at {place}{band}{beyond}, but the intervals do not settle who is better on both sides"

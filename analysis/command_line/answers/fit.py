@@ -1,0 +1,67 @@
+"""Print a fit, its back-test, or the list of laws."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.fitting.result import FitResult
+from analysis.laws import LAWS
+from analysis.writing.numbers import number, span
+
+
+def show(result: FitResult, console: Console) -> None:
+    """Print a fit for people."""
+    certificate = result.certificate
+    console.print(coefficients(result))
+    console.print(
+        f"{len(result.columns)} rows used, {len(result.columns.dropped)} dropped; objective {result.objective:.8g}; "
+        f"{certificate.agreeing_starts:.0%} of the starts agree; scaled gradient {certificate.gradient:.0e}"
+    )
+    chosen = ", ".join(f"{role} = {source}" for role, source in result.columns.sources.items())
+    console.print(f"columns: {chosen}", highlight=False)
+    for name, why in certificate.not_identified.items():
+        console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
+    for text in (*certificate.warnings, *result.columns.notes):
+        console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def coefficients(result: FitResult) -> Table:
+    """Return the table of coefficients and exponents with their intervals."""
+    law = result.law
+    table = Table(title=f"{law.NAME}: {law.FORMULA}", title_justify="left")
+    table.add_column("coefficient", justify="left")
+    table.add_column("value", justify="right")
+    table.add_column(f"{result.spec.level:.0%} interval", justify="right")
+    intervals = result.intervals()
+    for name, value in (law.coefficients() | law.optimum_exponents()).items():
+        is_lost = name in result.certificate.not_identified
+        label = f"{name} (not identified)" if is_lost else name
+        table.add_row(label, number(float(value), 6), span(intervals.get(name)))
+    return table
+
+
+def show_back_test(test: Mapping[str, Any], console: Console) -> None:
+    """Print the back-test of a fit (its summary for JSON), or why there is none."""
+    if "reason" in test:
+        console.print(f"[yellow]note[/]: {test['reason']}", highlight=False)
+        return
+    reach = test["by_factor"][-1]["to"]
+    console.print(
+        f"back-test: {test['rms_error']:.2%} root mean square error of {test['predictions']} predictions of "
+        f"{test['quantity']} up to {reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in their interval",
+        highlight=False,
+    )
+
+
+def show_laws(console: Console) -> None:
+    """Print every law with its formula, columns and source."""
+    table = Table("law", "formula", "columns", "source")
+    for name, law in LAWS.items():
+        columns = ", ".join(law.ROLES)
+        if law.OPTIONAL:
+            columns += f" [{', '.join(law.OPTIONAL)}]"
+        table.add_row(name, law.FORMULA, escape(columns), law.SOURCE)
+    console.print(table)

@@ -1,0 +1,89 @@
+"""Say what a comparison of families knows: each family's law and refits, and whether they may share coefficients.
+
+How families are fitted is the affair of families.py and joint_fit.py, what one's compute is worth that of exchange.py.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import numpy as np
+
+from analysis.grid.table import Columns
+from analysis.laws.base import Array, FormulaLaw, Law
+from analysis.trust.interval import Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family's law and its replicates: those of one number, in two families, are fits to one resampled grid.
+
+    draws [replicates, coefficients]; C: the range of training FLOPs of its runs.
+    """
+
+    name: str
+    law: FormulaLaw
+    draws: Array
+    C: tuple[float, float]
+    rows: int
+    flops_per_param_token: float = 6.0
+    not_identified: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def loss(self, C: Array | float) -> Array:
+        """Return the loss at C training FLOPs, allocated as is best for this family where the law says how."""
+        at = {input_of(type(self.law)): C}
+        return np.asarray(self.law.target_at(at, self.flops_per_param_token))
+
+    def losses(self, C: Array | float) -> Array:
+        """Return the loss of every replicate [replicates, points], for C [points] or [replicates, points]."""
+        C = np.atleast_1d(np.asarray(C, dtype=np.float64))
+        replicates = type(self.law)(*self.draws.T[:, :, None])
+        at = {input_of(type(self.law)): C}
+        with np.errstate(all="ignore"):
+            return np.asarray(replicates.target_at(at, self.flops_per_param_token))
+
+    def intervals(self, level: float) -> dict[str, Interval]:
+        """Return the intervals of the coefficients that have one."""
+        found = {}
+        for name, draws in zip(self.law.names(), self.draws.T, strict=True):
+            interval = Interval.of(draws, level)
+            if interval is not None:
+                found[name] = interval
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Least squares with shared coefficients against a law for each family: is sharing justified?
+
+    statistic: 2 ln of the likelihood ratio, on `freedom` coefficients; p_value from its F distribution, which holds on
+    few rows. aicc: shared minus own; negative speaks for sharing.
+    """
+
+    statistic: float
+    freedom: int
+    p_value: float
+    aicc: float | None
+    justified: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Families:
+    """Families by name, what they share, and the test of it (None where it cannot be made; see notes)."""
+
+    families: dict[str, Family]
+    shared: tuple[str, ...]
+    sharing: Sharing | None
+    objective: float
+    gradient: float
+    notes: tuple[str, ...] = ()
+
+
+def input_of(law: type[Law]) -> str:
+    """Return what a law calls compute: C, or X for a law of any one quantity."""
+    return "C" if ("C",) in law.INPUTS else "X"
+
+
+def split(columns: Columns) -> dict[str, Columns]:
+    """Return the rows of each family, by name."""
+    label = columns["family"].astype(str)
+    return {str(name): columns.take(label == name) for name in np.unique(label)}

@@ -1,0 +1,186 @@
+"""Fit a law to all families together: some coefficients are shared, the others are each family's own.
+
+The problem is that of one formula with copies (analysis/solve/formula.py). It starts from the separate fits of the
+families, and runs are resampled within families.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+from analysis.fitting import formula_fit
+from analysis.fitting.result import FitError
+from analysis.fitting.spec import FitSpec
+from analysis.grid.table import Columns
+from analysis.laws.base import Array, FormulaLaw
+from analysis.questions import fit as fitting
+from analysis.questions.family import Families, Family
+from analysis.solve import formula, newton, optimum
+from analysis.solve.formula import FormulaProblem
+from analysis.solve.parameters import VANISHED
+from analysis.trust import bootstrap, identification, influence
+from experiments.cli import InputError
+
+STARTS_OF_GUESS = 32  # of the separate fits that the joint one starts from
+NOT_SEPARATED = "the rows do not separate it from other coefficients"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointProblem(FormulaProblem):
+    """A FormulaProblem with given starts [starts, p]."""
+
+    points: Array = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+
+    def starts(self, weight: Array, keep: int) -> Array:
+        """Return the starts that were given, the first `keep` of them."""
+        del weight
+        return self.points[:keep]
+
+
+def fit_jointly(
+    parts: Mapping[str, Columns],
+    columns: Columns,
+    law: type[FormulaLaw],
+    spec: FitSpec,
+    shared: tuple[str, ...],
+    compute: Mapping[str, tuple[float, float]],
+) -> Families:
+    """Fit the families together. parts: their rows by name, compute: the range of their FLOPs.
+
+    Raises FitError where no optimum is found.
+    """
+    problem, weight = join(parts, columns, law, spec, shared)
+    best = optimum_of(problem, weight, spec)
+    if not best.gradient <= optimum.STATIONARY:
+        raise FitError(
+            f"{law.NAME}: the joint fit is not at a stationary point (scaled gradient {best.gradient:.1e}); "
+            "no coefficients are reported"
+        )
+    ends = replicates(best, parts, columns, spec)
+    is_weak, _ = identification.weak_directions(problem, best.theta, weight)
+    families = {}
+    for copy, (name, part) in enumerate(parts.items()):
+        values = problem.of_copy(problem.values(best.theta[None]), copy)
+        families[name] = Family(
+            name=name,
+            law=law(*map(float, values[0])),
+            draws=problem.of_copy(problem.values(ends), copy),
+            C=compute[name],
+            rows=len(part),
+            flops_per_param_token=formula_fit.flops_factor(part)[0],
+            not_identified=dict.fromkeys(_lost(problem, is_weak, copy), NOT_SEPARATED),
+        )
+    return Families(families, shared, None, best.value, best.gradient)
+
+
+def _lost(problem: JointProblem, is_weak: Array, copy: int) -> list[str]:
+    """Return the coefficients of one copy that the rows do not determine: its own, and the shared ones."""
+    lost = set()
+    for (name, owner), weak in zip(problem.parameters, is_weak, strict=True):
+        if weak and owner in (None, copy):
+            lost.add(name)
+    return sorted(lost)
+
+
+def optimum_of(problem: JointProblem, weight: Array, spec: FitSpec) -> optimum.Optimum:
+    """Return the best end of all starts."""
+    typical = float(np.median(problem.target))  # sets the scale of raw residuals; log residuals have none
+    deltas = spec.settled_objective.stages(typical)
+    return optimum.find(problem, weight, spec.settled_objective, deltas, spec.starts)
+
+
+def join(
+    parts: Mapping[str, Columns], columns: Columns, law: type[FormulaLaw], spec: FitSpec, shared: tuple[str, ...]
+) -> tuple[JointProblem, Array]:
+    """Pose the fit of all families together. Returns the problem and the weights of its rows."""
+    is_raw = spec.settled_objective.residual == "raw"
+    target = columns[law.TARGET]
+    if not is_raw and not (target > 0).all():
+        raise InputError(f"--residual=log: {law.TARGET} is not positive in every row; expected --residual=raw")
+    place = {name: at for at, name in enumerate(parts)}
+    problem = JointProblem(
+        law=law,
+        inputs={role: columns[role] for role in law.inputs()},
+        target=target if is_raw else np.log(target),
+        raw=is_raw,
+        fixed=spec.fixed,
+        member=np.array([place[name] for name in columns["family"].astype(str)]),
+        shared=shared,
+        above=spec.settled_objective.shares(columns.values.get("censored")),
+    )
+    weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
+    return dataclasses.replace(problem, points=_starts(problem, parts, columns, spec)), weight
+
+
+def _starts(problem: JointProblem, parts: Mapping[str, Columns], columns: Columns, spec: FitSpec) -> Array:
+    """Return starts [starts, p]: shared coefficients as in a family alone, in all rows and between; own ones to match."""
+    free = [name for name in problem.shared if name not in spec.fixed]
+    guesses = _guesses(problem.law, [*parts.values(), columns], free, spec)
+    if not guesses:
+        raise InputError(f"GRID: {problem.law.NAME} fits none of the families {', '.join(parts)} alone")
+    between = {name: float(np.median([guess[name] for guess in guesses])) for name in free}
+    low, high = problem.bounds()
+    points = [_start(problem, parts, guess, spec) for guess in (*guesses, between)]
+    return np.clip(points, low, high)
+
+
+def _guesses(
+    law: type[FormulaLaw], tables: Sequence[Columns], free: Sequence[str], spec: FitSpec
+) -> list[dict[str, float]]:
+    """Return the shared coefficients of a fit to each table alone; tables that are too small for one are left out."""
+    quick = dataclasses.replace(spec, bootstrap=0, starts=STARTS_OF_GUESS)
+    guesses = []
+    for table in tables:
+        try:
+            alone = fitting.fit(table, law, quick).law
+        except (FitError, InputError):
+            continue  # too few rows to stand alone; the others will do
+        guesses.append({name: float(getattr(alone, name)) for name in free})
+    return guesses
+
+
+def _start(problem: JointProblem, parts: Mapping[str, Columns], guess: Mapping[str, float], spec: FitSpec) -> Array:
+    """Return one start [p]: the guess of the shared coefficients, and each family's own ones solved for given it."""
+    theta = np.empty(problem.size)
+    for name, value in guess.items():
+        is_log = problem.law.COEFFICIENTS[name].log
+        theta[problem.parameters.index((name, None))] = np.log(max(value, VANISHED)) if is_log else value
+    for copy, part in enumerate(parts.values()):
+        rest = formula.problem(problem.law, part.values, problem.raw, {**spec.fixed, **guess})
+        if not rest.size:
+            continue
+        own = rest.starts(np.ones(len(part)), 1)[0]
+        for name, value in zip(rest.names, own, strict=True):
+            theta[problem.parameters.index((name, copy))] = value
+    return theta
+
+
+def replicates(best: optimum.Optimum, parts: Mapping[str, Columns], columns: Columns, spec: FitSpec) -> Array:
+    """Return parameters [replicates, p] of joint fits to other rows, or to other signs or residuals of the same ones."""
+    if spec.resample == "paired" or not spec.bootstrap:
+        counts = resample(parts, columns, spec, best.problem.size)
+        starts = np.repeat(best.theta[None], len(counts), axis=0)
+        return newton.minimise(best.problem, starts, counts * best.weight, best.deltas)
+    run = None
+    if "run" in columns:
+        # Runs of two families may have one name.
+        family = np.char.add(columns["family"].astype(str), " ")
+        run = np.char.add(family, columns["run"].astype(str))
+    leverage = influence.leverage(best)
+    return bootstrap.refits(best, spec.resample, spec.bootstrap, spec.seed, run, leverage)
+
+
+def resample(parts: Mapping[str, Columns], columns: Columns, spec: FitSpec, size: int) -> Array:
+    """Say how often each row is drawn in each replicate [replicates, rows]: runs with replacement, within families."""
+    fewest = -(-size // len(parts))  # rounded up
+    drawn = []
+    for at, part in enumerate(parts.values()):
+        own_seed = (spec.seed + at) % 2**32
+        drawn.append(bootstrap.row_counts(len(part), spec.bootstrap, own_seed, part.values.get("run"), fewest))
+    replicates_of_all = min(len(counts) for counts in drawn)
+    label = columns["family"].astype(str)
+    counts = np.empty((replicates_of_all, len(columns)))
+    for name, own in zip(parts, drawn, strict=True):
+        counts[:, label == name] = own[:replicates_of_all]
+    return counts

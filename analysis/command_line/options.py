@@ -1,5 +1,6 @@
-"""The flags that analysis.fit and analysis.report share. Imports nothing heavy, so that --help is instant."""
+"""Declare the flags of a fit that commands share, and read them. Imports nothing heavy, so that --help is instant."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from experiments.cli import InputError
 if TYPE_CHECKING:
     from analysis.fitting.spec import FitSpec
     from analysis.laws.base import Law
+    from analysis.solve.objective import Objective
 
 
 def define() -> None:
@@ -51,18 +53,12 @@ def define() -> None:
 
 
 def spec(interpolation: str = "quadratic", law: "type[Law] | None" = None) -> "FitSpec":
-    """The FitSpec that the flags describe; InputError for a value that cannot be right.
-
-    What the flags do not say of the objective is the law's own; Huber's loss of log residuals without a law.
-    """
+    """Return the FitSpec that the flags describe. Raises InputError for a value that cannot be right."""
     from analysis.fitting.spec import FitSpec
-    from analysis.solve.objective import Objective
 
     values = flags.FLAGS
-    given = {name: getattr(values, name) for name in ("loss", "residual", "huber_delta", "above")}
-    given = {name: value for name, value in given.items() if value is not None}
     return FitSpec(
-        objective=dataclasses.replace(law.OBJECTIVE if law else Objective(), **given) if given else None,
+        objective=_objective(law),
         bootstrap=values.bootstrap,
         resample=values.resample,
         level=values.level,
@@ -74,7 +70,26 @@ def spec(interpolation: str = "quadratic", law: "type[Law] | None" = None) -> "F
     )
 
 
-def _fixed(texts: list[str]) -> dict[str, float]:
+def _objective(law: "type[Law] | None") -> "Objective | None":
+    """Return the objective that the flags describe; None where no flag speaks of it.
+
+    What the flags do not say of it is the law's own; Huber's loss of log residuals without a law.
+    """
+    from analysis.solve.objective import Objective
+
+    given = {}
+    for name in ("loss", "residual", "huber_delta", "above"):
+        value = flags.FLAGS[name].value
+        if value is not None:
+            given[name] = value
+    if not given:
+        return None
+    base = law.OBJECTIVE if law else Objective()
+    return dataclasses.replace(base, **given)
+
+
+def _fixed(texts: Sequence[str]) -> dict[str, float]:
+    """Read --fix: coefficients with the numbers that they are held at."""
     found = {}
     for text in texts:
         name, _, value = (part.strip() for part in text.partition("="))

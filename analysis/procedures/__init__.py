@@ -1,1 +1,1 @@
-"""Laws that are fitted in steps of their own, and what their fits are made of."""
+"""Fit the laws that are not one formula: each in steps of its own, found through registry.py."""

@@ -17,7 +17,7 @@ from analysis.laws.schedules import AnnealingCurve
 from analysis.laws.vocabulary import VocabularyFrontier, VocabularyPower
 from analysis.procedures import density, downstream, envelope, isoflop, lr_batch, mixture, schedules, vocabulary
 
-Procedure = Callable[..., FitResult]  # (columns, law, spec)
+Procedure = Callable[..., FitResult]  # (columns, law, spec); each takes a class of laws of its own
 
 PROCEDURES: dict[type[Law], Procedure] = {
     IsoFlop: isoflop.fit_isoflop,

@@ -1,0 +1,1 @@
+"""Answer questions about loss grids: one file a question, libraries that know no flags and print nothing."""

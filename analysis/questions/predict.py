@@ -14,7 +14,7 @@ from etils import epath
 import numpy as np
 
 from analysis import laws
-from analysis.fitting.result import SCHEMA, unpack
+from analysis.fitting.result import SCHEMA, FitResult, ranges, unpack
 from analysis.grid.roles import ROLES
 from analysis.laws.base import Array, Law, part_inputs
 from analysis.trust.interval import Interval, interval_of
@@ -87,6 +87,23 @@ def from_json(data: Mapping[str, Any]) -> Fitted:
         columns=data["columns"],
         data_sha256=data["data_sha256"],
         command=data["command"],
+    )
+
+
+def of_result(result: FitResult) -> Fitted:
+    """Return what predict needs of a fit that has just been made."""
+    return Fitted(
+        law=result.law,
+        draws=result.draws,
+        left_out=result.left_out,
+        freedom=result.freedom,
+        level=result.spec.level,
+        flops_per_param_token=result.flops_per_param_token,
+        scatter=result.certificate.rms_log_residual or 0.0,
+        ranges=ranges(result.columns, result.flops_per_param_token),
+        columns=result.columns.sources,
+        data_sha256="",
+        command="",
     )
 
 

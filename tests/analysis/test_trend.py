@@ -12,7 +12,7 @@ import pytest
 from analysis.grid.table import Columns
 from analysis.laws.kaplan import KaplanN
 from analysis.laws.superposition import Superposition
-from analysis.questions import trend
+from analysis.questions import nested_test, trend
 from experiments.cli import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -107,12 +107,12 @@ def test_superposition_is_tested_against_one_over_width():
     for _ in range(10):
         noise = np.exp(0.002 * stream.standard_normal(len(width)))
         true.append(
-            trend.nested_test(
+            nested_test.nested_test(
                 table(width=width, loss=Superposition(2.0, 30.0, 1.0).predict(width) * noise), Superposition, gamma=1.0
             )
         )
         false.append(
-            trend.nested_test(
+            nested_test.nested_test(
                 table(width=width, loss=Superposition(2.0, 30.0, 0.8).predict(width) * noise), Superposition, gamma=1.0
             )
         )
@@ -121,7 +121,7 @@ def test_superposition_is_tested_against_one_over_width():
     assert all(test.p_value < 0.01 for test in false)
     assert np.mean([test.free["gamma"] for test in false]) == pytest.approx(0.8, abs=0.02)
     with pytest.raises(InputError, match="no coefficient"):
-        trend.nested_test(table(width=width, loss=width), Superposition)
+        nested_test.nested_test(table(width=width, loss=width), Superposition)
 
 
 def test_a_nested_test_is_the_f_test_of_a_straight_line():
@@ -132,5 +132,5 @@ def test_a_nested_test_is_the_f_test_of_a_straight_line():
     loss = 30 * N**-0.1 * np.exp(0.05 * stream.standard_normal(12))
     line = stats.linregress(np.log(N), np.log(loss))
     expected = 2 * stats.t.sf(abs((-line.slope - 0.09) / line.stderr), 10)
-    found = trend.nested_test(table(N=N, loss=loss), KaplanN, alpha_N=0.09)
+    found = nested_test.nested_test(table(N=N, loss=loss), KaplanN, alpha_N=0.09)
     assert found.p_value == pytest.approx(expected, rel=1e-5)

@@ -3,13 +3,16 @@
     window: int | None = option(None, valid=AT_LEAST_ONE, when=when("attention", "softmax"))
 
 `check_options` refuses values that cannot be, and values that would do nothing where they stand: an option that is
-accepted and ignored gives a run a new identity and the same numbers.
+accepted and ignored gives a run a new identity and the same numbers. `describe` lists all options of a config.
+
+A config that builds on another gets its options with it, and says with `inherit` what it changes of one, or with
+`missing` that it has it not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.errors import InputError, nearest
 
@@ -33,20 +36,24 @@ AT_LEAST_ONE = Valid("at least 1", lambda value: 1 <= value < math.inf)
 class When:
     """A condition on another option of the same section, under which an option has an effect.
 
-    `text` continues "only where SECTION.": "attention='linear'".
+    `text` continues "only where SECTION.": "attention='linear'". `name` may also be a property of the config that says
+    something of several options. `example` has values of options under which the condition holds.
     """
 
     name: str
     text: str
     holds: Callable[[Any], bool]
+    example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def when(name: str, *values: Any, above: int | float | None = None) -> When:
     """Make the condition that option `name` has one of these values, or is above a number."""
     if above is not None:
-        return When(name, f"{name} is above {above}", lambda value: value is not None and value > above)
+        return When(
+            name, f"{name} is above {above}", lambda value: value is not None and value > above, {name: above + 1}
+        )
     wanted = " or ".join(repr(value) for value in values)
-    return When(name, f"{name}={wanted}", lambda value: value in values)
+    return When(name, f"{name}={wanted}", lambda value: value in values, {name: values[0]})
 
 
 def when_set(name: str) -> When:
@@ -56,7 +63,7 @@ def when_set(name: str) -> When:
 
 def when_unset(name: str) -> When:
     """Make the condition that option `name` is None, so that a rule gives its value."""
-    return When(name, f"{name} is not set", lambda value: value is None)
+    return When(name, f"{name} is not set", lambda value: value is None, {name: None})
 
 
 def option(
@@ -90,8 +97,29 @@ def option(
         "when": conditions,
         "growth": growth,
         "help": help,
+        "missing": "",
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def inherit(base: type[Any], name: str, **changes: Any) -> Any:
+    """Declare an option as the config `base` has it, but for `changes`: a default, or what `option` takes."""
+    field = _fields(base)[name]
+    default = changes.pop("default", field.default)
+    unknown = changes.keys() - field.metadata.keys()
+    assert not unknown, f"{name}: no such part of a declaration: {unknown}"
+    if "when" in changes and isinstance(changes["when"], When):
+        changes["when"] = (changes["when"],)
+    return dataclasses.field(default=default, metadata=dict(field.metadata) | changes)
+
+
+def missing(base: type[Any], name: str, why: str) -> Any:
+    """Declare that a config has not the option `name` of the config `base`: only the default is accepted. `why` says so."""
+    return inherit(base, name, missing=why)
+
+
+def _fields(options: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(options)}
 
 
 def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
@@ -99,11 +127,12 @@ def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
 
     An option also waits for the conditions of those that its own are about.
     """
-    fields = {other.name: other for other in dataclasses.fields(options)}
+    fields = _fields(options)
     for condition in field.metadata.get("when", ()):
         if not condition.holds(getattr(options, condition.name)):
             return condition
-        above = unmet(options, fields[condition.name])
+        other = fields.get(condition.name)
+        above = None if other is None else unmet(options, other)
         if above is not None:
             return above
     return None
@@ -118,6 +147,8 @@ def check_options(options: Any, section: str) -> None:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         name = f"{prefix}{field.name}"
+        if field.metadata.get("missing") and value != field.default:
+            raise InputError(f"{name}={value!r} cannot be: {field.metadata['missing']}; expected {field.default!r}")
         check_value(name, value, field)
         condition = unmet(options, field)
         if condition is None or value == field.default:
@@ -138,8 +169,59 @@ def check_value(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
     """Check one value against the choices and the range of its field. Raises InputError naming it."""
     choices = field.metadata.get("choices", ())
     if choices and value not in choices:
-        known = [choice for choice in choices if isinstance(choice, str)]
+        known = [str(choice) for choice in choices if choice is not None]
         raise InputError(f"{name}={value!r} is not known; {nearest(str(value), known, 'choice')}")
     valid = field.metadata.get("valid")
     if valid is not None and value is not None and not valid.holds(value):
         raise InputError(f"{name}={value!r} must be {valid.text}")
+
+
+class Row(NamedTuple):
+    """One option, for people: a line of the table of a config's options."""
+
+    name: str
+    default: str
+    values: str  # choices or range; the type where neither is declared
+    applies: str  # condition under which it has an effect; empty: always
+    help: str
+
+
+def describe(config: type[Any]) -> list[Row]:
+    """List the options of a config dataclass in the order of their declaration, without those that it has not."""
+    fields = _fields(config)
+    rows = []
+    for field in fields.values():
+        if not _can_apply(field, fields):
+            continue
+        conditions = [condition.text for condition in field.metadata.get("when", ())]
+        row = Row(
+            field.name, str(field.default), _values(field), " and ".join(conditions), field.metadata.get("help", "")
+        )
+        rows.append(row)
+    return rows
+
+
+def _values(field: dataclasses.Field[Any]) -> str:
+    """What an option may be, in words."""
+    choices = field.metadata.get("choices", ())
+    if choices:
+        return " | ".join(str(choice) for choice in choices)
+    valid = field.metadata.get("valid")
+    if valid is not None:
+        return valid.text
+    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+
+
+def _can_apply(field: dataclasses.Field[Any], fields: Mapping[str, dataclasses.Field[Any]]) -> bool:
+    """Whether a config has an option, and those that its conditions are about."""
+    if field.metadata.get("missing"):
+        return False
+    for condition in field.metadata.get("when", ()):
+        for name, value in condition.example.items():
+            other = fields[name]
+            choices = other.metadata.get("choices", ())
+            if choices and value not in choices:
+                return False
+            if value != other.default and not _can_apply(other, fields):
+                return False
+    return True

@@ -6,31 +6,19 @@ device calls it on its own sequences and heads (`collectives.on_shards`). What g
 the exchange of split positions for split heads, is the families'. Letters of the axes: models/contract.py.
 """
 
-import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from models.blocks import decoder
 from models.blocks.attention_tpu import LANES, _splash
 from models.errors import InputError
 from models.mesh.current import backend
 from models.mesh.shards import on_shards
-from models.option import option
 
 KERNELS = ("auto", "xla", "fused")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(decoder.Options):
-    """Options of families whose tokens attend to each other, besides those of decoder.Options."""
-
-    attention_kernel: str = option("auto", numerics=False)  # xla | fused | auto: fused where that can be
-
-    choices: ClassVar = decoder.Options.choices | {"attention_kernel": KERNELS}
 
 
 def attention(
@@ -42,13 +30,14 @@ def attention(
     window: int | None = None,
     kernel: str = "auto",
 ) -> Float[Array, "B L H K"]:
-    """Causal softmax attention; query head h reads key-value head h // (H/G).
+    """Compute causal softmax attention; query head h reads key-value head h // (H/G).
 
     `window` lets each position see only so many: itself and those right before it. `kernel`: one of KERNELS, or
     "interpret", which runs the TPU's kernel on any backend, slowly. `block`: see `blockwise`. Raises InputError where
     "fused" cannot be.
     """
-    length, size = q_BLHK.shape[1], q_BLHK.shape[3]
+    length = q_BLHK.shape[1]
+    size = q_BLHK.shape[3]
     window = min(window or length, length)
     if kernel in ("auto", "fused"):
         reason = unfused(backend(), length, size, q_BLHK.dtype)
@@ -61,12 +50,13 @@ def attention(
         local = functools.partial(_cudnn, scale=scale, window=window)
     else:
         local = functools.partial(_splash, scale=scale, window=window, interpret=kernel == "interpret")
-    queries, keys = (("batch", "attended", f"{heads}_apart", "head_size") for heads in ("heads", "kv_heads"))
+    queries = ("batch", "attended", "heads_apart", "head_size")
+    keys = ("batch", "attended", "kv_heads_apart", "head_size")
     return on_shards(local, (queries, keys, keys), queries, q_BLHK, k_BMGK, v_BMGK)
 
 
 def unfused(platform: str, length: int, size: int, dtype: Any) -> str | None:
-    """Why a platform ("tpu", "gpu", …) has no fused attention for these sizes of a head and type; None if it has."""
+    """Say why a platform ("tpu", "gpu", …) has no fused attention for these sizes of a head and type; None if it has."""
     if platform == "tpu":
         if length % LANES:
             return f"on a TPU seq_len={length} has to be a multiple of {LANES}"
@@ -90,40 +80,55 @@ def blockwise(
     block: int | None,
     window: int,
 ) -> Float[Array, "B L H K"]:
-    """`attention` as matmuls. Queries go in blocks of `block` positions, each against the keys from the first that it
-    may see up to its own end, so that of what is masked only a margin is ever computed. None picks a quarter of the
-    sequence or the window, if that is less; at least 64 positions and at most 32 blocks.
+    """Compute `attention` as matmuls.
+
+    Queries go in blocks of `block` positions, each against the keys from the first that it may see up to its own end,
+    so that of what is masked only a margin is ever computed. None picks a quarter of the sequence or the window, if that
+    is less; at least 64 positions and at most 32 blocks.
     """
     batch, length, heads, size = q_BLHK.shape
     groups = k_BMGK.shape[2]
     block = block or max(64, -(-length // 32), min(-(-length // 4), window))
     q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
-    k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
-    parts = []
+    k_BGMK = k_BMGK.transpose(0, 2, 1, 3)
+    v_BGMK = v_BMGK.transpose(0, 2, 1, 3)
+    blocks = []
     for start in range(0, length, block):
-        stop, first = min(start + block, length), max(0, start - window + 1)
-        q = q_BGRLK[:, :, :, start:stop].reshape(batch, groups, -1, size)
-        scores = jnp.einsum("BGQK,BGMK->BGQM", q, k_BGMK[:, :, first:stop], preferred_element_type=jnp.float32)
-        scores = scores.reshape(batch, groups, heads // groups, stop - start, stop - first)
+        stop = min(start + block, length)
+        first = max(0, start - window + 1)
         back = jnp.arange(start, stop)[:, None] - jnp.arange(first, stop)
         visible = (back >= 0) & (back < window) if window < length else back >= 0
-        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
-        weights = weights.reshape(batch, groups, -1, stop - first)
-        out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK[:, :, first:stop])
-        parts.append(out.reshape(batch, groups, heads // groups, stop - start, size))
-    o_BGRLK = jnp.concatenate(parts, axis=3)
+        seen = slice(first, stop)
+        blocks.append(_block(q_BGRLK[:, :, :, start:stop], k_BGMK[:, :, seen], v_BGMK[:, :, seen], visible))
+    o_BGRLK = jnp.concatenate(blocks, axis=3)
     return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+
+
+def _block(
+    q_BGRLK: Float[Array, "B G R L K"],
+    k_BGMK: Float[Array, "B G M K"],
+    v_BGMK: Float[Array, "B G M K"],
+    visible_LM: Bool[Array, "L M"],
+) -> Float[Array, "B G R L K"]:
+    """Attention of a block of queries to the keys that it may see."""
+    batch, groups, R, length, size = q_BGRLK.shape
+    keys = k_BGMK.shape[2]
+    # Q: the query heads of a key-value head, one after the other, so that each has one matmul.
+    q_BGQK = q_BGRLK.reshape(batch, groups, -1, size)
+    scores = jnp.einsum("BGQK,BGMK->BGQM", q_BGQK, k_BGMK, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, groups, R, length, keys)
+    weights = jax.nn.softmax(jnp.where(visible_LM, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
+    weights = weights.reshape(batch, groups, -1, keys)
+    out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK)
+    return out.reshape(batch, groups, R, length, size)
 
 
 # --- on a GPU
 
 
 def _cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int) -> Array:
-    """cuDNN's kernel; it sees `window` positions as those to the left of each, without itself."""
+    """Call cuDNN's kernel; it takes `window` as the positions to the left of each, without itself."""
     local = (window - 1, 0) if window < q_BLHK.shape[1] else None
     return jax.nn.dot_product_attention(
         q_BLHK, k_BLGK, v_BLGK, scale=scale, is_causal=True, local_window_size=local, implementation="cudnn"
     )
-
-
-# --- on a TPU

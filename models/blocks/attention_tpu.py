@@ -8,15 +8,9 @@ from jaxtyping import Array
 import numpy as np
 
 LANES = 128  # of a TPU: the kernel's blocks are multiples of it
-
-
-BLOCK = 512
-
-
-BACKWARD_BLOCK = 1024
-
-
-MOST_PARTIALS = 8  # of the gradient of the queries
+BLOCK = 512  # positions of a block of queries or keys in the forward kernel, at most
+BACKWARD_BLOCK = 1024  # positions of a block of keys in the fused backward kernel, at most
+MOST_PARTIALS = 8  # partial sums of the gradient of the queries, for which there is memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Blocks:
 
 
 def blocks(length: int, window: int) -> Blocks:
-    """Of a sequence of `length` positions, a multiple of LANES."""
+    """Choose blocks for a sequence of `length` positions, a multiple of LANES."""
 
     def largest(most: int) -> int:
         return next(size for size in range(most, 0, -LANES) if length % size == 0)
@@ -54,18 +48,22 @@ def blocks(length: int, window: int) -> Blocks:
 
 
 def visited(length: int, window: int, q: int, kv: int) -> int:
-    """Pairs of a query and a key in the blocks (`q` x `kv`) that are not masked as a whole: what a kernel multiplies."""
+    """Count pairs of a query and a key in the blocks (`q` x `kv`) that are not masked as a whole.
+
+    So many products the kernel makes.
+    """
     start = np.arange(0, length, q)
-    first, last = np.maximum(start - window + 1, 0) // kv, (start + q - 1) // kv
+    first = np.maximum(start - window + 1, 0) // kv
+    last = (start + q - 1) // kv
     return int((last - first + 1).sum()) * q * kv
 
 
 def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
-    """Splash attention of `heads` heads [H, L, K]. Its masks become arrays of the trace that it is made in."""
+    """Make splash attention of `heads` heads [H, L, K]. Its masks become arrays of the trace that it is made in."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    b, shape = blocks(length, window), (length, length)
+    b = blocks(length, window)
     sizes = splash.BlockSizes(
         block_q=b.q,
         block_kv=b.kv,
@@ -77,6 +75,7 @@ def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
         block_kv_dq=None if b.fused else b.kv_back,
         use_fused_bwd_kernel=b.fused,
     )
+    shape = (length, length)
     mask = masks.CausalMask(shape) if window == length else masks.LocalMask(shape, (window - 1, 0), 0)
     return splash.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
@@ -89,10 +88,16 @@ def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
 
 
 def _splash(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int, interpret: bool) -> Array:
-    """One device's sequences and heads. The scope tells sweeps/cost/hlo.py what the kernels inside multiply."""
+    """Attend to one device's sequences and heads.
+
+    The scope's name tells sweeps/cost/hlo.py what the kernels inside multiply, which no compiler counts.
+    """
     length, heads = q_BLHK.shape[1:3]
-    kernel, b = _kernel(length, heads, window, interpret), blocks(length, window)
-    forward, backward = visited(length, window, b.q, b.kv), visited(length, window, b.q_back, b.kv_back)
+    kernel = _kernel(length, heads, window, interpret)
+    b = blocks(length, window)
+    forward = visited(length, window, b.q, b.kv)
+    backward = visited(length, window, b.q_back, b.kv_back)
     with jax.named_scope(f"attention_pairs_{forward}_{backward}_{'fused' if b.fused else 'apart'}"):
-        o_BHLK = jax.vmap(kernel)(*((x.swapaxes(1, 2)) for x in (q_BLHK * scale, k_BLGK, v_BLGK)))
+        q_BHLK = (q_BLHK * scale).swapaxes(1, 2)
+        o_BHLK = jax.vmap(kernel)(q_BHLK, k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2))
     return o_BHLK.swapaxes(1, 2)

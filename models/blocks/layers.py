@@ -1,4 +1,4 @@
-"""Pieces that families share: parameters, norms, positions, recurrence, feed-forward, the layer stack.
+"""Pieces that families share: parameters, matrices, norms, rotary positions, feed-forward.
 
 Norm statistics and positions are computed in float32 whatever the compute type. Weight matrices are applied
 to flattened tokens (rows N = B L): two-dimensional matmuls use all cores of a CPU, batched ones only one.
@@ -67,10 +67,9 @@ class Linear(nnx.Module):
         if self.quant is None:
             y = gather.sharded_matmul(x, kernel.astype(x.dtype), self.axes)
         else:
-            y = unflatten_tokens(
-                quantized_matmul(flatten_tokens(x), kernel, self.quant, self.axes).astype(x.dtype), x.shape[:-1]
-            )
-        y = checkpoint_name(y, "product")
+            y_NO = jnp.asarray(quantized_matmul(flatten_tokens(x), kernel, self.quant, self.axes))
+            y = unflatten_tokens(y_NO.astype(x.dtype), x.shape[:-1])
+        y = checkpoint_name(y, "product")  # which remat "dots" keeps
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -88,29 +87,35 @@ class Norm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         y = normalise(x.astype(jnp.float32), self.kind, self.eps) * self.scale[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
 
 
 def normalise(x: Float[Array, "*batch D"], kind: str, eps: float) -> Float[Array, "*batch D"]:
-    """Rows of unit mean square ("rms"), after their mean is taken away ("layer"); in float32 inside."""
+    """Scale rows to unit mean square ("rms"), after their mean is taken away ("layer"); in float32 inside."""
     y = x.astype(jnp.float32)
     if kind == "layer":
         y = y - jnp.mean(y, axis=-1, keepdims=True)
-    return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+    square = jnp.mean(y * y, axis=-1, keepdims=True)
+    return (y * jax.lax.rsqrt(square + eps)).astype(x.dtype)
 
 
 def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = None) -> Float[Array, "B L H K"]:
-    """Rotary positions in the rotate-half layout: dimension i turns with i + K/2 by t theta^(-2i/K) (Su et al. 2021).
+    """Turn by rotary positions in the rotate-half layout (Su et al. 2021).
 
-    `size` (even) turns only the first so many dimensions of a head, with K = size.
+    At position t, dimension i turns with i + K/2 by t theta^(-2i/K). `size` (even) turns only the first so many
+    dimensions of a head, with K = size.
     """
     if size is not None and size < x_BLHK.shape[3]:
         turned = rotary(x_BLHK[..., :size], theta) if size else x_BLHK[..., :0]
         return jnp.concatenate([turned, x_BLHK[..., size:]], axis=-1)
-    length, size = x_BLHK.shape[1], x_BLHK.shape[3]
-    frequency = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
-    cos, sin = jnp.cos(angle_LK)[:, None, :], jnp.sin(angle_LK)[:, None, :]
+    length = x_BLHK.shape[1]
+    size = x_BLHK.shape[3]
+    frequency_K = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K
+    cos = jnp.cos(angle_LK)[:, None, :]
+    sin = jnp.sin(angle_LK)[:, None, :]
     first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BLHK.dtype)
@@ -137,17 +142,22 @@ class Mlp(nnx.Module):
         out_std: Any,
         quant: Recipe | None = None,
     ):
-        self.act, enter = kind, {"embed": width, "ff": ff}
+        enter = {"embed": width, "ff": ff}
+        self.act = kind
         self.gate = Linear(rngs, Role.READS, enter, std, bias, quant) if kind == "swiglu" else None
         self.up = Linear(rngs, Role.READS, enter, std, bias, quant)
         self.down = Linear(rngs, Role.WRITES, {"ff": ff, "embed": width}, out_std, bias, quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        act, h_BLF = ACTIVATIONS[self.act], self.up(x_BLD)
-        h_BLF = act(self.gate(x_BLD)) * h_BLF if self.gate is not None else act(h_BLF)
+        act = ACTIVATIONS[self.act]
+        h_BLF = self.up(x_BLD)
+        if self.gate is not None:
+            h_BLF = act(self.gate(x_BLD)) * h_BLF
+        else:
+            h_BLF = act(h_BLF)
         return self.down(constrain(h_BLF, "batch", "position", "ff"))
 
 
 def round_up(value: float, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `value`."""
+    """Return the smallest multiple of `multiple` that is not below `value`."""
     return multiple * math.ceil(value / multiple)

@@ -3,6 +3,10 @@
 o_t = scale sum_{s<=t} d^(t-s) (q_t . k_s) v_s with one d a head, which is the recurrence S_t = d S_{t-1} + k_t^T v_t,
 o_t = scale q_t S_t. In chunks: inside one, masked products as in attention; between them, the state. A longer chunk
 costs more products, a shorter one more states. What decays, feature maps and norms go around it is the family's.
+
+Inside this file queries are [B, G, R, Z, C, K]: batch, key-value heads, query heads of each, chunks, positions of a
+chunk, dimensions of a head; keys and values are the same without R. einsum's letters say so: M is a position that is
+read, V a dimension of a value.
 """
 
 from collections.abc import Callable
@@ -21,9 +25,9 @@ FEATURES: dict[str, Callable[[Array], Array]] = {
 
 
 def log_decay(heads: int, layer: Integer[Array, ""], depth: int) -> Float[Array, "H"]:
-    """log d of each head in layer 1..depth: -(8 h / H)(1 - (layer - 1) / depth), h = 0..H-1 (flash-linear-attention).
+    """Return log d of each head in layer 1..depth: -(8 h / H)(1 - (layer - 1) / depth), h = 0..H-1.
 
-    Head 0 never forgets; deep layers forget less.
+    Head 0 never forgets; deep layers forget less. As flash-linear-attention has it.
     """
     return -8 / heads * jnp.arange(heads, dtype=jnp.float32) * (1 - (layer - 1) / depth)
 
@@ -36,37 +40,79 @@ def linear_attention(
     scale: float,
     chunk: int,
 ) -> Float[Array, "B L H K"]:
-    """The sum above; query head h reads key-value head h // (H/G). Decays and states are float32.
+    """Compute the sum above; query head h reads key-value head h // (H/G). Decays and states are float32.
 
     `chunk` is the number of positions of one chunk; the last is padded. All powers of a decay are at most 1.
     """
-    (B, L, H, K), G = q_BLHK.shape, k_BLGK.shape[2]
-    C, dtype = min(chunk, L), q_BLHK.dtype
+    B, L, H, K = q_BLHK.shape
+    G = k_BLGK.shape[2]
+    R = H // G
+    C = min(chunk, L)
     pad = ((0, 0), (0, -L % C), (0, 0), (0, 0))
-    # Z chunks of C positions; R query heads per key-value head.
-    q_BGRZCK = jnp.pad(q_BLHK * scale, pad).reshape(B, -1, C, G, H // G, K).transpose(0, 3, 4, 1, 2, 5)
-    k_BGZCK, v_BGZCK = (jnp.pad(x, pad).reshape(B, -1, C, G, K).transpose(0, 3, 1, 2, 4) for x in (k_BLGK, v_BLGK))
-    log_GR, at_C = log_decay_H.reshape(G, H // G), jnp.arange(C)
+    queries = jnp.pad(q_BLHK * scale, pad).reshape(B, -1, C, G, R, K).transpose(0, 3, 4, 1, 2, 5)
+    keys = jnp.pad(k_BLGK, pad).reshape(B, -1, C, G, K).transpose(0, 3, 1, 2, 4)
+    values = jnp.pad(v_BLGK, pad).reshape(B, -1, C, G, K).transpose(0, 3, 1, 2, 4)
+    log_decay_GR = log_decay_H.reshape(G, R)
+
+    out = _inside_chunks(queries, keys, values, log_decay_GR)
+    if C < L:
+        out = out.at[:, :, :, 1:].add(_from_earlier_chunks(queries, keys, values, log_decay_GR))
+    return out.transpose(0, 3, 4, 1, 2, 5).reshape(B, -1, H, K)[:, :L]
+
+
+def _inside_chunks(
+    queries: Float[Array, "B G R Z C K"],
+    keys: Float[Array, "B G Z C K"],
+    values: Float[Array, "B G Z C K"],
+    log_decay_GR: Float[Array, "G R"],
+) -> Float[Array, "B G R Z C K"]:
+    """What positions read of those in the same chunk, themselves included."""
+    at_C = jnp.arange(queries.shape[4])
     gap_CC = at_C[:, None] - at_C
-    decay_GRCC = jnp.where(gap_CC >= 0, jnp.exp(log_GR[..., None, None] * jnp.maximum(gap_CC, 0)), 0)
-    scores = jnp.einsum("BGRZCK,BGZMK->BGRZCM", q_BGRZCK, k_BGZCK, preferred_element_type=jnp.float32)
-    scores = (scores * decay_GRCC[:, :, None]).astype(dtype)
-    o_BGRZCK = jnp.einsum("BGRZCM,BGZMK->BGRZCK", scores, v_BGZCK)
-    if C < L:  # what later chunks see of earlier ones; nobody reads the state after the last
-        left_GRCK = jnp.exp(log_GR[..., None, None] * (C - 1 - at_C)[:, None])
-        added = (k_BGZCK[:, :, None, :-1] * left_GRCK[:, :, None]).astype(dtype)
-        added = jnp.einsum("BGRZCK,BGZCV->ZBGRKV", added, v_BGZCK[:, :, :-1], preferred_element_type=jnp.float32)
-        whole_GRKK = jnp.exp(log_GR[..., None, None] * C)
-        _, states = jax.lax.scan(lambda s, new: (whole_GRKK * s + new,) * 2, jnp.zeros_like(added[0]), added)
-        seen = jnp.einsum("BGRZCK,ZBGRKV->BGRZCV", q_BGRZCK[:, :, :, 1:], states.astype(dtype))
-        since_GRCK = jnp.exp(log_GR[..., None, None] * (at_C + 1)[:, None])
-        o_BGRZCK = o_BGRZCK.at[:, :, :, 1:].add((seen * since_GRCK[:, :, None]).astype(dtype))
-    return o_BGRZCK.transpose(0, 3, 4, 1, 2, 5).reshape(B, -1, H, K)[:, :L]
+    decay_GRCC = jnp.exp(log_decay_GR[..., None, None] * jnp.maximum(gap_CC, 0))
+    decay_GRCC = jnp.where(gap_CC >= 0, decay_GRCC, 0)
+    scores = jnp.einsum("BGRZCK,BGZMK->BGRZCM", queries, keys, preferred_element_type=jnp.float32)
+    scores = (scores * decay_GRCC[:, :, None]).astype(queries.dtype)
+    return jnp.einsum("BGRZCM,BGZMK->BGRZCK", scores, values)
+
+
+def _from_earlier_chunks(
+    queries: Float[Array, "B G R Z C K"],
+    keys: Float[Array, "B G Z C K"],
+    values: Float[Array, "B G Z C K"],
+    log_decay_GR: Float[Array, "G R"],
+) -> Float[Array, "B G R Z2 C K"]:
+    """What positions of all chunks but the first read of the chunks before their own, by way of the state."""
+    dtype = queries.dtype
+    size = queries.shape[4]
+    at_C = jnp.arange(size)
+    log_decay_GR11 = log_decay_GR[..., None, None]
+
+    # What each chunk adds to the state until its own end. Nobody reads the state after the last chunk.
+    until_end_GRC1 = jnp.exp(log_decay_GR11 * (size - 1 - at_C)[:, None])
+    decayed_keys = (keys[:, :, None, :-1] * until_end_GRC1[:, :, None]).astype(dtype)
+    added = jnp.einsum("BGRZCK,BGZCV->ZBGRKV", decayed_keys, values[:, :, :-1], preferred_element_type=jnp.float32)
+
+    # The state at the end of each chunk: the one before, decayed over a chunk, and what this one adds.
+    over_chunk_GR11 = jnp.exp(log_decay_GR11 * size)
+
+    def next_state(state: Array, new: Array) -> tuple[Array, Array]:
+        state = over_chunk_GR11 * state + new
+        return state, state
+
+    _, states = jax.lax.scan(next_state, jnp.zeros_like(added[0]), added)
+
+    seen = jnp.einsum("BGRZCK,ZBGRKV->BGRZCV", queries[:, :, :, 1:], states.astype(dtype))
+    since_start_GRC1 = jnp.exp(log_decay_GR11 * (at_C + 1)[:, None])
+    return (seen * since_start_GRC1[:, :, None]).astype(dtype)
 
 
 def flops(heads: int, size: int, chunk: int, seq_len: int) -> tuple[float, float]:
-    """Forward FLOPs per token of the matmuls: all of them, and with only the visible half inside a chunk."""
+    """Count forward FLOPs per token of the matmuls: all of them, and with only the visible half inside a chunk."""
     chunk = min(chunk, seq_len)
     chunks = math.ceil(seq_len / chunk)
-    inside, between = 4.0 * heads * size * chunk, 4.0 * heads * size**2 * chunk * (chunks - 1) / seq_len
-    return inside * chunks * chunk / seq_len + between, inside * (chunk + 1) / (2 * chunk) + between
+    inside = 4.0 * heads * size * chunk
+    between = 4.0 * heads * size**2 * chunk * (chunks - 1) / seq_len
+    full = inside * chunks * chunk / seq_len + between
+    causal = inside * (chunk + 1) / (2 * chunk) + between
+    return full, causal

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from models.blocks import decoder
 from models.blocks.layers import Norm
+from models.blocks.options import untraced
 from models.mesh.current import constrain
+
+PLACEMENTS = ("pre", "post", "sandwich", "deepnorm", "mix", "lns")
 
 
 class Residual(Norm):
@@ -24,28 +26,32 @@ class Residual(Norm):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Any):
         super().__init__(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps, cfg.bias)
-        self.cfg = decoder.untraced(cfg)
+        self.cfg = untraced(cfg)
         sandwich = cfg.norm_placement == "sandwich"
         self.after = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps, cfg.bias) if sandwich else None
 
     def _is_post(self, layer: Integer[Array, ""]) -> Bool[Array, ""]:
-        """Of `mix`: whether this layer is one of the first."""
-        return layer <= math.floor(self.cfg.mix_share * self.cfg.depth + 1e-9)
+        """Tell whether this layer is one of the first, which are post-norm in `mix`."""
+        first = math.floor(self.cfg.mix_share * self.cfg.depth + 1e-9)  # a share of 0.3 of 10 layers is 3, not 2
+        return layer <= first
 
     def enter(self, x_BLD: Float[Array, "B L D"], layer: Integer[Array, ""]) -> Float[Array, "B L D"]:
-        """What the sublayer of layer `layer` (from 1) reads."""
+        """Return what the sublayer of layer `layer` (from 1) reads."""
         place = self.cfg.norm_placement
         if place in ("post", "deepnorm"):
             return x_BLD
         y_BLD = self(x_BLD)
         if place == "lns":
-            return (y_BLD * jax.lax.rsqrt(layer.astype(jnp.float32))).astype(y_BLD.dtype)
-        return jnp.where(self._is_post(layer), x_BLD, y_BLD) if place == "mix" else y_BLD
+            scale = jax.lax.rsqrt(layer.astype(jnp.float32))
+            return (y_BLD * scale).astype(y_BLD.dtype)
+        if place == "mix":
+            return jnp.where(self._is_post(layer), x_BLD, y_BLD)
+        return y_BLD
 
     def leave(
         self, x_BLD: Float[Array, "B L D"], y_BLD: Float[Array, "B L D"], layer: Integer[Array, ""]
     ) -> Float[Array, "B L D"]:
-        """The stream after the sublayer, from the stream `x_BLD` before it and its output `y_BLD`."""
+        """Return the stream after the sublayer, from the stream `x_BLD` before it and its output `y_BLD`."""
         place = self.cfg.norm_placement
         if self.after is not None:
             y_BLD = self.after(y_BLD)

@@ -1,4 +1,4 @@
-"""Which experts a token goes to, how its row gets there and back, and what is measured on the way.
+"""Choose experts for tokens, move their rows there and back, and measure the balance.
 
 Pure functions on scores and rows; models/families/moe.py holds the parameters. N rows, A = N C assignments of a row to one of
 its C choices, E experts, S slots per expert, Z blocks of rows of one expert. Numbers of rows are static: what differs
@@ -36,7 +36,7 @@ class Load(NamedTuple):
 
 
 def probabilities(z: Float[Array, "*n E"], score: str) -> Float[Array, "*n E"]:
-    """Scores of all experts as a distribution: softmax, or sigmoids over their sum (DeepSeek-V3)."""
+    """Return scores of all experts as a distribution: softmax, or sigmoids over their sum (DeepSeek-V3)."""
     if score == "sigmoid":
         s = jax.nn.sigmoid(z)
         return s / s.sum(axis=-1, keepdims=True)
@@ -52,21 +52,18 @@ def choose(
     bias_E: Float[Array, "E"] | None = None,
     groups: tuple[int, int] = (1, 1),
 ) -> tuple[Integer[Array, "*n C"], Float[Array, "*n C"], Bool[Array, "*n E"]]:
-    """The `top_k` experts of each token, best first; their weights; the choice as a mask.
+    """Choose the `top_k` experts of each token, best first: their numbers, their weights, and the choice as a mask.
 
     softmax: weights are probabilities over all experts; softmax_after: over the chosen logits alone (Mixtral);
     sigmoid (DeepSeek-V3). `renormalise` divides by the sum over the chosen, `scale` multiplies in the end. `bias_E` and
     `groups` (how many, how many are kept; by the sum of a group's two best) decide who is chosen, never the weight.
     """
-    value = {"softmax": jax.nn.softmax, "softmax_after": lambda z: z, "sigmoid": jax.nn.sigmoid}[score](z)
+    value = _VALUES[score](z)
     ranked = jax.lax.stop_gradient(value if bias_E is None else value + bias_E)
     count, kept = groups
     if kept < count:
-        grouped = ranked.reshape(*z.shape[:-1], count, -1)
-        best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(axis=-1)
-        inside = jax.nn.one_hot(jax.lax.top_k(best, kept)[1], count, dtype=bool).any(axis=-2)
-        ranked = jnp.where(inside[..., None], grouped, -jnp.inf).reshape(z.shape)
-    expert = jax.lax.top_k(ranked, top_k)[1]
+        ranked = _within_groups(ranked, count, kept)
+    _, expert = jax.lax.top_k(ranked, top_k)
     # Masked sums, not gathers: their gradient is no scatter.
     hot = jax.nn.one_hot(expert, z.shape[-1], dtype=bool)
     weight = jnp.where(hot, value[..., None, :], 0.0).sum(axis=-1)
@@ -75,6 +72,22 @@ def choose(
     elif renormalise:
         weight = weight / (weight.sum(axis=-1, keepdims=True) + 1e-20)
     return expert, weight * scale, hot.any(axis=-2)
+
+
+_VALUES: dict[str, Callable[[Array], Array]] = {
+    "softmax": jax.nn.softmax,
+    "softmax_after": lambda z: z,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+def _within_groups(ranked: Float[Array, "*n E"], count: int, kept: int) -> Float[Array, "*n E"]:
+    """Leave only the `kept` best of `count` groups of experts to be chosen from, by the sum of a group's two best."""
+    grouped = ranked.reshape(*ranked.shape[:-1], count, -1)
+    two_best, _ = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))
+    _, best_groups = jax.lax.top_k(two_best.sum(axis=-1), kept)
+    inside = jax.nn.one_hot(best_groups, count, dtype=bool).any(axis=-2)
+    return jnp.where(inside[..., None], grouped, -jnp.inf).reshape(ranked.shape)
 
 
 # --- balance
@@ -87,31 +100,34 @@ def measure(
     top_k: int,
     dropped: Float[Array, ""],
 ) -> Load:
-    """Load of one layer. The sequence balance is the load balance of each sequence by itself (DeepSeek-V3), averaged."""
+    """Measure the load of one layer. The sequence balance is the load balance of each sequence by itself (DeepSeek-V3), averaged."""
     p_BLE = probabilities(z_BLE, score)
     share_BE = chosen_BLE.mean(axis=1, dtype=jnp.float32) * (z_BLE.shape[-1] / top_k)
+    balance_B = jnp.sum(share_BE * p_BLE.mean(axis=1), axis=-1)
+    log_z_BL = jax.nn.logsumexp(z_BLE, axis=-1)
+    entropy_BL = jnp.sum(jax.scipy.special.entr(p_BLE), axis=-1)
     return Load(
         chosen_E=chosen_BLE.sum(axis=(0, 1), dtype=jnp.int32),
         probability_E=p_BLE.mean(axis=(0, 1)),
-        sequence_balance=jnp.mean(jnp.sum(share_BE * p_BLE.mean(axis=1), axis=-1)),
-        router_z=jnp.mean(jax.nn.logsumexp(z_BLE, axis=-1) ** 2),
-        entropy=jnp.mean(jnp.sum(jax.scipy.special.entr(p_BLE), axis=-1)),
+        sequence_balance=jnp.mean(balance_B),
+        router_z=jnp.mean(log_z_BL**2),
+        entropy=jnp.mean(entropy_BL),
         dropped=dropped,
     )
 
 
 def shares(chosen: Integer[Array, "*y E"]) -> Float[Array, "*y E"]:
-    """Choices of each expert over their mean: all 1 at perfect balance."""
+    """Return choices of each expert over their mean: all 1 at perfect balance."""
     return chosen / chosen.mean(axis=-1, keepdims=True)
 
 
 def load_balance(load: Load) -> Float[Array, "*y"]:
-    """sum_e share_e P_e: 1 at perfect balance for every number of choices (Switch, Fedus et al. 2021, eq. 4)."""
+    """Return sum_e share_e P_e: 1 at perfect balance for every number of choices (Switch, Fedus et al. 2021, eq. 4)."""
     return jnp.sum(shares(load.chosen_E) * load.probability_E, axis=-1)
 
 
 def published_scale(form: str, top_k: int) -> float:
-    """What a published load-balance loss is as a multiple of ours; a coefficient is to be multiplied by it when copied.
+    """Return a published load-balance loss as a multiple of ours; a coefficient is to be multiplied by it when copied.
 
     switch: E sum f P with f the share of assignments. hugging_face (Mixtral, OLMoE, RMoE) and maxtext: f counts
     assignments over tokens, so that perfect balance gives top_k.
@@ -120,7 +136,7 @@ def published_scale(form: str, top_k: int) -> float:
 
 
 def balanced_bias(bias: Float[Array, "*y E"], chosen: Integer[Array, "*y E"], rate: float) -> Float[Array, "*y E"]:
-    """Loss-free balancing (Wang et al. 2024): b + rate sign(mean load - load)."""
+    """Return the selection bias after a step of loss-free balancing (Wang et al. 2024): b + rate sign(mean load - load)."""
     return bias + rate * jnp.sign(chosen.mean(axis=-1, keepdims=True) - chosen)
 
 
@@ -138,43 +154,56 @@ class Matrices(NamedTuple):
 def feed_forward(
     product: Callable[[Array, Array], Array], x: Array, weights: Matrices, act: Any, form: Format | None = None
 ) -> Array:
-    """act(x gate) * (x up) down; `product(x, w)` multiplies each row, rounded to `form`, with its own expert's matrix."""
-    named = lambda x, w: checkpoint_name(product(x, w), "product")  # noqa: E731  (for remat "dots")
+    """Compute act(x gate) * (x up) down, or act(x up) down without a gate.
+
+    `product(x, w)` multiplies each row, rounded to `form`, with its own expert's matrix.
+    """
+
+    def named_product(x: Array, w: Array) -> Array:
+        return checkpoint_name(product(x, w), "product")  # which remat "dots" keeps
+
     x = straight_through(x, form, -1)
-    h = named(x, weights.up_EDF)
-    h = act(named(x, weights.gate_EDF)) * h if weights.gate_EDF is not None else act(h)
-    return named(straight_through(h, form, -1), weights.down_EFD)
+    h = named_product(x, weights.up_EDF)
+    if weights.gate_EDF is not None:
+        h = act(named_product(x, weights.gate_EDF)) * h
+    else:
+        h = act(h)
+    return named_product(straight_through(h, form, -1), weights.down_EFD)
 
 
 def places(expert_A: Integer[Array, "A"], experts: int) -> tuple[Integer[Array, "A"], Integer[Array, "E"]]:
-    """How many assignments before each one are to the same expert, and how many each expert has: a stable sort."""
+    """Count the assignments before each one that are to the same expert, and those of each expert: a stable sort."""
     hot_AE = (expert_A[:, None] == jnp.arange(experts)).astype(jnp.int32)
     before_AE = jnp.cumsum(hot_AE, axis=0) - hot_AE
     return jnp.sum(before_AE * hot_AE, axis=1), hot_AE.sum(axis=0)
 
 
 def take(x_ND: Float[Array, "N D"], row_NC: Integer[Array, "N C"], rows: int) -> Float[Array, "R D"]:
-    """`rows` rows: row r holds the token n that has it among `row_NC`, or zeros. Rows out of range hold nothing."""
+    """Fill `rows` rows: row r holds the token n that has it among `row_NC`, or zeros. Rows out of range hold nothing."""
     N, C = row_NC.shape
-    token_R = jnp.full(rows, N).at[row_NC.reshape(-1)].set(jnp.arange(N * C) // C, mode="drop")
+    token_A = jnp.arange(N * C) // C
+    token_R = jnp.full(rows, N).at[row_NC.reshape(-1)].set(token_A, mode="drop")
     return x_ND.at[token_R].get(mode="fill", fill_value=0)
 
 
 def give_back(
     y_RD: Float[Array, "R D"], row_NC: Integer[Array, "N C"], weight_NC: Float[Array, "N C"]
 ) -> Float[Array, "N D"]:
-    """Each token's weighted sum of its rows, in float32; a row out of range counts as zeros."""
+    """Return each token's weighted sum of its rows, in float32; a row out of range counts as zeros."""
     y_NCD = y_RD.at[row_NC].get(mode="fill", fill_value=0).astype(jnp.float32)
     return jnp.sum(weight_NC[..., None] * y_NCD, axis=1).astype(y_RD.dtype)
 
 
 def is_ragged(kernel: str) -> bool:
-    """Whether `kernel` (see `dropless`) is ragged on this backend."""
+    """Tell whether `kernel` (see `dropless`) is ragged on this backend."""
     return kernel == "ragged" or (kernel == "auto" and backend() == "tpu")
 
 
 def block_rows(assignments: int, experts: int, kernel: str) -> tuple[int, int]:
-    """(blocks, rows of one) that hold any `assignments`, however they fall: each expert wastes less than one block."""
+    """Return (blocks, rows of one) that hold any `assignments`, however they fall.
+
+    Each expert wastes less than one block.
+    """
     if is_ragged(kernel):
         return assignments, 1
     size = math.ceil(assignments / (BLOCKS_PER_EXPERT * experts))
@@ -190,7 +219,7 @@ def dropless(
     kernel: str,
     form: Format | None = None,
 ) -> Float[Array, "N D"]:
-    """Every assignment is served (MegaBlocks, Gale et al. 2022). `kernel` says how rows meet their expert's matrix.
+    """Serve every assignment (MegaBlocks, Gale et al. 2022). `kernel` says how rows meet their expert's matrix.
 
     ragged: rows sorted by expert and `grouped`, for which a TPU has a kernel; elsewhere it expands to E products over all
     rows. blocks: each expert's rows fill whole blocks, and a batched matmul multiplies a block with a
@@ -199,14 +228,17 @@ def dropless(
     E = weights.up_EDF.shape[0]
     blocks, size = block_rows(expert_NC.size, E, kernel)
     place_A, chosen_E = places(expert_NC.reshape(-1), E)
+    # Each expert's rows start with a block of their own, behind the blocks of the experts before it.
     blocks_E = -(-chosen_E // size)
     end_E = jnp.cumsum(blocks_E)
-    row_NC = ((end_E - blocks_E) * size)[expert_NC] + place_A.reshape(expert_NC.shape)
+    start_E = (end_E - blocks_E) * size
+    row_NC = start_E[expert_NC] + place_A.reshape(expert_NC.shape)
     x_RD = take(x_ND, row_NC, blocks * size)
     if is_ragged(kernel):
         y_RD = feed_forward(lambda x, w: grouped(x, w, chosen_E), x_RD, weights, act, form)
         return give_back(y_RD, row_NC, weight_NC)
-    owner_Z = jnp.minimum(jnp.sum(jnp.arange(blocks)[:, None] >= end_E, axis=1), E - 1)
+    ended_ZE = jnp.arange(blocks)[:, None] >= end_E
+    owner_Z = jnp.minimum(jnp.sum(ended_ZE, axis=1), E - 1)  # blocks behind the last one hold zeros
     x_ZSD = x_RD.reshape(blocks, size, -1)
     # The backward pass copies the matrices again rather than keep the copies.
     product = jax.checkpoint(lambda x, w: jnp.einsum("ZSI,ZIO->ZSO", x, w[owner_Z]))
@@ -217,15 +249,13 @@ def dropless(
 def grouped(
     x_RI: Float[Array, "R I"], w_EIO: Float[Array, "E I O"], size_E: Integer[Array, "E"], interpret: bool = False
 ) -> Float[Array, "R O"]:
-    """Each row times its expert's matrix, where the first `size_E[0]` rows are of the first expert, and so on.
+    """Multiply each row with its expert's matrix, where the first `size_E[0]` rows are of the first expert, and so on.
 
     On a TPU with the kernels of MegaBlocks as jax has them: of jax.lax.ragged_dot XLA (0.10) expands the gradient of the
     matrices to E products over all rows. Kernels cannot be split by XLA: where it has an axis to split, ragged_dot it is.
     `interpret`: the kernels step by step on any backend, to check them.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    free = () if mesh.empty else [n for n in mesh.axis_names if n not in mesh.manual_axes and mesh.shape[n] > 1]
-    if (backend() != "tpu" or free) and not interpret:
+    if (backend() != "tpu" or _xla_may_split()) and not interpret:
         return jax.lax.ragged_dot(x_RI, w_EIO, size_E)
     from jax.experimental.pallas.ops.tpu.megablox import ops
 
@@ -236,31 +266,43 @@ def grouped(
     return ops.gmm(padded, w_EIO, size_E, x_RI.dtype, (tile, 1024, 1024), None, None, False, interpret)[:rows]
 
 
+def _xla_may_split() -> bool:
+    """Whether the mesh has an axis along which XLA could split an array here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return False
+    return any(mesh.shape[name] > 1 for name in mesh.axis_names if name not in mesh.manual_axes)
+
+
 def slots(length: int, top_k: int, experts: int, factor: float) -> int:
-    """Rows that an expert takes of one sequence: `factor` times an even share (as MaxText rounds), at most all."""
-    return min(length, max(1, int(max(math.ceil(length * top_k / experts) * factor, factor))))
+    """Count rows that an expert takes of one sequence: `factor` times an even share (as MaxText rounds), at most all."""
+    even = math.ceil(length * top_k / experts)
+    wanted = int(max(even * factor, factor))
+    return min(length, max(1, wanted))
 
 
 def seats(expert_LC: Integer[Array, "L C"], experts: int, count: int, priority: str) -> Integer[Array, "L C"]:
-    """The row (expert times `count` plus slot) of each assignment of a sequence, E times `count` for those dropped.
+    """Return the row (expert times `count` plus slot) of each assignment of a sequence; E times `count` if dropped.
 
     Experts are filled in the order of tokens (priority "token", MaxText: causal), or with all first choices before any
     second ("slot", GShard and Switch: a later token's first choice can drop an earlier token's second).
     """
     L, C = expert_LC.shape
     if priority == "slot":
-        place_LC = places(expert_LC.T.reshape(-1), experts)[0].reshape(C, L).T
+        place_A, _ = places(expert_LC.T.reshape(-1), experts)
+        place_LC = place_A.reshape(C, L).T
     else:
-        place_LC = places(expert_LC.reshape(-1), experts)[0].reshape(L, C)
+        place_A, _ = places(expert_LC.reshape(-1), experts)
+        place_LC = place_A.reshape(L, C)
     return jnp.where(place_LC < count, expert_LC * count + place_LC, experts * count)
 
 
 def choice_slots(tokens: int, top_k: int, experts: int) -> int:
-    """Tokens that each expert chooses, so that a token has `top_k` experts on average; at least 1, at most all."""
+    """Count tokens that each expert chooses, so that a token has `top_k` experts on average; at least 1, at most all."""
     return min(tokens, max(1, tokens * top_k // experts))
 
 
 def expert_choice(p_NE: Float[Array, "N E"], count: int) -> tuple[Float[Array, "E S"], Integer[Array, "E S"]]:
-    """Each expert's `count` best tokens and their probabilities (Zhou et al. 2022). Later tokens decide on earlier."""
+    """Choose each expert's `count` best tokens, with their probabilities (Zhou et al. 2022). Later tokens decide on earlier."""
     gate_ES, token_ES = jax.lax.top_k(p_NE.T, count)
     return gate_ES, token_ES

@@ -1,7 +1,7 @@
 """Stack equal layers, run them as a scan or unrolled, and recompute what memory asks for."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from models.mesh.current import backend
+
+UNROLLED = 16  # layers at most that a CPU unrolls by itself
 
 # What the backward pass finds and need not compute again: `remat` of `fold_stack`; "none" is no policy.
 _POLICIES: dict[str, Any] = {
@@ -27,27 +29,48 @@ _POLICIES: dict[str, Any] = {
     ),
 }
 
-
 REMAT = ("none", *_POLICIES)
 
 
+class Run(NamedTuple):
+    """Neighbouring layers of one shape: how to make one, and how many there are."""
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+    count: int
+
+
 def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) -> nnx.Module:
-    """`count` independently initialised copies of one module as a single module with a leading layer axis."""
+    """Make `count` independently initialised copies of a module as a single one with a leading layer axis."""
     keys = jax.random.split(rngs.params(), count)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))
-    return nnx.merge(graphdef, jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys))
+    states = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
+    return nnx.merge(graphdef, states)
 
 
-def stacks(rngs: nnx.Rngs, runs: Sequence[tuple[Callable[[nnx.Rngs], nnx.Module], int]]) -> nnx.Module:
-    """(maker, count) of each run of layers of one shape, first to last: a `stack`, or a dictionary of several."""
+def stacks(rngs: nnx.Rngs, runs: Sequence[Run]) -> nnx.Module:
+    """Make the layers of all runs, first to last: a `stack`, or a dictionary of several."""
     if len(runs) == 1:
-        return stack(runs[0][0], rngs, runs[0][1])
-    return nnx.Dict({f"{i:03}": stack(make, rngs, count) for i, (make, count) in enumerate(runs)})
+        return stack(runs[0].make, rngs, runs[0].count)
+    made = {}
+    for number, run in enumerate(runs):
+        made[f"{number:03}"] = stack(run.make, rngs, run.count)
+    return nnx.Dict(made)
+
+
+def depth_of(module: nnx.Module) -> int:
+    """Return how many layers a `stack` has."""
+    first = jax.tree.leaves(nnx.state(module))[0]
+    return first.shape[0]
 
 
 def apply_stack(module: nnx.Module, x: Array, *inputs: Array, unroll: bool | None, remat: str) -> Array:
     """Feed `x` through the layers of a `stack` or of several; see `fold_stack`."""
-    return fold_stack(lambda layer, x, *row: (layer(x, *row), None), module, x, *inputs, unroll=unroll, remat=remat)[0]
+
+    def call(layer: Any, x: Array, *row: Array) -> tuple[Array, None]:
+        return layer(x, *row), None
+
+    x, _ = fold_stack(call, module, x, *inputs, unroll=unroll, remat=remat)
+    return x
 
 
 def fold_stack(
@@ -64,20 +87,15 @@ def fold_stack(
     back stacked over layers. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
     `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "attention" all but what
-    attention gives (models/families/dense.py names it), "full" everything from the layer's input, and "offload" the same from
-    inputs that wait in the host's memory.
+    attention gives (models/families/dense.py names it), "full" everything from the layer's input, and "offload" the
+    same from inputs that wait in the host's memory.
     """
     if isinstance(module, nnx.Dict):
-        reports, start = [], 0
-        for name in sorted(module):
-            stop = start + jax.tree.leaves(nnx.state(module[name]))[0].shape[0]
-            rows = (x[start:stop] for x in inputs)
-            carry, report = fold_stack(call, module[name], carry, *rows, unroll=unroll, remat=remat)
-            reports, start = [*reports, report], stop
-        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *reports)
+        return _fold_stacks(call, module, carry, *inputs, unroll=unroll, remat=remat)
     graphdef, layers = nnx.split(module)
-    depth = jax.tree.leaves(layers)[0].shape[0]
-    unroll = backend() == "cpu" and depth <= 16 if unroll is None else unroll
+    depth = depth_of(module)
+    if unroll is None:
+        unroll = backend() == "cpu" and depth <= UNROLLED
 
     def body(carry: Any, rows: tuple[Any, ...]) -> tuple[Any, Any]:
         layer, *row = rows
@@ -88,3 +106,18 @@ def fold_stack(
     if remat != "none":
         body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unroll)
     return jax.lax.scan(body, carry, (layers, *inputs), unroll=depth if unroll else 1)
+
+
+def _fold_stacks(
+    call: Callable[..., tuple[Any, Any]], stacks: nnx.Dict, carry: Any, *inputs: Array, unroll: bool | None, remat: str
+) -> tuple[Any, Any]:
+    """Do what `fold_stack` does for several stacks, one after the other."""
+    reports = []
+    start = 0
+    for name in sorted(stacks):
+        stop = start + depth_of(stacks[name])
+        rows = [x[start:stop] for x in inputs]
+        carry, report = fold_stack(call, stacks[name], carry, *rows, unroll=unroll, remat=remat)
+        reports.append(report)
+        start = stop
+    return carry, jax.tree.map(lambda *of_stacks: jnp.concatenate(of_stacks), *reports)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Integer, UInt8
 import numpy as np
 
 from models.blocks.layers import param
-from models.contract import Role
+from models.contract import Head, Role
 from models.errors import InputError
 from models.families import matmul_free
 from models.families.matmul_free import Config, ternary, whole_matmul
@@ -65,6 +65,10 @@ class PackedLinear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
         whole = unpack_ternary(self.packed[...], self.shape).astype(x.dtype)
         return whole_matmul(x, self.norm[...], whole, self.mean[...], self.eps, self.bits)
+
+    def as_head(self) -> Head:
+        """Return the product; it needs no gradient, and so its parameters are not given to it."""
+        return Head(lambda _, x: self(x), {}, {})
 
 
 def pack(params: dict[str, Array], cfg: Config) -> dict[str, Array]:

@@ -6,10 +6,10 @@ the published checkpoints were trained; where the paper's equations differ there
 trained weights to two bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 from flax import nnx
 import jax
@@ -20,64 +20,68 @@ from jaxtyping import Array, Float
 from models.accounting import Accounting
 from models.blocks import decoder, layers, stack
 from models.blocks.layers import Norm, param
+from models.blocks.options import Options
 from models.blocks.recurrence import linear_recurrence
-from models.contract import Output, Role
-from models.errors import InputError
+from models.contract import Head, Output, Role
 from models.mesh import gather
 from models.mesh.current import backend, constrain
 from models.mesh.tokens import flatten_tokens, unflatten_tokens
+from models.option import AT_LEAST_ONE, POSITIVE, inherit, missing, option
 
 TERNARY_GROUPS = ("head", "mixer", "mlp")  # of `account`: the ternary matrices, and nothing else
+ROUNDED = "weights are ternary, inputs have model.act_bits"
+LEAST = 1e-5  # a magnitude that is divided by is at least so large
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(decoder.Options):
-    """Options of the MatMul-free family besides those of decoder.Options."""
+class Config(Options):
+    """Options of the MatMul-free family besides those of blocks/options.py."""
 
-    ff: int | None = None  # 8/3 width rounded up to a multiple of 256
-    norm_eps: float = 1e-6
-    bit_eps: float = 1e-6  # of the norm inside a BitLinear; the released module declares 1e-8 and runs with 1e-6
-    act_bits: int = 8  # of what enters a matrix; 16: as it is
-    gate_form: str = "code"  # code: Norm(g) silu(s), the released code; paper: sigmoid(g) s
-    lower_bounds: bool = True  # learned floors of the forget gate that rise with depth; the paper has none
+    ff: int | None = option(
+        None, valid=AT_LEAST_ONE, growth="size", help="channel mixer's size; none: 8/3 width rounded up to 256"
+    )
+    bit_eps: float = option(  # the released module declares 1e-8 and runs with 1e-6
+        1e-6, valid=POSITIVE, growth="free", help="is added to the mean square in the norm of a ternary matrix"
+    )
+    act_bits: int = option(8, choices=(8, 16), help="bits of what enters a matrix; 16: as it is")
+    gate_form: str = option(
+        "code", choices=("code", "paper"), help="code: Norm(g) silu(s), the released code; paper: sigmoid(g) s"
+    )
+    lower_bounds: bool = option(True, help="learned floors of the forget gate that rise with depth; the paper has none")
 
-    choices: ClassVar = decoder.Options.choices | {"gate_form": ("code", "paper")}
-    counts: ClassVar = (*decoder.Options.counts, "ff")
-    unrounded: ClassVar = dict.fromkeys(
-        ("quant_weight", "quant_act", "quant_grad", "quant_saved"), "weights are ternary, inputs have model.act_bits"
-    ) | {"quant_kv": "there are no keys and values"}
+    norm_eps: float = inherit(Options, "norm_eps", default=1e-6)
+    tied: bool = missing(Options, "tied", "the head is ternary and the embedding is not")
+    quant_weight: str | None = missing(Options, "quant_weight", ROUNDED)
+    quant_act: str | None = missing(Options, "quant_act", ROUNDED)
+    quant_grad: str | None = missing(Options, "quant_grad", ROUNDED)
+    quant_saved: str | None = missing(Options, "quant_saved", ROUNDED)
+    quant_kv: str | None = missing(Options, "quant_kv", "there are no keys and values")
 
-    def resolve(self, vocab: int, seq_len: int) -> "Config":
-        """The same options with every derived one filled in."""
-        ff = self.ff or 256 * -(-(8 * self.width // 3) // 256)
-        return dataclasses.replace(super().resolve(vocab, seq_len), ff=ff)
-
-    def check(self, seq_len: int) -> None:
-        """Raises InputError, naming the fields, for sizes and choices that cannot be built."""
-        super().check(seq_len)
-        if self.tied:
-            raise InputError("model.tied=True cannot be: the head is ternary and the embedding is not; expected False")
-        if self.act_bits not in (8, 16):
-            raise InputError(f"model.act_bits={self.act_bits} is not known; expected 8 or 16")
-        if not 0 < self.bit_eps < float("inf"):
-            raise InputError(f"model.bit_eps={self.bit_eps} must be a positive number")
+    def derived(self, seq_len: int) -> dict[str, Any]:
+        """Return by name the options that follow from others, as they are or as their rules give them."""
+        del seq_len
+        return {"ff": self.ff or layers.round_up(8 * self.width // 3, 256)}
 
 
 def ternary(kernel: Float[Array, "I *O"]) -> tuple[Float[Array, "I *O"], Float[Array, ""]]:
-    """A matrix as whole numbers -1, 0, 1, and the number that multiplies them: its mean magnitude (BitNet b1.58)."""
-    mean = jnp.maximum(jnp.mean(jnp.abs(kernel)), 1e-5)
+    """Round a matrix to whole numbers -1, 0, 1, and return the number that multiplies them: its mean magnitude.
+
+    As BitNet b1.58 does (Ma et al. 2024).
+    """
+    mean = jnp.maximum(jnp.mean(jnp.abs(kernel)), LEAST)
     return jnp.clip(jnp.round(kernel * (1 / mean)), -1, 1), mean
 
 
 def quantise(y_NI: Float[Array, "N I"], bits: int) -> tuple[Float[Array, "N I"], Float[Array, "N 1"]]:
-    """Rows as whole numbers in [-128, 127], halves to even, and the step of each row; unchanged at 16 bits."""
+    """Round rows to whole numbers in [-128, 127], halves to even, and return the step of each row; as is at 16 bits."""
     if bits == 16:
         return y_NI, jnp.ones_like(y_NI[:, :1])
-    levels_N1 = 127 / jnp.maximum(jnp.max(jnp.abs(y_NI), axis=1, keepdims=True), 1e-5)
+    most_N1 = jnp.max(jnp.abs(y_NI), axis=1, keepdims=True)
+    levels_N1 = 127 / jnp.maximum(most_N1, LEAST)
     return jnp.clip(jnp.round(y_NI * levels_N1), -128, 127), 1 / levels_N1
 
 
-def _rows(x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], eps: float) -> Float[Array, "N I"]:
+def _normalised_rows(x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], eps: float) -> Float[Array, "N I"]:
     """RMSNorm of flattened rows, in float32."""
     return layers.normalise(flatten_tokens(x).astype(jnp.float32), "rms", eps) * norm_I
 
@@ -90,19 +94,21 @@ def whole_matmul(
     eps: float,
     bits: int,
 ) -> Float[Array, "..."]:
-    """RMSNorm, quantisation, and the product with a matrix of -1, 0, 1 times `mean`: [*batch, *O] in the type of `x`.
+    """Normalise, quantise and multiply with a matrix of -1, 0, 1 times `mean`: [*batch, *O] in the type of `x`.
 
     At 8 bits both factors are whole numbers that bfloat16 holds exactly, and float32 sums of them are exact in any order.
     """
-    q_NI, step_N1 = quantise(_rows(x, norm_I, eps), bits)
-    out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), 1, 0)
-    out = (out * (mean * step_N1).reshape(-1, *[1] * (out.ndim - 1))).astype(x.dtype)
-    return unflatten_tokens(out, x.shape[:-1])
+    q_NI, step_N1 = quantise(_normalised_rows(x, norm_I, eps), bits)
+    out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), (1,), (0,))
+    scale = (mean * step_N1).reshape(-1, *[1] * (out.ndim - 1))
+    return unflatten_tokens((out * scale).astype(x.dtype), x.shape[:-1])
 
 
-def _dot(a: Array, b: Array, axes_a: Any, axes_b: Any) -> Array:
+def _dot(a: Array, b: Array, axes_a: Sequence[int], axes_b: Sequence[int]) -> Array:
+    """Contract these axes, with sums in float32."""
     if backend() == "cpu":  # which has not all of these products in bfloat16, and none faster than float32
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        a = a.astype(jnp.float32)
+        b = b.astype(jnp.float32)
     return jnp.tensordot(a, b, axes=(axes_a, axes_b), preferred_element_type=jnp.float32)
 
 
@@ -115,14 +121,15 @@ def bit_linear(
     bits: int,
     axes: tuple[str, ...] = (),
 ) -> Float[Array, "..."]:
-    """Quantise(RMSNorm(x) norm) times Ternary(kernel), trained straight through both roundings: [*batch, *O].
+    """Multiply Quantise(RMSNorm(x) norm) with Ternary(kernel), trained straight through both roundings: [*batch, *O].
 
-    With y the normalised rows: d kernel = Quantise(y)^T d out, d y = d out Ternary(kernel)^T, then the gradient of the norm;
-    none through the scales, and clipped entries count as unclipped. The backward pass keeps the arguments and computes
-    the rounded values again, so that a scan over layers saves no copy of a matrix. `axes`: the logical ones of the matrix,
-    where it may be split over devices; what is gathered then are its whole numbers, a byte each.
+    With y the normalised rows: d kernel = Quantise(y)^T d out, d y = d out Ternary(kernel)^T, then the gradient of the
+    norm; none through the scales, and clipped entries count as unclipped. The backward pass keeps the arguments and
+    computes the rounded values again, so that a scan over layers saves no copy of a matrix. `axes`: the logical ones of
+    the matrix, where it may be split over devices; what is gathered then are its whole numbers, a byte each.
     """
-    return whole_matmul(x, norm_I, *_gathered(kernel, axes), eps, bits)
+    whole, mean = _gathered(kernel, axes)
+    return whole_matmul(x, norm_I, whole, mean, eps, bits)
 
 
 def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
@@ -135,21 +142,25 @@ def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
 
 def _bit_linear_forward(
     x: Array, norm_I: Array, kernel: Array, eps: float, bits: int, axes: tuple[str, ...]
-) -> tuple[Array, Any]:
+) -> tuple[Array, tuple[Array, Array, Array]]:
     return bit_linear(x, norm_I, kernel, eps, bits, axes), (x, norm_I, kernel)
 
 
 def _bit_linear_backward(
-    eps: float, bits: int, axes: tuple[str, ...], saved: Any, d_out: Array
+    eps: float, bits: int, axes: tuple[str, ...], saved: tuple[Array, Array, Array], d_out: Array
 ) -> tuple[Array, Array, Array]:
     x, norm_I, kernel = saved
-    y_NI, norm_gradient = jax.vjp(functools.partial(_rows, eps=eps), x, norm_I)
+    y_NI, norm_gradient = jax.vjp(functools.partial(_normalised_rows, eps=eps), x, norm_I)
     q_NI, step_N1 = quantise(y_NI, bits)
     whole, mean = _gathered(kernel, axes)
-    d_NO, outputs = flatten_tokens(d_out, kernel.ndim - 1), tuple(range(1, kernel.ndim))
-    d_x, d_norm = norm_gradient(_dot(d_NO, whole.astype(d_out.dtype), outputs, outputs) * mean)
+
+    outputs = tuple(range(1, kernel.ndim))
+    d_NO = flatten_tokens(d_out, kernel.ndim - 1)
+    d_y_NI = _dot(d_NO, whole.astype(d_out.dtype), outputs, outputs) * mean
+    d_x, d_norm = norm_gradient(d_y_NI)
+
     y = unflatten_tokens((q_NI * step_N1).astype(d_out.dtype), x.shape[:-1])
-    d_kernel = gather.weight_gradient(lambda a, b: _dot(a, b, 0, 0), y, d_out, axes)
+    d_kernel = gather.weight_gradient(lambda a, b: _dot(a, b, (0,), (0,)), y, d_out, axes)
     return d_x, d_norm, d_kernel.astype(kernel.dtype)
 
 
@@ -178,9 +189,18 @@ class BitLinear(nnx.Module):
         y = bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
         return checkpoint_name(y, "product")
 
+    def as_head(self) -> Head:
+        """Return the product as a function of norm and kernel; it rounds them itself."""
+
+        def product(params: dict[str, Array], x: Array) -> Array:
+            return bit_linear(x, params["norm"], params["kernel"], self.eps, self.bits, self.axes)
+
+        params = {"norm": self.norm[...], "kernel": self.kernel[...]}
+        return Head(product, params, {"norm": ("norm",), "kernel": self.axes})
+
 
 def _uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Uniform of variance 1."""
+    """Draw from the uniform distribution of variance 1."""
     return jax.random.uniform(key, shape, dtype, -(3**0.5), 3**0.5)
 
 
@@ -204,7 +224,8 @@ class Mlgru(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"], floor_D: Float[Array, "D"] | None) -> Float[Array, "B L D"]:
         i_BLD = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
-        f_BLD = constrain(jax.nn.sigmoid(self.forget(x_BLD).astype(jnp.float32)), "batch", "position", "ff")
+        f_BLD = jax.nn.sigmoid(self.forget(x_BLD).astype(jnp.float32))
+        f_BLD = constrain(f_BLD, "batch", "position", "ff")
         g_BLD = constrain(self.gate(x_BLD), "batch", "position", "ff")
         if floor_D is not None:
             f_BLD = floor_D + (1 - floor_D) * f_BLD
@@ -220,13 +241,17 @@ class Glu(nnx.Module):
     """Channel mixer: silu(gate) up, both from one matrix with one ternary scale, then down."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, linear: Callable):
-        D, F = cfg.width, cfg.ff
+        assert cfg.ff is not None
+        D = cfg.width
+        F = cfg.ff
         self.gate_up = linear(rngs, cfg, Role.READS, {"embed": D, "pair": 2, "ff": F}, cfg.init_std)
         self.down = linear(rngs, cfg, Role.WRITES, {"ff": F, "embed": D}, decoder.residual_std(cfg))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         h_BLPF = constrain(self.gate_up(x_BLD), "batch", "position", "pair", "ff")
-        return self.down(jax.nn.silu(h_BLPF[:, :, 0]) * h_BLPF[:, :, 1])
+        gate_BLF = h_BLPF[:, :, 0]
+        up_BLF = h_BLPF[:, :, 1]
+        return self.down(jax.nn.silu(gate_BLF) * up_BLF)
 
 
 class Block(nnx.Module):
@@ -245,7 +270,7 @@ class Block(nnx.Module):
 
 
 def floors(gamma_YD: Float[Array, "Y D"]) -> Float[Array, "Y D"]:
-    """Lower bounds of the forget gates (HGRN, Qin et al. 2023): 0 in the first layer, rising with depth, below 1."""
+    """Return lower bounds of the forget gates (HGRN, Qin et al. 2023): 0 in the first layer, rising with depth, below 1."""
     share_YD = jax.nn.softmax(gamma_YD, axis=0)
     return jnp.cumsum(share_YD, axis=0) - share_YD[:1]
 
@@ -255,40 +280,49 @@ class Model(decoder.Decoder):
 
     def __init__(self, cfg: Config, rngs: nnx.Rngs, linear: Callable = BitLinear):
         super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg, linear))
-        self.head = linear(rngs, cfg, Role.HEAD, {"embed": cfg.width, "vocab": cfg.vocab}, cfg.init_std)
+        # In place of the one that a decoder makes, after its draw: initial values stay those of earlier versions.
+        self.head = linear(
+            rngs, cfg, Role.HEAD, dict(zip(decoder.HEAD, (cfg.width, cfg.vocab), strict=True)), cfg.init_std
+        )
         floors = {"layers": cfg.depth, "norm": cfg.width}
         self.gamma = param(rngs, Role.FLOOR, floors) if cfg.lower_bounds else None
 
+    def head_product(self) -> Head:
+        """Return the product with the ternary head."""
+        return self.head.as_head()
+
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
-        """All layers, each with the floor of its forget gate."""
-        inputs = () if self.gamma is None else (floors(self.gamma[...]),)
-        return stack.apply_stack(self.blocks, x_BLD, *inputs, unroll=self.cfg.unroll, remat=self.cfg.remat), Output(
-            None
-        )
+        """Run all layers, each with the floor of its forget gate."""
+        cfg = self.cfg
+        inputs = [] if self.gamma is None else [floors(self.gamma[...])]
+        x_BLD = stack.apply_stack(self.blocks, x_BLD, *inputs, unroll=cfg.unroll, remat=cfg.remat)
+        return x_BLD, Output(None)
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:
-    """Counts of a resolved config. Groups: embed, head, mixer, mlp, norm, floor; a token costs the same at every length.
+    """Count a resolved config. Groups: embed, head, mixer, mlp, norm, floor; a token costs the same at every length.
 
     As in the paper, a ternary multiplication counts as one: FLOPs compare with those of the dense family.
     """
     del seq_len
+    assert cfg.ff is not None
     D, F, Y = cfg.width, cfg.ff, cfg.depth
     params, matmul = decoder.outside(cfg)
     bit_norms = Y * (5 * D + F) + D
-    params |= {
-        "mixer": Y * 4 * D * D,
-        "mlp": Y * 3 * D * F,
-        "norm": params["norm"] + Y * (3 if cfg.gate_form == "code" else 2) * D + bit_norms,
-        "floor": Y * D if cfg.lower_bounds else 0,
-    }
+    layer_norms = 3 if cfg.gate_form == "code" else 2
+    params["mixer"] = Y * 4 * D * D
+    params["mlp"] = Y * 3 * D * F
+    params["norm"] += Y * layer_norms * D + bit_norms
+    params["floor"] = Y * D if cfg.lower_bounds else 0
+    matmul["mixer"] = 2.0 * params["mixer"]
+    matmul["mlp"] = 2.0 * params["mlp"]
     # An element: silu(i) (1 - f) takes 3, the recurrence 2, the gate 1, the floor 2.
-    recurrence = {"recurrence": Y * D * (8.0 if cfg.lower_bounds else 6.0)}
-    matmul |= {"mixer": 2.0 * params["mixer"], "mlp": 2.0 * params["mlp"]}
+    of_element = 8.0 if cfg.lower_bounds else 6.0
+    recurrence = {"recurrence": Y * D * of_element}
     return Accounting(params, params, matmul, recurrence, recurrence, {})
 
 
 def ternary_params(cfg: Config) -> int:
-    """How many of a resolved config's parameters are ternary."""
+    """Count the ternary parameters of a resolved config."""
     params = account(cfg, 1).params
     return sum(params[group] for group in TERNARY_GROUPS)

@@ -5,7 +5,7 @@ one linear recurrence. Each layer: x + MinGru(Norm(x)), then x + Mlp(Norm(x)). N
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from flax import nnx
 import jax
@@ -15,40 +15,51 @@ from jaxtyping import Array, Float
 from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.layers import Linear, Mlp, Norm
+from models.blocks.options import Options
 from models.blocks.recurrence import linear_recurrence
 from models.contract import Role
 from models.mesh.current import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
+from models.option import AT_LEAST_ONE, inherit, missing, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(decoder.Options):
-    """Options of the minGRU family besides those of decoder.Options."""
+class Config(Options):
+    """Options of the minGRU family besides those of blocks/options.py."""
 
-    state: int | None = None  # recurrent state per layer: as wide as the model
-    ff: int | None = None  # 8/3 width rounded up to a multiple of 16
+    state: int | None = option(
+        None, valid=AT_LEAST_ONE, growth="size", help="recurrent state of a layer; none: as wide as the model"
+    )
+    ff: int | None = option(
+        None,
+        valid=AT_LEAST_ONE,
+        growth="size",
+        help="feed-forward size; none: 8/3 width rounded up to a multiple of 16",
+    )
 
-    choices: ClassVar = decoder.Options.choices | {"parametrization": PARAMETRIZATIONS}
-    counts: ClassVar = (*decoder.Options.counts, "state", "ff")
-    unrounded: ClassVar = {"quant_kv": "there are no keys and values"}
+    parametrization: str = inherit(Options, "parametrization", choices=PARAMETRIZATIONS)
+    quant_kv: str | None = missing(Options, "quant_kv", "there are no keys and values")
 
-    def resolve(self, vocab: int, seq_len: int) -> "Config":
-        """The same options with every derived one filled in."""
-        ff = self.ff or layers.round_up(8 * self.width / 3, 16)
-        return dataclasses.replace(super().resolve(vocab, seq_len), state=self.state or self.width, ff=ff)
+    def derived(self, seq_len: int) -> dict[str, Any]:
+        """Return by name the options that follow from others, as they are or as their rules give them."""
+        del seq_len
+        return {"state": self.state or self.width, "ff": self.ff or layers.round_up(8 * self.width / 3, 16)}
 
 
 class MinGru(nnx.Module):
     """The recurrence between its matrices."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, std: Any, out_std: Any):
-        D, R = cfg.width, cfg.state
-        self.gate = Linear(rngs, Role.READS, {"embed": D, "ff": R}, std, quant=cfg.quant)
-        self.candidate = Linear(rngs, Role.READS, {"embed": D, "ff": R}, std, quant=cfg.quant)
-        self.out = Linear(rngs, Role.WRITES, {"ff": R, "embed": D}, out_std, quant=cfg.quant)
+        assert cfg.state is not None
+        enter = {"embed": cfg.width, "ff": cfg.state}
+        leave = {"ff": cfg.state, "embed": cfg.width}
+        self.gate = Linear(rngs, Role.READS, enter, std, quant=cfg.quant)
+        self.candidate = Linear(rngs, Role.READS, enter, std, quant=cfg.quant)
+        self.out = Linear(rngs, Role.WRITES, leave, out_std, quant=cfg.quant)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        z_BLR = constrain(jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32)), "batch", "position", "ff")
+        z_BLR = jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32))
+        z_BLR = constrain(z_BLR, "batch", "position", "ff")
         c_BLR = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
         h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
         return self.out(h_BLR.astype(x_BLD.dtype))
@@ -58,6 +69,7 @@ class Block(nnx.Module):
     """One layer: recurrence and feed-forward, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
+        assert cfg.ff is not None
         std, out_std = cfg.init_stds(cfg.init_std)
         self.scale = cfg.residual_scale
         self.mixer_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
@@ -79,11 +91,14 @@ class Model(decoder.Decoder):
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:
-    """Counts of a resolved config. Groups: embed, head, mixer, mlp, norm. A token costs the same at every length."""
+    """Count a resolved config. Groups: embed, head, mixer, mlp, norm. A token costs the same at every length."""
     del seq_len
-    D, R, F, Y = cfg.width, cfg.state, cfg.ff, cfg.depth
+    assert cfg.state is not None and cfg.ff is not None
+    mixer = cfg.depth * 3 * cfg.width * cfg.state
+    mlp = cfg.depth * 3 * cfg.width * cfg.ff
     params, matmul = decoder.outside(cfg)
-    params |= {"mixer": Y * 3 * D * R, "mlp": Y * 3 * D * F, "norm": params["norm"] + Y * 2 * D}
-    recurrence = {"recurrence": 4.0 * Y * R}  # 1 - z, z c, and a multiplication and an addition a step
-    matmul |= {"mixer": 6.0 * Y * D * R, "mlp": 6.0 * Y * D * F}
+    params |= {"mixer": mixer, "mlp": mlp, "norm": params["norm"] + cfg.depth * 2 * cfg.width}
+    matmul |= {"mixer": 2.0 * mixer, "mlp": 2.0 * mlp}
+    # 1 - z, z c, and a multiplication and an addition a step.
+    recurrence = {"recurrence": 4.0 * cfg.depth * cfg.state}
     return Accounting(params, params, matmul, recurrence, recurrence, {})

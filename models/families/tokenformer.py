@@ -9,7 +9,7 @@ published code takes the square root of the new n, which changes the function: l
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any
 
 from flax import nnx
 import jax
@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 
 from models.accounting import Accounting
 from models.blocks import decoder, layers
-from models.blocks.attention import Options, attention
+from models.blocks.attention import attention
 from models.blocks.layers import param
+from models.blocks.options import AttentionOptions, untraced
 from models.contract import Role
 from models.errors import InputError
 from models.mesh.current import constrain
@@ -29,101 +30,110 @@ from models.mesh.tokens import flatten_tokens, unflatten_tokens
 from models.numerics.formats import straight_through
 from models.numerics.matmul import quantized_matmul
 from models.numerics.precision import Recipe
+from models.option import AT_LEAST_ONE, FRACTION, POSITIVE, inherit, option, when
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient
+AXES: tuple[str, ...] = ("ff", "embed")  # logical axes of keys and values
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
-    """Options of the TokenFormer family besides those of attention.Options."""
+class Config(AttentionOptions):
+    """Options of the TokenFormer family besides those of blocks/options.py."""
 
-    norm: str = "layer"  # inside the blocks without parameters
-    tied: bool = True
-    heads: int = 4
-    attention_tokens: int | None = None  # rows of each of query, key, value and output: width
-    ff_tokens: int | None = None  # rows of the feed-forward: 4 attention_tokens
-    attention_tau: float | None = None  # sqrt(attention_tokens); a grown model keeps its source's
-    ff_tau: float | None = None  # sqrt(ff_tokens)
-    score: str = "l2_gelu"  # l2_gelu as above | gelu_l2: tau GeLU(A) / ||GeLU(A)|| | softmax: tau^2 softmax(A)
-    rope_theta: float = 1e4
-    rope_share: float = 0.25  # share of a head's dimensions that carry the position
+    heads: int = option(4, valid=AT_LEAST_ONE, help="heads of attention")
+    attention_tokens: int | None = option(
+        None, valid=AT_LEAST_ONE, growth="size", help="rows of each of query, key, value and output; none: width"
+    )
+    ff_tokens: int | None = option(
+        None, valid=AT_LEAST_ONE, growth="size", help="rows of the feed-forward; none: 4 attention_tokens"
+    )
+    attention_tau: float | None = option(
+        None, valid=POSITIVE, growth="free", help="none: sqrt(attention_tokens); a grown model keeps its source's"
+    )
+    ff_tau: float | None = option(None, valid=POSITIVE, growth="free", help="none: sqrt(ff_tokens)")
+    score: str = option(
+        "l2_gelu",
+        choices=("l2_gelu", "gelu_l2", "softmax"),
+        help="l2_gelu: as published; gelu_l2: tau GeLU(A) / ||GeLU(A)||; softmax: tau^2 softmax(A)",
+    )
+    rope_theta: float = option(1e4, valid=POSITIVE, when=when("rope_share", above=0.0), help="base of the frequencies")
+    rope_share: float = option(0.25, valid=FRACTION, help="share of a head's dimensions that carry the position")
 
-    choices: ClassVar = Options.choices | {"score": ("l2_gelu", "gelu_l2", "softmax")}
-    counts: ClassVar = (*Options.counts, "heads", "attention_tokens", "ff_tokens")
+    width: int = inherit(AttentionOptions, "width", growth="fixed")  # it grows by parameter tokens
+    norm: str = inherit(AttentionOptions, "norm", default="layer", help="inside the blocks without parameters")
+    tied: bool = inherit(AttentionOptions, "tied", default=True)
 
-    def resolve(self, vocab: int, seq_len: int) -> "Config":
-        """The same options with every derived one filled in."""
+    def derived(self, seq_len: int) -> dict[str, Any]:
+        """Return by name the options that follow from others, as they are or as their rules give them."""
+        del seq_len
         attention = self.attention_tokens or self.width
         ff = self.ff_tokens or 4 * attention
-        return dataclasses.replace(
-            super().resolve(vocab, seq_len),
-            attention_tokens=attention,
-            ff_tokens=ff,
-            attention_tau=self.attention_tau or math.sqrt(attention),
-            ff_tau=self.ff_tau or math.sqrt(ff),
-        )
+        return {
+            "attention_tokens": attention,
+            "ff_tokens": ff,
+            "attention_tau": self.attention_tau or math.sqrt(attention),
+            "ff_tau": self.ff_tau or math.sqrt(ff),
+        }
 
     def check(self, seq_len: int) -> None:
-        """Raises InputError, naming the fields, for sizes and choices that cannot be built."""
+        """Raise InputError, naming the fields, for what cannot be built and for options that would do nothing."""
         super().check(seq_len)
         if self.width % self.heads:
             raise InputError(f"model.width={self.width} is not divisible by model.heads={self.heads}")
-        if not 0 <= self.rope_share <= 1:
-            raise InputError(f"model.rope_share={self.rope_share} must be in [0, 1]")
-        for name in ("attention_tau", "ff_tau"):
-            if (tau := getattr(self, name)) is not None and not tau > 0:
-                raise InputError(f"model.{name}={tau} must be positive")
 
 
 def scores(
     x: Float[Array, "N I"], key: Float[Array, "P I"], tau: float, kind: str, quant: Recipe | None = None
 ) -> Float[Array, "N P"]:
-    """How much each row takes from each of P parameter tokens; in float32. `kind`: see Config.score."""
+    """Return how much each row takes from each of P parameter tokens, in float32. `kind`: see Config.score."""
     if quant is not None:
-        a_NP = quantized_matmul(x, key.T, quant)
+        a_NP = jnp.asarray(quantized_matmul(x, key.T, quant))
     else:
         whole = gathered(key.astype(x.dtype), *AXES)
         a_NP = jnp.einsum("NI,PI->NP", x, whole, preferred_element_type=jnp.float32)
     if kind == "softmax":
         return tau**2 * jax.nn.softmax(a_NP, axis=-1)
-
-    def unit(a: Array) -> Array:
-        return a * jax.lax.rsqrt(jnp.sum(a * a, axis=-1, keepdims=True) + _EPS)
-
     if kind == "gelu_l2":
-        return tau * unit(jax.nn.gelu(a_NP, approximate=False))
-    return jax.nn.gelu(tau * unit(a_NP), approximate=False)
+        return tau * _of_unit_length(jax.nn.gelu(a_NP, approximate=False))
+    return jax.nn.gelu(tau * _of_unit_length(a_NP), approximate=False)
 
 
-AXES = ("ff", "embed")  # of keys and values
+def _of_unit_length(a_NP: Float[Array, "N P"]) -> Float[Array, "N P"]:
+    square_N1 = jnp.sum(a_NP * a_NP, axis=-1, keepdims=True)
+    return a_NP * jax.lax.rsqrt(square_N1 + _EPS)
 
 
 class Pattention(nnx.Module):
     """Attention from tokens to `tokens` parameter tokens, in place of a linear layer."""
 
-    def __init__(self, rngs: nnx.Rngs, cfg: Config, role: Role, tokens: int, tau: float):
-        """`role`: that of a linear layer in its place."""
-        self.tau, self.score, self.quant = tau, cfg.score, cfg.quant
+    def __init__(self, rngs: nnx.Rngs, cfg: Config, role: Role, tokens: int | None, tau: float | None):
+        """Make keys and values. `role`: that of a linear layer in its place. `tokens` and `tau` are resolved."""
+        assert tokens is not None and tau is not None
+        self.tau = tau
+        self.score = cfg.score
+        self.quant = cfg.quant
         axes = dict(zip(AXES, (tokens, cfg.width), strict=True))
-        self.key = param(rngs, Role.TOKEN_KEYS, axes, cfg.init_std)
         # The published code's: 2 / (L sqrt(d)), as a multiple of the scale that its keys have.
-        self.value = param(rngs, role, axes, cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width)))
+        value_std = cfg.init_std / 0.02 * 2 / (cfg.depth * math.sqrt(cfg.width))
+        self.key = param(rngs, Role.TOKEN_KEYS, axes, cfg.init_std)
+        self.value = param(rngs, role, axes, value_std)
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        weights = scores(flatten_tokens(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
+        weights_NP = scores(flatten_tokens(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
         if self.quant is not None:
-            return unflatten_tokens(
-                quantized_matmul(weights, self.value[...], self.quant).astype(x_BLD.dtype), x_BLD.shape[:-1]
-            )
-        return unflatten_tokens(weights @ gathered(self.value[...].astype(x_BLD.dtype), *AXES), x_BLD.shape[:-1])
+            y_ND = jnp.asarray(quantized_matmul(weights_NP, self.value[...], self.quant)).astype(x_BLD.dtype)
+        else:
+            y_ND = weights_NP @ gathered(self.value[...].astype(x_BLD.dtype), *AXES)
+        return unflatten_tokens(y_ND, x_BLD.shape[:-1])
 
 
 class Block(nnx.Module):
     """One layer: attention and feed-forward made of Pattention, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
-        self.cfg = decoder.untraced(cfg)
-        tokens, tau = cfg.attention_tokens, cfg.attention_tau
+        self.cfg = untraced(cfg)
+        tokens = cfg.attention_tokens
+        tau = cfg.attention_tau
         self.query = Pattention(rngs, cfg, Role.QUERY, tokens, tau)
         self.key = Pattention(rngs, cfg, Role.KEY, tokens, tau)
         self.value = Pattention(rngs, cfg, Role.VALUE, tokens, tau)
@@ -132,18 +142,26 @@ class Block(nnx.Module):
 
     def attention(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Causal attention whose four projections are Pattention."""
-        cfg, (B, L, D) = self.cfg, x_BLD.shape
+        cfg = self.cfg
+        B, L, D = x_BLD.shape
         size = D // cfg.heads
-        q, k, v = (p(x_BLD).reshape(B, L, cfg.heads, size) for p in (self.query, self.key, self.value))
         turned = 2 * int(size * cfg.rope_share / 2)
-        q, k = (layers.rotary(x, cfg.rope_theta, turned) for x in (q, k))
-        q, k, v = (exchange(x, "heads", "head_size") for x in (q, k, v))
-        k, v = (straight_through(x, cfg.kv_format, -1) for x in (k, v))
-        o = exchange(attention(q, k, v, size**-0.5, kernel=cfg.attention_kernel), "heads", "head_size", back=True)
-        return self.out(o.reshape(B, L, D))
+
+        q_BLHK = self.query(x_BLD).reshape(B, L, cfg.heads, size)
+        k_BLHK = self.key(x_BLD).reshape(B, L, cfg.heads, size)
+        v_BLHK = self.value(x_BLD).reshape(B, L, cfg.heads, size)
+        q_BLHK = exchange(layers.rotary(q_BLHK, cfg.rope_theta, turned), "heads", "head_size")
+        k_BLHK = exchange(layers.rotary(k_BLHK, cfg.rope_theta, turned), "heads", "head_size")
+        v_BLHK = exchange(v_BLHK, "heads", "head_size")
+        k_BLHK = straight_through(k_BLHK, cfg.kv_format, -1)
+        v_BLHK = straight_through(v_BLHK, cfg.kv_format, -1)
+        o_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, size**-0.5, kernel=cfg.attention_kernel)
+        o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
+        return self.out(o_BLHK.reshape(B, L, D))
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        norm, eps = self.cfg.norm, self.cfg.norm_eps
+        norm = self.cfg.norm
+        eps = self.cfg.norm_eps
         x_BLD = x_BLD + self.attention(layers.normalise(x_BLD, norm, eps))
         x_BLD = x_BLD + self.ff(layers.normalise(x_BLD, norm, eps))
         return constrain(x_BLD, "batch", "position", "width")
@@ -157,10 +175,13 @@ class Model(decoder.Decoder):
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:
-    """Counts of a resolved config. Groups: embed, head, attention, ff, norm. A token meets every parameter token."""
-    D, Y, n, m = cfg.width, cfg.depth, cfg.attention_tokens, cfg.ff_tokens
+    """Count a resolved config. Groups: embed, head, attention, ff, norm. A token meets every parameter token."""
+    assert cfg.attention_tokens is not None and cfg.ff_tokens is not None
+    attention_params = cfg.depth * 8 * cfg.attention_tokens * cfg.width
+    ff_params = cfg.depth * 2 * cfg.ff_tokens * cfg.width
     params, matmul = decoder.outside(cfg, bias=cfg.norm == "layer")
-    params |= {"attention": Y * 8 * n * D, "ff": Y * 2 * m * D}
-    matmul |= {"attention": 16.0 * Y * n * D, "ff": 4.0 * Y * m * D}
-    full, causal = {"attention": 4.0 * Y * D * seq_len}, {"attention": 2.0 * Y * D * (seq_len + 1)}
+    params |= {"attention": attention_params, "ff": ff_params}
+    matmul |= {"attention": 2.0 * attention_params, "ff": 2.0 * ff_params}
+    full = {"attention": 4.0 * cfg.depth * cfg.width * seq_len}
+    causal = {"attention": 2.0 * cfg.depth * cfg.width * (seq_len + 1)}
     return Accounting(params, params, matmul, full, causal, {})

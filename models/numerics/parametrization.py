@@ -27,7 +27,12 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
 
+from models.option import AT_LEAST_ONE, POSITIVE, Valid, option, when
+
 PARAMETRIZATIONS = ("standard", "mup", "completep")
+TRANSFERS = when("parametrization", "mup", "completep")
+COMPLETEP = when("parametrization", "completep")
+HALF_TO_ONE = Valid("from 0.5 to 1", lambda value: 0.5 <= value <= 1)
 OUTSIDE = (
     "embed",
     "position",
@@ -55,14 +60,20 @@ def is_matrix(axes: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Parametrization:
-    """Options, and what follows from them and from the sizes. Base sizes mean nothing under "standard"."""
+    """Options of how scales follow from sizes, and what follows from them. A family that has rules says so."""
 
-    parametrization: str = "standard"  # standard | mup | completep, where the family has them
-    base_width: int = 256  # the sizes at which the other options were tuned
-    base_depth: int = 2
-    depth_alpha: float = 1.0  # completep: from 0.5 to 1
-    embed_multiplier: float = 1.0  # of what enters the first layer
-    logit_multiplier: float = 1.0
+    parametrization: str = option(
+        "standard", choices=PARAMETRIZATIONS, help="how scales of weights and learning rates follow the size"
+    )
+    base_width: int = option(
+        256, valid=AT_LEAST_ONE, when=TRANSFERS, help="width at which the other options were tuned"
+    )
+    base_depth: int = option(2, valid=AT_LEAST_ONE, when=COMPLETEP, help="depth at which the other options were tuned")
+    depth_alpha: float = option(
+        1.0, valid=HALF_TO_ONE, when=COMPLETEP, help="power of the depth that divides residual branches"
+    )
+    embed_multiplier: float = option(1.0, valid=POSITIVE, help="multiplies what enters the first layer")
+    logit_multiplier: float = option(1.0, valid=POSITIVE, help="multiplies the logits")
 
     @property
     def transfers(self) -> bool:

@@ -9,13 +9,18 @@ models/numerics/formats.py rounds, models/numerics/matmul.py multiplies.
 """
 
 import dataclasses
-from typing import ClassVar
 
-from models.errors import InputError
 from models.numerics.formats import Format, parse
-from models.option import option
+from models.option import When, option
 
 KERNELS = ("auto", "simulated", "real")
+EIGHT_BIT_FLOATS = ("e4m3", "e5m2")  # for which there are matmul instructions
+EIGHT_BIT = When(
+    "eight_bit",
+    "quant_act and quant_weight, or quant_grad and quant_saved, are e4m3 or e5m2",
+    bool,
+    {"quant_act": "e4m3", "quant_weight": "e4m3"},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +45,22 @@ class Precision:
     Embedding, head, norms, routers and the products of attention are left as they are.
     """
 
-    quant_weight: str | None = None  # forward: matrices (Kumar et al. 2024: P_w)
-    quant_act: str | None = None  # forward: what is multiplied with them (P_a)
-    quant_grad: str | None = None  # backward: the gradient that comes in
-    quant_saved: str | None = None  # backward: matrices and activations, rounded anew; None: as in the forward pass
-    quant_kv: str | None = None  # forward: keys and values of attention, each head's by itself (P_kv)
-    # simulated | real: 8-bit matmuls of the hardware | auto: if it has
-    quant_kernel: str = option("auto", numerics=False)
-
-    unrounded: ClassVar[dict[str, str]] = {}  # options that a family has not, and why
+    quant_weight: str | None = option(None, growth="free", help="forward: matrices (Kumar et al. 2024: P_w)")
+    quant_act: str | None = option(None, growth="free", help="forward: what is multiplied with them (P_a)")
+    quant_grad: str | None = option(None, growth="free", help="backward: the gradient that comes in")
+    quant_saved: str | None = option(
+        None, growth="free", help="backward: matrices and activations, rounded anew; none: as in the forward pass"
+    )
+    quant_kv: str | None = option(
+        None, growth="free", help="forward: keys and values of attention, each head's by itself (P_kv)"
+    )
+    quant_kernel: str = option(
+        "auto",
+        numerics=False,
+        choices=KERNELS,
+        when=EIGHT_BIT,
+        help="real: 8-bit matmuls of the hardware; auto: if it has them",
+    )
 
     @property
     def quant(self) -> Recipe | None:
@@ -61,16 +73,20 @@ class Precision:
         return Recipe(**formats, kernel=self.quant_kernel) if formats else None
 
     @property
+    def eight_bit(self) -> bool:
+        """Whether there are matmul instructions for one of the products: both of its factors are 8-bit floats."""
+        recipe = self.quant or Recipe()
+        forward = str(recipe.act) in EIGHT_BIT_FLOATS and str(recipe.weight) in EIGHT_BIT_FLOATS
+        backward = str(recipe.grad) in EIGHT_BIT_FLOATS and str(recipe.saved) in EIGHT_BIT_FLOATS
+        return forward or backward
+
+    @property
     def kv_format(self) -> Format | None:
         """Return the format of keys and values. Raises InputError for what is no format."""
         return None if self.quant_kv is None else parse(self.quant_kv, "model.quant_kv")
 
     def check_precision(self) -> None:
-        """Raise InputError for what is no format, and for an option that the family has not."""
-        for name, why in self.unrounded.items():
-            value = getattr(self, name)
-            if value is not None:
-                raise InputError(f"model.{name}={value!r} cannot be: {why}; expected None")
+        """Raise InputError for what is no format."""
         # Both parse their formats, and raise for what is none.
         _ = self.quant
         _ = self.kv_format

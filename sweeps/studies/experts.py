@@ -45,17 +45,17 @@ def mixtures(scale: str) -> Grid:
     return chain(*points)
 
 
-def dense(width: int) -> dict[str, object]:
-    """Return config keys of the model at a width, whose feed-forward the mixtures cut into experts."""
-    return {"model.width": width, "model.heads": width // 8, "model.depth": 2, "model.ff": FF}
+def sizes(width: int) -> dict[str, object]:
+    """Return config keys of all models at a width."""
+    return {"model.width": width, "model.heads": width // 8, "model.depth": 2}
 
 
 def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke."""
     scale = common.arguments(argument, scale=("full", "smoke")).scale
-    alone = tag(cases({"family": "dense"}), expansion=1, granularity=1, sparsity=0.0)
+    alone = tag(cases({"family": "dense", "model.ff": FF}), expansion=1, granularity=1, sparsity=0.0)
     models = chain(tag(alone, group="dense"), tag(mixtures(scale), group="mixture"))
-    widths = cases(*map(dense, WIDTHS[scale]))
+    widths = cases(*map(sizes, WIDTHS[scale]))
     budgets = tags_over("budget_flops", BUDGETS[scale])
     grid = product(common.settings(scale), budgets, widths, models)
     grid = derive(grid, "tokens", rules.tokens_of_budget)

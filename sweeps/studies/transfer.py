@@ -28,14 +28,11 @@ class Axis:
     parametrizations: Grid
 
 
-def parametrized(name: str, init_std: float) -> Grid:
-    """Make one point: a parametrization, with the initial size that suits it at the base width."""
-    return cases({"model.parametrization": name, "model.init_std": init_std})
-
-
-STANDARD = parametrized("standard", 0.02)
-MUP = parametrized("mup", 0.1)
-COMPLETEP = parametrized("completep", 0.1)
+# What the transferred options are tuned at: the base sizes, and the initial size that suits them.
+BASE = {"model.base_width": 16, "model.base_head_size": 8, "model.init_std": 0.1}
+STANDARD = cases({"model.parametrization": "standard", "model.init_std": 0.02})
+MUP = cases({"model.parametrization": "mup"} | BASE)
+COMPLETEP = cases({"model.parametrization": "completep", "model.base_depth": 2} | BASE)
 WIDTHS = cases(*({"model.width": width, "model.heads": width // 8} for width in (16, 32, 64, 128)))
 DEPTHS = over("model.depth", 2, 4, 8, 16)
 AXES = {
@@ -56,7 +53,6 @@ def get_study(axis: str = "width") -> Grid:
         sizes = sizes[:2]
         rates = RATES[2:4]
         steps = 20
-    base = {"model.base_width": 16, "model.base_depth": 2, "model.base_head_size": 8}
-    settings = {"data.corpus": ("embedded:1",), **base, "seq_len": 64, "batch_tokens": 512, "tokens": 512 * steps}
+    settings = {"data.corpus": ("embedded:1",), "seq_len": 64, "batch_tokens": 512, "tokens": 512 * steps}
     grid = product(cases(settings), parametrizations, sizes, over("opt.lr", *rates))
     return tag(common.with_warmup(grid), group=f"lr_by_{chosen.axis}")

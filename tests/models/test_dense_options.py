@@ -450,12 +450,12 @@ def test_window_is_counted():
     ("options", "message"),
     [
         ({"norm_placement": "per"}, r"model.norm_placement='per' is not known; .*'pre'"),
-        ({"mix_share": 1.5}, "model.mix_share=1.5 must be between 0 and 1"),
-        ({"attention": "linear", "window": 4}, "model.window=4 has no meaning for model.attention='linear'"),
+        ({"norm_placement": "mix", "mix_share": 1.5}, "model.mix_share=1.5 must be a number from 0 to 1"),
+        ({"attention": "linear", "window": 4}, "model.window=4 has an effect only where model.attention='softmax'"),
         ({"attention": "quadratic"}, "model.attention='quadratic' is not known"),
         ({"window": 0}, "model.window=0 must be at least 1"),
         ({"chunk": 0}, "model.chunk=0 must be at least 1"),
-        ({"layerwise": True, "ff": 64}, "model.ff=64 has no meaning for model.layerwise=True"),
+        ({"layerwise": True, "ff": 64}, "model.ff=64 has an effect only where model.layerwise=False"),
         ({"layerwise": True, "layerwise_ff": (0.5,)}, r"model.layerwise_ff=\(0.5,\) must be two positive numbers"),
         ({"layerwise": True, "layerwise_heads": (0.0, 1.0)}, "model.layerwise_heads=.* must be two positive numbers"),
         ({"layerwise": True, "kv_heads": 3}, "model.heads=4 is not divisible by model.kv_heads=3"),
@@ -468,5 +468,5 @@ def test_what_cannot_be_built_is_an_error(options, message):
 
 
 def test_mixtures_refuse_unequal_layers():
-    with pytest.raises(InputError, match="model.layerwise=True: experts of all layers have one size"):
+    with pytest.raises(InputError, match="model.layerwise=True cannot be: experts of all layers have one size"):
         moe.Config(**TINY["moe"], layerwise=True).check(LENGTH)

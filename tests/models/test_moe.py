@@ -15,7 +15,9 @@ from experiments.training import loss as losses
 from experiments.training import step
 import models
 from models import functional
+from models.blocks import mixture as mixtures
 from models.blocks import routing
+from models.blocks.transformer import Scales
 from models.families import dense, moe
 from tests.support.families import LENGTH, TINY, VARIANTS, VOCAB, logits, make, tokens
 from tests.support.paths import GOLDEN
@@ -23,6 +25,7 @@ from tests.support.sharding import losses as train
 
 ROUTING = np.load(GOLDEN / "moe_routing_tiny.npz")
 RMOE = np.load(GOLDEN / "rmoe_router_tiny.npz")
+BALANCE = ("load_balance", "sequence_balance", "router_z")
 
 
 def config(**options):
@@ -34,7 +37,7 @@ def config(**options):
 
 def mixture(cfg, seed=0, std=0.4, **arrays):
     """One layer's mixture; `arrays` by path take the place of its initial values."""
-    made = moe.Mixture(nnx.Rngs(params=seed), cfg, dense.Scales(std, std, std))
+    made = mixtures.Mixture(nnx.Rngs(params=seed), cfg, Scales(std, std, std))
     graphdef, state = nnx.split(made)
     flat = {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
     assert arrays.keys() <= flat.keys(), sorted(flat)
@@ -147,7 +150,7 @@ def rmoe():
         bias = np.concatenate([RMOE[f"gru/bias_{letter}{gate}"] for gate in "rzn"])
         return {(side, "kernel"): nnx.Param(jnp.asarray(kernel)), (side, "bias"): nnx.Param(jnp.asarray(bias))}
 
-    cell = moe.Cell(nnx.Rngs(params=0), 8)
+    cell = mixtures.Cell(nnx.Rngs(params=0), 8)
     flat = cell_arrays("input", "i") | cell_arrays("hidden", "h")
     nnx.update(cell, nnx.from_flat_state(list(flat.items())))
     cfg = config(router="recurrent", router_width=8, experts=4, expert_ff=24)
@@ -389,16 +392,16 @@ def test_coefficients_reach_the_loss_and_its_gradient():
 
     def total(params, coefficients):
         output = functional.apply(run.family, run.model, params, x[:, :-1])
-        weights = dataclasses.replace(run.model, **dict(zip(moe.BALANCE, coefficients, strict=True)))
+        weights = dataclasses.replace(run.model, **dict(zip(BALANCE, coefficients, strict=True)))
         return losses.objective(output.logits_BLV, x[:, 1:], schema.Loss(), output.aux, weights)[0], output.aux
 
     # Row 0: no term. Row i: the i-th alone.
     each = jax.vmap(jax.value_and_grad(total, has_aux=True), in_axes=(None, 0))
     coefficients = 10 * jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3)])
     (totals, aux), grads = jax.jit(each)(params, coefficients)
-    assert set(aux) == set(moe.BALANCE)
+    assert set(aux) == set(BALANCE)
     kernel = grads["blocks/mlp/router/out/kernel"]
-    for i, name in enumerate(moe.BALANCE, 1):
+    for i, name in enumerate(BALANCE, 1):
         assert float(totals[i] - totals[0]) == pytest.approx(10 * float(aux[name][0]), rel=1e-3)
         assert not np.allclose(kernel[i], kernel[0], rtol=1e-2), name
 
@@ -408,7 +411,7 @@ def test_reductions_over_layers():
     for kind in ("mean", "sum", "pooled"):
         run, params = make("moe", balance_layers=kind)
         values[kind] = jax.jit(lambda p, run=run: functional.apply(run.family, run.model, p, tokens()).aux)(params)
-    for name in moe.BALANCE:
+    for name in BALANCE:
         assert float(values["sum"][name]) == pytest.approx(3 * float(values["mean"][name]), rel=1e-5)
     assert float(values["pooled"]["load_balance"]) < float(values["mean"]["load_balance"])
 
@@ -530,12 +533,12 @@ def test_ragged_rows_are_not_padded():
         ({"score": "softmx"}, r"model.score='softmx' is not known; did you mean 'softmax'"),
         ({"router": "gru"}, r"model.router='gru' is not known"),
         ({"capacity_factor": 0.0}, r"model.capacity_factor=0.0 must be a positive number"),
-        ({"load_balance": -1.0}, r"model.load_balance=-1.0 must not be negative"),
+        ({"load_balance": -1.0}, r"model.load_balance=-1.0 must be zero or a positive number"),
         ({"dense_first": 2}, r"model.dense_first=2 must be less than model.depth=2"),
         ({"top_k": 1}, r"model.top_k=1: .* model.renormalise=False"),
         (
             {"mode": "expert_choice", "bias_rate": 0.1},
-            r"model.bias_rate=0.1 has no meaning for model.mode='expert_choice'",
+            r"model.bias_rate=0.1 has an effect only where model.mode='dropless' or 'capacity'",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from models.mesh.mesh import AXES, make_mesh
 from models.numerics import formats, matmul
 from models.numerics.formats import parse
 from models.numerics.precision import Recipe
+from models.option import describe
 from tests.support.families import LENGTH, TINY, make, tokens
 from tests.support.sharding import losses as train
 
@@ -359,11 +360,18 @@ def test_training_on_eight_devices_equals_one(tiny):
 
 def test_runs_that_differ_in_a_format_are_different_runs(tiny):
     prints = set()
-    for options in ({}, {"model.quant_act": "e4m3"}, {"model.quant_act": "e4m3b32"}, {"model.quant_grad": "e4m3"}):
+    both = {"model.quant_act": "e4m3", "model.quant_weight": "e4m3"}
+    for options in (
+        {},
+        {"model.quant_act": "e4m3"},
+        {"model.quant_act": "e4m3b32"},
+        {"model.quant_grad": "e4m3"},
+        both,
+    ):
         run, _ = freeze.freeze(tiny(**options))
         prints.add(identity.fingerprint(run, ()))
-    assert len(prints) == 4
-    real, _ = freeze.freeze(tiny(**{"model.quant_act": "e4m3", "model.quant_kernel": "real"}))
+    assert len(prints) == 5
+    real, _ = freeze.freeze(tiny(**both | {"model.quant_kernel": "real"}))
     assert identity.fingerprint(real, ()) in prints, "where it is computed is not part of a run"
 
 
@@ -396,7 +404,8 @@ def test_every_family_rounds_or_refuses():
         )
 
     for family in models.family_names():
-        plain, refused = program(family), models.load(family).Config.unrounded
+        plain = program(family)
         assert program(family) == plain, "the text of a program says nothing else than what it computes"
+        has = {row.name for row in describe(models.load(family).Config)}
         for name in (*FULL, "quant_kv"):
-            assert name in refused or program(family, **{name: "e2m1"}) != plain, f"{family} ignores {name}"
+            assert name not in has or program(family, **{name: "e2m1"}) != plain, f"{family} ignores {name}"

@@ -1,0 +1,92 @@
+"""Declare the options that all families share, and those of families whose tokens attend to each other."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from jaxtyping import Array
+
+from models.blocks import stack
+from models.blocks.attention import KERNELS
+from models.errors import InputError
+from models.numerics.formats import parse
+from models.numerics.parametrization import Parametrization
+from models.numerics.precision import Precision
+from models.option import AT_LEAST_ONE, POSITIVE, check_options, inherit, option
+
+Resolved = TypeVar("Resolved", bound="Options")
+
+# A family whose attention names what it gives adds "attention".
+REMAT = tuple(policy for policy in stack.REMAT if policy != "attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Parametrization, Precision):
+    """Options of every family. None means: derived by the rule in the help."""
+
+    width: int = option(256, valid=AT_LEAST_ONE, growth="size", help="size of the residual stream")
+    depth: int = option(4, valid=AT_LEAST_ONE, growth="size", help="layers")
+    vocab: int | None = option(None, valid=AT_LEAST_ONE, help="rows of the embedding; none: as the tokenizer has")
+    norm: str = option("rms", choices=("rms", "layer"), help="RMSNorm or LayerNorm")
+    norm_eps: float = option(1e-5, valid=POSITIVE, growth="free", help="is added to the mean square in a norm")
+    tied: bool = option(False, help="the head is the embedding, transposed")
+    init_std: float | Array = option(  # an array while it is traced
+        0.02, runtime=True, valid=POSITIVE, help="standard deviation of initial weights"
+    )
+    dtype: str = option(
+        "float32",
+        choices=("float32", "bfloat16"),
+        growth="free",
+        help="of activations; parameters, norms, softmax and loss are float32",
+    )
+    unroll: bool | None = option(None, numerics=False, help="unroll the layers or scan; none: as the backend likes")
+    remat: str = option("none", numerics=False, choices=REMAT, help="what the backward pass computes again")
+
+    # A family that says where the others scale it takes them.
+    parametrization: str = inherit(Parametrization, "parametrization", choices=("standard",))
+
+    @property
+    def causal(self) -> bool:
+        """Whether no logit depends on a later token; if not, a held-out loss says nothing about generating text."""
+        return True
+
+    def derived(self, seq_len: int) -> dict[str, Any]:
+        """Return by name the options that follow from others, as they are or as their rules give them."""
+        del seq_len
+        return {}
+
+    def resolve(self: Resolved, vocab: int, seq_len: int) -> Resolved:
+        """Return the same options with every derived one filled in; `vocab` is the tokenizer's."""
+        return dataclasses.replace(self, vocab=self.vocab or vocab, **self.derived(seq_len))
+
+    def check(self, seq_len: int) -> None:
+        """Raise InputError, naming the fields, for what cannot be built and for options that would do nothing."""
+        del seq_len
+        self.check_precision()
+        check_options(self, "model")
+
+    def check_parts(self, seq_len: int) -> None:
+        """Raise InputError, naming the fields, where a batch in parts would give other numbers than a whole one."""
+        for name in ("quant_grad", "quant_saved"):
+            text = getattr(self, name)
+            if text is None or not parse(text, f"model.{name}").mixes(seq_len):
+                continue
+            example = text.split("b")[0] + "b32"
+            raise InputError(
+                f"model.{name}={text!r} has scales over the tokens of a batch, which execution.microbatches > 1 would "
+                f"cut; expected execution.microbatches=1, or a block that divides seq_len={seq_len}, such as {example}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions(Options):
+    """Options of families whose tokens attend to each other, besides those of all."""
+
+    attention_kernel: str = option(
+        "auto", numerics=False, choices=KERNELS, help="fused: one kernel of the accelerator; auto: where that can be"
+    )
+
+
+def untraced(cfg: Any) -> Any:
+    """Return the config for a module to keep, runtime options at their defaults: a traced number outlives its trace."""
+    plain = {field.name: field.default for field in dataclasses.fields(cfg) if field.metadata.get("runtime")}
+    return dataclasses.replace(cfg, **plain)

@@ -158,6 +158,6 @@ class Mlp(nnx.Module):
         return self.down(constrain(h_BLF, "batch", "position", "ff"))
 
 
-def round_up(value: float, multiple: int) -> int:
+def round_up(value: int | float, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is not below `value`."""
     return multiple * math.ceil(value / multiple)

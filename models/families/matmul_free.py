@@ -186,14 +186,17 @@ class BitLinear(nnx.Module):
         self.norm = param(rngs, Role.NORM_SCALE, {"norm": next(iter(axes.values()))}, fill=1.0)
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
-        y = bit_linear(x, self.norm[...], self.kernel[...], self.eps, self.bits, self.axes)
-        return checkpoint_name(y, "product")
+        return checkpoint_name(self.product(x, self.norm[...], self.kernel[...]), "product")
+
+    def product(self, x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Array) -> Float[Array, "..."]:
+        """Multiply with a kernel behind its norm."""
+        return bit_linear(x, norm_I, kernel, self.eps, self.bits, self.axes)
 
     def as_head(self) -> Head:
         """Return the product as a function of norm and kernel; it rounds them itself."""
 
         def product(params: dict[str, Array], x: Array) -> Array:
-            return bit_linear(x, params["norm"], params["kernel"], self.eps, self.bits, self.axes)
+            return self.product(x, params["norm"], params["kernel"])
 
         params = {"norm": self.norm[...], "kernel": self.kernel[...]}
         return Head(product, params, {"norm": ("norm",), "kernel": self.axes})

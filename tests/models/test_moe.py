@@ -13,7 +13,6 @@ from experiments.cli import InputError
 from experiments.run import schema
 from experiments.training import loss as losses
 from experiments.training import step
-import models
 from models import functional
 from models.blocks import mixture as mixtures
 from models.blocks import routing
@@ -181,7 +180,7 @@ def test_rmoe():
         loads.append(load)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loads)
     run, _ = make("moe", balance_layers="pooled", experts=4)
-    aux = models.load("moe").Model(run.model, nnx.Rngs(params=0))._report(stacked)[0]
+    aux = moe.Model(run.model, nnx.Rngs(params=0))._aux(stacked, moe._balance_terms(stacked))
     np.testing.assert_allclose(2 * aux["load_balance"], RMOE["lb_loss_topk2"], rtol=1e-5)
 
 
@@ -550,7 +549,7 @@ def test_bad_options_are_one_line(options, text):
 
 def test_what_is_not_causal_says_so():
     assert config().causal and config(mode="capacity").causal
-    assert config(mode="capacity", priority="slot", top_k=1, renormalise=False).causal
+    assert moe.Config(mode="capacity", priority="slot", top_k=1, renormalise=False).causal
     assert not config(mode="capacity", priority="slot").causal
     assert not config(mode="expert_choice").causal
 

@@ -1,6 +1,6 @@
 """Propose which runs to make next: those that shrink the interval of one stated number most for their FLOPs.
 
-python -m analysis.design GRID --target="loss@N=7e10,D=1.4e12" --budget=1e20 [--candidates=runs.csv] --out=design.json
+    python -m analysis.design GRID --target="loss@N=7e10,D=1.4e12" --budget=1e20 [--candidates=runs.csv] --out=design.json
 
 Targets: loss@N=..,D=.. (or loss@C=..), N@C=.., D@C=.., tokens_per_param@C=.., exponent_N, or a coefficient of a law.
 Candidates are a table with the columns of a grid but without losses: `python -m sweeps.plan --study=.. --runs=runs.csv`

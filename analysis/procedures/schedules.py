@@ -1,6 +1,6 @@
 """Fit annealing laws to whole loss curves."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
@@ -49,24 +49,33 @@ def fit_curves(curves: Sequence[Curve], spec: FitSpec | None = None, decays: Seq
 def fit_logged_curves(columns: Columns, law: type[AnnealingCurve], spec: FitSpec) -> FitResult:
     """Fit the curves of all runs together; rows without `run` are one curve, rows of the warm-up are left out."""
     del law  # its rows are turned into those of Annealing, which is what is fitted
-    run_of = columns["run"] if "run" in columns else np.zeros(len(columns))
     curves = []
     used_rows = []
     notes = list(columns.notes)
-    for run in dict.fromkeys(run_of):
-        rows = np.flatnonzero(run_of == run)
-        rows = rows[np.argsort(columns["S"][rows], kind="stable")]
-        curve = Curve.logged(columns["S"][rows], columns["lr"][rows], columns["loss"][rows])
+    for run, rows in _runs(columns).items():
+        log = columns.take(rows)
+        curve = Curve.logged(log["S"], log["lr"], log["loss"])
         if _begins_late(curve):
             notes.append(f"the log of run {run} begins at step {curve.step[0]}: its rate until then is guessed")
         is_warm = curve.step > curve.warmup()
-        curves.append(Curve(curve.rate, curve.step[is_warm], curve.loss[is_warm]))
         used_rows.append(rows[is_warm])
-    used = np.concatenate(used_rows)
-    if not len(used):
+        if is_warm.any():
+            curves.append(Curve(curve.rate, curve.step[is_warm], curve.loss[is_warm]))
+    if not curves:
         raise InputError("lr: the rate rises in every row; expected rows after the warm-up")
-    result = fit_curves([curve for curve in curves if len(curve.step)], spec)
+    result = fit_curves(curves, spec)
+    used = np.concatenate(used_rows)
     return dataclasses.replace(result, columns=_as_given(result.columns, columns, used, notes))
+
+
+def _runs(columns: Columns) -> dict[Hashable, Array]:
+    """Return the rows of every run by its label, each by step; without a role `run` all rows are one run."""
+    labels = columns["run"] if "run" in columns else np.zeros(len(columns))
+    by_step = np.argsort(columns["S"], kind="stable")
+    runs = {}
+    for label in dict.fromkeys(labels):
+        runs[label] = by_step[labels[by_step] == label]
+    return runs
 
 
 def _begins_late(curve: Curve) -> bool:

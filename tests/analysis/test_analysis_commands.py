@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from analysis import figures, report
+from analysis import figures
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
 from analysis.questions import predict
+from analysis.reporting import numbers, page
 from analysis.reporting.survey import survey
 from experiments.cli import InputError
 from tests.support import planted
@@ -139,7 +140,8 @@ def test_help_and_laws_need_no_grid():
 
 def test_analysis_needs_no_jax_and_no_model():
     program = (
-        "import sys\nfrom analysis import figures, report\nfrom analysis.questions import from_python, scoreboard, trend\n"
+        "import sys\nfrom analysis import figures\nfrom analysis.questions import from_python, scoreboard, trend\n"
+        "from analysis.reporting import numbers\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('jax', 'flax', 'tensorflow')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -181,7 +183,7 @@ def test_report_writes_numbers_and_figures(reported):
     for name in drawn:
         assert f'<figure class="card" id="{name}">' in html and f'href="figures/{name}.svg"' in html
     data = json.loads((folder / "numbers.json").read_text())
-    assert data["schema"] == report.SCHEMA and len(data["data"]["sha256"]) == 64
+    assert data["schema"] == numbers.SCHEMA and len(data["data"]["sha256"]) == 64
     assert data["data"]["rows_used"] == 20 and len(data["data"]["rows_dropped"]) == 6
     rows = {(row["law"], row["times_largest"]): row for row in data["optimal"]}
     assert {factor for _, factor in rows} == {1, 10, 100}
@@ -211,7 +213,7 @@ def test_report_without_budgets_says_why(tmp_path):
     grid = load(path)
     found = survey(grid, FitSpec(bootstrap=50), None, None)
     assert list(found.results) == ["chinchilla", "envelope"] and "budget" in found.failures["isoflop"]
-    html = report.render(found, grid, "command", figures.draw_all(found))
+    html = page.render(found, grid, "command", figures.draw_all(found))
     assert "approach 2, parabola: not fitted" in html and "isoflop needs" in html
     assert planted.outside_references(html) == []
 
@@ -222,5 +224,5 @@ def test_a_name_in_the_grid_cannot_become_markup(tmp_path):
     frame.to_csv(path, index=False)
     grid = load(path)
     found = survey(grid, FitSpec(bootstrap=20), None, None)
-    html = report.render(found, grid, "command </script><b>", figures.draw_all(found))
+    html = page.render(found, grid, "command </script><b>", figures.draw_all(found))
     assert html.count("<script") == html.count("</script") == 1 and "alert(1)&lt;/script&gt;" in html

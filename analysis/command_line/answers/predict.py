@@ -12,17 +12,27 @@ FAR = 10  # times beyond the largest run; a reader is told
 def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
     """Print a prediction for people."""
     law = fitted.law
-    where = ", ".join(f"{name} = {value:g}" for name, value in prediction.at.items() if value)
+    level = f"{fitted.level:.0%}"
+    given = [f"{name} = {value:g}" for name, value in prediction.at.items() if value]
+    value = number(prediction.loss, 5)
     unit = " nats per token" if law.TARGET == "loss" else ""
-    console.print(f"{where}: {law.TARGET} [bold]{number(prediction.loss, 5)}[/]{unit}")
+    console.print(f"{', '.join(given)}: {law.TARGET} [bold]{value}[/]{unit}")
     if prediction.interval is not None:
-        console.print(f"{fitted.level:.0%} interval of the law {span(prediction.interval, 5)}")
-        console.print(f"{fitted.level:.0%} interval of one run {span(prediction.new_run, 5)}")
-    is_optimum = type(law).derived is Law.derived  # other laws derive numbers of their own
+        of_law = span(prediction.interval, 5)
+        of_run = span(prediction.new_run, 5)
+        console.print(f"{level} interval of the law {of_law}")
+        console.print(f"{level} interval of one run {of_run}")
+    show_optimum(prediction, law, console)
+    reach = prediction.extrapolation
+    if reach is not None and reach > FAR:
+        console.print(f"[yellow]note[/]: {reach:.3g} times beyond the largest run of the grid")
+
+
+def show_optimum(prediction: Prediction, law: Law, console: Console) -> None:
+    """Print the compute-optimal allocation, or the numbers that a law derives in its place."""
+    is_optimum = type(law).derived is Law.derived
     for name, value in prediction.optimum.items():
         label = f"optimal {name.replace('_', ' ')}" if is_optimum else name
         interval = prediction.optimum_intervals.get(name)
         band = f" ({span(interval)})" if interval else ""
         console.print(f"{label} = [bold]{number(value)}[/]{band}")
-    if prediction.extrapolation is not None and prediction.extrapolation > FAR:
-        console.print(f"[yellow]note[/]: {prediction.extrapolation:.3g} times beyond the largest run of the grid")

@@ -1,0 +1,41 @@
+"""Print what a report says first."""
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.reporting.survey import Survey
+from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells
+
+COLOURS = {"good": "green", "care": "yellow", "poor": "red"}
+SHOWN = ("chinchilla", "isoflop")  # approaches whose optima are printed
+
+
+def show(survey: Survey, console: Console) -> None:
+    """Print the law, the optimum for 1, 10 and 100 times the largest budget, and the verdict."""
+    top = headline(survey)
+    console.print(f"[bold]{top['law']}[/]  ({TITLES[survey.headline]}, {len(survey.columns)} runs)", highlight=False)
+    console.print(top["title"], highlight=False)
+    console.print(optima_table(survey))
+    colour = COLOURS[survey.verdict]
+    console.print(f"[{colour}]{WORDS[survey.verdict]}[/] {'; '.join(survey.reasons)}", highlight=False)
+    for name, reason in survey.failures.items():
+        console.print(f"[yellow]{TITLES[name]} was not fitted[/]: {reason}", highlight=False)
+
+
+def optima_table(survey: Survey) -> Table:
+    """Return the optima beyond the largest budget."""
+    headings = ("budget, FLOPs", "law", "parameters N", "tokens D", "loss")
+    table = Table(*headings, title="compute-optimal", title_justify="left")
+    for row in by_budget(survey):
+        if row["law"] not in SHOWN or row["times_largest"] <= 1:
+            continue
+        cells = optimum_cells(row, survey.headline)
+        texts = []
+        for cell in cells["cells"]:
+            text = cell["value"]
+            if cell["span"]:
+                text += f" ({cell['span']})"
+            texts.append(text)
+        params, tokens, _, loss = texts[:4]
+        table.add_row(f"{cells['times']}x = {cells['C']}", cells["law"], params, tokens, loss)
+    return table

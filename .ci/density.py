@@ -20,6 +20,7 @@ import tokenize
 PACKAGES = ("models", "experiments", "sweeps", "analysis")
 MOST_MEAN = 1.35  # nodes a line over all packages
 MOST_IN_FILE = 1.6
+CELLS = "notebooks"  # a cell is a sentence, told by the text around it: such files have no limit of their own
 MOST_LINES = 400  # of a file
 MOST_CLASS_LINES = 250
 DENSE_NODES = (
@@ -158,7 +159,7 @@ def main() -> int:
 
     faults = [f"{one.path}:{fault}" for one in measured for fault in one.faults]
     for one in measured:
-        if one.density > MOST_IN_FILE:
+        if one.density > MOST_IN_FILE and one.path.parent.name != CELLS:
             faults.append(f"{one.path}:1: {one.density:.2f} nodes a line; expected at most {MOST_IN_FILE}")
     mean = sum(one.nodes for one in measured) / max(sum(one.code_lines for one in measured), 1)
     if mean > MOST_MEAN:

@@ -18,10 +18,10 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(
-    0,
-    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
-)
+# The notebook may have been started in any folder of the project.
+here = pathlib.Path.cwd()
+root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
+sys.path.insert(0, str(root))
 
 import pandas as pd
 
@@ -37,7 +37,8 @@ FOLDER = pathlib.Path(tempfile.mkdtemp())
 grid, source = grids.demo(FOLDER)
 print(f"{len(grid.frame)} rows: {source}")
 possible = scoreboard.applicable(grid, None, None)
-print("laws that this grid has the columns of:", ", ".join(law.NAME for law in possible))
+names = [law.NAME for law in possible]
+print("laws that this grid has the columns of:", ", ".join(names))
 
 # %% [markdown]
 # ## The scoreboard
@@ -48,22 +49,22 @@ print("laws that this grid has the columns of:", ", ".join(law.NAME for law in p
 chosen = [laws.load(name) for name in ("chinchilla", "kaplan", "overtraining")]
 columns = scoreboard.together(grid, chosen, None, None)
 scores = scoreboard.scoreboard(columns, chosen, FitSpec(bootstrap=100))
-weights = scoreboard.weights({score.law: score.aicc for score in scores})
-pd.DataFrame(
-    [
-        {
-            "law": score.law,
-            "coefficients": score.coefficients,
-            "held-out error": score.held_out_rms,
-            "bias": score.held_out_bias,
-            "covered": score.covered,
-            "residual": score.rms_residual,
-            "weight": weights[score.law],
-            "not identified": ", ".join(score.not_identified) or score.reason,
-        }
-        for score in scores
-    ]
-)
+criteria = {score.law: score.aicc for score in scores}
+weights = scoreboard.weights(criteria)
+rows = []
+for score in scores:
+    row = {
+        "law": score.law,
+        "coefficients": score.coefficients,
+        "held-out error": score.held_out_rms,
+        "bias": score.held_out_bias,
+        "covered": score.covered,
+        "residual": score.rms_residual,
+        "weight": weights[score.law],
+        "not identified": ", ".join(score.not_identified) or score.reason,
+    }
+    rows.append(row)
+pd.DataFrame(rows)
 
 # %% [markdown]
 # ## How the error grows with the reach

@@ -18,10 +18,10 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(
-    0,
-    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
-)
+# The notebook may have been started in any folder of the project.
+here = pathlib.Path.cwd()
+root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
+sys.path.insert(0, str(root))
 
 import pandas as pd
 
@@ -43,14 +43,19 @@ FOLDER = pathlib.Path(tempfile.mkdtemp())
 
 # %%
 routed = Chinchilla(E=1.63, A=430.0, B=440.0, alpha=0.34, beta=0.28)
-frame = pd.concat([grids.planted(family="dense", seed=1), grids.planted(routed, family="routed", seed=2)])
+dense_runs = grids.planted(family="dense", seed=1)
+routed_runs = grids.planted(routed, family="routed", seed=2)
+frame = pd.concat([dense_runs, routed_runs])
 grid = grids.as_grid(frame, FOLDER / "families.parquet")
 law = laws.load("chinchilla")
 columns = table.select(grid, (*law.ROLES, "family"), optional=("C",))
 
 # %%
 found = compare.compare(columns, law, FitSpec(bootstrap=200))
-pd.DataFrame({name: family.law.coefficients() for name, family in found.families.families.items()}).T
+coefficients = {}
+for name, family in found.families.families.items():
+    coefficients[name] = family.law.coefficients()
+pd.DataFrame(coefficients).T
 
 # %% [markdown]
 # Whether the families may share exponents is tested, not assumed.

@@ -17,10 +17,10 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(
-    0,
-    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
-)
+# The notebook may have been started in any folder of the project.
+here = pathlib.Path.cwd()
+root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
+sys.path.insert(0, str(root))
 
 import pandas as pd
 
@@ -49,22 +49,23 @@ print(f"largest budget: {largest:.3g} FLOPs")
 # %%
 target = design.Target.parse(f"N@C={100 * largest}")
 candidates = design.lattice(columns, 3 * largest)
-plan = design.propose(columns, chosen, target, candidates, FitSpec(bootstrap=200), 6 * largest, 8)
-print(f"N* = {human(plan.value)}, {plan.level:.0%} interval {human(plan.low)} to {human(plan.high)} before any new run")
+spec = FitSpec(bootstrap=200)
+plan = design.propose(columns, chosen, target, candidates, spec, 6 * largest, 8)
+between = f"{human(plan.low)} to {human(plan.high)}"
+print(f"N* = {human(plan.value)}, {plan.level:.0%} interval {between} before any new run")
 
 # %%
-pd.DataFrame(
-    [
-        {
-            "N": human(plan.candidates["N"][step.candidate]),
-            "D": human(plan.candidates["D"][step.candidate]),
-            "FLOPs in all": f"{step.spent:.3g}",
-            "low": human(step.low),
-            "high": human(step.high),
-        }
-        for step in plan.steps
-    ]
-)
+rows = []
+for step in plan.steps:
+    row = {
+        "N": human(plan.candidates["N"][step.candidate]),
+        "D": human(plan.candidates["D"][step.candidate]),
+        "FLOPs in all": f"{step.spent:.3g}",
+        "low": human(step.low),
+        "high": human(step.high),
+    }
+    rows.append(row)
+pd.DataFrame(rows)
 
 # %% [markdown]
 # The same from the command line, with the candidates of a study:

@@ -18,10 +18,10 @@
 import pathlib
 import sys
 
-sys.path.insert(
-    0,
-    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
-)
+# The notebook may have been started in any folder of the project.
+here = pathlib.Path.cwd()
+root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
+sys.path.insert(0, str(root))
 
 import importlib
 
@@ -39,12 +39,18 @@ from analysis.questions import fit
 from analysis.reporting.survey import survey
 
 # %%
-studies = {name: importlib.import_module(f"analysis.published.{module}").STUDY for name, module in STUDIES.items()}
-here = {name: [grids.published(file) for file in study.files] for name, study in studies.items()}
-pd.DataFrame(
-    {"title": [studies[name].title for name in studies], "files here": [all(found) for found in here.values()]},
-    index=studies,
-)
+studies = {}
+files = {}
+rows = {}
+for name, module in STUDIES.items():
+    study = importlib.import_module(f"analysis.published.{module}").STUDY
+    studies[name] = study
+    files[name] = [grids.published(file) for file in study.files]
+    rows[name] = {
+        "title": study.title,
+        "files here": all(files[name]),
+    }
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ## Chinchilla, approach 3
@@ -59,7 +65,8 @@ else:
     columns = table.select(grid, ("N", "D", "loss"), optional=("C",), where="in_published_fit == 1")
     result = fit.fit(columns, laws.load("chinchilla"), FitSpec(bootstrap=100))
     published = Chinchilla(E=1.8172, A=477.84, B=2143.86, alpha=0.34731, beta=0.36718)
-    display(pd.DataFrame({"published": published.coefficients(), "ours": result.law.coefficients()}))
+    both = {"published": published.coefficients(), "ours": result.law.coefficients()}
+    display(pd.DataFrame(both))
     everything = survey(grid, FitSpec(bootstrap=100), None, "in_published_fit == 1")
     display(figures.picture(quality.back_tests, everything))
 
@@ -71,7 +78,13 @@ else:
 wanted = ["clark"]
 rows = []
 for name in wanted:
-    if all(here[name]):
-        files = {file: table.load(found) for file, found in zip(studies[name].files, here[name], strict=True)}
-        rows += compare(name, studies[name], studies[name].refit(files))
-pd.DataFrame([vars(row) for row in rows], columns=["study", "quantity", "published", "ours", "verdict", "note"])
+    study = studies[name]
+    if not all(files[name]):
+        continue
+    tables = {}
+    for file, found in zip(study.files, files[name], strict=True):
+        tables[file] = table.load(found)
+    refitted = study.refit(tables)
+    rows += compare(name, study, refitted)
+listed = [vars(row) for row in rows]
+pd.DataFrame(listed, columns=["study", "quantity", "published", "ours", "verdict", "note"])

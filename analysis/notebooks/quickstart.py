@@ -18,10 +18,10 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(
-    0,
-    str(next(folder for folder in pathlib.Path.cwd().joinpath("x").parents if (folder / "analysis" / "laws").is_dir())),
-)
+# The notebook may have been started in any folder of the project.
+here = pathlib.Path.cwd()
+root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
+sys.path.insert(0, str(root))
 
 import pandas as pd
 
@@ -51,7 +51,8 @@ grid.frame.head()
 law = laws.load("chinchilla")
 columns = table.select(grid, law.ROLES, optional=(*law.OPTIONAL, "C"))
 print(columns.sources)
-pd.DataFrame([vars(row) for row in columns.dropped], columns=["row", "reason"])
+dropped = [vars(row) for row in columns.dropped]
+pd.DataFrame(dropped, columns=["row", "reason"])
 
 # %% [markdown]
 # ## The law
@@ -59,16 +60,15 @@ pd.DataFrame([vars(row) for row in columns.dropped], columns=["row", "reason"])
 
 # %%
 result = fit.fit(columns, law, SPEC)
-pd.DataFrame(
-    {
-        name: {"value": value, "low": interval.low, "high": interval.high}
-        for (name, value), interval in zip(
-            (result.law.coefficients() | result.law.optimum_exponents()).items(),
-            result.intervals().values(),
-            strict=True,
-        )
+values = result.law.coefficients() | result.law.optimum_exponents()
+rows = {}
+for name, interval in result.intervals().items():
+    rows[name] = {
+        "value": values[name],
+        "low": interval.low,
+        "high": interval.high,
     }
-).T
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # ## Whether to believe it
@@ -85,7 +85,8 @@ everything = survey(grid, SPEC, None, None)
 print(everything.verdict, *everything.reasons, sep="\n- ")
 
 # %%
-figures.picture(scaling.isoflop, everything) if "isoflop" in everything.results else everything.failures["isoflop"]
+has_budgets = "isoflop" in everything.results
+figures.picture(scaling.isoflop, everything) if has_budgets else everything.failures["isoflop"]
 
 # %%
 figures.picture(figures.quality.residuals, everything)
@@ -99,13 +100,17 @@ figures.picture(scaling.allocation, everything)
 # %%
 output = FOLDER / "fit.json"
 write(output, to_json(result, grid.sha256, "notebook"), "--out")
-answer = predict.predict(predict.read(str(output)), {"C": 10 * everything.largest})
-pd.DataFrame(
-    {
-        name: {"value": value, "low": answer.optimum_intervals[name].low, "high": answer.optimum_intervals[name].high}
-        for name, value in answer.optimum.items()
+fitted = predict.read(str(output))
+answer = predict.predict(fitted, {"C": 10 * everything.largest})
+rows = {}
+for name, value in answer.optimum.items():
+    interval = answer.optimum_intervals[name]
+    rows[name] = {
+        "value": value,
+        "low": interval.low,
+        "high": interval.high,
     }
-).T
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # The same in one command, as one page: `python -m analysis.report GRID --out=report.html`.

@@ -15,7 +15,9 @@ from analysis.solve.objective import Objective
 FILE = "routed_lm_clark.csv"
 CLARK = "Clark et al. 2022 (arXiv 2202.01169), table 3, recalled"
 ROUTERS = ("S-Base", "RL-R", "Hash")
-LARGE, EXPERTS = 1.31e9, 512  # where effective parameter counts are compared
+# Where effective parameter counts are compared.
+LARGE = 1.31e9
+EXPERTS = 512
 COLUMNS = "N=params_active,experts=experts,loss=loss"
 REPLICATES = 60
 NAMES = ("a", "b", "c", "d", "E_start", "E_max")

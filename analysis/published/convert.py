@@ -62,7 +62,8 @@ def vocabulary(files: Files) -> bytes:
     ((path, _),) = files.items()
     names = ("vocab_size", "embed_dim", "num_characters", "Non_vocab_parameters", "FLOPs", "Lossu")
     frame = _read(files, path, names)
-    V, width = frame["vocab_size"].astype(int), frame["embed_dim"].astype(int)
+    V = frame["vocab_size"].astype(int)
+    width = frame["embed_dim"].astype(int)
     return _bytes(
         pd.DataFrame(
             {
@@ -119,7 +120,8 @@ def mixtures(files: Files) -> bytes:
     """Pairs of files (mixtures, losses) side by side by their index, one pair after the other, with short names."""
     import pandas as pd
 
-    paths, parts = list(files), []
+    paths = list(files)
+    parts = []
     for mix, loss in zip(paths[::2], paths[1::2], strict=True):
         share = _read(files, mix, ("index",)).rename(columns=lambda name: name.replace("train_the_pile_", "mix_"))
         value = _read(files, loss, ("index",)).rename(

@@ -1,4 +1,4 @@
-"""The data-constrained law (Muennighoff et al. 2023): what repeated tokens and excess parameters are worth."""
+"""Refit the data-constrained law (Muennighoff et al. 2023): what repeated tokens and excess parameters are worth."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -58,13 +58,16 @@ def columns_of(grid: Grid, where: str | None = "in_published_fit==1") -> Columns
 
 def sum_of_huber(law: DataConstrained, columns: Columns) -> float:
     """The objective of the published fit at a law."""
-    residual = np.log(law.predict(columns["N"], columns["D"], columns["U"])) - np.log(columns["loss"])
+    predicted = law.predict(columns["N"], columns["D"], columns["U"])
+    residual = np.log(predicted) - np.log(columns["loss"])
     return float(DataConstrained.OBJECTIVE.value(residual).sum())
 
 
 def r_squared(predicted: np.ndarray, loss: np.ndarray) -> float:
     """Share of the variance of the loss that is explained."""
-    return float(1 - np.sum((predicted - loss) ** 2) / np.sum((loss - loss.mean()) ** 2))
+    left = np.sum((predicted - loss) ** 2)
+    total = np.sum((loss - loss.mean()) ** 2)
+    return float(1 - left / total)
 
 
 def descend(columns: Columns, fixed: Mapping[str, float], start: tuple[float, ...]) -> DataConstrained:
@@ -79,7 +82,10 @@ def descend(columns: Columns, fixed: Mapping[str, float], start: tuple[float, ..
 def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     """Every number of the table."""
     columns = columns_of(grids[FILE])
-    N, D, U, loss = (columns[role] for role in ("N", "D", "U", "loss"))
+    N = columns["N"]
+    D = columns["D"]
+    U = columns["U"]
+    loss = columns["loss"]
     spec = FitSpec(bootstrap=REPLICATES, fixed=BASE, thorough=False)
     best = fitting.fit(columns, DataConstrained, spec)
     local = descend(columns, BASE, START)
@@ -87,16 +93,23 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
         f"a local optimum: R_D = {best.law.R_D:.1f}, R_N = {best.law.R_N:.2f} is lower ({best.objective:.7f}); "
         "the start (15, 5) decides"
     )
-    plain = BASE["E"] + BASE["A"] * N ** -BASE["alpha"] + BASE["B"] * D ** -BASE["beta"]
+    size_term = BASE["A"] * N ** -BASE["alpha"]
+    data_term = BASE["B"] * D ** -BASE["beta"]
+    plain = BASE["E"] + size_term + data_term
     decay = fitting.fit(columns, DataDecay, dataclasses.replace(spec, bootstrap=0))
     everything = columns_of(grids[FILE], None)
-    walks = [descend(everything, BASE, (R_D, R_N)) for R_D, R_N in ((15.0, 5.0), (100.0, 1.0), (1e6, 0.1))]
+    starts = ((15.0, 5.0), (100.0, 1.0), (1e6, 0.1))
+    walks = [descend(everything, BASE, start) for start in starts]
     every = min(walks, key=lambda law: sum_of_huber(law, everything))
-    profile = [
-        sum_of_huber(descend(columns, {**BASE, "R_D": R_D}, (local.R_N,)), columns) for R_D in np.geomspace(*FLAT, 9)
-    ]
-    draws = best.draws[:, best.law.names().index("R_D")]
-    low, high = (float(end) for end in np.percentile(draws[np.isfinite(draws)], [2.5, 97.5]))
+    profile = []
+    for R_D in np.geomspace(*FLAT, 9):
+        held = {**BASE, "R_D": R_D}
+        at = descend(columns, held, (local.R_N,))
+        profile.append(sum_of_huber(at, columns))
+    which = best.law.names().index("R_D")
+    draws = best.draws[:, which]
+    finite = draws[np.isfinite(draws)]
+    low, high = map(float, np.percentile(finite, [2.5, 97.5]))
     unknown = f"200 refits put R_D anywhere between {low:.3g} and {high:.3g}"
     return {
         "sum of Huber of the published constants": Found(sum_of_huber(PUBLISHED, columns)),

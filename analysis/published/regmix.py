@@ -16,7 +16,8 @@ from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
-TRAIN, TEST = "regmix_train_1m.csv", "regmix_test.csv"
+TRAIN = "regmix_train_1m.csv"
+TEST = "regmix_test.csv"
 LIU = "Liu et al. 2024 (RegMix; arXiv 2407.01492)"
 SIZES = {"1M": "regmix_1m_test", "60M": "regmix_60m_test", "1B": "regmix_1b_test"}
 DOMAIN = "pile_cc"
@@ -91,7 +92,8 @@ def tables(grids: Mapping[str, Grid], domain: str) -> tuple[Columns, dict[str, C
             raise InputError(f"GRID: {grid.path} has no usable row of {domain}")
         return Columns({"share": share[rows], "loss": loss[rows]}, rows, {}, (), (), {"share": parts})
 
-    train, test = grids[TRAIN], grids[TEST]
+    train = grids[TRAIN]
+    test = grids[TEST]
     family = test.column("family", "regmix").to_numpy()
     return (
         columns(train, np.ones(len(train.frame), dtype=bool)),
@@ -107,7 +109,8 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     scaled = Columns(whole, train.row, {}, (), (), train.parts)
     raw = FitSpec(Objective("least_squares", "raw"), bootstrap=0)
     exponential = fitting.fit(scaled, law_of("mixing", train), raw)
-    law, flaw = unscaled(train, exponential.law), "shares are rounded; scaled to add up to 1 they give {:.2f}"
+    law = unscaled(train, exponential.law)
+    flaw = "shares are rounded; scaled to add up to 1 they give {:.2f}"
     found = {f"exponential, {DOMAIN}: floor c": Found(float(law.c))}
     for size, test in tests.items():
         found[f"least squares, {DOMAIN} at {size}: Spearman"] = Found(100 * spearman(linear.law, test))
@@ -124,7 +127,8 @@ def unscaled(train: Columns, law: Any) -> Any:
     """
     from scipy.optimize import least_squares
 
-    share, loss = train["share"], train["loss"]
+    share = train["share"]
+    loss = train["loss"]
 
     def slopes(at: np.ndarray) -> np.ndarray:
         value = at[1] * np.exp(share @ at[2:])

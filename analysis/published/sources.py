@@ -114,7 +114,8 @@ def read(folder: str, file: str) -> tuple["Grid", str]:
     """
     from analysis.grid.table import load
 
-    source, path = SOURCES[file], pathlib.Path(folder) / file
+    source = SOURCES[file]
+    path = pathlib.Path(folder) / file
     if not path.exists():
         how = "--fetch downloads it" if source.convert else "it has to be taken from there by hand"
         raise InputError(f"--data: {folder} has no {file}; expected the table made of {source.address} ({how})")
@@ -132,7 +133,8 @@ def fetch(folder: str, file: str) -> str:
 
     Raises InputError for a table that cannot be made by a program, RuntimeError when the download fails.
     """
-    source, path = SOURCES[file], pathlib.Path(folder) / file
+    source = SOURCES[file]
+    path = pathlib.Path(folder) / file
     if source.convert is None:
         raise InputError(
             f"--fetch: {file} is in the cells of {source.address} and cannot be made by a program; put the table at {path}"

@@ -11,7 +11,8 @@ from analysis.laws.lr_batch import ComputeLaw, StepLaw
 from analysis.procedures import loss_gap, lr_batch
 from analysis.published.target import Found, Study, Target
 
-FILE, STORED = "steplaw_dense.csv", "steplaw_published_bootstrap.csv"
+FILE = "steplaw_dense.csv"
+STORED = "steplaw_published_bootstrap.csv"
 LI = "Li et al. 2025 (arXiv 2503.04715)"
 PUBLISHED = StepLaw(c=1.79, p=-0.713, q=0.307, k=0.58, r=0.571)
 DEEPSEEK = ComputeLaw(a=0.3118, p=-0.125, b=0.2920, q=0.3271)

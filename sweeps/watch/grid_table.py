@@ -35,6 +35,7 @@ def merge_tags(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
                 seen.append(value)
             if len(seen) > 1:
                 ambiguous.add(tag)
+
     merged = {}
     for fingerprint, of_run in values.items():
         tags = {tag: seen[0] for tag, seen in of_run.items()}
@@ -68,14 +69,16 @@ def build(workdir: Workdir) -> tuple[pd.DataFrame, list[str]]:
         state = workdir.state(fingerprint)
         if state.damaged:
             damaged.append(state.reason or fingerprint)
-        identity = dict(zip(FIRST_COLUMNS, (fingerprint, point["name"], state.status, state.reason), strict=True))
-        rows.append(identity | tags[fingerprint] | _run_columns(point, state))
-    frame = pd.DataFrame(rows, columns=_column_names(tags, rows))
-    if "censored" in frame:  # 1 where a run was stopped early: its loss is an upper bound
-        frame["censored"] = frame["censored"].fillna(0).astype(int)
-    for name, column in frame.items():
-        frame[name] = _of_one_type(column)
-    return frame, damaged
+        row = {
+            "fingerprint": fingerprint,
+            "name": point["name"],
+            "status": state.status,
+            "reason": state.reason,
+        }
+        row |= tags[fingerprint]
+        row |= _run_columns(point, state)
+        rows.append(row)
+    return _frame(rows, _column_names(tags, rows)), damaged
 
 
 def _column_names(tags: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -88,11 +91,24 @@ def _column_names(tags: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[
     return list(names)
 
 
+def _frame(rows: Sequence[Mapping[str, Any]], names: list[str]) -> pd.DataFrame:
+    """Return rows as a table whose columns have one type each."""
+    frame = pd.DataFrame(rows, columns=names)
+    if "censored" in frame:  # 1 where a run was stopped early: its loss is an upper bound
+        stopped_early = frame["censored"].fillna(0)
+        frame["censored"] = stopped_early.astype(int)
+    for name, column in frame.items():
+        frame[name] = _of_one_type(column)
+    return frame
+
+
 def _of_one_type(column: pd.Series) -> pd.Series:
     """Return a column with values of one type, as tables have it: numbers where it can be, else text."""
     kinds = {type(value) for value in column if value is not None}
-    if kinds <= NUMBERS:  # where only some records have a value, pandas keeps it as objects
-        return pd.Series(pd.to_numeric(column)) if column.dtype == object else column
+    if kinds <= NUMBERS:
+        if column.dtype == object:  # only some records have a value
+            return pd.Series(pd.to_numeric(column))
+        return column
     if len(kinds) > 1:
         texts = [None if value is None else str(value) for value in column]
         return pd.Series(texts, index=column.index)

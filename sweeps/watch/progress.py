@@ -157,7 +157,7 @@ def of_run(workdir: Workdir, fingerprint: str, point: Mapping[str, Any], state: 
     forecast = None
     if running and end.step >= stopping.SHARE * run.steps:
         curve = workdir.curve(fingerprint)
-        forecast = curves.forecast(curve.steps, curve.losses, run.steps, FORECAST_LEVEL)
+        forecast = curves.forecast(curve, run.steps, FORECAST_LEVEL)
     flops = costs["flops_total"]
     return Progress(
         step=int(end.step),

@@ -6,8 +6,10 @@ from rich.table import Table
 from sweeps.watch.overview import ORDER, Overview, RunStatus
 from sweeps.watch.progress import Progress, Totals
 from sweeps.work.display import clock
+from sweeps.work.workdir import State
 
 STYLES = {"complete": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "lost": "red"}
+NUMBER_COLUMNS = ("done", "tokens/s", "MFU", "loss (nats)")
 
 
 def render(overview: Overview) -> Group:
@@ -17,53 +19,71 @@ def render(overview: Overview) -> Group:
 
 def table(overview: Overview) -> Table:
     """Make a line per run, those that need attention last. `?` marks the forecast of a training loss at the run's end."""
-    counts = ", ".join(f"{number} {status}" for status, number in overview.counts.items())
-    out = Table(title=f"{overview.name}: {counts}")
+    counts = [f"{number} {status}" for status, number in overview.counts.items()]
+    out = Table(title=f"{overview.name}: {', '.join(counts)}")
     out.add_column("run")
-    for column in ("fingerprint", "status"):
-        out.add_column(column, no_wrap=True)
-    for column in ("done", "tokens/s", "MFU", "loss (nats)"):
+    out.add_column("fingerprint", no_wrap=True)
+    out.add_column("status", no_wrap=True)
+    for column in NUMBER_COLUMNS:
         out.add_column(column, justify="right", no_wrap=True)
     out.add_column("reason", overflow="fold")
-    for run in sorted(overview.runs, key=lambda run: ORDER.index(run.status)):
-        out.add_row(*_cells(run, overview))
+
+    def attention(run: RunStatus) -> int:
+        return ORDER.index(run.status)
+
+    for run in sorted(overview.runs, key=attention):
+        state = overview.states[run.fingerprint]
+        progress = overview.progress.get(run.fingerprint)
+        reason = (run.reason or "").replace("[", r"\[")  # rich reads brackets as markup
+        cells = [
+            run.name,
+            run.fingerprint,
+            _status_cell(state),
+            *_progress_cells(progress),
+            _loss_cell(state, progress),
+        ]
+        out.add_row(*cells, reason)
     return out
 
 
-def _cells(run: RunStatus, overview: Overview) -> list[str]:
-    """Return the line of one run."""
-    state = overview.states[run.fingerprint]
-    loss = state.record["columns"].get("loss_nats") if state.record else None
-    style = STYLES.get(run.status)
-    status = f"[{style}]{run.status}[/]" if style else run.status
+def _status_cell(state: State) -> str:
+    """Write a status in its colour; whether the run was stopped early."""
+    style = STYLES.get(state.status)
+    text = f"[{style}]{state.status}[/]" if style else state.status
     if state.censored:
-        status += " (censored)"
-    reason = (run.reason or "").replace("[", r"\[")  # rich reads brackets as markup
-    return [run.name, run.fingerprint, status, *_numbers(overview.progress.get(run.fingerprint), loss), reason]
+        text += " (censored)"
+    return text
 
 
-def _numbers(one: Progress | None, loss: float | None) -> list[str]:
-    """Return the cells of share done, tokens/s, MFU, and loss or its forecast."""
-    if loss is not None:
-        loss_cell = f"{loss:.4f}"
-    elif one is not None and one.forecast:
-        loss_cell = f"{one.forecast.low:.2f} .. {one.forecast.high:.2f}?"
-    else:
-        loss_cell = ""
-    if one is None:
-        return ["", "", "", loss_cell]
-    done = f"{one.step / one.steps:.0%}"
-    speed = "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}"
-    mfu = "" if one.mfu is None else f"{one.mfu:.1%}"
-    return [done, speed, mfu, loss_cell]
+def _progress_cells(progress: Progress | None) -> tuple[str, str, str]:
+    """Write the share done, tokens/s and MFU; nothing for what is not known."""
+    if progress is None:
+        return "", "", ""
+    done = f"{progress.step / progress.steps:.0%}"
+    speed = progress.tokens_per_second
+    mfu = progress.mfu
+    return done, "" if speed is None else f"{speed:,.0f}", "" if mfu is None else f"{mfu:.1%}"
+
+
+def _loss_cell(state: State, progress: Progress | None) -> str:
+    """Write the loss of a record, or the forecast of one."""
+    if state.record:
+        loss = state.record["columns"].get("loss_nats")
+        if loss is not None:
+            return f"{loss:.4f}"
+    forecast = progress.forecast if progress else None
+    if forecast is None:
+        return ""
+    return f"{forecast.low:.2f} .. {forecast.high:.2f}?"
 
 
 def summary(totals: Totals) -> str:
     """Write one line: share of the compute, speed, time left, price."""
+    words = []
     if totals.flops:
-        words = [f"{totals.flops_done / totals.flops:.0%} of the compute"]
+        words.append(f"{totals.flops_done / totals.flops:.0%} of the compute")
     else:
-        words = ["nothing to do"]
+        words.append("nothing to do")
     if totals.tokens_per_second:
         words.append(f"{totals.tokens_per_second:,.0f} tokens/s")
     if totals.seconds_left is not None:

@@ -19,6 +19,7 @@ BINS = 32  # of a curve, equally spaced in log steps
 LEAST_BINS = 8  # with data, for a forecast
 WARMUP = 0.15  # of what is known of the curve: left out, the power law has not begun
 FREE_PARAMETERS = 3  # E, A and alpha
+LEAST_VARIANCE = 1e-18  # of the noise: a curve without any has an interval all the same
 NORMAL_MAD = 1.4826  # standard deviation of a normal variable in units of its median absolute deviation
 
 
@@ -26,13 +27,23 @@ NORMAL_MAD = 1.4826  # standard deviation of a normal variable in units of its m
 class Curve:
     """The training loss (nats per token) of a run so far; NaN where it was no number."""
 
-    steps: list[int]
-    losses: list[float]
+    steps: Sequence[float]
+    losses: Sequence[float]
 
     @property
-    def last(self) -> int:
+    def last(self) -> float:
         """The newest step; 0 for an empty curve."""
-        return self.steps[-1] if self.steps else 0
+        return self.steps[-1] if len(self.steps) else 0
+
+    def until(self, step: float) -> "Curve":
+        """Return its part up to a step."""
+        steps = []
+        losses = []
+        for at, loss in zip(self.steps, self.losses, strict=True):
+            if at <= step:
+                steps.append(at)
+                losses.append(loss)
+        return Curve(steps, losses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +57,9 @@ class Forecast:
     level: float
 
 
+# --- the power law
+
+
 @dataclasses.dataclass(frozen=True)
 class _Bins:
     """Means of a curve in bins of equal width in log steps, empty ones left out; how many points are in each."""
@@ -54,26 +68,30 @@ class _Bins:
     losses: np.ndarray
     points: np.ndarray
 
-    @classmethod
-    def of(cls, steps: Sequence[float], losses: Sequence[float]) -> "_Bins":
-        """Bin a curve without its warm-up and what is not finite."""
-        step = np.asarray(steps, float)
-        loss = np.asarray(losses, float)
-        begun = step > WARMUP * step.max(initial=0)
-        kept = np.isfinite(loss) & begun & (step > 0)
-        step = step[kept]
-        loss = loss[kept]
-        if len(step) == 0:
-            return cls(step, loss, step)
-        last_edge = step.max() * (1 + 1e-9)  # so that the last step lies in the last bin
-        edges = np.geomspace(step.min(), last_edge, BINS + 1)
-        bin_of = np.searchsorted(edges, step, "right") - 1
-        bin_of = np.clip(bin_of, 0, BINS - 1)
-        points = np.bincount(bin_of, minlength=BINS)
-        used = points > 0
-        step_sum = np.bincount(bin_of, step, BINS)[used]
-        loss_sum = np.bincount(bin_of, loss, BINS)[used]
-        return cls(step_sum / points[used], loss_sum / points[used], points[used])
+
+def _binned(curve: Curve) -> _Bins:
+    """Bin a curve without its warm-up and what is not finite."""
+    step = np.asarray(curve.steps, float)
+    loss = np.asarray(curve.losses, float)
+    warmup = WARMUP * step.max(initial=0)
+    kept = np.isfinite(loss) & (step > warmup) & (step > 0)
+    step = step[kept]
+    loss = loss[kept]
+    if len(step) == 0:
+        return _Bins(step, loss, step)
+    last_edge = step.max() * (1 + 1e-9)  # so that the last step lies in the last bin
+    edges = np.geomspace(step.min(), last_edge, BINS + 1)
+    bin_of = np.searchsorted(edges, step, "right") - 1
+    bin_of = np.clip(bin_of, 0, BINS - 1)
+
+    points = np.bincount(bin_of, minlength=BINS)
+    step_sum = np.bincount(bin_of, step, BINS)
+    loss_sum = np.bincount(bin_of, loss, BINS)
+    used = points > 0
+    points = points[used]
+    mean_step = step_sum[used] / points
+    mean_loss = loss_sum[used] / points
+    return _Bins(mean_step, mean_loss, points)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,30 +108,37 @@ def _fit(bins: _Bins, alpha: float, at: float) -> _Fit:
     first = bins.steps[0]  # steps are counted in units of the first, so that the columns are of one size
     weight = np.sqrt(bins.points)
     power = (bins.steps / first) ** -alpha
-    design = np.stack([np.ones_like(power), power], axis=1) * weight[:, None]
+    ones = np.ones_like(power)
+    design = np.stack([ones, power], axis=1) * weight[:, None]
     target = bins.losses * weight
+
     solved, *_ = np.linalg.lstsq(design, target, rcond=None)
     floor, scale = solved
     if scale < 0:  # a loss that rises: the best curve that does not is flat
-        solved = np.array([np.average(bins.losses, weights=weight**2), 0.0])
-    elif floor < 0:
+        mean = np.average(bins.losses, weights=weight**2)
+        solved = np.array([mean, 0.0])
+    elif floor < 0:  # through zero: A alone
         column = design[:, 1]
-        solved = np.array([0.0, column @ target / (column @ column)])
+        scale = column @ target / (column @ column)
+        solved = np.array([0.0, scale])
+
     residual = design @ solved - target
     row = np.array([1.0, (at / first) ** -alpha])
     covariance = np.linalg.pinv(design.T @ design)  # of E and A, for a unit of noise
     variance = row @ covariance @ row
-    return _Fit(float(np.sum(residual**2)), float(row @ solved), float(np.sqrt(variance)))
+    error = np.sum(residual**2)
+    value = row @ solved
+    return _Fit(float(error), float(value), float(np.sqrt(variance)))
 
 
-def forecast(steps: Sequence[float], losses: Sequence[float], at: int, level: float = 0.9) -> Forecast | None:
+def forecast(curve: Curve, at: int, level: float = 0.9) -> Forecast | None:
     """Forecast the loss at step `at` from a curve up to now.
 
     None where the curve is too short or too few points are finite.
     """
     from scipy import stats
 
-    bins = _Bins.of(steps, losses)
+    bins = _binned(curve)
     if len(bins.steps) < LEAST_BINS:
         return None
     fits = [_fit(bins, alpha, at) for alpha in ALPHAS]
@@ -122,76 +147,94 @@ def forecast(steps: Sequence[float], losses: Sequence[float], at: int, level: fl
     spread = np.array([fit.spread for fit in fits])
     best = int(error.argmin())
     free = len(bins.steps) - FREE_PARAMETERS
-    variance = max(error[best] / free, 1e-18)
+    variance = max(error[best] / free, LEAST_VARIANCE)
     quantile = stats.t.ppf((1 + level) / 2, free)
+
+    # The interval holds what any plausible alpha says, with the margin that is its own.
     plausible = error <= error[best] + variance * quantile**2
     margin = quantile * np.sqrt(variance) * spread
-    low = float((value - margin)[plausible].min())
-    high = float((value + margin)[plausible].max())
+    lows = value - margin
+    highs = value + margin
+    low = float(lows[plausible].min())
+    high = float(highs[plausible].max())
     return Forecast(int(at), float(value[best]), max(0.0, low), high, level)
 
 
-def level_of(steps: Sequence[float], losses: Sequence[float], at: int) -> float | None:
+# --- curves that have been where the forecast is for
+
+
+def level_of(curve: Curve, at: int) -> float | None:
     """Return the smoothed loss of a curve around step `at`: the median of its points in the tenth before.
 
     None without any.
     """
     near = []
-    for step, loss in zip(steps, losses, strict=True):
+    for step, loss in zip(curve.steps, curve.losses, strict=True):
         if 0.9 * at <= step <= at and math.isfinite(loss):
             near.append(loss)
     return float(np.median(near)) if near else None
 
 
-def shift(steps: Sequence[float], losses: Sequence[float], until: int, at: int) -> float | None:
+def shift(curve: Curve, until: float, at: int) -> float | None:
     """Return how far a whole curve ended from what its part up to step `until` promised for step `at`.
 
     Runs of one schedule share most of it, so that it corrects the forecasts of those that are still under way.
     None where the part is too short to promise anything, or the curve does not reach `at`.
     """
-    known = [(step, loss) for step, loss in zip(steps, losses, strict=True) if step <= until]
-    end = level_of(steps, losses, at)
-    if not known or end is None:
+    end = level_of(curve, at)
+    promised = forecast(curve.until(until), at)
+    if end is None or promised is None:
         return None
-    known_steps = [step for step, _ in known]
-    known_losses = [loss for _, loss in known]
-    promised = forecast(known_steps, known_losses, at)
-    return None if promised is None else end - promised.value
+    return end - promised.value
+
+
+# --- curves that rise
 
 
 def _noise_of(log_loss: np.ndarray) -> float:
     """Return a curve's own noise, as a standard deviation: from the median difference between neighbours."""
-    difference = float(np.median(np.abs(np.diff(log_loss))))
-    return NORMAL_MAD * difference / math.sqrt(2)  # a difference has the noise of two points
+    differences = np.abs(np.diff(log_loss))
+    deviation = NORMAL_MAD * float(np.median(differences))
+    return deviation / math.sqrt(2)  # a difference has the noise of two points
 
 
-def diverging(steps: Sequence[float], losses: Sequence[float], patience: float = 0.1) -> str | None:
+def _lowest_of(log_loss: np.ndarray, window: int) -> float:
+    """Return the least median of so many neighbouring points."""
+    windows = np.lib.stride_tricks.sliding_window_view(log_loss, window)
+    medians = np.median(windows, axis=1)
+    return float(medians.min())
+
+
+def diverging(curve: Curve, patience: float = 0.1) -> str | None:
     """Return why a curve counts as diverging: its last tenth lies above where it began, or far above its best.
 
     Above is by 3 of the curve's own noise (median absolute deviation of neighbours), or a run that learns nothing more
     would sooner or later be there; far is 20 of it and a fifth of what was learned. All of logarithms: a loss that has
     blown up is as noisy as it is large. None for a curve that does not diverge, is too short, or is not finite.
     """
-    nats = np.asarray(losses, float)
+    nats = np.asarray(curve.losses, float)
     window = max(5, int(patience * len(nats)))
     if len(nats) < 4 * window or not np.isfinite(nats).all():
         return None
-    loss = np.log(np.maximum(nats, np.finfo(float).tiny))
-    first = float(np.median(loss[:window]))
-    last = float(np.median(loss[-window:]))
-    windows = np.lib.stride_tricks.sliding_window_view(loss, window)
-    best = float(np.median(windows, axis=1).min())
+    tiny = np.finfo(float).tiny
+    loss = np.log(np.maximum(nats, tiny))
+    first_window = loss[:window]
+    last_window = loss[-window:]
+    first = float(np.median(first_window))
+    last = float(np.median(last_window))
+    best = _lowest_of(loss, window)
     noise = _noise_of(loss)
 
     # A spike at the very end is no rise: the first half of the last window has to lie as high.
     earlier = last
     if window >= 10:
-        earlier = float(np.median(loss[-window:][: window // 2]))
-    learned = first - best
+        half = last_window[: window // 2]
+        earlier = float(np.median(half))
     said = f"the loss of its last {window} points, {math.exp(last):.3g},"
     if min(last, earlier) > first + 3 * noise:
         return f"{said} is above that of its first, {math.exp(first):.3g}"
-    far_above = last - best > max(20 * noise, 0.2 * learned)
-    if far_above and earlier - best > 0.2 * learned:
+    fifth = 0.2 * (first - best)  # of what was learned
+    far_above = last - best > max(20 * noise, fifth)
+    if far_above and earlier - best > fifth:
         return f"{said} is far above its best, {math.exp(best):.3g}"
     return None

@@ -5,8 +5,8 @@ import dataclasses
 import sys
 import time
 
-from rich import progress
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sweeps.executors.support.protocol import Event
 from sweeps.work.populations import Population
@@ -26,16 +26,20 @@ def clock(seconds: float) -> str:
 def describe(population: Population) -> str:
     """Describe a population in a few words: its size, how many runs."""
     run = population.nodes[0].run
+    sizes = []
+    for name in ("width", "depth"):
+        if hasattr(run.model, name):
+            sizes.append(str(getattr(run.model, name)))
     number = len(population.nodes)
-    sizes = [str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name)]
-    return f"{run.family} {'x'.join(sizes)}, {number} run{'s' if number > 1 else ''}"
+    plural = "s" if number > 1 else ""
+    return f"{run.family} {'x'.join(sizes)}, {number} run{plural}"
 
 
 @dataclasses.dataclass
 class _Row:
     """The bar of one worker."""
 
-    bar: progress.TaskID
+    bar: TaskID
     population: Population
     flops_done: float = 0.0
 
@@ -51,8 +55,10 @@ class Display:
         self.name = name
         self.total = total
         self.recorded = recorded
-        work = sum(population.steps * population.flops_per_step for population in populations)
-        self._flops = work or 1.0
+        self._flops = 0.0  # of all populations
+        for population in populations:
+            self._flops += population.steps * population.flops_per_step
+        self._flops = self._flops or 1.0
         self._flops_finished = 0.0  # by workers that are over
         self._flops_resumed = 0.0  # done before this launch, so that it does not flatter the speed
         self._rows: dict[Hashable, _Row] = {}
@@ -60,12 +66,12 @@ class Display:
         self._line_at = self._started_at  # when the last line was shown
         self.console = Console(stderr=True, highlight=False)
         self._live = self.console.is_terminal
-        self._bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=30),
-            progress.TextColumn("{task.percentage:>3.0f}%"),
-            progress.TextColumn("{task.fields[note]}"),
-            progress.TimeElapsedColumn(),
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
             console=self.console,
         )
         self._whole = self._bars.add_task(name, total=self._flops, note="")
@@ -90,27 +96,32 @@ class Display:
 
     def event(self, key: Hashable, event: Event) -> None:
         """Show what a worker reports. Steps that were done before are known from its first event."""
-        row = self._rows[key]
         kind = event["event"]
         if kind in ("start", "progress"):
-            steps_done = float(event.get("done") or 0)
-            row.flops_done = steps_done * row.population.flops_per_step
-            if kind == "start":
-                self._flops_resumed += row.flops_done
-            steps = event.get("steps", row.population.steps)
-            self._bars.update(row.bar, completed=steps_done, total=steps, note=_note(row.population, event))
+            self._advance(self._rows[key], event)
         elif kind == "record":
             self.recorded += 1
         elif kind == "say":
             self.say(str(event.get("text")))
         self.refresh()
 
+    def _advance(self, row: _Row, event: Event) -> None:
+        """Move the bar of a worker to where it says that it is."""
+        population = row.population
+        steps_done = float(event.get("done") or 0)
+        row.flops_done = steps_done * population.flops_per_step
+        if event["event"] == "start":
+            self._flops_resumed += row.flops_done
+        steps = event.get("steps", population.steps)
+        self._bars.update(row.bar, completed=steps_done, total=steps, note=_note(population, event))
+
     def end(self, key: Hashable, missing: Sequence[Node]) -> None:
         """Remove a worker that is over. Runs without a record do not count: another worker will begin from their checkpoints."""
         row = self._rows.pop(key)
+        population = row.population
         missing_steps = sum(node.run.steps for node in missing)
-        recorded_steps = row.population.steps - missing_steps
-        self._flops_finished += recorded_steps * row.population.flops_per_step
+        recorded_steps = population.steps - missing_steps
+        self._flops_finished += recorded_steps * population.flops_per_step
         self._bars.remove_task(row.bar)
         self.refresh()
 

@@ -69,12 +69,14 @@ class Jobs:
 
     def start(self, population: Population, spent: Spent) -> Job:
         """Start a worker that waits for `go`, which it gets once its runs are claimed."""
+        workdir = self.workdir
+        executor = self.executor
         steps_before = self.saved_steps(population)
-        path = self.workdir.population_path(population.name)
-        log = self.workdir.log_path(population.name)
-        files.write_json(path, populations.worker_input(population, **self.executor.options()))
+        path = workdir.population_path(population.name)
+        log = workdir.log_path(population.name)
+        files.write_json(path, populations.worker_input(population, **executor.options()))
         log_start = log.stat().length if log.exists() else 0
-        worker = self.executor.start(path, self.workdir.root, log)
+        worker = executor.start(path, workdir.root, log)
         job = Job(population, spent, worker, steps_before, log_start, failures.oom_kills())
         self.running.append(job)
         return job
@@ -83,10 +85,11 @@ class Jobs:
         """Return the steps in the newest checkpoints of runs; those that have their record count as done."""
         total = 0
         for node in population.nodes:
-            if self.workdir.finished(node.fingerprint):
+            fingerprint = node.fingerprint
+            if self.workdir.finished(fingerprint):
                 total += node.run.steps
             else:
-                total += self.workdir.newest_step(node.fingerprint) or 0
+                total += self.workdir.newest_step(fingerprint) or 0
         return total
 
     def hear(self, seconds: float) -> Iterator[tuple[Job, int]]:

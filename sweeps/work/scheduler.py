@@ -96,7 +96,9 @@ class Scheduler:
         for task in list(self.waiting):
             if len(self.jobs) >= self.executor.slots:
                 return
-            if task.not_before <= time.monotonic() and self._parents_are_trained(task):
+            if task.not_before > time.monotonic():
+                continue
+            if self._parents_are_trained(task):
                 self.waiting.remove(task)
                 self._start(task)
 
@@ -122,7 +124,7 @@ class Scheduler:
     def _start(self, task: Task) -> None:
         """Give the runs of a task that are still to be trained, and that nobody is at, to a worker."""
         claims = self.workdir.claims
-        with claims.lock():
+        with claims.lock():  # so that no other launcher looks between our look and our claim
             free = self._free_runs(task.population)
             if not free:
                 return
@@ -130,18 +132,21 @@ class Scheduler:
             for node in free:
                 self.workdir.set_aside(node.fingerprint)
             job = self.jobs.start(population, task.spent)
-            token = claims.take(job.fingerprints, job.worker.pid, population.name)
-        job.worker.go(token)
+            worker = job.worker
+            token = claims.take(job.fingerprints, worker.pid, population.name)
+        worker.go(token)
         self.display.begin(job, population)
 
     def _free_runs(self, population: Population) -> list[Node]:
         """Return the runs without a record that nobody else is at; note what has become of the others."""
+        workdir = self.workdir
         free = []
         for node in population.nodes:
-            if self.workdir.finished(node.fingerprint, self.retry_failed):
+            fingerprint = node.fingerprint
+            if workdir.finished(fingerprint, self.retry_failed):
                 self.display.recorded += 1
                 continue
-            claim = self.workdir.claims.by_other(node.fingerprint)
+            claim = workdir.claims.by_other(fingerprint)
             if claim is None:
                 free.append(node)
             else:
@@ -163,8 +168,10 @@ class Scheduler:
     def _ended(self, job: Job, status: int) -> None:
         """Deal with a worker that is over: its runs are done, or to be tried again, or failed."""
         self.jobs.close(job)
-        nodes = job.population.nodes
-        missing = [node for node in nodes if not self.workdir.finished(node.fingerprint)]
+        missing = []
+        for node in job.population.nodes:
+            if not self.workdir.finished(node.fingerprint):
+                missing.append(node)
         suspects = self._suspects(job)
         self.display.end(job, [*missing, *suspects])
         self.workdir.claims.release(job.fingerprints)
@@ -182,7 +189,8 @@ class Scheduler:
             return []
         suspects = []
         for node in job.population.nodes:
-            if self.workdir.state(node.fingerprint).status == "diverged":
+            state = self.workdir.state(node.fingerprint)
+            if state.status == "diverged":
                 suspects.append(node)
         for node in suspects:
             self.workdir.set_aside(node.fingerprint)
@@ -208,8 +216,9 @@ class Scheduler:
         kind = failure.kind
         times = spent[kind]
         budget = self.budgets[kind]
+        alone = len(population.nodes) == 1
         what = f"{describe(population)}: {failure.reason}"
-        decision = retries.decide(kind, times, budget, alone=len(population.nodes) == 1)
+        decision = retries.decide(kind, times, budget, alone)
         if decision is Decision.RETRY:
             self.display.say(f"{what}; trying again ({kind}, {times} of {budget})")
             not_before = time.monotonic() + retries.backoff(kind, times)
@@ -223,8 +232,11 @@ class Scheduler:
             for half in populations.halves(population):
                 self.waiting.append(Task(half, spent.copy()))
         else:
-            attempts = f" (attempts: {retries.describe(spent)})" if sum(spent.values()) > 1 else ""
-            self._record_failure(population.nodes[0], failure.reason + attempts)
+            reason = failure.reason
+            if spent.total() > 1:
+                reason += f" (attempts: {retries.describe(spent)})"
+            (node,) = population.nodes
+            self._record_failure(node, reason)
 
     def _end_for_disk(self, reason: str) -> NoReturn:
         """Raise the OSError that a worker has met, for the launcher's own user."""
@@ -245,8 +257,9 @@ class Scheduler:
         self.display.recorded += change.recorded
         if change.orphans:
             self.display.say(f"taking over {len(change.orphans)} runs that nobody is at any more")
-            again = populations.arrange(change.orphans, self.executor.slots, known=lambda parent: True)
-            self.waiting += [Task(population) for population in again]
+            slots = self.executor.slots
+            for population in populations.arrange(change.orphans, slots, known=lambda parent: True):
+                self.waiting.append(Task(population))
 
     def _stop_early(self) -> None:
         """Have the runs judged that are being trained here, where the launch asks for it."""

@@ -64,7 +64,7 @@ class Stopping:
         """Return the request to end a run, if there is a reason."""
         curve = seen.of(node)
         if self.diverging:
-            why = curves.diverging(curve.steps, curve.losses)
+            why = curves.diverging(curve)
             if why:
                 return Stop("diverged", f"stopped at about step {curve.last}: {why}")
         if self.dominated:
@@ -79,7 +79,7 @@ class Stopping:
         if not others:
             return None
         curve = seen.of(node)
-        mine = curves.forecast(curve.steps, curve.losses, node.run.steps)
+        mine = curves.forecast(curve, node.run.steps)
         if mine is None:
             return None
         for other in others:
@@ -103,11 +103,11 @@ class _Curves:
         return self._read[node.fingerprint]
 
 
-def _beaten(mine: curves.Forecast, until: int, other: Curve) -> str | None:
+def _beaten(mine: curves.Forecast, until: float, other: Curve) -> str | None:
     """Return why the run whose forecast is `mine`, made from its steps up to `until`, cannot become better than the other."""
     if other.last >= mine.step:  # the other is over: what it made of its own forecast corrects ours
-        shift = curves.shift(other.steps, other.losses, until, mine.step)
-        end = curves.level_of(other.steps, other.losses, mine.step)
+        shift = curves.shift(other, until, mine.step)
+        end = curves.level_of(other, mine.step)
         if shift is None or end is None:
             return None
         corrected = mine.low + shift
@@ -116,7 +116,7 @@ def _beaten(mine: curves.Forecast, until: int, other: Curve) -> str | None:
         return f"its loss would end at {corrected:.3f} or more, above {end:.3f}, that"
     if other.last < SHARE * mine.step:
         return None
-    theirs = curves.forecast(other.steps, other.losses, mine.step)
+    theirs = curves.forecast(other, mine.step)
     if theirs is None or mine.low <= theirs.high + MARGIN:
         return None
     return f"its loss is expected at {mine.low:.3f} or more, above {theirs.high:.3f}, the most expected"

@@ -212,14 +212,15 @@ class Workdir:
 
     def curve(self, fingerprint: str) -> Curve:
         """Return the training loss of a run so far, from its metrics log; empty when it has none."""
-        curve = Curve([], [])
+        steps = []
+        losses = []
         for row in files.read_lines(self.run_dir(fingerprint) / "metrics.jsonl"):
             if isinstance(row.get("step"), int) and "loss" in row:
                 loss = row["loss"]
                 usable = isinstance(loss, int | float) and abs(loss) < LARGEST_LOSS
-                curve.steps.append(row["step"])
-                curve.losses.append(loss if usable else math.nan)
-        return curve
+                steps.append(row["step"])
+                losses.append(loss if usable else math.nan)
+        return Curve(steps, losses)
 
     def set_aside(self, fingerprint: str) -> None:
         """Move a record that is damaged or to be made again out of the way, where it can be looked at."""

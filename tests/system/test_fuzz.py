@@ -141,8 +141,8 @@ def readers(root: pathlib.Path, out: pathlib.Path):
 
     def curve(name: str) -> None:
         found = held.curve(name)
-        curves.diverging(found.steps, found.losses)
-        curves.forecast(found.steps, found.losses, 2_000)
+        curves.diverging(found)
+        curves.forecast(found, 2_000)
 
     yield from (("status", look), ("collect", table), ("plan", lambda: plan_file.read(root)))
     yield "population", lambda: train._train_population(str(root / "populations" / "p.json"), str(root))

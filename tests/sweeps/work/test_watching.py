@@ -21,6 +21,7 @@ from sweeps.executors import local
 from sweeps.study import file
 from sweeps.watch import grid_table, overview, progress, status_table
 from sweeps.work import curves, launch, stopping, workdir
+from sweeps.work.curves import Curve
 from tests.support.commands import run_command
 from tests.support.launching import Launch
 from tests.support.training import assert_same_run, rows, run
@@ -40,22 +41,22 @@ def test_forecasts_of_planted_curves_hold_what_they_say():
     draw, held, wide = np.random.default_rng(0), 0, []
     for _ in range(150):
         steps, losses, truth = planted(draw, 400, 0.03)
-        found = curves.forecast(steps, losses, 2000)
+        found = curves.forecast(Curve(steps, losses), 2000)
         held += found.low <= truth(2000) <= found.high
         wide.append(found.high - found.low)
         assert found.low <= found.value <= found.high
     assert 0.85 <= held / 150 <= 0.99 and np.median(wide) < 0.4
     steps, losses, truth = planted(draw, 400, 0.0)
-    assert curves.forecast(steps, losses, 2000).value == pytest.approx(truth(2000), abs=0.02)
-    assert curves.forecast([1, 2], [3.0, 2.0], 100) is None, "too little to say anything"
-    assert curves.forecast(range(100), [float("nan")] * 100, 1000) is None
+    assert curves.forecast(Curve(steps, losses), 2000).value == pytest.approx(truth(2000), abs=0.02)
+    assert curves.forecast(Curve([1, 2], [3.0, 2.0]), 100) is None, "too little to say anything"
+    assert curves.forecast(Curve(range(100), [float("nan")] * 100), 1000) is None
 
 
 def test_the_shift_of_a_whole_curve_corrects_for_its_schedule():
     """A decay at the end, unknown to the power law, is found from a run that has been there."""
     steps = np.arange(10, 2001, 10)
     losses = 2 + 8 * steps**-0.5 - 0.3 * np.clip((steps - 1500) / 500, 0, 1)
-    shift = curves.shift(steps, losses, 400, 2000)
+    shift = curves.shift(Curve(steps, losses), 400, 2000)
     assert shift == pytest.approx(-0.24, abs=0.03), "of its last tenth"
 
 
@@ -74,14 +75,14 @@ def test_what_counts_as_diverging(curve, diverges: bool):
     """A rise that stays, also where it is noisier than high; not a spike, not noise."""
     steps = np.arange(1, 1001, 5)
     losses = curve(steps) + np.random.default_rng(0).normal(0, 0.03, len(steps))
-    assert bool(curves.diverging(steps, losses)) == diverges
+    assert bool(curves.diverging(Curve(steps, losses))) == diverges
 
 
 def test_a_plateau_is_not_diverging_however_often_it_is_looked_at():
     """Runs that have learned in their first tenth what they ever will, judged every few steps by noise alone."""
     for seed in range(40):
         losses = 2.3 + np.random.default_rng(seed).normal(0, 0.04, 300)
-        assert not any(curves.diverging(range(end), losses[:end]) for end in range(40, 300, 20)), seed
+        assert not any(curves.diverging(Curve(range(end), losses[:end])) for end in range(40, 300, 20)), seed
 
 
 def test_rivals_differ_in_optimizer_and_schedule_only(tiny):

@@ -1,11 +1,14 @@
 """Read the options of an executor as they are typed: `key=value,key=value` becomes a dataclass."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from models.errors import InputError, nearest
 
-OptionsClass = TypeVar("OptionsClass")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+OptionsClass = TypeVar("OptionsClass", bound="DataclassInstance")
 TRUTH_VALUES = {"true": True, "false": False}
 
 
@@ -14,7 +17,7 @@ def parse_options(cls: type[OptionsClass], text: str, flag: str) -> OptionsClass
 
     Raises InputError naming the flag, the key and what was expected.
     """
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]  # a dataclass
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
     for word in text.split(","):
         if not word:

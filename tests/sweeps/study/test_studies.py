@@ -139,18 +139,6 @@ def test_a_tree_of_cooldowns_is_paid_for_once(tmp_path: pathlib.Path, data_root:
     assert parts["trunk"]["parent"].notna().sum() == 1, "the second piece goes on where the first one ends"
 
 
-def test_arguments_are_found_by_name_or_by_choice():
-    known = {"scale": ("full", "smoke"), "family": "dense", "part": ("a", "b")}
-    assert vars(common.arguments("", **known)) == {"scale": "full", "family": "dense", "part": "a"}
-    expected = {"scale": "smoke", "family": "moe", "part": "b"}
-    for text in itertools.permutations(("b", "smoke", "moe")):
-        assert vars(common.arguments(",".join(text), **known)) == expected
-    assert vars(common.arguments("family=smoke,part=b", **known)) == {"scale": "full", "family": "smoke", "part": "b"}
-    for text, named in (("a,b,c", "'c'"), ("size=3", "size=3"), ("scale=huge", "'huge' is not a scale")):
-        with pytest.raises(ValueError, match=named):
-            common.arguments(text, **known)
-
-
 def test_a_ladder_for_a_pod_follows_its_rules():
     """Every budget is spent, sizes are what was asked for to a tenth, batches divide over a slice, rates are the law's."""
     for family in ("dense", "moe", "matmul_free"):
@@ -162,77 +150,3 @@ def test_a_ladder_for_a_pod_follows_its_rules():
             assert cell.run.batch % 16 == 0 and cell.run.steps > 5_000
             law = 1.79 * counts["params_no_embed"] ** -0.713 * cell.run.tokens**0.307
             assert cell.run.opt.lr == pytest.approx(law) and 1e-4 < law < 2e-2
-
-
-# --- rules and data that studies ask for
-
-
-def test_shapes_of_a_size():
-    """Whole heads, and the size that was asked for wherever no warning says otherwise."""
-    for params in (1e7, 1e8, 1e9):
-        for ratio in (64, 128):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                shape = rules.shape_of_size(params, ratio, 64)
-            assert shape["model.width"] == 64 * shape["model.heads"]
-            size = 12 * shape["model.depth"] * shape["model.width"] ** 2
-            assert caught or abs(size / params - 1) < 0.1
-    with pytest.warns(rules.RoundingWarning, match=r"width of 100 parameters"):
-        rules.shape_of_size(100, 1, 64)
-
-
-def test_published_rules_of_studies():
-    """At sizes where their sources give a number."""
-    grid = product(tags_over("budget_flops", 1e20), cases({"model.width": 1024, "model.heads": 16, "model.depth": 24}))
-    (cell,) = freeze_points(derive(grid, "tokens", rules.deepseek_tokens))
-    assert cell.run.tokens == pytest.approx(5.8316 * 1e20**0.4757, rel=1e-3)
-    for params, rate in ((370e6, 4e-3), (1.3e9, 2.5e-3), (2.7e9, 1.5e-3)):
-        assert 4e-3 * (params / 370e6) ** -0.45 == pytest.approx(rate, rel=0.1)
-    run = cell.run
-    size = record.ledger(run)["params_total"]
-    assert rules.matmul_free_lr(run, {}) == pytest.approx(4e-3 * (size / 370e6) ** -0.45)
-    # 33 M parameters besides the tables at width 512: Tao's anchor, a table of 3,145,728 entries, 6,144 rows.
-    (cell,) = freeze_points(cases({"model.width": 512, "model.heads": 8, "model.depth": 10, "model.ff": 1442}))
-    besides = record.ledger(cell.run)["params_no_embed"]
-    assert besides == pytest.approx(33e6, rel=0.02)
-    name, _, size = rules.tao_tokenizer(cell.run, {}).partition(":")
-    assert name == "bpe" and int(size) == pytest.approx(6144 * (besides / 33e6) ** 0.8354, rel=2e-3)
-    assert rules.small_lr(freeze.freeze({"family": "matmul_free"})[0], {}) == pytest.approx(4 * 0.14 / 256)
-
-
-@pytest.fixture
-def two(tmp_path: pathlib.Path) -> tuple[str, ...]:
-    """Two texts with letters of their own."""
-    for name, word in (("a", "abc"), ("b", "xyz")):
-        for number in range(60):
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{number}.txt").write_text(f"{word} {number} " * 200)
-    return str(tmp_path / "a"), str(tmp_path / "b")
-
-
-def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path: pathlib.Path):
-    """With evaluation.weights, runs of any mixture share their held-out text, and each part has its own loss."""
-    held = []
-    for weights in ((0.9, 0.1), (0.1, 0.9)):
-        values = {"data": {"corpus": two, "holdout": 0.2, "weights": weights}, "seq_len": 32, "batch_tokens": 256}
-        run, _ = freeze.freeze(values | {"evaluation": {"weights": (1.0, 1.0), "tokens": 2_048}})
-        manifests = prepare(run.data, tmp_path / "root", progress=False)
-        held.append(evaluate.Sequences(run, manifests))
-        nats = np.zeros(held[-1].batches * run.batch)
-        nats[: held[-1].rows] = np.where(held[-1].corpus == 0, 32.0, 64.0)
-        result = held[-1].result(nats.reshape(-1, run.batch))
-        assert result.parts == (1.0, 2.0) and result.columns["loss_part_2"] == 2.0
-        assert result.loss_nats == pytest.approx(1.5, abs=0.02) and "parts" not in result.columns
-    np.testing.assert_array_equal(held[0].tokens, held[1].tokens)
-    with pytest.raises(InputError, match="evaluation.weights="):
-        freeze.freeze({"evaluation": {"weights": (1.0, 2.0)}})
-    alone, _ = freeze.freeze({})
-    assert identity.fingerprint(alone, ("m",)) == "88642c69fb5f2f95", "the name of a run of before has not changed"
-
-
-def test_a_package_of_the_embedded_corpus(tmp_path: pathlib.Path):
-    """Its text only; the whole corpus keeps its identity."""
-    (manifest,) = prepare(Data(corpus=("embedded/absl-py:1",), holdout=0.1), tmp_path, progress=False)
-    assert 50_000 < manifest.train.bytes < 1_000_000 and set(manifest.details["packages"]) == {"absl-py"}
-    with pytest.raises(InputError, match=r"embedded/numpyy.*did you mean 'numpy'"):
-        prepare(Data(corpus=("embedded/numpyy",)), tmp_path, progress=False)

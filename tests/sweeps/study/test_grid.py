@@ -136,8 +136,8 @@ def test_points_are_named_by_what_sets_them_apart():
 
 
 def test_a_scaled_rule_is_an_axis():
-    rates = [derive(over("model.width", 14), "opt.lr", rules.inverse_width_lr, scale=scale) for scale in (1, 2)]
-    assert point_labels(chain(*rates)) == ["run", "lr=0.02"]
+    rates = [derive(over("model.width", 280), "opt.lr", rules.inverse_width_lr, scale=scale) for scale in (1, 2)]
+    assert point_labels(chain(*rates)) == ["run", "lr=0.001"]
 
 
 def test_names_that_are_alike_get_a_number():

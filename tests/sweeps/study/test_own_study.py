@@ -12,14 +12,14 @@ from tests.support.commands import run_command
 
 STUDY = '''"""Does a square of the width make a good warm-up?
 
-Cost: 3 runs, 2.86e+08 FLOPs.
+Cost: 3 runs, 3.92e+08 FLOPs.
 """
 
 from sweeps.study.grid import cases, derive, over, product, tag
 from sweeps.study.rules import rule
 
 
-@rule("made up for this test: two steps for each unit of width, and squared")
+@rule("made up for this test: the square of the width")
 def square_of_width(run, tags):
     return run.model.width**2
 
@@ -63,7 +63,7 @@ def test_a_study_from_outside_is_planned(study_path: pathlib.Path, tmp_path: pat
     assert done.returncode == 0, done.stderr
     candidates = pd.read_csv(table)
     assert len(candidates) == 3
-    assert candidates["flops_total"].sum() == pytest.approx(2.86e8, rel=6e-3)
+    assert candidates["flops_total"].sum() == pytest.approx(3.92e8, rel=6e-3)
 
     workdir = tmp_path / "w"
     done = run_command("sweeps.plan", f"--study={study_path}", f"--workdir={workdir}")
@@ -71,5 +71,5 @@ def test_a_study_from_outside_is_planned(study_path: pathlib.Path, tmp_path: pat
     plan = json.loads((workdir / "plan.json").read_text())
     assert [signature["runs"] for signature in plan["signatures"]] == [2, 1], "two widths are two programs"
     assert plan["totals"]["runs"] == 3
-    assert plan["totals"]["flops"] == pytest.approx(2.86e8, rel=6e-3)
+    assert plan["totals"]["flops"] == pytest.approx(3.92e8, rel=6e-3)
     assert "3 runs, 15,360 tokens" in done.stdout

@@ -1,7 +1,6 @@
 """Studies in sweeps/studies that are launched as a user launches them."""
 
 from collections.abc import Iterator
-import itertools
 import pathlib
 import re
 from typing import Any
@@ -11,17 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
-from experiments.data.options import Data
 from experiments.prepare import prepare
-from experiments.run import config_file, freeze, identity
+from experiments.run import config_file, identity
 from experiments.store import record
-from experiments.training import evaluate
 import models
 from sweeps.cost.signature_plan import by_signature
-from sweeps.study import common, file, rules
-from sweeps.study.cells import cost as grid_cost
-from sweeps.study.cells import freeze_points
-from sweeps.study.grid import Grid, cases, derive, product, tags_over
+from sweeps.study import file
+from sweeps.study.cells import Cost, cost
+from sweeps.study.grid import Grid
 from tests.support.commands import launched
 from tests.support.paths import REPOSITORY
 
@@ -82,6 +78,11 @@ def grid_of(path: pathlib.Path, argument: str | None) -> Grid:
         return get_study() if argument is None else get_study(argument)
 
 
+def cost_of(path: pathlib.Path, argument: str | None) -> Cost:
+    """What training a study takes."""
+    return cost(grid_of(path, argument))
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_says_what_it_asks_and_what_it_costs(path: pathlib.Path):
     """The first line is a question. Runs and FLOPs are those of the ledger, also as sweeps.plan counts them."""
@@ -90,13 +91,14 @@ def test_a_study_says_what_it_asks_and_what_it_costs(path: pathlib.Path):
     stated = {found[1]: (int(found[2]), float(found[3])) for found in COST.finditer(doc)}
     assert None in stated, "the docstring has a line `Cost: N runs, X FLOPs.`"
     for argument, (runs, flops) in stated.items():
-        cost = grid_cost(grid_of(path, argument))
-        assert (cost.runs, cost.flops) == (runs, pytest.approx(flops, rel=6e-3)), argument
-        cells = file.load(f"{path}:{argument}" if argument else str(path)).cells
-        groups = by_signature(cells)
-        assert sum(map(len, groups)) == runs
-        counted = sum(record.ledger(cell.run)["flops_total"] for group in groups for cell in group)
-        assert counted == pytest.approx(cost.flops)
+        found = cost_of(path, argument)
+        assert found.runs == runs, argument
+        assert found.flops == pytest.approx(flops, rel=6e-3), argument
+        study = file.load(f"{path}:{argument}" if argument else str(path))
+        planned = [cell for group in by_signature(study.cells) for cell in group]
+        assert len(planned) == runs
+        counted = sum(record.ledger(cell.run)["flops_total"] for cell in planned)
+        assert counted == pytest.approx(found.flops)
 
 
 def tiny_variants() -> list[tuple[pathlib.Path, str]]:
@@ -105,7 +107,7 @@ def tiny_variants() -> list[tuple[pathlib.Path, str]]:
 
 @pytest.mark.parametrize(("path", "argument"), tiny_variants(), ids=lambda value: getattr(value, "stem", value))
 def test_a_tiny_variant_is_tiny(path: pathlib.Path, argument: str):
-    assert grid_cost(grid_of(path, argument)).flops < 6e10
+    assert cost_of(path, argument).flops < 6e10
 
 
 def quick_or_slow() -> Iterator[Any]:
@@ -118,7 +120,7 @@ def quick_or_slow() -> Iterator[Any]:
 def test_a_tiny_variant_trains(path: pathlib.Path, argument: str, tmp_path: pathlib.Path, data_root: pathlib.Path):
     """Launched and collected as a user does it: every run complete, with a loss."""
     grid = launched(f"{path}:{argument}", tmp_path, data_root, timeout=580)
-    assert len(grid) == grid_cost(grid_of(path, argument)).runs
+    assert len(grid) == cost_of(path, argument).runs
     assert set(grid["status"]) == {"complete"} and grid["loss_nats"].between(1, 7).all()
 
 
@@ -129,7 +131,8 @@ def test_a_tree_of_cooldowns_is_paid_for_once(tmp_path: pathlib.Path, data_root:
     (note,) = file.load(path).notes
     grid = launched(path, tmp_path, data_root)
     parts = {name: part.sort_values("lineage_tokens") for name, part in grid.groupby("group")}
-    cooled, scratch = parts["cooldown"], parts["scratch"]
+    cooled = parts["cooldown"]
+    scratch = parts["scratch"]
     assert cooled["lineage_tokens"].tolist() == scratch["tokens"].tolist() == [256 * 20, 256 * 40]
     np.testing.assert_allclose(cooled["flops_lineage"], scratch["flops_total"], rtol=1e-12)
     paid = parts["trunk"]["flops_total"].sum() + cooled["flops_total"].sum()
@@ -150,3 +153,41 @@ def test_a_ladder_for_a_pod_follows_its_rules():
             assert cell.run.batch % 16 == 0 and cell.run.steps > 5_000
             law = 1.79 * counts["params_no_embed"] ** -0.713 * cell.run.tokens**0.307
             assert cell.run.opt.lr == pytest.approx(law) and 1e-4 < law < 2e-2
+
+
+def test_notes_of_a_study_say_what_rounding_moved(tmp_path: pathlib.Path):
+    """A point whose tokens are not whole steps is remarked upon."""
+    path = tmp_path / "s.py"
+    path.write_text(
+        "from sweeps.study.grid import *\nfrom sweeps.study import rules\n"
+        "def get_study():\n    rules.aspect(24, 20, 16)\n    return cases({'tokens': 2900, 'batch_tokens': 2048})\n"
+    )
+    notes = " ".join(file.load(str(path)).notes)
+    assert "depth at width 24" in notes and "tokens=2900 become 2048" in notes
+
+
+def test_the_quickstart_is_an_isoflop_grid_with_a_bracket():
+    """Four budgets or more of five sizes, each budget spent to 1%, few programs, and a bracket around a point of the grid."""
+    loaded = file.load(f"{REPOSITORY}/sweeps/studies/quickstart.py")
+    assert not loaded.notes, "nothing was rounded by more than a tenth"
+    sizes_by_budget: dict[float, set[int]] = {}
+    for cell in loaded.cells:
+        counts = record.ledger(cell.run)
+        budget = cell.tags["budget_flops"]
+        assert counts["flops_total"] == pytest.approx(budget, rel=0.01)
+        assert cell.run.steps >= 100
+        assert cell.tags["rule_lr"].startswith("inverse_width_lr")
+        if cell.tags["group"] == "isoflop":
+            sizes_by_budget.setdefault(budget, set()).add(counts["params_total"])
+    assert len(sizes_by_budget) >= 4
+    for sizes in sizes_by_budget.values():
+        assert len(sizes) >= 5
+        assert max(sizes) > 4 * min(sizes)
+    assert len({identity.signature(cell.run) for cell in loaded.cells}) <= 8
+    runs = [cell.run for cell in loaded.cells if cell.tags["group"] == "isoflop"]
+    bracket = [cell.run for cell in loaded.cells if cell.tags["group"] == "lr_bracket"]
+    assert len({run.opt.lr for run in bracket}) == 5
+    assert len({run.tokens for run in bracket}) == 1
+    assert sum(run in runs for run in bracket) == 1, "the rule's own learning rate is a point of the grid"
+    with pytest.raises(InputError, match="'huge' is not a scale"):
+        file.load(f"{REPOSITORY}/sweeps/studies/quickstart.py:huge")

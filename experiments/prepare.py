@@ -1,4 +1,4 @@
-"""Corpus -> packed token records and their manifest, once. The library call `prepare` and the command line.
+"""Prepare a corpus: packed token records and their manifest, once. The library call `prepare` and the command line.
 
     python -m experiments.prepare --config=experiments/configs/default.py [--config.data.corpus='("my.txt",)']
 
@@ -31,7 +31,7 @@ from experiments.data import streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
 from experiments.data.documents import Documents
-from experiments.data.manifest import Manifest, digest, load, verify
+from experiments.data.manifest import Manifest, Split, digest, load, verify
 from experiments.data.options import Data
 from experiments.data.origin import Origin
 from experiments.data.sources import describe, obtain, open_documents
@@ -50,25 +50,21 @@ def prepare(data: Data, root: epath.PathLike, progress: bool = True) -> tuple[Ma
     root, origins, ready = look(data, root)
     if None not in ready:
         return tuple(load(folder) for folder in ready if folder is not None)
-    work = _cache() if _remote(root) else root
-    say: Say = Console(stderr=True, highlight=False).print if progress else lambda line: None
+    say: Say = Console(stderr=True, highlight=False).print if progress else _say_nothing
     origins = [obtain(origin, data.text_field) for origin in origins]
+    work = _Work(data, origins, _cache() if _remote(root) else root, say, progress)
     manifests = []
     for origin, folder in zip(origins, ready, strict=True):
-        if folder is None:
-            name = folder_name(origin, origins, data)
-            with locked(work / "records" / f".{name}.lock", say):
-                if not (work / "records" / name / "manifest.json").exists():
-                    _make(origin, origins, data, work, work / "records" / name, say, progress)
-            if _remote(root):
-                publish(work / "records" / name, root / "records" / name)
-            folder = root / "records" / name
-        manifests.append(load(folder))
+        manifests.append(load(folder if folder is not None else work.records(origin, root)))
     return tuple(manifests)
 
 
+def _say_nothing(line: str) -> None:
+    """Say nothing of what is being done."""
+
+
 def look(data: Data, root: epath.PathLike) -> tuple[epath.Path, list[Origin], list[epath.Path | None]]:
-    """The root as a path, the corpora as they are now, the folder of each one's records or None where there is none."""
+    """Return the root as a path, the corpora as they are now, and the folder of each one's records, None without one."""
     data.check()
     root = epath.Path(root).expanduser()
     if root.exists() and not root.is_dir():
@@ -78,30 +74,48 @@ def look(data: Data, root: epath.PathLike) -> tuple[epath.Path, list[Origin], li
 
 
 def folder_name(origin: Origin, origins: Sequence[Origin], data: Data) -> str:
-    """Name of the folder of records: the corpus in words, what was asked for, what it was made from."""
+    """Name the folder of records: the corpus in words, what was asked for, what it was made from."""
     return f"{_request(origin, data)}-{_inputs(origin, origins, data)}"
 
 
 def _request(origin: Origin, data: Data) -> str:
+    """Return what was asked for: the corpus in words, and the hash of the options."""
     words = re.sub(r"[^a-z0-9]+", "-", origin.name.lower()).strip("-")[-40:].strip("-")
-    others = list(data.corpus) if data.tokenizer.startswith("bpe:") else None  # one BPE for all of them
+    others = list(data.corpus) if _trains_tokenizer(data) else None  # one BPE for all of them
     asked = [streams.VERSION, origin.name, dict(origin.options), data.holdout, data.tokenizer, others]
     return f"{words}-{digest(asked)[:8]}"
 
 
 def _inputs(origin: Origin, origins: Sequence[Origin], data: Data) -> str:
-    trained = data.tokenizer.startswith("bpe:")
-    given = None if trained or data.tokenizer == "bytes" else tokenizers.load(data.tokenizer).sha256
-    return digest([[o.inputs for o in (origins if trained else [origin])], given])[:8]
+    """Return the hash of what the records are made from: texts, and the tokenizer's file if it is one."""
+    read = [one.inputs for one in _origins_read(origin, origins, data)]
+    given = None
+    if not _trains_tokenizer(data) and data.tokenizer != "bytes":
+        given = tokenizers.load(data.tokenizer).sha256
+    return digest([read, given])[:8]
+
+
+def _trains_tokenizer(data: Data) -> bool:
+    return data.tokenizer.startswith("bpe:")
+
+
+def _origins_read(origin: Origin, origins: Sequence[Origin], data: Data) -> Sequence[Origin]:
+    """Return the corpora that the records of one depend on: all of them where a tokenizer is trained on all."""
+    return origins if _trains_tokenizer(data) else [origin]
 
 
 def _find(origin: Origin, origins: Sequence[Origin], data: Data, root: epath.Path) -> epath.Path | None:
-    """The folder with the records of a corpus, None when they are still to be made."""
-    if all(o.inputs is not None for o in ([origin] if not data.tokenizer.startswith("bpe:") else origins)):
+    """Return the folder with the records of a corpus, None when they are still to be made."""
+    if all(one.inputs is not None for one in _origins_read(origin, origins, data)):
         folder = root / "records" / folder_name(origin, origins, data)
         return folder if (folder / "manifest.json").exists() else None
+    # The source is gone: the newest records that were made with the same options.
     made = [path.parent for path in (root / "records").glob(f"{_request(origin, data)}-*/manifest.json")]
-    return max(made, key=lambda folder: (folder / "manifest.json").stat().mtime) if made else None
+    return max(made, key=_time_of_manifest) if made else None
+
+
+def _time_of_manifest(folder: epath.Path) -> float:
+    return (folder / "manifest.json").stat().mtime or 0.0
 
 
 def _remote(path: epath.Path) -> bool:
@@ -128,84 +142,122 @@ def _cache() -> epath.Path:
     return epath.Path(os.environ.get("LOSSGRID_CACHE", "~/.cache/lossgrid")).expanduser() / "data"
 
 
-def _make(
-    origin: Origin, origins: Sequence[Origin], data: Data, work: epath.Path, final: epath.Path, say: Say, progress: bool
-) -> None:
-    """Write the records of one corpus aside and rename them.
+class _Work:
+    """One preparation: what is asked for, and the folder in which it is done."""
 
-    The caller holds the lock, so what lies aside is nobody's.
-    """
-    for left in [*final.parent.glob(f".{final.name}.*.tmp"), *([final] if final.exists() else [])]:
-        left.rmtree()
-    codec = _tokenizer(data, origins, work, say)
-    documents, details = _documents(origin, data, work, say)
-    temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.mkdir(parents=True)
-    try:
-        with _bar(f"{origin.name}: tokens", 2 * len(documents), progress) as advance:
-            manifest = streams.write(origin, documents, details, codec, data, temporary, advance)
-        os.replace(temporary, final)
-    finally:
-        if temporary.exists():
-            temporary.rmtree()
-    say(f"{origin.name}: {manifest.train.tokens + manifest.holdout.tokens:,} tokens in {os.fspath(final)}")
+    def __init__(self, data: Data, origins: Sequence[Origin], folder: epath.Path, say: Say, progress: bool):
+        self._data = data
+        self._origins = origins
+        self._folder = folder
+        self._say = say
+        self._progress = progress
+
+    def records(self, origin: Origin, root: epath.Path) -> epath.Path:
+        """Make the records of a corpus unless another process has, and return their folder under `root`."""
+        name = folder_name(origin, self._origins, self._data)
+        folder = self._folder / "records" / name
+        with locked(folder.parent / f".{name}.lock", self._say):
+            if not (folder / "manifest.json").exists():
+                self._make(origin, folder)
+        if _remote(root):
+            publish(folder, root / "records" / name)
+        return root / "records" / name
+
+    def _make(self, origin: Origin, final: epath.Path) -> None:
+        """Write the records of one corpus aside and rename them.
+
+        The caller holds the lock, so what lies aside is nobody's.
+        """
+        left_behind = list(final.parent.glob(f".{final.name}.*.tmp"))
+        if final.exists():
+            left_behind.append(final)
+        for folder in left_behind:
+            folder.rmtree()
+        codec = self._tokenizer()
+        documents, details = self._documents(origin)
+        temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary.mkdir(parents=True)
+        try:
+            with _bar(f"{origin.name}: tokens", 2 * len(documents), self._progress) as advance:
+                manifest = streams.write(origin, documents, details, codec, self._data, temporary, advance)
+            os.replace(temporary, final)
+        finally:
+            if temporary.exists():
+                temporary.rmtree()
+        tokens = manifest.train.tokens + manifest.holdout.tokens
+        self._say(f"{origin.name}: {tokens:,} tokens in {os.fspath(final)}")
+
+    def _documents(self, origin: Origin) -> tuple[Documents, dict[str, Any]]:
+        """Open the documents of a corpus, and return them with the details for its manifest."""
+        key = digest([dict(origin.options), origin.inputs])[:16]
+        folder = self._folder / "documents" / f"{origin.kind}-{key}"
+        with locked(folder.parent / f".{folder.name}.lock", self._say):
+            return open_documents(origin, folder, self._data.text_field, self._say)
+
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        """Return the tokenizer; a BPE is trained on the training documents of all corpora, once."""
+        data = self._data
+        trained = re.fullmatch(r"bpe:(\d+)", data.tokenizer)
+        if trained is None:
+            return tokenizers.load(data.tokenizer)
+        corpora = [[dict(origin.options), origin.inputs] for origin in self._origins]
+        key = digest([streams.VERSION, BPE_BYTES, data.holdout, corpora])[:16]
+        stem = f"bpe-{trained[1]}-{key}"
+        folder = self._folder / "tokenizers"
+        with locked(folder / f".{stem}.lock", self._say):
+            for path in folder.glob(f"{stem}-*.json"):
+                return _read_trained(path)
+            self._say(f"{data.tokenizer}: training on {', '.join(data.corpus)}")
+            codec = tokenizers.train_bpe(self._training_texts(), int(trained[1]), data.tokenizer)
+            assert codec.content is not None
+            files.write_bytes(folder / f"{stem}-{codec.sha256[:16]}.json", codec.content)
+            return codec
+
+    def _training_texts(self) -> Iterator[str]:
+        """Yield the texts that a tokenizer is trained on: of each corpus as many bytes, and none that is held out."""
+        for origin in self._origins:
+            left = BPE_BYTES // len(self._origins)
+            for text in self._not_held_out(origin):
+                left -= len(text)
+                if left < 0:
+                    break
+                yield text.decode()
+
+    def _not_held_out(self, origin: Origin) -> Iterator[bytes]:
+        documents, _ = self._documents(origin)
+        held_out = iter(streams.held_out(documents, self._data.holdout, origin.name, _advance_nothing))
+        for block in documents.blocks():
+            for text in block:
+                if not next(held_out):
+                    yield text
 
 
-def _documents(origin: Origin, data: Data, work: epath.Path, say: Say) -> tuple[Documents, dict[str, Any]]:
-    key = digest([dict(origin.options), origin.inputs])[:16]
-    folder = work / "documents" / f"{origin.options['kind']}-{key}"
-    with locked(folder.parent / f".{folder.name}.lock", say):
-        return open_documents(origin, folder, data.text_field, say)
+def _advance_nothing(steps: int) -> None:
+    """Show no progress."""
+
+
+def _read_trained(path: epath.Path) -> tokenizers.Tokenizer:
+    """Read a tokenizer that was trained before. Raises InputError when its file was changed since."""
+    codec = tokenizers.parse(os.fspath(path), path.read_bytes(), kind="bpe")
+    if not path.stem.endswith(codec.sha256[:16]):
+        raise InputError(f"{path}: its content is not what was written; delete it and run the same command again")
+    return codec
 
 
 @contextlib.contextmanager
 def _bar(label: str, total: int, shown: bool) -> Iterator[streams.Advance]:
+    """Show progress on a terminal, for as long as a block of code runs."""
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as display:
+    visible = shown and console.is_terminal
+    with Progress(*columns, console=console, disable=not visible, transient=True) as display:
         task = display.add_task(label, total=total)
         yield lambda steps: display.advance(task, steps)
-
-
-def _tokenizer(data: Data, origins: Sequence[Origin], work: epath.Path, say: Say) -> tokenizers.Tokenizer:
-    """The tokenizer of a run; a BPE is trained on the training documents of all its corpora, once."""
-    trained = re.fullmatch(r"bpe:(\d+)", data.tokenizer)
-    if trained is None:
-        return tokenizers.load(data.tokenizer)
-    key = digest([streams.VERSION, BPE_BYTES, data.holdout, [[dict(o.options), o.inputs] for o in origins]])[:16]
-    stem = f"bpe-{trained[1]}-{key}"
-    with locked(work / "tokenizers" / f".{stem}.lock", say):
-        for path in (work / "tokenizers").glob(f"{stem}-*.json"):
-            codec = tokenizers.parse(os.fspath(path), path.read_bytes(), kind="bpe")
-            if not path.stem.endswith(codec.sha256[:16]):
-                raise InputError(
-                    f"{path}: its content is not what was written; delete it and run the same command again"
-                )
-            return codec
-        texts = (
-            text for origin in origins for text in _training_texts(origin, data, work, BPE_BYTES // len(origins), say)
-        )
-        say(f"{data.tokenizer}: training on {', '.join(data.corpus)}")
-        codec = tokenizers.train_bpe(texts, int(trained[1]), data.tokenizer)
-        assert codec.content is not None
-        files.write_bytes(work / "tokenizers" / f"{stem}-{codec.sha256[:16]}.json", codec.content)
-        return codec
-
-
-def _training_texts(origin: Origin, data: Data, work: epath.Path, limit: int, say: Say) -> Iterator[str]:
-    documents, _ = _documents(origin, data, work, say)
-    held = streams.held_out(documents, data.holdout, origin.name, lambda steps: None)
-    for index, text in enumerate(text for block in documents.blocks() for text in block):
-        if not held[index]:
-            limit -= len(text)
-            if limit < 0:
-                return
-            yield text.decode()
 
 
 def publish(source: epath.Path, target: epath.Path) -> None:
@@ -217,7 +269,7 @@ def publish(source: epath.Path, target: epath.Path) -> None:
 
 
 def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
-    """The tokenizer that a prepared corpus was made with, from the copy beside its records."""
+    """Return the tokenizer that a prepared corpus was made with, from the copy beside its records."""
     for name in ("tokenizer.json", "tokenizer.model"):
         if name in manifest.files:
             return tokenizers.parse(name, (manifest.directory / name).read_bytes(), kind=manifest.tokenizer_kind)
@@ -225,38 +277,38 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
 
 
 def table(manifests: Sequence[Manifest]) -> Table:
-    """What is prepared, for a reader. The last column is the unigram entropy of the training tokens."""
+    """Return what is prepared as a table. The last column is the unigram entropy of the training tokens."""
     out = Table()
     for name in ("source", "split", "documents", "tokens", "bytes", "B/token", "nats"):
         out.add_column(name, justify="left" if name in ("source", "split") else "right", no_wrap=name != "source")
     for manifest in manifests:
-        for name, split in (("train", manifest.train), ("held out", manifest.holdout)):
-            first = name == "train"
-            out.add_row(
-                Text(manifest.source if first else ""),
-                name,
-                *(f"{count:,}" for count in (split.documents, split.tokens, split.bytes)),
-                f"{split.bytes / max(split.tokens, 1):.4f}",
-                f"{manifest.unigram_entropy_nats:.4f}" if first else "",
-            )
+        entropy = f"{manifest.unigram_entropy_nats:.4f}"
+        out.add_row(Text(manifest.source), "train", *_sizes(manifest.train), entropy)
+        out.add_row(Text(""), "held out", *_sizes(manifest.holdout), "")
     return out
+
+
+def _sizes(split: Split) -> tuple[str, str, str, str]:
+    bytes_per_token = split.bytes / max(split.tokens, 1)
+    return f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes:,}", f"{bytes_per_token:.4f}"
 
 
 def main(argv: list[str]) -> None:
     """Prepare what the config's run needs; show it, and the run's first record as text."""
-    from absl import flags
-
-    from experiments.run import freeze  # imports jax
+    from experiments.run import config_file  # imports jax
 
     if argv:
         raise InputError(f"unexpected argument {argv[0]!r}; options are given as --config.data.corpus=...")
-    run, execution = freeze.freeze(flags.FLAGS.config)
+    run, execution = config_file.frozen()
     console = Console(highlight=False)
-    nothing = None not in look(run.data, execution.data_root)[2]
+    _, _, ready = look(run.data, execution.data_root)
     manifests = prepare(run.data, execution.data_root)
     for manifest in manifests:
         verify(manifest, thorough=True)
-    console.print("Nothing to do: all is prepared, checksums agree." if nothing else "Prepared, checksums agree.")
+    if None in ready:
+        console.print("Prepared, checksums agree.")
+    else:
+        console.print("Nothing to do: all is prepared, checksums agree.")
     console.print(table(manifests))
     for manifest in manifests:
         console.print(f"{manifest.source}: {os.fspath(manifest.directory)}", markup=False, soft_wrap=True)
@@ -269,9 +321,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from ml_collections import config_flags
+    from experiments.run import config_file  # imports jax
 
-    config_flags.DEFINE_config_file(
-        "config", None, "A file with get_config(arg), as experiments/configs.", lock_config=True
-    )
-    cli.run(main, required=("config",))
+    config_file.define()
+    cli.run(main, required=("config",), check=config_file.check_arguments)

@@ -1,6 +1,7 @@
 """Train runs of one signature to their ends, and the command for one run. The loop is in experiments/training/loop.py.
 
     python -m experiments.train --config=experiments/configs/smoke.py --workdir=runs/smoke
+    python -m experiments.train --options=moe     # every option of a run of a family
 
 The same command again resumes from the newest checkpoint, or says that the run is complete. Steps, losses and
 parameters do not depend on where a run was interrupted.
@@ -22,6 +23,7 @@ from experiments import cli, files, prepare
 from experiments.alive import hosts, lease, watchdog
 from experiments.alive.lease import Lease
 from experiments.cli import EXIT_AGAIN, InputError
+from experiments.data.manifest import Manifest
 from experiments.run import config_file, freeze, identity
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit
@@ -32,17 +34,26 @@ from experiments.training.trial import Trial, workdir_of
 
 
 def set_up_devices(execution: Execution) -> None:
-    """Simulated CPU devices (one per core this process may use) and the compilation cache. Before any jax computation."""
+    """Set up simulated CPU devices (one per core this process may use) and the compilation cache.
+
+    It has to come before any computation of jax.
+    """
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", execution.cpu_devices or cores)
+        jax.config.update("jax_num_cpu_devices", execution.cpu_devices or _cores())
     except RuntimeError:  # devices are in use already: the caller has chosen
         pass
     if execution.compile_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(execution.compile_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def train(
@@ -57,23 +68,7 @@ def train(
     Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved), Lost
     when `held` is no longer ours.
     """
-    for directory in directories:
-        files.check_folder(directory)
-    trials = []
-    corpora = {data: prepare.prepare(data, epath.Path(execution.data_root)) for data in {run.data for run in runs}}
-    for run, directory in zip(runs, directories, strict=True):
-        manifests = corpora[run.data]
-        if (size := max(m.vocab_size for m in manifests)) > run.model.vocab:
-            raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
-        names = tuple(m.fingerprint for m in manifests)
-        fingerprint = identity.fingerprint(run, names)
-        if (directory / "record.json").exists() and records.read(directory / "record.json")["status"] != "failed":
-            workdir_of(directory, run, fingerprint, names)
-            continue
-        parent = inherit.find(run, directory, execution)
-        line = _line(run, manifests, parent)
-        workdir_of(directory, run, fingerprint, names, line)
-        trials.append((run, fingerprint, directory, manifests, parent))
+    trials = _claim(runs, directories, execution)
     if not trials:
         return
     set_up_devices(execution)
@@ -92,64 +87,89 @@ def train(
     population.run()
 
 
-def _line(run: Run, manifests: tuple[Any, ...], parent: inherit.Parent | None) -> lineages.Lineage:
-    """The lineage after a run. Raises InputError when there is not so much data left."""
+def _claim(
+    runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution
+) -> list[tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | None]]:
+    """Check the runs against their data, parents and folders, and write the run.json of each.
+
+    Returns what a Trial needs of each run that has no record yet.
+    """
+    for directory in directories:
+        files.check_folder(directory)
+    root = epath.Path(execution.data_root)
+    corpora = {data: prepare.prepare(data, root) for data in {run.data for run in runs}}
+    trials = []
+    for run, directory in zip(runs, directories, strict=True):
+        manifests = corpora[run.data]
+        size = max(manifest.vocab_size for manifest in manifests)
+        if size > run.model.vocab:
+            raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
+        names = tuple(manifest.fingerprint for manifest in manifests)
+        fingerprint = identity.fingerprint(run, names)
+        if _is_recorded(directory):
+            workdir_of(directory, run, fingerprint, names)
+            continue
+        parent = inherit.find(run, directory, execution)
+        workdir_of(directory, run, fingerprint, names, _lineage(run, manifests, parent))
+        trials.append((run, fingerprint, directory, manifests, parent))
+    return trials
+
+
+def _is_recorded(directory: epath.Path) -> bool:
+    """Tell whether a folder has the record of a run that has ended. One that failed is trained again."""
+    path = directory / "record.json"
+    return path.exists() and records.read(path)["status"] != "failed"
+
+
+def _lineage(run: Run, manifests: tuple[Manifest, ...], parent: inherit.Parent | None) -> lineages.Lineage:
+    """Return the lineage after a run. Raises InputError when there is not so much data left."""
     from experiments.data.batches import check_enough
 
-    names, before = tuple(m.fingerprint for m in manifests), parent.lineage if parent else None
+    names = tuple(manifest.fingerprint for manifest in manifests)
+    before = parent.lineage if parent else None
     line = lineages.after(run, names, before, parent is not None and parent.learns(run))
     read = dict(line.reads)[lineages.data_key(run, names)]
     check_enough(manifests, run.data, read.sequences * read.seq_len, run.seq_len)
     return line
 
 
+# --- events
+
+
 def _say_nothing(event: dict[str, Any]) -> None:
-    """Events are the first process's to report."""
+    """Report nothing: events are the first process's to report."""
 
 
 _printing = threading.Lock()  # two threads report: the loop, and the signs of life
 
 
 def _print_event(event: dict[str, Any]) -> None:
+    """Print an event as a line of JSON, which knows no infinity."""
+    finite = {name: _null(value) for name, value in event.items()}
     with _printing:
-        print(json.dumps({k: _null(v) for k, v in event.items()}), flush=True)
+        print(json.dumps(finite), flush=True)
 
 
 def _null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _train_population(path: str, workdir: str) -> int:
-    """Worker of a study: the runs of a population file, events as JSON lines on stdout (sweeps/executors)."""
-    watchdog.breathe(_print_event)
-    try:
-        value = files.read_json(path)
-        frozen = [freeze.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
-        if bad := [name for name in value["fingerprints"] if not inherit.FINGERPRINT.fullmatch(name)]:
-            raise ValueError(f"{bad[0]!r} is no fingerprint")
-        if not frozen or len(frozen) != len(value["fingerprints"]):
-            raise ValueError(f"{len(frozen)} runs and {len(value['fingerprints'])} fingerprints")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--population={path} is not a readable population ({type(error).__name__}: {error})"
-        ) from error
-    directories = [epath.Path(workdir) / "runs" / name for name in value["fingerprints"]]
-    if held := lease.given(epath.Path(workdir)):
-        held.begin(directories)
-    train([run for run, _ in frozen], directories, frozen[0][1], _print_event, held)
-    return 0
-
-
 class _Bar:
     """Progress of one run on the terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-        columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("steps")]
-        columns += [TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[speed]:,.0f} tokens/s")]
-        self.bar = Progress(*columns, TimeRemainingColumn())
-        self.task: Any = None
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TimeRemainingColumn(),
+        )
+        self.task = TaskID(0)
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event["event"] == "start":
@@ -160,38 +180,98 @@ class _Bar:
             self.bar.update(self.task, completed=event["done"], loss=event["loss"], speed=speed)
 
 
-def _train_one(workdir: str) -> int:
-    run, execution = inherit.resolve(*config_file.frozen())
-    directory, bar = epath.Path(workdir), _Bar()
-    known = (directory / "record.json").exists()
+# --- the command
+
+
+def _train_population(path: str, workdir: str) -> int:
+    """Train the runs of a population file, as the worker of a study: events are JSON lines on stdout."""
+    watchdog.breathe(_print_event)
     try:
-        train([run], [directory], execution, bar)
+        runs, execution, fingerprints = _read_population(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--population={path} is not a readable population ({type(error).__name__}: {error})"
+        ) from error
+    directories = [epath.Path(workdir) / "runs" / name for name in fingerprints]
+    held = lease.given(epath.Path(workdir))
+    if held is not None:
+        held.begin(directories)
+    train(runs, directories, execution, _print_event, held)
+    return 0
+
+
+def _read_population(path: str) -> tuple[list[Run], Execution, list[str]]:
+    """Read runs, their execution and their fingerprints. Raises what any access to a damaged file would."""
+    value = files.read_json(path)
+    frozen = [freeze.freeze(run | {"execution": value["execution"]}) for run in value["runs"]]
+    fingerprints = value["fingerprints"]
+    for name in fingerprints:
+        if not inherit.FINGERPRINT.fullmatch(name):
+            raise ValueError(f"{name!r} is no fingerprint")
+    if not frozen or len(frozen) != len(fingerprints):
+        raise ValueError(f"{len(frozen)} runs and {len(fingerprints)} fingerprints")
+    return [run for run, _ in frozen], frozen[0][1], fingerprints
+
+
+def _train_one(workdir: str) -> int:
+    """Train the run of the config with a progress bar, and say how it ended."""
+    run, execution = inherit.resolve(*config_file.frozen())
+    directory = epath.Path(workdir)
+    known = (directory / "record.json").exists()
+    progress = _Bar()
+    try:
+        train([run], [directory], execution, progress)
     finally:
-        bar.bar.stop()
-    if flags.FLAGS.hosts and not hosts.first():
-        return 0
+        progress.bar.stop()
+    if not flags.FLAGS.hosts or hosts.first():
+        print(_summary(directory, known))
+    return 0
+
+
+def _summary(directory: epath.Path, known: bool) -> str:
+    """Return how a run ended, in one line. `known`: it had before this command."""
     record = records.read(directory / "record.json")
-    columns = record["columns"]
     if record["status"] == "diverged":
-        print(f"diverged: {record['reason']}; the record is {directory}/record.json")
-        return 0
-    print(
+        return f"diverged: {record['reason']}; the record is {directory}/record.json"
+    columns = record["columns"]
+    return (
         f"{'already complete' if known else 'complete'}: held-out loss {columns['loss_nats']:.4f} "
         f"+- {columns['loss_nats_sem']:.4f} nats/token ({columns['bits_per_byte']:.4f} bits/byte) after "
         f"{columns['tokens']:,} tokens, {columns['params_total']:,} parameters, {columns['flops_total']:.3g} FLOPs, "
         f"{columns['wall_seconds']:.1f} s; the record is {directory}/record.json"
     )
+
+
+def _show_options(family: str) -> int:
+    """Print every option of a run of a family."""
+    from rich.console import Console
+
+    from experiments.run import options_table
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(options_table.table(family))
     return 0
 
 
+def _check_arguments(argv: list[str]) -> list[str]:
+    """Give --options the default family where it has no value; then look at the config's flags."""
+    spelt = ["--options=dense" if arg in ("--options", "-options") else arg for arg in argv]
+    return config_file.check_arguments(spelt)
+
+
 def main(_: list[str]) -> int:
-    """The command line."""
+    """Run the command line."""
     given = flags.FLAGS
+    if given.options is not None:
+        return _show_options(given.options)
+    cli.require(["workdir"])
     if (given.config is None) == (given.population is None):
         raise InputError("expected --config=FILE.py, for one run (see --help)")
     hosts.join(given.hosts)
     try:
-        return _train_population(given.population, given.workdir) if given.population else _train_one(given.workdir)
+        if given.population:
+            return _train_population(given.population, given.workdir)
+        return _train_one(given.workdir)
     except Stopped:
         print("stopped; everything is saved, the same command goes on", file=sys.stderr)
         return EXIT_AGAIN
@@ -203,8 +283,9 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     config_file.define()
     flags.DEFINE_string("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
+    flags.DEFINE_string("options", None, "print every option of a run of this family (dense without one), and end")
     flags.DEFINE_string(
         "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/alive/hosts.py)"
     )
     flags.DEFINE_string("population", None, "used by sweeps.launch: a population file whose runs train as one program")
-    cli.run(main, ["workdir"], config_file.check_arguments)
+    cli.run(main, check=_check_arguments)

@@ -2,8 +2,7 @@
 
     python -m experiments.train --config=experiments/configs/default.py:dense --config.model.width=128 --workdir=runs/a
 
-The argument after the colon is the family. Options and their meaning: the dataclasses in experiments/run/schema.py,
-experiments/data/batches.py and models/FAMILY.py.
+The argument after the colon is the family. `python -m experiments.train --options=FAMILY` prints all options.
 """
 
 import dataclasses
@@ -13,25 +12,31 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments.cli import InputError, nearest
 from experiments.run import schema
 from experiments.training import optimizers
 import models
+from models.errors import InputError, nearest
 
 
-def _fields(cls: type) -> ConfigDict:
-    """A ConfigDict of a dataclass's defaults; an unset (None) field keeps its type, so that overrides are parsed."""
-    hints, out = typing.get_type_hints(cls), ConfigDict()
+def section(cls: type) -> ConfigDict:
+    """Return the defaults of a dataclass; an unset (None) option keeps its type, so that overrides are parsed."""
+    hints = typing.get_type_hints(cls)
+    defaults = ConfigDict()
     for field in dataclasses.fields(cls):
-        hint, value = hints[field.name], field.default
-        if dataclasses.is_dataclass(hint):
-            out[field.name] = _fields(hint)
-        elif value is None and isinstance(hint, types.UnionType):
-            kind = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-            out[field.name] = config_dict.placeholder(kind)
-        elif value is not dataclasses.MISSING:
-            out[field.name] = value
-    return out
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            defaults[field.name] = section(hint)
+        elif field.default is None and isinstance(hint, types.UnionType):
+            defaults[field.name] = _unset(hint)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+    return defaults
+
+
+def _unset(hint: types.UnionType) -> Any:
+    """Return an unset option of the type that it may have."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return config_dict.placeholder(kinds[0])
 
 
 def choose_optimizer(config: ConfigDict, name: str) -> None:
@@ -39,8 +44,8 @@ def choose_optimizer(config: ConfigDict, name: str) -> None:
 
     Raises InputError for an optimizer that is not known, and for an option that was set and that it has not.
     """
-    former = _fields(optimizers.load(config.opt.name).Config)
-    chosen = _fields(optimizers.load(name).Config)
+    former = section(optimizers.load(config.opt.name).Config)
+    chosen = section(optimizers.load(name).Config)
     for key, value in config.opt.items():
         if key == "name" or value == former[key]:
             continue
@@ -52,20 +57,16 @@ def choose_optimizer(config: ConfigDict, name: str) -> None:
 
 
 def get_config(family: str | None = None) -> Any:
-    """The defaults of a family (dense when none is named) as a locked ConfigDict."""
+    """Return the defaults of a family (dense when none is named) as a locked ConfigDict."""
     family = family or "dense"
     config = ConfigDict({"family": family})
-    config.model = _fields(models.load(family).Config)
-    config.opt = _fields(optimizers.load(optimizers.DEFAULT).Config)
+    config.model = section(models.load(family).Config)
+    config.opt = section(optimizers.load(optimizers.DEFAULT).Config)
     for name, cls in schema.SECTIONS.items():
-        config[name] = _fields(cls)
+        config[name] = section(cls)
     hints = typing.get_type_hints(schema.Run)
     for field in dataclasses.fields(schema.Run):
-        if field.name not in ("family", "model", "opt", *schema.SECTIONS):
-            config[field.name] = (
-                config_dict.placeholder(typing.get_args(hints[field.name])[0])
-                if field.default is None
-                else field.default
-            )
-    config.execution = _fields(schema.Execution)
+        if field.name not in config:
+            config[field.name] = _unset(hints[field.name]) if field.default is None else field.default
+    config.execution = section(schema.Execution)
     return config.lock()

@@ -1,8 +1,12 @@
-"""The --config flag of every command: an ml_collections file with `get_config(arg)`, and dotted overrides.
+"""Read the --config flag of every command: an ml_collections file with `get_config(arg)`, and dotted overrides.
 
---config=FILE.py[:ARG] --config.model.width=128 --config.opt.clip_norm=none
+    --config=FILE.py[:ARG] --config.model.width=128 --config.opt.clip_norm=none
+
+absl and ml_collections parse most of it. Here are the errors that name the key, `=none`, which unsets an option of any
+type, and `--config.opt.name`, which brings the options of another optimizer.
 """
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -11,14 +15,25 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.cli import InputError, nearest
 from experiments.configs import default
 from experiments.run import freeze, schema
+from models.errors import InputError, nearest
 
-_unset: list[str] = []
-# Where --config.opt.name chooses an optimizer, all --config.opt overrides: the flags of the config are parsed for the
-# options of another one.
-_of_optimizer: dict[str, Any] = {}
+CONFIG = re.compile(r"--?config=(.*)")
+OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+
+
+@dataclasses.dataclass
+class _Overrides:
+    """What a command line says and absl cannot parse: kept from `check_arguments` until `frozen`."""
+
+    unset: list[str] = dataclasses.field(default_factory=list)
+    # Where --config.opt.name chooses an optimizer, all --config.opt overrides: the flags of the config are parsed for
+    # the options of another one.
+    of_optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_overrides = _Overrides()
 
 
 def define() -> None:
@@ -29,7 +44,7 @@ def define() -> None:
 
 
 def load_module(path: str, function: str, flag: str) -> Any:
-    """A function of a Python file that the user names. Raises InputError when file or function is not there."""
+    """Return a function of a Python file that the user names. Raises InputError when file or function is not there."""
     if not path.endswith(".py") or not os.path.isfile(path):
         raise InputError(f"{flag}={path}: expected a Python file with {function}(arg)")
     spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
@@ -39,7 +54,7 @@ def load_module(path: str, function: str, flag: str) -> Any:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # it is the user's code: anything may happen in it
         raise InputError(f"{flag}={path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, function):
         raise InputError(f"{flag}={path} has no function {function}(arg)")
@@ -47,7 +62,7 @@ def load_module(path: str, function: str, flag: str) -> Any:
 
 
 def call(function: Any, argument: str | None, flag: str) -> Any:
-    """`function(argument)`, or `function()` without one. Raises InputError for an argument that it does not take."""
+    """Call `function(argument)`, or `function()` without one. Raises InputError for an argument that is not taken."""
     try:
         return function(argument) if argument is not None else function()
     except InputError:
@@ -59,78 +74,91 @@ def call(function: Any, argument: str | None, flag: str) -> Any:
 
 
 def check_arguments(argv: list[str]) -> list[str]:
-    """Look at --config flags before they are parsed, for errors that name the key. Returns argv without `=none` ones."""
-    _unset.clear()
-    _of_optimizer.clear()
-    given = [match[1] for arg in argv if (match := re.fullmatch(r"--?config=(.*)", arg))]
+    """Check --config flags before they are parsed, and return the arguments that absl is to parse.
+
+    Raises InputError naming the key that is unknown or the value that is of another type.
+    """
+    global _overrides
+    _overrides = _Overrides()
+    given = [match[1] for match in map(CONFIG.fullmatch, argv) if match]
     if not given:
         return argv
     path, _, argument = given[-1].partition(":")
     config = call(load_module(path, "get_config", "--config"), argument or None, f"--config={given[-1]}")
-    for arg in argv:
-        if match := re.fullmatch(r"--?config\.opt\.name=(.*)", arg):
-            default.choose_optimizer(config, match[1])
-            _of_optimizer["name"] = match[1]
-    kept = []
-    for arg in argv:
-        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", arg, re.DOTALL)
-        if match:
-            kind = _kind(config, match[1])
-            _check_value(match[1], match[2], kind)
-            if (match[2] or "").lower() == "none":
-                _unset.append(match[1])
-                continue
-            if _of_optimizer and match[1].startswith("opt."):
-                _of_optimizer[match[1].removeprefix("opt.")] = _parse(match[2], kind)
-                continue
-        kept.append(arg)
-    return kept
+    _choose_optimizer(config, argv)
+    return [arg for arg in argv if not _taken(config, arg)]
 
 
-def _parse(value: str | None, kind: type) -> Any:
-    """A value that `_check_value` has found to be of its kind. A flag without a value is a switch."""
-    if value is None:
+def _choose_optimizer(config: ConfigDict, argv: list[str]) -> None:
+    """Give the config the options of the optimizer that the command line names."""
+    for match in map(OVERRIDE.fullmatch, argv):
+        if match and match[1] == "opt.name" and match[2] is not None:
+            default.choose_optimizer(config, match[2])
+            _overrides.of_optimizer["name"] = match[2]
+
+
+def _taken(config: ConfigDict, arg: str) -> bool:
+    """Check an argument, and tell whether it is kept in _overrides and not for absl to parse."""
+    match = OVERRIDE.fullmatch(arg)
+    if match is None:
+        return False
+    key = match[1]
+    value = match[2]
+    kind = _kind(config, key)
+    _check_value(key, value, kind)
+    if value is not None and value.lower() == "none":
+        _overrides.unset.append(key)
         return True
-    if kind is bool:
-        return value.lower() == "true"
-    return kind(value) if kind in (int, float) else value
+    if _overrides.of_optimizer and key.startswith("opt."):
+        _overrides.of_optimizer[key.removeprefix("opt.")] = _parse(value, kind)
+        return True
+    return False
 
 
 def _kind(config: ConfigDict, key: str) -> type:
+    """Return the type of an option. Raises InputError for a key that is unknown, or that of a section."""
     node: Any = config
     kind: type = type(None)
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
             known = list(node) if isinstance(node, ConfigDict) else []
             raise InputError(f"unknown config key {key}; {nearest(part, known, 'key')}")
-        kind, node = node.get_type(part), node[part]
+        kind = node.get_type(part)
+        node = node[part]
     if isinstance(node, ConfigDict):
         raise InputError(f"--config.{key} is a section; expected one of its keys: {', '.join(node)}")
     return kind
 
 
 def _check_value(key: str, value: str | None, kind: type) -> None:
-    if value is None or value.lower() == "none" or kind not in (int, float, bool):
+    """Check that a number or a switch is spelt as one. Raises InputError. Other types are for absl to parse."""
+    if value is None or value.lower() == "none":
         return
     try:
-        if kind is bool and value.lower() not in ("true", "false"):
-            raise ValueError
-        if kind is int:
-            int(value)
-        if kind is float:
-            float(value)
+        _parse(value, kind)
     except ValueError:
         raise InputError(f"--config.{key}={value} is not of type {kind.__name__}") from None
 
 
+def _parse(value: str | None, kind: type) -> Any:
+    """Return a value of its kind; a flag without a value is a switch. Raises ValueError where it cannot be one."""
+    if value is None:
+        return True
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(value)
+        return value.lower() == "true"
+    return kind(value) if kind in (int, float) else value
+
+
 def frozen() -> tuple[schema.Run, schema.Execution]:
-    """The Run and Execution of the parsed flags."""
+    """Return the Run and Execution of the parsed flags."""
     config = flags.FLAGS.config
-    if _of_optimizer:
-        default.choose_optimizer(config, _of_optimizer["name"])
-        config.opt.update(_of_optimizer)
+    if _overrides.of_optimizer:
+        default.choose_optimizer(config, _overrides.of_optimizer["name"])
+        config.opt.update(_overrides.of_optimizer)
     with config.unlocked(), config.ignore_type():
-        for key in _unset:
+        for key in _overrides.unset:
             section, _, name = key.rpartition(".")
             (config[section] if section else config)[name] = None
     return freeze.freeze(config)

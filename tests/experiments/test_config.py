@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from experiments.cli import InputError
-from experiments.configs import default
-from experiments.run import identity, schema
+from experiments.configs import default, smoke
+from experiments.run import identity, options_table, schema
 from experiments.run.freeze import freeze as freeze_
+import models
 from tests.support.commands import run_command
+from tests.support.data import python
 
 
 def freeze(**options):
@@ -168,3 +170,53 @@ def test_file_errors_are_one_line(tmp_path):
         done = run_command("experiments.train", flag, f"--workdir={tmp_path}/run")
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("family", models.family_names())
+def test_the_small_config_is_one_of_every_family(family):
+    run, _ = freeze_(smoke.get_config(family))
+    assert run.family == family and run.model.width == 48 and run.model.depth == 3
+
+
+def test_prepare_and_train_read_the_same_flags(tmp_path):
+    config = "--config=experiments/configs/smoke.py"
+    for command, flags in (("experiments.prepare", []), ("experiments.train", [f"--workdir={tmp_path}/run"])):
+        done = run_command(command, config, *flags, "--config.data.tokeniser=bytes")
+        assert done.returncode == 2
+        assert done.stderr == "error: unknown config key data.tokeniser; did you mean 'tokenizer'?\n"
+    here = [f"--config.execution.data_root={tmp_path}", "--config.data.corpus=('embedded:1',)"]
+    done = run_command("experiments.prepare", config, *here, "--config.opt.clip_norm=none")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_options_has_every_option_of_a_run():
+    for family in models.family_names():
+        run, execution = freeze_(default.get_config(family))
+        rows = {row.name: row for row in options_table.rows(family)}
+        names = {path for path, _, _ in identity.leaves(run)}
+        names |= {f"execution.{path}" for path, _, _ in identity.leaves(execution)}
+        assert rows.keys() == names
+        assert rows["schedule.decay_tokens"].applies_when == "schedule.name='wsd'"
+        assert rows["loss.chunk"].default == "none" and rows["loss.chunk"].allowed == "at least 1, or none"
+        assert rows["opt.lr"].help and rows["execution.packing"].allowed == "auto | map | vmap"
+
+
+def test_the_command_prints_the_table_of_options():
+    done = run_command("experiments.train", "--options=moe")
+    assert done.returncode == 0, done.stderr
+    assert "model.capacity_factor" in done.stdout and "execution.mesh.fsdp" in done.stdout
+    done = run_command("experiments.train", "--options=mo")
+    assert done.returncode == 2 and done.stderr == "error: family='mo' is not known; did you mean 'moe'?\n"
+
+
+def test_an_exception_in_a_thread_is_one_line():
+    program = (
+        "import threading; from experiments import cli\n"
+        "def work(): raise ValueError('too\\nlate')\n"
+        "def main(_):\n"
+        "    thread = threading.Thread(target=work, name='beat'); thread.start(); thread.join()\n"
+        "cli.run(main)\n"
+    )
+    done = python(program)
+    assert done.returncode == 0
+    assert done.stderr == "error in thread 'beat': ValueError: too late\n"

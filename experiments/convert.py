@@ -1,4 +1,4 @@
-"""Import and export of Hugging Face checkpoints: config.json and *.safetensors.
+"""Import and export Hugging Face checkpoints: config.json and *.safetensors.
 
     python -m experiments.convert import --source=HF --out=MODEL    # Hugging Face to model.json and params.safetensors
     python -m experiments.convert export --source=MODEL --out=HF    # that, or the workdir of a run, to Hugging Face
@@ -7,7 +7,7 @@ Both directions follow the tables of models/convert/hf_layouts.py. What a table 
 an option left out computes something else without a word. Tokenizers are not translated.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 import math
 import os
 import pathlib
@@ -19,13 +19,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from experiments import cli, files
-from experiments.cli import InputError, nearest
 from experiments.run import build, identity
 from experiments.store import weights
 from experiments.store.weights import Params, Path, Tensors
 import models
 from models import functional
-from models.convert.hf_layouts import LAYOUTS, REQUIRED, Layout
+from models.convert.hf_layouts import LAYOUTS, REQUIRED, Key, Layout
+from models.errors import InputError, nearest
 
 # Options that do not change what given parameters compute under the standard parametrization, the only one that other
 # code has (besides those marked so: models/option.py).
@@ -33,7 +33,7 @@ _OF_TRAINING = {"init", "init_std", "dtype", "base_width", "base_depth", "base_h
 
 
 def _flat(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    """The config with what lies in rope_parameters (transformers 5) or rope_scaling (4) brought to the top."""
+    """Bring what lies in rope_parameters (transformers 5) or rope_scaling (4) to the top of the config."""
     out = dict(config)
     for section in ("rope_parameters", "rope_scaling"):
         nested = out.pop(section, None) or {}
@@ -46,38 +46,50 @@ def _flat(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
                 raise InputError(f"{path}: {section} has {name} (rope_type={kind!r}); expected unscaled positions")
             if out.setdefault(key, value) != value:
                 raise InputError(f"{path}: {section}.{name}={value!r}, but elsewhere it is {out[key]!r}")
-    if isinstance(kinds := out.get("layer_types"), list):
-        out["layer_types"] = next((kind for kind in kinds if kind != "full_attention"), "full_attention")
+    kinds = out.get("layer_types")
+    if isinstance(kinds, list):  # one a layer: any other than full attention stands for all
+        others = [kind for kind in kinds if kind != "full_attention"]
+        out["layer_types"] = others[0] if others else "full_attention"
     return out
 
 
 def _options(layout: Layout, config: Mapping[str, Any], path: pathlib.Path) -> Any:
-    """The family's resolved Config. Raises InputError naming the key for what it cannot say."""
-    flat, values = _flat(config, path), dict(layout.implied)
+    """Return the family's resolved Config. Raises InputError naming the key for what it cannot say."""
+    flat = _flat(config, path)
     for name, expected in layout.fixed.items():
-        if (value := flat.get(name, expected)) != expected:
+        value = flat.get(name, expected)
+        if value != expected:
             raise InputError(f"{path}: {name}={value!r}; expected {expected!r}: family {layout.family!r} has no other")
+    values = dict(layout.implied)
     for option, key in layout.keys.items():
-        value = flat.get(key.name, key.missing)
-        if value is REQUIRED:
-            raise InputError(f"{path}: {key.name} is missing")
-        if key.values is not None:
-            if not isinstance(value, str) or value not in key.values:
-                raise InputError(f"{path}: {key.name}={value!r}; expected one of {', '.join(key.values)}")
-            value = key.values[value]
-        values[option] = value
+        values[option] = _translated(key, flat.get(key.name, key.missing), path)
     try:
         cfg = build.build(models.load(layout.family).Config, values, "model.")
         cfg.check(1)
     except InputError as error:
-        theirs = {f"model.{option}": key.name for option, key in layout.keys.items()}
-        text = re.sub(r"model\.\w+", lambda found: theirs.get(found[0], found[0]), str(error))
-        raise InputError(f"{path}: {text}") from None
+        raise InputError(f"{path}: {_in_their_words(str(error), layout)}") from None
     return cfg.resolve(cfg.vocab, 1)
 
 
+def _translated(key: Key, value: Any, path: pathlib.Path) -> Any:
+    """Return the value of our option for one of theirs. Raises InputError when it is missing or not known."""
+    if value is REQUIRED:
+        raise InputError(f"{path}: {key.name} is missing")
+    if key.values is None:
+        return value
+    if not isinstance(value, str) or value not in key.values:
+        raise InputError(f"{path}: {key.name}={value!r}; expected one of {', '.join(key.values)}")
+    return key.values[value]
+
+
+def _in_their_words(text: str, layout: Layout) -> str:
+    """Return an error's text with the keys of config.json in the place of our options."""
+    theirs = {f"model.{option}": key.name for option, key in layout.keys.items()}
+    return re.sub(r"model\.\w+", lambda found: theirs.get(found[0], found[0]), text)
+
+
 def read_config(directory: Path) -> tuple[Layout, Any, int | None]:
-    """Layout, resolved Config and sequence length (None: unknown) of a Hugging Face checkpoint.
+    """Return layout, resolved Config and sequence length (None: unknown) of a Hugging Face checkpoint.
 
     Raises InputError naming the file and the key that is missing, unreadable, or says what the family cannot compute.
     """
@@ -95,14 +107,15 @@ def read_config(directory: Path) -> tuple[Layout, Any, int | None]:
 
 
 def _compose(layout: Layout, cfg: Any, length: int | None) -> dict[str, Any]:
-    """The config.json of a resolved Config."""
+    """Return the config.json of a resolved Config."""
     config: dict[str, Any] = {"architectures": [layout.architecture], "model_type": layout.model_type}
-    config |= {layout.length: length} if length else {}
+    if length:
+        config[layout.length] = length
     for option, key in layout.keys.items():
-        config[key.name] = value = getattr(cfg, option)
-        if key.values is not None:  # one that the architecture does not know is found when it is read back
-            config[key.name] = next((t for t, o in key.values.items() if o == value), next(iter(key.values)))
-    config |= {name: value for name, value in layout.fixed.items() if value is not None} | layout.written
+        value = getattr(cfg, option)
+        config[key.name] = value if key.values is None else _their_name(key.values, value)
+    config |= {name: value for name, value in layout.fixed.items() if value is not None}
+    config |= layout.written
     if "rope_theta" in config:  # nested for transformers 5, at the top for 4
         del config["partial_rotary_factor"]
         config["rope_parameters"] = {"rope_type": config.pop("rope_type"), "rope_theta": config["rope_theta"]}
@@ -110,37 +123,50 @@ def _compose(layout: Layout, cfg: Any, length: int | None) -> dict[str, Any]:
     return config | {"dtype": "float32"}
 
 
+def _their_name(values: Mapping[str, str], ours: Any) -> str:
+    """Return their name of one of our choices.
+
+    One that they do not know becomes their first: `_lost` finds the difference when it reads the config back.
+    """
+    names = [name for name, choice in values.items() if choice == ours]
+    return names[0] if names else next(iter(values))
+
+
 def _lost(layout: Layout, cfg: Any) -> list[str]:
-    """Options that do not survive the way to config.json and back, with what they are there."""
+    """Return the options that do not survive the way to config.json and back, with what they are there."""
     cfg = layout.canonical(cfg)
     try:
         back = _options(layout, _compose(layout, cfg, None), pathlib.Path("config.json"))
     except InputError as error:
         return [str(error)]
-    matter = (
-        {path for path, _, meta in identity.leaves(cfg) if meta.get("numerics", True)} - _OF_TRAINING - {*layout.idle}
-    )
-    return [
-        f"model.{name}={getattr(cfg, name)!r} is {getattr(back, name)!r} there"
-        for name in sorted(matter)
-        if getattr(cfg, name) != getattr(back, name)
-    ]
+    numeric = {path for path, _, metadata in identity.leaves(cfg) if metadata.get("numerics", True)}
+    lost = []
+    for name in sorted(numeric - _OF_TRAINING - {*layout.idle}):
+        here = getattr(cfg, name)
+        there = getattr(back, name)
+        if here != there:
+            lost.append(f"model.{name}={here!r} is {there!r} there")
+    return lost
 
 
 def layout_of(family: str, cfg: Any) -> Layout:
-    """The architecture that computes what a resolved Config does. Raises InputError naming what none of them has."""
+    """Return the architecture that computes what a resolved Config does.
+
+    Raises InputError naming what none of them has.
+    """
     of_family = [layout for layout in LAYOUTS if layout.family == family]
     if not of_family:
         known = ", ".join(sorted({layout.family for layout in LAYOUTS}))
         raise InputError(f"family={family!r} has no Hugging Face architecture; families that have one: {known}")
-    lost, layout = min(((_lost(layout, cfg), layout) for layout in of_family), key=lambda pair: len(pair[0]))
+    candidates = [(_lost(layout, cfg), layout) for layout in of_family]
+    lost, layout = min(candidates, key=lambda candidate: len(candidate[0]))
     if lost:
         raise InputError(f"no Hugging Face architecture fits; the nearest is {layout.architecture}: {'; '.join(lost)}")
     return layout
 
 
 def _open(directory: pathlib.Path) -> Tensors:
-    """The files of a checkpoint: those that the index names, or the only one."""
+    """Open the files of a checkpoint: those that the index names, or the only one."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
         found = sorted(path.name for path in directory.glob("*.safetensors"))
@@ -149,47 +175,73 @@ def _open(directory: pathlib.Path) -> Tensors:
             raise InputError(f"{directory} has {len(names)} .safetensors files and no {index.name}; expected one file")
         return Tensors(directory, names)
     where = weights.read_json(index, "").get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(n, str) and n == os.path.basename(n) for n in where.values()):
+    if not isinstance(where, dict) or not all(map(_is_file_name, where.values())):
         raise InputError(f"{index}: weight_map is not an object from tensors to file names")
     source = Tensors(directory, sorted(set(where.values())))
-    if absent := sorted(where.keys() - source.files.keys()):
+    absent = sorted(where.keys() - source.files.keys())
+    if absent:
         raise InputError(f"{index}: tensor {weights.and_more(absent)} is not in {where[absent[0]]}")
     return source
 
 
+def _is_file_name(value: Any) -> bool:
+    """Tell whether a value names a file of the same folder."""
+    return isinstance(value, str) and value == os.path.basename(value)
+
+
 def load_hf(directory: Path) -> tuple[str, Any, Params]:
-    """Family, resolved Config and float32 parameters by path of a Hugging Face checkpoint.
+    """Return family, resolved Config and float32 parameters by path of a Hugging Face checkpoint.
 
     Raises InputError, one line with the key or tensor, for whatever is missing, left over, or of another shape.
     """
     directory = pathlib.Path(directory)
     layout, cfg, _ = read_config(directory)
     source = _open(directory)
-
-    def stored(name: str) -> str:
-        return name if name in source.files else name.removeprefix(layout.prefix)
-
     shapes = functional.param_shapes(layout.family, cfg)
-    needed = {name for path, shape in shapes.items() for _, name, _ in layout.tensors[path].pieces(shape)}
-    if missing := sorted(name for name in needed if stored(name) not in source.files):
-        raise InputError(f"{directory}: tensor {weights.and_more(missing)} is missing")
-    left = source.files.keys() - {stored(name) for name in needed}
-    head = layout.tensors["head/kernel"].name
-    if extra := sorted(name for name in left if name != head and not re.search(layout.inert, name)):
-        raise InputError(f"{directory}: tensor {weights.and_more(extra)} is none of {layout.architecture}'s")
-    params: Params = {}
-    for path, shape in shapes.items():
-        tensor = layout.tensors[path]
-        params[path] = np.empty(shape, np.float32)
-        for index, name, whole in tensor.pieces(shape):
-            piece = np.split(source.read(stored(name), whole), tensor.parts, axis=-1)[tensor.part]
-            params[path][index] = piece.T if tensor.transpose else piece
+    left = _check_names(directory, layout, source, shapes)
+    params = {path: _read(layout, source, path, shape) for path, shape in shapes.items()}
     # Some checkpoints keep a copy of tied embeddings as a head. One that differs would be lost.
+    head = layout.tensors["head/kernel"].name
     if head in left and not np.array_equal(source.read(head, shapes["embed"]), params["embed"]):
         raise InputError(
             f"{directory}: tensor {head} differs from the embeddings, which config.json says are tied to it"
         )
     return layout.family, cfg, params
+
+
+def _check_names(
+    directory: pathlib.Path, layout: Layout, source: Tensors, shapes: Mapping[str, tuple[int, ...]]
+) -> Set[str]:
+    """Check that every tensor is there and no other one. Returns the names of those that are no parameter's."""
+    needed = set()
+    for path, shape in shapes.items():
+        for _, name, _ in layout.tensors[path].pieces(shape):
+            needed.add(name)
+    missing = sorted(name for name in needed if _stored_name(layout, source, name) not in source.files)
+    if missing:
+        raise InputError(f"{directory}: tensor {weights.and_more(missing)} is missing")
+    left = source.files.keys() - {_stored_name(layout, source, name) for name in needed}
+    head = layout.tensors["head/kernel"].name
+    extra = sorted(name for name in left if name != head and not re.search(layout.inert, name))
+    if extra:
+        raise InputError(f"{directory}: tensor {weights.and_more(extra)} is none of {layout.architecture}'s")
+    return left
+
+
+def _stored_name(layout: Layout, source: Tensors, name: str) -> str:
+    """Return a tensor's name in the files: those of a body that was saved without a head lack the prefix."""
+    return name if name in source.files else name.removeprefix(layout.prefix)
+
+
+def _read(layout: Layout, source: Tensors, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read one parameter from the tensors that hold it."""
+    tensor = layout.tensors[path]
+    parameter = np.empty(shape, np.float32)
+    for index, name, whole in tensor.pieces(shape):
+        stored = source.read(_stored_name(layout, source, name), whole)
+        piece = np.split(stored, tensor.parts, axis=-1)[tensor.part]
+        parameter[index] = piece.T if tensor.transpose else piece
+    return parameter
 
 
 def save_hf(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], length: int | None = None) -> Layout:
@@ -198,16 +250,26 @@ def save_hf(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], l
     `length` goes to max_position_embeddings, which rotary models do not compute with. Raises InputError when no
     architecture computes this Config, or the parameters are not those of it.
     """
-    layout, tensors = layout_of(family, cfg), {}
-    for path, array in weights.check(params, functional.param_shapes(family, cfg)).items():
+    layout = layout_of(family, cfg)
+    checked = weights.check(params, functional.param_shapes(family, cfg))
+    # Their tensor -> its parts by number: several of our parameters may lie side by side in one of theirs.
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for path, array in checked.items():
         tensor = layout.tensors[path]
         for index, name, _ in tensor.pieces(array.shape):
-            tensors.setdefault(name, {})[tensor.part] = array[index].T if tensor.transpose else array[index]
-    whole = {n: np.ascontiguousarray(np.concatenate([p[i] for i in sorted(p)], axis=-1)) for n, p in tensors.items()}
+            piece = array[index]
+            parts.setdefault(name, {})[tensor.part] = piece.T if tensor.transpose else piece
+    tensors = {}
+    for name, pieces in parts.items():
+        in_order = [pieces[number] for number in sorted(pieces)]
+        tensors[name] = np.ascontiguousarray(np.concatenate(in_order, axis=-1))
     with weights.new_folder(directory) as folder:
-        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         files.write_json(folder / "config.json", _compose(layout, layout.canonical(cfg), length))
     return layout
+
+
+# --- the command
 
 
 def _import(source: str, out: str) -> str:
@@ -231,7 +293,7 @@ COMMANDS: dict[str, Callable[[str, str], str]] = {"import": _import, "export": _
 
 
 def main(arguments: list[str]) -> int:
-    """The command line."""
+    """Run the command line."""
     given = " ".join(arguments)
     if given not in COMMANDS:
         raise InputError(f"expected import or export, got {given!r}; {nearest(given, COMMANDS, 'command')}")

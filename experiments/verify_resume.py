@@ -10,7 +10,7 @@ when all bits agree, 1 when not. --processes=2 trains on as many processes that 
 the hosts of a slice do; all of them are killed, one first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import hashlib
 import os
 import random
@@ -26,10 +26,11 @@ from absl import flags
 from etils import epath
 
 from experiments import cli, files
-from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
+from experiments.cli import EXIT_AGAIN, EXIT_FAILURE
 from experiments.run import config_file
 from experiments.run.schema import Run
 from experiments.store import inherit
+from models.errors import InputError
 
 SCHEMA = 1
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -42,40 +43,42 @@ class Trainee:
     """One of the two trainings: the command, in processes that can be killed."""
 
     def __init__(self, arguments: Sequence[str], folder: epath.Path, processes: int = 1):
-        self.folder, self._count = folder, processes
+        self.folder = folder
+        self._count = processes
         self._command = [sys.executable, "-m", "experiments.train", *arguments, f"--workdir={os.fspath(folder)}"]
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start, or go on."""
-        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        """Start the processes, or let them go on."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path}
         port = _free_port() if self._count > 1 else 0
         self._processes = []
         for rank in range(self._count):
             join = [f"--hosts=localhost:{port},{rank},{self._count}"] if self._count > 1 else []
             with open(self.folder / (f"log.{rank}" if rank else "log"), "ab") as log:
-                process = subprocess.Popen(
-                    [*self._command, *join], stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
-                )
+                process = subprocess.Popen([*self._command, *join], stdout=log, stderr=log, env=environment)
             self._processes.append(process)
 
     def _over(self) -> bool:
-        """Whether one of them has ended; the others cannot go on."""
+        """Tell whether one of them has ended; the others cannot go on."""
         return any(process.poll() is not None for process in self._processes)
 
     def steps(self) -> int:
-        """The last step in the metrics log."""
+        """Return the last step in the metrics log."""
         rows = files.read_lines(self.folder / "metrics.jsonl")
         return max((row["step"] for row in rows), default=0)
 
     def saved(self) -> list[int]:
-        """Steps with a committed checkpoint."""
+        """Return the steps with a committed checkpoint."""
         folder = self.folder / "checkpoints"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+        if not folder.exists():
+            return []
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
     def kill_after(self, step: int, rank: int = 0) -> dict[str, int]:
-        """SIGKILL once that step is in the log, first to one of them. Raises RuntimeError when it ends before."""
+        """Send SIGKILL once that step is in the log, first to one of them. Raises RuntimeError when it ends before."""
         while self.steps() < step:
             if self._over():
                 raise RuntimeError(f"{self.folder}: ended before it could be killed ({self._last_line()})")
@@ -93,15 +96,20 @@ class Trainee:
             time.sleep(10 * POLL_SECONDS)
         if not (self.folder / "record.json").exists() and not self._over():
             self._processes[0].terminate()  # of which it tells the others
-        ended = None
+        self._wait_for_all()
+        succeeded = all(process.returncode in (0, EXIT_AGAIN) for process in self._processes)
+        if not succeeded or step not in self.saved():
+            raise RuntimeError(f"{self.folder}: training failed ({self._last_line()})")
+
+    def _wait_for_all(self) -> None:
+        """Wait until all have ended; those that have not GRACE_SECONDS after the first are killed."""
+        first_ended = None
         while any(process.poll() is None for process in self._processes):
             if self._over():
-                ended = ended or time.monotonic()
-                if time.monotonic() - ended > GRACE_SECONDS:
+                first_ended = first_ended or time.monotonic()
+                if time.monotonic() - first_ended > GRACE_SECONDS:
                     self.end()
             time.sleep(10 * POLL_SECONDS)
-        if any(p.returncode not in (0, EXIT_AGAIN) for p in self._processes) or step not in self.saved():
-            raise RuntimeError(f"{self.folder}: training failed ({self._last_line()})")
 
     def end(self) -> None:
         """Leave no process behind."""
@@ -115,16 +123,19 @@ class Trainee:
         return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
     def rows(self, until: int) -> list[dict[str, Any]]:
-        """Metrics up to a step, without what a clock has measured."""
+        """Return the metrics up to a step, without what a clock has measured."""
         rows = files.read_lines(self.folder / "metrics.jsonl")
-        return [{k: v for k, v in row.items() if k not in OF_THE_DAY} for row in rows if row["step"] <= until]
+        return [_without_clock(row) for row in rows if row["step"] <= until]
 
     def columns(self) -> dict[str, Any]:
-        """Of the record, without what a clock has measured."""
+        """Return the columns of the record, without what a clock has measured."""
         from experiments.store import record
 
-        found = record.read(self.folder / "record.json")["columns"]
-        return {name: value for name, value in found.items() if name not in OF_THE_DAY}
+        return _without_clock(record.read(self.folder / "record.json")["columns"])
+
+
+def _without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in OF_THE_DAY}
 
 
 def _free_port() -> int:
@@ -134,7 +145,7 @@ def _free_port() -> int:
 
 
 def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int, int, list[int]]:
-    """Steps between checkpoints, the step at which both are compared, and after which steps to kill.
+    """Return the steps between checkpoints, the step at which both are compared, and after which steps to kill.
 
     Raises InputError when there are too few steps for so many kills.
     """
@@ -147,28 +158,37 @@ def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int
 
 
 def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> dict[str, Any]:
-    """What agrees and what does not, for the certificate."""
+    """Return what agrees and what does not, for the certificate. `ended`: the run has a record at that step."""
     from experiments.store import checkpoint
 
-    one, other = (checkpoint.digests(t.folder / "checkpoints", step) for t in (whole, killed))
-    differences = [f"state {name}" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
-    rows, others = whole.rows(step), killed.rows(step)
-    differences += [f"metrics row {i}" for i, (a, b) in enumerate(zip(rows, others, strict=False)) if a != b]
-    if len(rows) != len(others):
-        differences.append(f"metrics have {len(rows)} and {len(others)} rows")
+    state = checkpoint.digests(whole.folder / "checkpoints", step)
+    other_state = checkpoint.digests(killed.folder / "checkpoints", step)
+    differences = _differing("state", state, other_state)
+    rows = whole.rows(step)
+    other_rows = killed.rows(step)
+    for number, (row, other_row) in enumerate(zip(rows, other_rows, strict=False)):
+        if row != other_row:
+            differences.append(f"metrics row {number}")
+    if len(rows) != len(other_rows):
+        differences.append(f"metrics have {len(rows)} and {len(other_rows)} rows")
     if ended:
-        mine, theirs = whole.columns(), killed.columns()
-        differences += [f"record {n}" for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
-    total = hashlib.sha256("".join(f"{name}{digest}" for name, digest in one.items()).encode()).hexdigest()
+        differences += _differing("record", whole.columns(), killed.columns())
+    text = "".join(f"{name}{digest}" for name, digest in state.items())
     return {
         "bit_exact": not differences,
         "differences": differences,
         "step": step,
         "record_compared": ended,
-        "leaves": len(one),
+        "leaves": len(state),
         "metrics_rows": len(rows),
-        "state_sha256": total,
+        "state_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
+
+
+def _differing(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the names under which two mappings differ, one of them perhaps lacking it."""
+    names = sorted({*one, *other})
+    return [f"{what} {name}" for name in names if one.get(name) != other.get(name)]
 
 
 def verify(
@@ -180,41 +200,71 @@ def verify(
     scratch = workdir / "verify_resume"
     if scratch.exists():
         shutil.rmtree(scratch)  # ours, of an earlier proof
-    options = {"checkpoint_every_tokens": every * run.batch_tokens, "checkpoint_every_seconds": 1e9}
-    options |= {"keep_checkpoints": 1000, "log_every_steps": 1, "tensorboard": "false"}
-    arguments = [*arguments, *(f"--config.execution.{name}={value}" for name, value in options.items())]
-    whole, killed = (Trainee(arguments, scratch / name, processes) for name in ("whole", "killed"))
-    start, events = time.monotonic(), []
+    arguments = [*arguments, *_execution_flags(every * run.batch_tokens)]
+    whole = Trainee(arguments, scratch / "whole", processes)
+    killed = Trainee(arguments, scratch / "killed", processes)
+    start = time.monotonic()
     try:
         whole.start()
         whole.finish(last)
-        for target in targets:
-            killed.start()
-            events.append(killed.kill_after(max(target, killed.steps()), draw.randrange(processes)))
-        killed.start()
-        killed.finish(last)
+        events = _train_with_kills(killed, targets, last, draw, processes)
     finally:
         whole.end()
         killed.end()
     found = compare(whole, killed, last, last == run.steps)
+    seconds = round(time.monotonic() - start, 1)
+    return _certificate(killed, found, events, arguments, processes) | {"seed": seed, "seconds": seconds}
+
+
+def _execution_flags(checkpoint_every_tokens: int) -> list[str]:
+    """Return the flags under which all steps are logged and all checkpoints kept, at steps that no clock decides."""
+    options = {
+        "checkpoint_every_tokens": checkpoint_every_tokens,
+        "checkpoint_every_seconds": 1e9,
+        "keep_checkpoints": 1000,
+        "log_every_steps": 1,
+        "tensorboard": "false",
+    }
+    return [f"--config.execution.{name}={value}" for name, value in options.items()]
+
+
+def _train_with_kills(
+    trainee: Trainee, targets: Sequence[int], last: int, draw: random.Random, processes: int
+) -> list[dict[str, int]]:
+    """Train to the last step, killed after each target and started again; returns what happened at each kill."""
+    events = []
+    for target in targets:
+        trainee.start()
+        step = max(target, trainee.steps())
+        events.append(trainee.kill_after(step, draw.randrange(processes)))
+    trainee.start()
+    trainee.finish(last)
+    return events
+
+
+def _certificate(
+    trainee: Trainee, found: dict[str, Any], events: list[dict[str, int]], arguments: Sequence[str], processes: int
+) -> dict[str, Any]:
+    """Return what was compared, of which run, and on what machine."""
     from experiments.run import identity
     from experiments.store import record
 
-    value = {
+    held = files.read_json(trainee.folder / "run.json")
+    return {
         "schema": SCHEMA,
         **found,
         "kills": events,
         "processes": processes,
         "arguments": list(arguments),
         "numerics": identity.NUMERICS_VERSION,
+        "fingerprint": held["fingerprint"],
+        "run": held["run"],
+        "environment": record.environment(),
     }
-    held = files.read_json(killed.folder / "run.json")
-    value |= {"fingerprint": held["fingerprint"], "run": held["run"], "environment": record.environment()}
-    return value | {"seed": seed, "seconds": round(time.monotonic() - start, 1)}
 
 
 def main(_: list[str]) -> int:
-    """The command line."""
+    """Run the command line."""
     given = flags.FLAGS
     if given.config is None:
         raise InputError("--config is missing; expected --config=FILE.py")
@@ -224,21 +274,32 @@ def main(_: list[str]) -> int:
     workdir = epath.Path(os.path.abspath(given.workdir))
     arguments = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith(("config=", "config."))]
     seed = random.SystemRandom().randrange(10**9) if given.seed is None else given.seed
-    value = verify(run, arguments, workdir, given.steps, given.kills, seed, given.processes)
+    certificate = verify(run, arguments, workdir, given.steps, given.kills, seed, given.processes)
     path = workdir / "resume_certificate.json"
-    files.write_json(path, value)
-    places = ", ".join(f"{kill['after_step']} (from {kill['resumed_from_step']})" for kill in value["kills"])
-    if value["bit_exact"]:
-        print(
-            f"bit-exact at step {value['step']}: {value['leaves']} arrays, {value['metrics_rows']} rows of metrics"
-            f"{', the record' if value['record_compared'] else ''}; killed after steps {places}; {path}"
-        )
+    files.write_json(path, certificate)
+    if certificate["bit_exact"]:
+        print(f"{_agreement(certificate)}; killed after steps {_places(certificate)}; {path}")
         return 0
+    differences = ", ".join(certificate["differences"][:5])
     print(
-        f"not bit-exact: {', '.join(value['differences'][:5])}; killed after steps {places}; see {path}",
+        f"not bit-exact: {differences}; killed after steps {_places(certificate)}; see {path}",
         file=sys.stderr,
     )
     return EXIT_FAILURE
+
+
+def _agreement(certificate: dict[str, Any]) -> str:
+    """Say what was compared and agrees."""
+    record = ", the record" if certificate["record_compared"] else ""
+    return (
+        f"bit-exact at step {certificate['step']}: {certificate['leaves']} arrays, "
+        f"{certificate['metrics_rows']} rows of metrics{record}"
+    )
+
+
+def _places(certificate: dict[str, Any]) -> str:
+    """Say where the run was killed, and from where it went on."""
+    return ", ".join(f"{kill['after_step']} (from {kill['resumed_from_step']})" for kill in certificate["kills"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Documents -> token streams and their manifest, in one pass for the split and one for the tokens.
+"""Write documents as token streams with their manifest: one pass for the split and one for the tokens.
 
 Memory stays small.
 """
@@ -27,15 +27,14 @@ Advance = Callable[[int], None]
 
 
 def held_out(documents: Documents, share: float, name: str, advance: Advance) -> np.ndarray:
-    """Which documents are held out: those whose hash, as a number in [0, 1), is below the share.
+    """Return which documents are held out: those whose hash, as a number in [0, 1), is below the share.
 
     Equal texts thus go together. At least the one with the smallest hash, so that a small corpus has something to
-    evaluate on. Raises InputError when nothing would be left for one side. The hash is one of its own: corpora may have
-    been chosen by another hash of the text.
+    evaluate on. Raises InputError when nothing would be left for one side.
     """
     hashes = []
     for block in documents.blocks():
-        hashes += [int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"holdout").digest()) for text in block]
+        hashes += [_hash(text) for text in block]
         advance(len(block))
     value = np.array(hashes, np.uint64)
     if len(np.unique(value)) < 2:
@@ -50,51 +49,63 @@ def held_out(documents: Documents, share: float, name: str, advance: Advance) ->
     return held
 
 
+def _hash(text: bytes) -> int:
+    """Hash a text in 64 bits. It is a hash of its own: corpora may have been chosen by another hash of the text."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"holdout").digest())
+
+
 class _Stream:
     """A .npy file that grows. numpy keeps room in the header for the final length."""
 
     def __init__(self, path: epath.Path, dtype: str):
-        self._file, self._dtype, self.count = open(path, "wb"), np.dtype(dtype), 0
-        self._header()
+        self._file = open(path, "wb")
+        self._dtype = np.dtype(dtype)
+        self._count = 0
+        self._write_header()
 
-    def _header(self) -> None:
+    def _write_header(self) -> None:
         self._file.seek(0)
         descr = np.lib.format.dtype_to_descr(self._dtype)
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": descr, "fortran_order": False, "shape": (self.count,)}
-        )
+        header = {"descr": descr, "fortran_order": False, "shape": (self._count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, values: np.ndarray) -> None:
+        """Append values."""
         self._file.write(values.astype(self._dtype, copy=False).tobytes())
-        self.count += len(values)
+        self._count += len(values)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._file:
-            self._header()
+            self._write_header()
             self._file.flush()
             os.fsync(self._file.fileno())
 
 
-class _Counts:
+class _Tally:
     """Documents, bytes and tokens of a split as they are written."""
 
     def __init__(self, vocab_size: int):
-        self.documents, self.bytes, self.ids = 0, 0, np.zeros(vocab_size, np.int64)
+        self._documents = 0
+        self._bytes = 0
+        self._ids = np.zeros(vocab_size, np.int64)  # how often each token occurs
 
     def add(self, documents: int, ids: np.ndarray, sizes: np.ndarray) -> None:
-        self.documents += documents
-        self.bytes += int(sizes.sum())
-        self.ids += np.bincount(ids, minlength=len(self.ids))
+        """Add documents with their token ids and the bytes of each token."""
+        self._documents += documents
+        self._bytes += int(sizes.sum())
+        self._ids += np.bincount(ids, minlength=len(self._ids))
 
     def split(self) -> Split:
-        return Split(self.documents, int(self.ids.sum()), self.bytes)
+        """Return the sizes."""
+        return Split(self._documents, int(self._ids.sum()), self._bytes)
 
     def entropy(self) -> float:
-        """Of the distribution of single tokens, in nats."""
-        probability = self.ids[self.ids > 0] / self.ids.sum()
+        """Return the entropy of the distribution of single tokens, in nats."""
+        occurring = self._ids[self._ids > 0]
+        probability = occurring / self._ids.sum()
         return float(-(probability * np.log(probability)).sum())
 
 
@@ -109,9 +120,10 @@ def write(
 ) -> Manifest:
     """Write the streams of a corpus, its tokenizer and, last, its manifest into an empty folder."""
     held = held_out(documents, data.holdout, origin.name, advance)
-    counts = _streams(documents, held, codec, folder, advance)
+    tallies = _write_streams(documents, held, codec, folder, advance)
     if codec.content is not None:
         (folder / f"tokenizer{codec.suffix}").write_bytes(codec.content)
+    written = {path.name: {"sha256": sha256(path), "size": path.stat().length} for path in sorted(folder.iterdir())}
     manifest = Manifest(
         source=origin.name,
         tokenizer_kind=codec.kind,
@@ -120,10 +132,10 @@ def write(
         separator=codec.separator,
         dtype=dtype_for(codec.vocab_size),
         options={**origin.options, "holdout": data.holdout, "version": VERSION},
-        train=counts["train"].split(),
-        holdout=counts["holdout"].split(),
-        unigram_entropy_nats=counts["train"].entropy(),
-        files={p.name: {"sha256": sha256(p), "size": p.stat().length} for p in sorted(folder.iterdir())},
+        train=tallies["train"].split(),
+        holdout=tallies["holdout"].split(),
+        unigram_entropy_nats=tallies["train"].entropy(),
+        files=written,
         details={**details, "tokenizer": data.tokenizer},
         inputs=str(origin.inputs),
         directory=folder,
@@ -132,33 +144,35 @@ def write(
     return manifest
 
 
-def _streams(
+def _write_streams(
     documents: Documents, held: np.ndarray, codec: Tokenizer, folder: epath.Path, advance: Advance
-) -> dict[str, _Counts]:
-    """Tokenise every document into the stream of its split."""
-    counts, first = {name: _Counts(codec.vocab_size) for name in ("train", "holdout")}, 0
+) -> dict[str, _Tally]:
+    """Tokenise every document into the stream of its split, and return the sizes of both."""
+    dtype = dtype_for(codec.vocab_size)
+    tallies = {split: _Tally(codec.vocab_size) for split in ("train", "holdout")}
+    first = 0
     with contextlib.ExitStack() as stack:
-        out = {
-            name: stack.enter_context(_Stream(folder / f"{name}.npy", dtype_for(codec.vocab_size))) for name in counts
-        }
-        if codec.content is not None:
-            out["holdout_bytes"] = stack.enter_context(_Stream(folder / "holdout_bytes.npy", "uint32"))
+        streams = {split: stack.enter_context(_Stream(folder / f"{split}.npy", dtype)) for split in tallies}
+        token_bytes = None
+        if codec.content is not None:  # otherwise every token is a byte
+            token_bytes = stack.enter_context(_Stream(folder / "holdout_bytes.npy", "uint32"))
         for texts in _blocks(documents):
             chosen = held[first : first + len(texts)]
             first += len(texts)
             pairs = codec.encode([text.decode() for text in texts])
-            for split, mask in (("train", ~chosen), ("holdout", chosen)):
-                some = [pair for pair, wanted in zip(pairs, mask, strict=True) if wanted]
+            for split, wanted in (("train", ~chosen), ("holdout", chosen)):
+                some = [pair for pair, taken in zip(pairs, wanted, strict=True) if taken]
                 ids, sizes = _joined(some, codec.separator)
-                out[split].write(ids)
-                counts[split].add(len(some), ids, sizes)
-                if split == "holdout" and codec.content is not None:
-                    out["holdout_bytes"].write(sizes)
+                streams[split].write(ids)
+                tallies[split].add(len(some), ids, sizes)
+                if split == "holdout" and token_bytes is not None:
+                    token_bytes.write(sizes)
             advance(len(texts))
-    return counts
+    return tallies
 
 
 def _blocks(documents: Documents) -> Iterator[list[bytes]]:
+    """Yield texts in lists of about BLOCK_BYTES."""
     block: list[bytes] = []
     for texts in documents.blocks():
         block += texts
@@ -170,13 +184,15 @@ def _blocks(documents: Documents) -> Iterator[list[bytes]]:
 
 
 def _joined(pairs: Sequence[tuple[np.ndarray, np.ndarray]], separator: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and bytes per token of some documents, each behind a separator, which stands for no bytes."""
+    """Return token ids and bytes per token of some documents, each behind a separator, which stands for no bytes."""
     if not pairs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     lengths = np.array([len(ids) + 1 for ids, _ in pairs])
     starts = np.cumsum(lengths) - lengths
-    text = np.ones(lengths.sum(), bool)
-    text[starts] = False
-    ids, sizes = np.full(len(text), separator, np.int64), np.zeros(len(text), np.int64)
-    ids[text], sizes[text] = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
+    is_text = np.ones(lengths.sum(), bool)
+    is_text[starts] = False
+    ids = np.full(len(is_text), separator, np.int64)
+    sizes = np.zeros(len(is_text), np.int64)
+    ids[is_text] = np.concatenate([own_ids for own_ids, _ in pairs])
+    sizes[is_text] = np.concatenate([own_sizes for _, own_sizes in pairs])
     return ids, sizes

@@ -1,4 +1,4 @@
-"""Writing that is never half done. Paths may be local or gs:// (etils.epath)."""
+"""Write files that are never half done, and read strict JSON. Paths may be local or gs:// (etils.epath)."""
 
 import json
 import os
@@ -36,17 +36,18 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
-    """Raises InputError for a folder in which checkpoints would be lost.
+    """Check that checkpoints would not be lost in a folder. Raises InputError.
 
     Orbax (0.12.8) looks for what it has saved by a pattern that has the path in it, and finds nothing under a path with
     brackets; a backslash it refuses.
     """
-    if found := re.search(r"[\[\]\\]", os.path.abspath(path)):
+    found = re.search(r"[\[\]\\]", os.path.abspath(path))
+    if found:
         raise InputError(f"{flag}={os.fspath(path)}: checkpoints cannot be kept under a path with {found[0]!r} in it")
 
 
 def append(path: epath.PathLike) -> BinaryIO:
-    """A local file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir."""
+    """Open a local file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -68,9 +69,10 @@ def _constant(text: str) -> Any:
 
 
 def parse(text: str | bytes) -> Any:
-    """A JSON value from a file that anybody may have written. Raises ValueError, and nothing else, for what is none:
+    """Parse a JSON value from a file that anybody may have written.
 
-    bytes that are no UTF-8, brackets nested without end, NaN, integers that no table holds, halves of characters.
+    Raises ValueError, and nothing else, for what is none: bytes that are no UTF-8, brackets nested without end, NaN,
+    integers that no table holds, halves of characters.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -84,8 +86,8 @@ def parse(text: str | bytes) -> Any:
 
 
 def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none when it does not exist. A line that is half written is left out."""
-    out = []
+    """Read the objects of a JSON-lines file; none when it does not exist. A line that is half written is left out."""
+    rows = []
     try:
         lines = epath.Path(path).read_bytes().splitlines()
     except OSError:
@@ -96,10 +98,10 @@ def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(value, dict):
-            out.append(value)
-    return out
+            rows.append(value)
+    return rows
 
 
 def read_json(path: epath.PathLike) -> Any:
-    """A JSON file. Raises OSError or ValueError."""
+    """Read a JSON file. Raises OSError or ValueError."""
     return parse(epath.Path(path).read_bytes())

@@ -1,4 +1,4 @@
-"""Several processes that train one program together: the hosts of a TPU slice, or of a few GPU machines.
+"""Let several processes train one program together: the hosts of a TPU slice, or of a few GPU machines.
 
 Every process runs the same loop on the same runs and holds its part of each array (models/mesh/rules.py says which). The
 first one speaks and writes metrics and records; checkpoints are written by all, each its own part. What a process alone
@@ -32,25 +32,26 @@ def join(spec: str | None) -> None:
     found = re.fullmatch(r"([\w.:\[\]-]+:\d{1,5}),(\d+),(\d+)", spec)
     if found is None or int(found[2]) >= int(found[3]):
         raise InputError(f"--hosts={spec}: expected auto, or HOST:PORT,INDEX,COUNT such as 10.0.0.2:8476,0,4")
-    jax.distributed.initialize(found[1], num_processes=int(found[3]), process_id=int(found[2]))
+    address, index, processes = found.groups()
+    jax.distributed.initialize(address, num_processes=int(processes), process_id=int(index))
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     import jax
 
     return jax.process_count()
 
 
 def first() -> bool:
-    """Whether this is the one that speaks and writes."""
+    """Tell whether this is the one that speaks and writes."""
     import jax
 
     return jax.process_index() == 0
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays on the mesh from values that all processes hold whole: each keeps its part. `shardings`: one, or a tree."""
+    """Put values that all processes hold whole on the mesh: each keeps its part. `shardings`: one, or a tree."""
     import jax
 
     if count() == 1:
@@ -66,7 +67,7 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def whole(array: Any) -> np.ndarray:
-    """All of an array, on every process. All have to ask for it."""
+    """Return all of an array, on every process. All have to ask for it."""
     import jax
 
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
@@ -77,26 +78,29 @@ def whole(array: Any) -> np.ndarray:
 
 
 def anywhere(flags: Sequence[bool]) -> list[bool]:
-    """Which of some facts hold on at least one process."""
+    """Return which of some facts hold on at least one process."""
     if count() == 1:
         return list(flags)
     from jax.experimental import multihost_utils
 
-    seen = multihost_utils.process_allgather(np.asarray(flags, np.int32))
-    return [bool(fact) for fact in np.asarray(seen).reshape(count(), -1).max(axis=0)]
+    seen = np.asarray(multihost_utils.process_allgather(np.asarray(flags, np.int32)))
+    somewhere = seen.reshape(count(), -1).max(axis=0)
+    return [bool(fact) for fact in somewhere]
 
 
 def told(value: Any) -> Any:
-    """The first process's value, on all of them. It has to be a JSON value."""
+    """Return the first process's value, on all of them. It has to be a JSON value."""
     if count() == 1:
         return value
     from jax.experimental import multihost_utils
 
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    # All have to send arrays of one size: that of the first process's text.
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = np.zeros(size, np.uint8)
     padded[: min(size, len(text))] = text[:size]
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return json.loads(received.astype(np.uint8).tobytes())
 
 
 class Silence:

@@ -1,4 +1,4 @@
-"""That a worker's runs are still its own, for as long as it trains them. sweeps/work/claims.py hands runs out.
+"""Hold a worker's runs as its own for as long as it trains them. sweeps/work/claims.py hands runs out.
 
 A launcher writes a claim beside each run, with a token, and tells its worker the token as it lets it begin
 (LOSSGRID_CLAIM). From then on the worker holds the claim itself. It raises a counter in workers/<token>.json as long as
@@ -29,7 +29,9 @@ SCHEMA = 1
 TOKEN = re.compile(r"[0-9a-f]{1,32}")
 VARIABLE = "LOSSGRID_CLAIM"
 BEAT_SECONDS = 5.0
-LOOK_SECONDS = {True: 3.0, False: 15.0}  # between two looks at the claims while nothing is saved: local, object store
+# Between two looks at the claims while nothing is saved.
+LOOK_SECONDS_LOCAL = 3.0
+LOOK_SECONDS_OBJECT_STORE = 15.0
 
 
 class Lost(Exception):
@@ -38,7 +40,7 @@ class Lost(Exception):
 
 @functools.cache
 def _boot() -> str:
-    """What tells one start of this host from the next, so that a process id of before is not taken for one of now."""
+    """Return what tells one start of this host from the next: a process id of before is not one of now."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -48,7 +50,7 @@ def _boot() -> str:
 
 @functools.cache
 def _space() -> str:
-    """What tells containers of one host apart: the same process id is another process in each."""
+    """Return what tells containers of one host apart: the same process id is another process in each."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -56,11 +58,13 @@ def _space() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process of this host began, in a form that only serves to compare. None when there is none."""
+    """Return when a process of this host began, in a form that only serves to compare. None when there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]  # a zombie is over
+            text = file.read()
+        fields = text.rpartition(")")[2].split()
+        state = fields[0]
+        return None if state in "ZX" else fields[19]  # a zombie is over
     except OSError:
         if os.path.isdir("/proc/self"):
             return None
@@ -80,12 +84,12 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> "Process":
-        """A process of this host."""
+        """Return a process of this host."""
         return cls(socket.gethostname(), _boot(), pid, started(pid), _space())
 
     @classmethod
     def read(cls, value: Any) -> "Process":
-        """From a file. Raises KeyError or TypeError for what is none: its fields become paths."""
+        """Read a process from a file's value. Raises KeyError or TypeError for what is none: its fields become paths."""
         out = cls(**value)
         texts = (out.host, out.boot, out.space, out.started or "")
         if type(out.pid) is not int or not all(isinstance(text, str) for text in texts):
@@ -94,18 +98,18 @@ class Process:
 
     @property
     def local(self) -> bool:
-        """Whether it is (or was) on this host, where its process id means something to us."""
+        """Tell whether it is (or was) on this host, where its process id means something to us."""
         return self.host == socket.gethostname() and self.space == _space()
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; only for one of this host."""
+        """Tell whether it still runs; only for one of this host."""
         return self.boot == _boot() and self.started is not None and started(self.pid) == self.started
 
 
 @contextlib.contextmanager
 def lock(root: epath.Path) -> Iterator[None]:
-    """Nobody else on this file system reads or writes claims of a workdir under its lock meanwhile."""
+    """Keep everybody else on this file system from reading or writing claims of a workdir under its lock."""
     if "://" in os.fspath(root) or os.name != "posix":
         yield
         return
@@ -117,12 +121,12 @@ def lock(root: epath.Path) -> Iterator[None]:
 
 
 def claim_path(directory: epath.Path) -> epath.Path:
-    """The claim of the run of a folder."""
+    """Return the path of the claim of the run of a folder."""
     return directory / "claim.json"
 
 
 def beat_path(root: epath.Path, token: str) -> epath.Path:
-    """The counter of the worker with a token. Raises ValueError for what is none: it becomes a path."""
+    """Return the path of the counter of the worker with a token. Raises ValueError for what is no token."""
     if not TOKEN.fullmatch(token):
         raise ValueError(f"token={token!r}; expected hexadecimal digits")
     return root / "workers" / f"{token}.json"
@@ -132,10 +136,14 @@ class Lease:
     """What this process holds of the runs of a workdir, by a token."""
 
     def __init__(self, root: epath.Path, token: str):
-        self.root, self.token = root, token
-        self._path, self._beats, self._looked = beat_path(root, token), 0, 0.0
-        self._every = LOOK_SECONDS["://" not in os.fspath(root)]
-        self._writing, self._over = threading.Lock(), threading.Event()
+        self.root = root
+        self.token = token
+        self._path = beat_path(root, token)
+        self._beats = 0
+        self._looked = 0.0  # when we last looked at the claims
+        self._every = LOOK_SECONDS_OBJECT_STORE if "://" in os.fspath(root) else LOOK_SECONDS_LOCAL
+        self._writing = threading.Lock()
+        self._over = threading.Event()
 
     def begin(self, directories: Sequence[epath.Path]) -> None:
         """Hold the runs in these folders from now on, until the process ends. Raises Lost when they are another's."""
@@ -158,7 +166,7 @@ class Lease:
                     self._beat()
 
     def holds(self, directories: Sequence[epath.Path]) -> bool:
-        """Whether the claims on the runs of these folders still bear our token. Raises OSError when they cannot be read."""
+        """Tell whether the claims on the runs of these folders still bear our token. Raises OSError on a broken disk."""
         return all(self._bears(claim_path(directory)) for directory in directories)
 
     def _bears(self, path: epath.Path) -> bool:
@@ -168,7 +176,7 @@ class Lease:
             return False
 
     def due(self) -> bool:
-        """Whether it is time for a look at all runs; True once every few seconds."""
+        """Tell whether it is time for a look at all runs; True once every few seconds."""
         now = time.monotonic()
         if now - self._looked < self._every:
             return False
@@ -176,14 +184,14 @@ class Lease:
         return True
 
     def end(self) -> None:
-        """Let go."""
+        """Let go of the runs."""
         self._over.set()
         with contextlib.suppress(OSError), self._writing:
             self._path.unlink(missing_ok=True)
 
 
 def given(root: epath.Path) -> Lease | None:
-    """The lease that this process was started with; None when nobody has claimed its runs.
+    """Return the lease that this process was started with; None when nobody has claimed its runs.
 
     Raises ValueError for a token that cannot be one.
     """

@@ -1,4 +1,4 @@
-"""A request that one run end early: a file in its folder, which its worker looks for between two dispatches.
+"""Ask one run to end early: a file in its folder, which its worker looks for between two dispatches.
 
 The run is evaluated and saved where it stands, and its record says `censored`: its loss is an upper bound of what the
 whole run would have reached. Who asks, and why, is not decided here (sweeps/work/stopping.py).
@@ -29,7 +29,7 @@ def ask(directory: epath.Path, stop: Stop) -> None:
 
 
 def asked(directory: epath.Path) -> Stop | None:
-    """What was asked of a run. A file that cannot be understood asks for nothing."""
+    """Return what was asked of a run. A file that cannot be understood asks for nothing."""
     try:
         value = files.read_json(directory / FILE)
         stop = Stop(value["status"], str(value["reason"]))

@@ -1,4 +1,4 @@
-"""Ends a process that hangs, with the stacks of all its threads, so that whoever started it can start it again.
+"""End a process that hangs, with the stacks of all its threads, so that whoever started it can start it again.
 
 Work is marked by phase ("step", "evaluate", "save"); a phase is late when it takes `factor` times its longest so far,
 and never before `floor` seconds. The first time a phase compiles, and has FIRST_SECONDS. Time is counted in ticks of
@@ -33,20 +33,26 @@ class Watchdog:
     """Watches one thread's work. Without a factor it never bites."""
 
     def __init__(self, factor: float | None, floor: float, late: Callable[[str], None] = _die):
-        self.factor, self.floor, self._late = factor, floor, late
+        self.factor = factor
+        self.floor = floor
+        self._late = late
         self._longest: dict[str, float] = {}
         self._phase: tuple[str, str] | None = None  # what is being done, and its description
-        self._spent, self._lock, self._thread = 0.0, threading.Lock(), None
+        self._spent = 0.0  # seconds of it, in ticks
+        self._lock = threading.Lock()  # of the phase and what is spent of it
+        self._thread: threading.Thread | None = None
         self._tick = max(0.01, min(1.0, floor / 10))
 
     def limit(self, phase: str) -> float:
-        """Seconds that a phase may take now."""
+        """Return the seconds that a phase may take now."""
         longest = self._longest.get(phase)
-        return max(FIRST_SECONDS, self.floor) if longest is None else max(self.floor, (self.factor or 0) * longest)
+        if longest is None:
+            return max(FIRST_SECONDS, self.floor)
+        return max(self.floor, (self.factor or 0) * longest)
 
     @contextlib.contextmanager
     def watch(self, phase: str, what: str = "") -> Iterator[None]:
-        """Work that shall not hang. `what` says in the message what was being done."""
+        """Watch work that shall not hang. `what` says in the message what was being done."""
         if self.factor is None:
             yield
             return
@@ -54,7 +60,8 @@ class Watchdog:
             self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
             self._thread.start()
         with self._lock:
-            self._phase, self._spent = (phase, what or phase), 0.0
+            self._phase = (phase, what or phase)
+            self._spent = 0.0
         start = time.monotonic()
         try:
             yield
@@ -78,9 +85,8 @@ class Watchdog:
                 if self._spent <= limit:
                     continue
                 self._spent = 0.0
-            self._late(
-                f"{what} takes more than {limit:.3g} s; the longest before took {self._longest.get(phase, 0):.3g}"
-            )
+            longest = self._longest.get(phase, 0)
+            self._late(f"{what} takes more than {limit:.3g} s; the longest before took {longest:.3g}")
 
 
 def breathe(report: Callable[[dict[str, Any]], None], seconds: float = ALIVE_SECONDS) -> None:

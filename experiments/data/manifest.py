@@ -1,4 +1,4 @@
-"""What a prepared corpus is: counts, checksums, identity. Reading and checking it; `prepare` writes it.
+"""Read and check a prepared corpus: counts, checksums, identity. `prepare` writes it.
 
 A prepared corpus is a folder: `train.npy` and `holdout.npy` are flat token streams (a separator token, then a
 document, and so on), `holdout_bytes.npy` says how many bytes of text each held-out token stands for (absent for
@@ -61,13 +61,13 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content and of how it was made; the same on every machine, whatever the paths and the times."""
+        """Hash the content and how it was made; the same on every machine, whatever the paths and the times."""
         streams = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name.endswith(".npy")}
         identity = [SCHEMA, streams, self.tokenizer_sha256, self.vocab_size, self.separator, dict(self.options)]
         return digest(identity)
 
     def open(self, name: str) -> np.ndarray:
-        """A read-only memory map of one of the files, checked by its size.
+        """Open a read-only memory map of one of the files, checked by its size.
 
         Raises InputError when it is not as it was written.
 
@@ -85,16 +85,18 @@ class Manifest:
 
 @functools.lru_cache(maxsize=64)
 def _map(path: str, changed: int) -> np.ndarray:
-    """One map a file, however many runs of a process read it."""
+    """Map a file once, however many runs of a process read it. `changed`: its time, so that another file is another map."""
     return np.load(path, mmap_mode="r")
 
 
 def digest(value: Any) -> str:
-    """Hash of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Hash a JSON value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256(path: epath.PathLike) -> str:
+    """Hash the content of a file."""
     with epath.Path(path).open("rb") as file:
         state = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -112,7 +114,7 @@ def check_size(path: epath.Path, entry: Mapping[str, Any]) -> None:
 
 
 def verify(manifest: Manifest, thorough: bool = False) -> None:
-    """Check the files of a prepared corpus.
+    """Check the files of a prepared corpus against its manifest.
 
     Sizes always; checksums when `thorough`, and for files that were changed after the manifest was written (which
     is written last), so that an altered file is found at the price of a stat. Raises InputError naming the file and
@@ -162,7 +164,7 @@ def load(directory: epath.PathLike) -> Manifest:
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
-    """What `manifest.json` holds: no times, no places, so that equal preparations give equal files."""
+    """Return what `manifest.json` holds: no times, no places, so that equal preparations give equal files."""
     value = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest) if f.name != "directory"}
     value |= {name: dataclasses.asdict(value[name]) for name in ("train", "holdout")}
     return {"schema": SCHEMA, "fingerprint": manifest.fingerprint, **value}
@@ -173,7 +175,7 @@ def _modified(path: epath.Path) -> int:
 
 
 def _fetch(path: epath.Path, checksum: str) -> epath.Path:
-    """A local copy of a remote file, under LOSSGRID_CACHE (default ~/.cache/lossgrid)."""
+    """Return a local copy of a remote file, under LOSSGRID_CACHE (default ~/.cache/lossgrid)."""
     cache = epath.Path(os.environ.get("LOSSGRID_CACHE", os.path.expanduser("~/.cache/lossgrid")))
     local = cache / f"{checksum[:32]}{path.suffix}"
     if not local.exists():

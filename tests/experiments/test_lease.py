@@ -152,7 +152,7 @@ def test_a_superseded_worker_writes_nothing_more(tiny_study, tmp_path: pathlib.P
     process.send_signal(signal.SIGSTOP)
     before = [log.read_bytes() for log in logs]
     held.claims.take(names, os.getpid(), "p")
-    time.sleep(lease.LOOK_SECONDS[True] + 0.1)  # for so long it may believe what it has seen
+    time.sleep(lease.LOOK_SECONDS_LOCAL + 0.1)  # for so long it may believe what it has seen
     process.send_signal(signal.SIGCONT)
     said = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 75 and "error: another launcher has taken over" in said, said

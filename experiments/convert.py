@@ -8,7 +8,6 @@ an option left out computes something else without a word. Tokenizers are not tr
 """
 
 from collections.abc import Callable, Mapping, Set
-import math
 import os
 import pathlib
 import re
@@ -27,12 +26,15 @@ from models import functional
 from models.convert.hf_layouts import LAYOUTS, REQUIRED, Key, Layout
 from models.errors import InputError, nearest
 
+Content = Mapping[str, Any]  # of a config.json
+Shapes = Mapping[str, tuple[int, ...]]  # of parameters by path
+
 # Options that do not change what given parameters compute under the standard parametrization, the only one that other
 # code has (besides those marked so: models/option.py).
 _OF_TRAINING = {"init", "init_std", "dtype", "base_width", "base_depth", "base_head_size", "depth_alpha"}
 
 
-def _flat(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+def _flat(config: Content, path: pathlib.Path) -> dict[str, Any]:
     """Bring what lies in rope_parameters (transformers 5) or rope_scaling (4) to the top of the config."""
     out = dict(config)
     for section in ("rope_parameters", "rope_scaling"):
@@ -53,7 +55,7 @@ def _flat(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     return out
 
 
-def _options(layout: Layout, config: Mapping[str, Any], path: pathlib.Path) -> Any:
+def _options(layout: Layout, config: Content, path: pathlib.Path) -> Any:
     """Return the family's resolved Config. Raises InputError naming the key for what it cannot say."""
     flat = _flat(config, path)
     for name, expected in layout.fixed.items():
@@ -62,9 +64,11 @@ def _options(layout: Layout, config: Mapping[str, Any], path: pathlib.Path) -> A
             raise InputError(f"{path}: {name}={value!r}; expected {expected!r}: family {layout.family!r} has no other")
     values = dict(layout.implied)
     for option, key in layout.keys.items():
-        values[option] = _translated(key, flat.get(key.name, key.missing), path)
+        theirs = flat.get(key.name, key.missing)
+        values[option] = _translated(key, theirs, path)
     try:
-        cfg = build.build(models.load(layout.family).Config, values, "model.")
+        family = models.load(layout.family)
+        cfg = build.build(family.Config, values, "model.")
         cfg.check(1)
     except InputError as error:
         raise InputError(f"{path}: {_in_their_words(str(error), layout)}") from None
@@ -85,7 +89,11 @@ def _translated(key: Key, value: Any, path: pathlib.Path) -> Any:
 def _in_their_words(text: str, layout: Layout) -> str:
     """Return an error's text with the keys of config.json in the place of our options."""
     theirs = {f"model.{option}": key.name for option, key in layout.keys.items()}
-    return re.sub(r"model\.\w+", lambda found: theirs.get(found[0], found[0]), text)
+
+    def translate(found: re.Match[str]) -> str:
+        return theirs.get(found[0], found[0])
+
+    return re.sub(r"model\.\w+", translate, text)
 
 
 def read_config(directory: Path) -> tuple[Layout, Any, int | None]:
@@ -97,13 +105,19 @@ def read_config(directory: Path) -> tuple[Layout, Any, int | None]:
     config = weights.read_json(path, "expected a Hugging Face checkpoint")
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else config.get("model_type")
-    layout = next((layout for layout in LAYOUTS if name in (layout.architecture, layout.model_type)), None)
-    if layout is None:
-        known = ", ".join(layout.architecture for layout in LAYOUTS)
-        raise InputError(f"{path}: architectures={name!r} is not known; known: {known}")
+    layout = _layout_named(name, path)
     cfg = _options(layout, config, path)
     length = config.get(layout.length)
     return layout, cfg, length if isinstance(length, int) else None
+
+
+def _layout_named(name: Any, path: pathlib.Path) -> Layout:
+    """Return the layout of an architecture or a model type. Raises InputError for an unknown one."""
+    for layout in LAYOUTS:
+        if name in (layout.architecture, layout.model_type):
+            return layout
+    known = ", ".join(layout.architecture for layout in LAYOUTS)
+    raise InputError(f"{path}: architectures={name!r} is not known; known: {known}")
 
 
 def _compose(layout: Layout, cfg: Any, length: int | None) -> dict[str, Any]:
@@ -114,11 +128,16 @@ def _compose(layout: Layout, cfg: Any, length: int | None) -> dict[str, Any]:
     for option, key in layout.keys.items():
         value = getattr(cfg, option)
         config[key.name] = value if key.values is None else _their_name(key.values, value)
-    config |= {name: value for name, value in layout.fixed.items() if value is not None}
+    for name, value in layout.fixed.items():
+        if value is not None:
+            config[name] = value
     config |= layout.written
-    if "rope_theta" in config:  # nested for transformers 5, at the top for 4
+    theta = config.get("rope_theta")
+    if theta is not None:
+        # Nested for transformers 5, at the top for 4.
         del config["partial_rotary_factor"]
-        config["rope_parameters"] = {"rope_type": config.pop("rope_type"), "rope_theta": config["rope_theta"]}
+        rope_type = config.pop("rope_type")
+        config["rope_parameters"] = {"rope_type": rope_type, "rope_theta": theta}
         config["layer_types"] = [config["layer_types"]] * cfg.depth
     return config | {"dtype": "float32"}
 
@@ -128,8 +147,10 @@ def _their_name(values: Mapping[str, str], ours: Any) -> str:
 
     One that they do not know becomes their first: `_lost` finds the difference when it reads the config back.
     """
-    names = [name for name, choice in values.items() if choice == ours]
-    return names[0] if names else next(iter(values))
+    for name, choice in values.items():
+        if choice == ours:
+            return name
+    return next(iter(values))
 
 
 def _lost(layout: Layout, cfg: Any) -> list[str]:
@@ -139,12 +160,11 @@ def _lost(layout: Layout, cfg: Any) -> list[str]:
         back = _options(layout, _compose(layout, cfg, None), pathlib.Path("config.json"))
     except InputError as error:
         return [str(error)]
-    numeric = {path for path, _, metadata in identity.leaves(cfg) if metadata.get("numerics", True)}
     lost = []
-    for name in sorted(numeric - _OF_TRAINING - {*layout.idle}):
-        here = getattr(cfg, name)
+    for name, here, metadata in sorted(identity.leaves(cfg), key=lambda leaf: leaf[0]):
+        of_computation = metadata.get("numerics", True) and name not in _OF_TRAINING
         there = getattr(back, name)
-        if here != there:
+        if of_computation and name not in layout.idle and here != there:
             lost.append(f"model.{name}={here!r} is {there!r} there")
     return lost
 
@@ -174,11 +194,13 @@ def _open(directory: pathlib.Path) -> Tensors:
         if len(names) != 1:
             raise InputError(f"{directory} has {len(names)} .safetensors files and no {index.name}; expected one file")
         return Tensors(directory, names)
-    where = weights.read_json(index, "").get("weight_map")
+    content = weights.read_json(index, "")
+    where = content.get("weight_map")
     if not isinstance(where, dict) or not all(map(_is_file_name, where.values())):
         raise InputError(f"{index}: weight_map is not an object from tensors to file names")
-    source = Tensors(directory, sorted(set(where.values())))
-    absent = sorted(where.keys() - source.files.keys())
+    names = sorted(set(where.values()))
+    source = Tensors(directory, names)
+    absent = sorted(name for name in where if name not in source.files)
     if absent:
         raise InputError(f"{index}: tensor {weights.and_more(absent)} is not in {where[absent[0]]}")
     return source
@@ -202,25 +224,26 @@ def load_hf(directory: Path) -> tuple[str, Any, Params]:
     params = {path: _read(layout, source, path, shape) for path, shape in shapes.items()}
     # Some checkpoints keep a copy of tied embeddings as a head. One that differs would be lost.
     head = layout.tensors["head/kernel"].name
-    if head in left and not np.array_equal(source.read(head, shapes["embed"]), params["embed"]):
-        raise InputError(
-            f"{directory}: tensor {head} differs from the embeddings, which config.json says are tied to it"
-        )
+    if head in left:
+        copy = source.read(head, shapes["embed"])
+        if not np.array_equal(copy, params["embed"]):
+            raise InputError(
+                f"{directory}: tensor {head} differs from the embeddings, which config.json says are tied to it"
+            )
     return layout.family, cfg, params
 
 
-def _check_names(
-    directory: pathlib.Path, layout: Layout, source: Tensors, shapes: Mapping[str, tuple[int, ...]]
-) -> Set[str]:
+def _check_names(directory: pathlib.Path, layout: Layout, source: Tensors, shapes: Shapes) -> Set[str]:
     """Check that every tensor is there and no other one. Returns the names of those that are no parameter's."""
     needed = set()
     for path, shape in shapes.items():
         for _, name, _ in layout.tensors[path].pieces(shape):
             needed.add(name)
-    missing = sorted(name for name in needed if _stored_name(layout, source, name) not in source.files)
+    stored = {name: _stored_name(layout, source, name) for name in needed}
+    missing = sorted(name for name in needed if stored[name] not in source.files)
     if missing:
         raise InputError(f"{directory}: tensor {weights.and_more(missing)} is missing")
-    left = source.files.keys() - {_stored_name(layout, source, name) for name in needed}
+    left = source.files.keys() - stored.values()
     head = layout.tensors["head/kernel"].name
     extra = sorted(name for name in left if name != head and not re.search(layout.inert, name))
     if extra:
@@ -230,7 +253,9 @@ def _check_names(
 
 def _stored_name(layout: Layout, source: Tensors, name: str) -> str:
     """Return a tensor's name in the files: those of a body that was saved without a head lack the prefix."""
-    return name if name in source.files else name.removeprefix(layout.prefix)
+    if name in source.files:
+        return name
+    return name.removeprefix(layout.prefix)
 
 
 def _read(layout: Layout, source: Tensors, path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -239,7 +264,8 @@ def _read(layout: Layout, source: Tensors, path: str, shape: tuple[int, ...]) ->
     parameter = np.empty(shape, np.float32)
     for index, name, whole in tensor.pieces(shape):
         stored = source.read(_stored_name(layout, source, name), whole)
-        piece = np.split(stored, tensor.parts, axis=-1)[tensor.part]
+        parts = np.split(stored, tensor.parts, axis=-1)
+        piece = parts[tensor.part]
         parameter[index] = piece.T if tensor.transpose else piece
     return parameter
 
@@ -258,7 +284,8 @@ def save_hf(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], l
         tensor = layout.tensors[path]
         for index, name, _ in tensor.pieces(array.shape):
             piece = array[index]
-            parts.setdefault(name, {})[tensor.part] = piece.T if tensor.transpose else piece
+            of_tensor = parts.setdefault(name, {})
+            of_tensor[tensor.part] = piece.T if tensor.transpose else piece
     tensors = {}
     for name, pieces in parts.items():
         in_order = [pieces[number] for number in sorted(pieces)]
@@ -273,6 +300,7 @@ def save_hf(directory: Path, family: str, cfg: Any, params: Mapping[str, Any], l
 
 
 def _import(source: str, out: str) -> str:
+    """Import a checkpoint, and return a line that says so."""
     layout, _, length = read_config(source)
     family, cfg, params = load_hf(source)
     weights.save(out, family, cfg, params, length)
@@ -280,13 +308,16 @@ def _import(source: str, out: str) -> str:
 
 
 def _export(source: str, out: str) -> str:
-    family, cfg, params, length, origin = weights.load(source)
+    """Export a model, and return a line that says so."""
+    family, cfg, params, length, origin = weights.load(source)  # of an import, or a run's newest checkpoint
     layout = save_hf(out, family, cfg, params, length)
     return f"exported {source} ({origin}) as {layout.architecture} to {out}: {_count(params):,} parameters"
 
 
 def _count(params: Params) -> int:
-    return sum(math.prod(array.shape) for array in params.values())
+    """Return how many numbers the parameters are."""
+    sizes = [array.size for array in params.values()]
+    return sum(sizes)
 
 
 COMMANDS: dict[str, Callable[[str, str], str]] = {"import": _import, "export": _export}
@@ -298,7 +329,8 @@ def main(arguments: list[str]) -> int:
     if given not in COMMANDS:
         raise InputError(f"expected import or export, got {given!r}; {nearest(given, COMMANDS, 'command')}")
     weights.check_new(flags.FLAGS.out)
-    print(COMMANDS[given](flags.FLAGS.source, flags.FLAGS.out))
+    command = COMMANDS[given]
+    print(command(flags.FLAGS.source, flags.FLAGS.out))
     return 0
 
 

@@ -18,7 +18,7 @@ import shutil
 from typing import Any
 import uuid
 
-from etils import epath
+from etils.epath import Path, PathLike
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,10 +38,13 @@ from experiments.data.sources import describe, obtain, open_documents
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
 
+COPIED_AT_ONCE = 1 << 22  # bytes
+WORDS_LENGTH = 40  # characters of a corpus's name in that of its folder
+
 Say = Callable[[str], None]
 
 
-def prepare(data: Data, root: epath.PathLike, progress: bool = True) -> tuple[Manifest, ...]:
+def prepare(data: Data, root: PathLike, progress: bool = True) -> tuple[Manifest, ...]:
     """Prepare whatever of the corpora is not yet under `root`, and return their manifests in order.
 
     Raises InputError when a corpus or tokenizer cannot be had, is malformed, or when what is there is damaged. A corpus
@@ -63,10 +66,10 @@ def _say_nothing(line: str) -> None:
     """Say nothing of what is being done."""
 
 
-def look(data: Data, root: epath.PathLike) -> tuple[epath.Path, list[Origin], list[epath.Path | None]]:
+def look(data: Data, root: PathLike) -> tuple[Path, list[Origin], list[Path | None]]:
     """Return the root as a path, the corpora as they are now, and the folder of each one's records, None without one."""
     data.check()
-    root = epath.Path(root).expanduser()
+    root = Path(root).expanduser()
     if root.exists() and not root.is_dir():
         raise InputError(f"execution.data_root={os.fspath(root)!r}: expected a folder, this is a file")
     origins = [describe(name, data.text_field) for name in data.corpus]
@@ -80,9 +83,16 @@ def folder_name(origin: Origin, origins: Sequence[Origin], data: Data) -> str:
 
 def _request(origin: Origin, data: Data) -> str:
     """Return what was asked for: the corpus in words, and the hash of the options."""
-    words = re.sub(r"[^a-z0-9]+", "-", origin.name.lower()).strip("-")[-40:].strip("-")
-    others = list(data.corpus) if _trains_tokenizer(data) else None  # one BPE for all of them
-    asked = [streams.VERSION, origin.name, dict(origin.options), data.holdout, data.tokenizer, others]
+    words = re.sub(r"[^a-z0-9]+", "-", origin.name.lower()).strip("-")
+    words = words[-WORDS_LENGTH:].strip("-")
+    asked = [
+        streams.VERSION,
+        origin.name,
+        dict(origin.options),
+        data.holdout,
+        data.tokenizer,
+        list(data.corpus) if _trains_tokenizer(data) else None,  # one BPE for all of them
+    ]
     return f"{words}-{digest(asked)[:8]}"
 
 
@@ -96,6 +106,7 @@ def _inputs(origin: Origin, origins: Sequence[Origin], data: Data) -> str:
 
 
 def _trains_tokenizer(data: Data) -> bool:
+    """Tell whether the tokenizer is made from the corpora themselves."""
     return data.tokenizer.startswith("bpe:")
 
 
@@ -104,7 +115,7 @@ def _origins_read(origin: Origin, origins: Sequence[Origin], data: Data) -> Sequ
     return origins if _trains_tokenizer(data) else [origin]
 
 
-def _find(origin: Origin, origins: Sequence[Origin], data: Data, root: epath.Path) -> epath.Path | None:
+def _find(origin: Origin, origins: Sequence[Origin], data: Data, root: Path) -> Path | None:
     """Return the folder with the records of a corpus, None when they are still to be made."""
     if all(one.inputs is not None for one in _origins_read(origin, origins, data)):
         folder = root / "records" / folder_name(origin, origins, data)
@@ -114,16 +125,18 @@ def _find(origin: Origin, origins: Sequence[Origin], data: Data, root: epath.Pat
     return max(made, key=_time_of_manifest) if made else None
 
 
-def _time_of_manifest(folder: epath.Path) -> float:
+def _time_of_manifest(folder: Path) -> float:
+    """Return when a folder of records was finished."""
     return (folder / "manifest.json").stat().mtime or 0.0
 
 
-def _remote(path: epath.Path) -> bool:
+def _remote(path: Path) -> bool:
+    """Tell whether a path is of an object store, where a rename is not atomic."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
-def locked(path: epath.Path, say: Say) -> Iterator[None]:
+def locked(path: Path, say: Say) -> Iterator[None]:
     """Hold a lock between processes of a machine (or of a file system that knows locks).
 
     It ends with the process, whatever ends that.
@@ -133,26 +146,29 @@ def locked(path: epath.Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{path.name.strip('.').removesuffix('.lock')}: another process is preparing it; waiting")
+            prepared = path.name.strip(".").removesuffix(".lock")
+            say(f"{prepared}: another process is preparing it; waiting")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _cache() -> epath.Path:
-    return epath.Path(os.environ.get("LOSSGRID_CACHE", "~/.cache/lossgrid")).expanduser() / "data"
+def _cache() -> Path:
+    """Return the local folder in which what goes to an object store is made."""
+    cache = os.environ.get("LOSSGRID_CACHE", "~/.cache/lossgrid")
+    return Path(cache).expanduser() / "data"
 
 
 class _Work:
     """One preparation: what is asked for, and the folder in which it is done."""
 
-    def __init__(self, data: Data, origins: Sequence[Origin], folder: epath.Path, say: Say, progress: bool):
+    def __init__(self, data: Data, origins: Sequence[Origin], folder: Path, say: Say, progress: bool):
         self._data = data
         self._origins = origins
         self._folder = folder
         self._say = say
         self._progress = progress
 
-    def records(self, origin: Origin, root: epath.Path) -> epath.Path:
+    def records(self, origin: Origin, root: Path) -> Path:
         """Make the records of a corpus unless another process has, and return their folder under `root`."""
         name = folder_name(origin, self._origins, self._data)
         folder = self._folder / "records" / name
@@ -163,7 +179,7 @@ class _Work:
             publish(folder, root / "records" / name)
         return root / "records" / name
 
-    def _make(self, origin: Origin, final: epath.Path) -> None:
+    def _make(self, origin: Origin, final: Path) -> None:
         """Write the records of one corpus aside and rename them.
 
         The caller holds the lock, so what lies aside is nobody's.
@@ -190,8 +206,9 @@ class _Work:
     def _documents(self, origin: Origin) -> tuple[Documents, dict[str, Any]]:
         """Open the documents of a corpus, and return them with the details for its manifest."""
         key = digest([dict(origin.options), origin.inputs])[:16]
-        folder = self._folder / "documents" / f"{origin.kind}-{key}"
-        with locked(folder.parent / f".{folder.name}.lock", self._say):
+        name = f"{origin.kind}-{key}"
+        folder = self._folder / "documents" / name
+        with locked(folder.parent / f".{name}.lock", self._say):
             return open_documents(origin, folder, self._data.text_field, self._say)
 
     def _tokenizer(self) -> tokenizers.Tokenizer:
@@ -224,8 +241,10 @@ class _Work:
                 yield text.decode()
 
     def _not_held_out(self, origin: Origin) -> Iterator[bytes]:
+        """Yield the training documents of a corpus."""
         documents, _ = self._documents(origin)
-        held_out = iter(streams.held_out(documents, self._data.holdout, origin.name, _advance_nothing))
+        share = self._data.holdout
+        held_out = iter(streams.held_out(documents, share, origin.name, _advance_nothing))
         for block in documents.blocks():
             for text in block:
                 if not next(held_out):
@@ -236,7 +255,7 @@ def _advance_nothing(steps: int) -> None:
     """Show no progress."""
 
 
-def _read_trained(path: epath.Path) -> tokenizers.Tokenizer:
+def _read_trained(path: Path) -> tokenizers.Tokenizer:
     """Read a tokenizer that was trained before. Raises InputError when its file was changed since."""
     codec = tokenizers.parse(os.fspath(path), path.read_bytes(), kind="bpe")
     if not path.stem.endswith(codec.sha256[:16]):
@@ -260,12 +279,18 @@ def _bar(label: str, total: int, shown: bool) -> Iterator[streams.Advance]:
         yield lambda steps: display.advance(task, steps)
 
 
-def publish(source: epath.Path, target: epath.Path) -> None:
+def publish(source: Path, target: Path) -> None:
     """Copy a finished folder to where a rename is not atomic: the manifest last; without one, nothing is finished."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir(), key=lambda p: p.name == "manifest.json"):
-        with path.open("rb") as read, (target / path.name).open("wb") as written:
-            shutil.copyfileobj(read, written, 1 << 22)
+    for path in sorted(source.iterdir(), key=_is_manifest):
+        copy = target / path.name
+        with path.open("rb") as read, copy.open("wb") as written:
+            shutil.copyfileobj(read, written, COPIED_AT_ONCE)
+
+
+def _is_manifest(path: Path) -> bool:
+    """Tell whether a file is the manifest; those for which this is true come last in an order."""
+    return path.name == "manifest.json"
 
 
 def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
@@ -279,8 +304,10 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
 def table(manifests: Sequence[Manifest]) -> Table:
     """Return what is prepared as a table. The last column is the unigram entropy of the training tokens."""
     out = Table()
-    for name in ("source", "split", "documents", "tokens", "bytes", "B/token", "nats"):
-        out.add_column(name, justify="left" if name in ("source", "split") else "right", no_wrap=name != "source")
+    out.add_column("source")
+    out.add_column("split", no_wrap=True)
+    for name in ("documents", "tokens", "bytes", "B/token", "nats"):
+        out.add_column(name, justify="right", no_wrap=True)
     for manifest in manifests:
         entropy = f"{manifest.unigram_entropy_nats:.4f}"
         out.add_row(Text(manifest.source), "train", *_sizes(manifest.train), entropy)
@@ -289,6 +316,7 @@ def table(manifests: Sequence[Manifest]) -> Table:
 
 
 def _sizes(split: Split) -> tuple[str, str, str, str]:
+    """Return documents, tokens, bytes and bytes a token of a split, in words."""
     bytes_per_token = split.bytes / max(split.tokens, 1)
     return f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes:,}", f"{bytes_per_token:.4f}"
 

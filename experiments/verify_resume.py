@@ -32,6 +32,8 @@ from experiments.run.schema import Run
 from experiments.store import inherit
 from models.errors import InputError
 
+Row = dict[str, Any]  # of metrics, of a record, or the certificate
+
 SCHEMA = 1
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OF_THE_DAY = {"seconds", "tokens_per_second", "wall_seconds"}  # what a clock has measured
@@ -45,20 +47,25 @@ class Trainee:
     def __init__(self, arguments: Sequence[str], folder: epath.Path, processes: int = 1):
         self.folder = folder
         self._count = processes
-        self._command = [sys.executable, "-m", "experiments.train", *arguments, f"--workdir={os.fspath(folder)}"]
+        workdir = f"--workdir={os.fspath(folder)}"
+        self._command = [sys.executable, "-m", "experiments.train", *arguments, workdir]
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Start the processes, or let them go on."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {"PYTHONPATH": path}
-        port = _free_port() if self._count > 1 else 0
+        known = os.environ.get("PYTHONPATH")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([ROOT, known]) if known else ROOT}
+        several = self._count > 1
+        port = _free_port() if several else 0
         self._processes = []
         for rank in range(self._count):
-            join = [f"--hosts=localhost:{port},{rank},{self._count}"] if self._count > 1 else []
-            with open(self.folder / (f"log.{rank}" if rank else "log"), "ab") as log:
-                process = subprocess.Popen([*self._command, *join], stdout=log, stderr=log, env=environment)
+            command = list(self._command)
+            if several:
+                command.append(f"--hosts=localhost:{port},{rank},{self._count}")
+            name = f"log.{rank}" if rank else "log"
+            with open(self.folder / name, "ab") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             self._processes.append(process)
 
     def _over(self) -> bool:
@@ -75,7 +82,8 @@ class Trainee:
         folder = self.folder / "checkpoints"
         if not folder.exists():
             return []
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        names = [path.name for path in folder.iterdir()]
+        return sorted(int(name) for name in names if name.isdigit())
 
     def kill_after(self, step: int, rank: int = 0) -> dict[str, int]:
         """Send SIGKILL once that step is in the log, first to one of them. Raises RuntimeError when it ends before."""
@@ -97,8 +105,8 @@ class Trainee:
         if not (self.folder / "record.json").exists() and not self._over():
             self._processes[0].terminate()  # of which it tells the others
         self._wait_for_all()
-        succeeded = all(process.returncode in (0, EXIT_AGAIN) for process in self._processes)
-        if not succeeded or step not in self.saved():
+        statuses = {process.returncode for process in self._processes}
+        if not statuses <= {0, EXIT_AGAIN} or step not in self.saved():
             raise RuntimeError(f"{self.folder}: training failed ({self._last_line()})")
 
     def _wait_for_all(self) -> None:
@@ -119,26 +127,30 @@ class Trainee:
                 process.wait()
 
     def _last_line(self) -> str:
-        lines = (self.folder / "log").read_bytes().decode(errors="replace").strip().splitlines()
+        """Return the last line that the training has printed."""
+        log = (self.folder / "log").read_bytes()
+        lines = log.decode(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
-    def rows(self, until: int) -> list[dict[str, Any]]:
+    def rows(self, until: int) -> list[Row]:
         """Return the metrics up to a step, without what a clock has measured."""
         rows = files.read_lines(self.folder / "metrics.jsonl")
         return [_without_clock(row) for row in rows if row["step"] <= until]
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Row:
         """Return the columns of the record, without what a clock has measured."""
         from experiments.store import record
 
         return _without_clock(record.read(self.folder / "record.json")["columns"])
 
 
-def _without_clock(row: dict[str, Any]) -> dict[str, Any]:
+def _without_clock(row: Row) -> Row:
+    """Return a row without what a clock has measured."""
     return {name: value for name, value in row.items() if name not in OF_THE_DAY}
 
 
 def _free_port() -> int:
+    """Return a port of this machine that nobody uses now."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
@@ -157,7 +169,7 @@ def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int
     return every, last, sorted(draw.sample(range(1, last - every), kills))
 
 
-def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> dict[str, Any]:
+def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> Row:
     """Return what agrees and what does not, for the certificate. `ended`: the run has a record at that step."""
     from experiments.store import checkpoint
 
@@ -193,7 +205,7 @@ def _differing(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> l
 
 def verify(
     run: Run, arguments: Sequence[str], workdir: epath.Path, steps: int, kills: int, seed: int, processes: int = 1
-) -> dict[str, Any]:
+) -> Row:
     """Train both, compare, and return the certificate. `arguments`: of experiments.train, without --workdir."""
     draw = random.Random(seed)
     every, last, targets = schedule(run, steps, kills, draw)
@@ -243,8 +255,8 @@ def _train_with_kills(
 
 
 def _certificate(
-    trainee: Trainee, found: dict[str, Any], events: list[dict[str, int]], arguments: Sequence[str], processes: int
-) -> dict[str, Any]:
+    trainee: Trainee, found: Row, events: list[dict[str, int]], arguments: Sequence[str], processes: int
+) -> Row:
     """Return what was compared, of which run, and on what machine."""
     from experiments.run import identity
     from experiments.store import record
@@ -273,7 +285,9 @@ def main(_: list[str]) -> int:
     run, _execution = inherit.resolve(*config_file.frozen())
     workdir = epath.Path(os.path.abspath(given.workdir))
     arguments = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith(("config=", "config."))]
-    seed = random.SystemRandom().randrange(10**9) if given.seed is None else given.seed
+    seed = given.seed
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**9)
     certificate = verify(run, arguments, workdir, given.steps, given.kills, seed, given.processes)
     path = workdir / "resume_certificate.json"
     files.write_json(path, certificate)
@@ -288,7 +302,7 @@ def main(_: list[str]) -> int:
     return EXIT_FAILURE
 
 
-def _agreement(certificate: dict[str, Any]) -> str:
+def _agreement(certificate: Row) -> str:
     """Say what was compared and agrees."""
     record = ", the record" if certificate["record_compared"] else ""
     return (
@@ -297,7 +311,7 @@ def _agreement(certificate: dict[str, Any]) -> str:
     )
 
 
-def _places(certificate: dict[str, Any]) -> str:
+def _places(certificate: Row) -> str:
     """Say where the run was killed, and from where it went on."""
     return ", ".join(f"{kill['after_step']} (from {kill['resumed_from_step']})" for kill in certificate["kills"])
 

@@ -23,13 +23,14 @@ def section(cls: type) -> ConfigDict:
     hints = typing.get_type_hints(cls)
     defaults = ConfigDict()
     for field in dataclasses.fields(cls):
-        hint = hints[field.name]
+        name = field.name
+        hint = hints[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            defaults[field.name] = section(hint)
+            defaults[name] = section(hint)
         elif field.default is None and isinstance(hint, types.UnionType):
-            defaults[field.name] = _unset(hint)
+            defaults[name] = _unset(hint)
         elif field.default is not dataclasses.MISSING:
-            defaults[field.name] = field.default
+            defaults[name] = field.default
     return defaults
 
 
@@ -59,14 +60,16 @@ def choose_optimizer(config: ConfigDict, name: str) -> None:
 def get_config(family: str | None = None) -> Any:
     """Return the defaults of a family (dense when none is named) as a locked ConfigDict."""
     family = family or "dense"
+    optimizer = optimizers.load(optimizers.DEFAULT)
     config = ConfigDict({"family": family})
     config.model = section(models.load(family).Config)
-    config.opt = section(optimizers.load(optimizers.DEFAULT).Config)
+    config.opt = section(optimizer.Config)
     for name, cls in schema.SECTIONS.items():
         config[name] = section(cls)
     hints = typing.get_type_hints(schema.Run)
     for field in dataclasses.fields(schema.Run):
-        if field.name not in config:
-            config[field.name] = _unset(hints[field.name]) if field.default is None else field.default
+        name = field.name
+        if name not in config:
+            config[name] = _unset(hints[name]) if field.default is None else field.default
     config.execution = section(schema.Execution)
     return config.lock()

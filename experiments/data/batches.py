@@ -12,10 +12,13 @@ from fractions import Fraction
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
 from models.errors import InputError
+
+Manifests = Sequence[Manifest]
 
 
 class Mixture:
@@ -25,7 +28,7 @@ class Mixture:
     corpora as integers. Raises InputError for a mixture that cannot be.
     """
 
-    def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int):
+    def __init__(self, manifests: Manifests, data: Data, seq_len: int):
         if len(manifests) != len(data.corpus):
             raise ValueError(f"{len(manifests)} manifests for {len(data.corpus)} corpora")
         if seq_len < 1:
@@ -42,12 +45,15 @@ class Mixture:
         if data.unique_tokens is not None:
             self._repeat(manifests, data.unique_tokens, seq_len)
 
-    def _repeat(self, manifests: Sequence[Manifest], unique_tokens: int, seq_len: int) -> None:
+    def _repeat(self, manifests: Manifests, unique_tokens: int, seq_len: int) -> None:
         """Leave of each corpus its share of so many tokens."""
         total = sum(self.weights)
-        self.rows = [unique_tokens * weight // total // seq_len for weight in self.weights]
-        if any(some > there for some, there in zip(self.rows, self.whole, strict=True)):
-            sizes = ", ".join(f"{manifest.source} {manifest.train.tokens}" for manifest in manifests)
+        shares = [unique_tokens * weight // total for weight in self.weights]
+        self.rows = [share // seq_len for share in shares]
+        enough = [some <= there for some, there in zip(self.rows, self.whole, strict=True)]
+        if not all(enough):
+            tokens = [f"{manifest.source} {manifest.train.tokens}" for manifest in manifests]
+            sizes = ", ".join(tokens)
             raise InputError(
                 f"data.unique_tokens={unique_tokens}: more than the corpus holds in this mixture ({sizes} tokens)"
             )
@@ -69,17 +75,19 @@ def _integers(weights: Sequence[float]) -> list[int]:
     return [weight // divisor for weight in whole]
 
 
-def tokens_available(manifests: Sequence[Manifest], data: Data, seq_len: int) -> int:
+def tokens_available(manifests: Manifests, data: Data, seq_len: int) -> int:
     """Return how many tokens a run may train on before it sees one again (a mixture: before any corpus repeats)."""
     mixture = Mixture(manifests, data, seq_len)
     if not data.weights:
         return sum(mixture.rows) * seq_len
     total = sum(mixture.weights)
-    until_repeat = [rows * total // weight for rows, weight in zip(mixture.rows, mixture.weights, strict=True)]
+    until_repeat = []  # records of the mixture until a corpus begins again
+    for rows, weight in zip(mixture.rows, mixture.weights, strict=True):
+        until_repeat.append(rows * total // weight)
     return min(until_repeat) * seq_len
 
 
-def check_enough(manifests: Sequence[Manifest], data: Data, tokens: int, seq_len: int) -> None:
+def check_enough(manifests: Manifests, data: Data, tokens: int, seq_len: int) -> None:
     """Raise InputError when a run would repeat tokens without having asked for it, or a part of a mixture is empty."""
     mixture = Mixture(manifests, data, seq_len)
     for manifest, rows in zip(manifests, mixture.rows, strict=True):
@@ -109,7 +117,7 @@ class Batches:
     run's sequence of records.
     """
 
-    def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int, batch: int, seed: int):
+    def __init__(self, manifests: Manifests, data: Data, seq_len: int, batch: int, seed: int):
         import grain  # half of what it imports is jax; who trains has that already
 
         if batch < 1:
@@ -121,20 +129,27 @@ class Batches:
         self.batch = batch
         self.seq_len = seq_len
         self.rows = sum(mixture.rows)  # records per epoch
-        self._weights = mixture.weights if data.weights and len(manifests) > 1 else None
+        weighted = bool(data.weights) and len(manifests) > 1
+        self._weights = mixture.weights if weighted else None
+        # Where each corpus ends and begins among the records of an epoch, without weights.
         self._ends = np.cumsum(mixture.rows)
         self._starts = np.concatenate([[0], self._ends])
         # One order for all records, or one a corpus. The seed is hashed, because grain adds the epoch to it.
-        sizes = mixture.rows if self._weights else [self.rows]
+        sizes = mixture.rows if weighted else [self.rows]
         seeds = np.random.SeedSequence([seed]).generate_state(len(sizes))
         self._orders = []
         for size, key in zip(sizes, seeds, strict=True):
-            shuffled = grain.MapDataset.range(size).shuffle(int(key))
+            numbers = grain.MapDataset.range(size)
+            shuffled = numbers.shuffle(int(key))
             self._orders.append(shuffled.repeat())
-        self._views = [record_view(manifest.open("train.npy"), seq_len) for manifest in manifests]
+        self._views = []
+        for manifest in manifests:
+            stream = manifest.open("train.npy")
+            self._views.append(record_view(stream, seq_len))
         self.dtype = self._views[0].dtype
 
     def __getitem__(self, step: int) -> np.ndarray:
+        """Return the global batch of a step."""
         return self.part(step, 0, self.batch)
 
     def part(self, step: int, low: int, high: int) -> np.ndarray:
@@ -149,7 +164,8 @@ class Batches:
         corpus, row = self.locate(start, stop)
         if len(self._views) == 1:
             return self._views[0][row]
-        out = np.empty((stop - start, self.seq_len + 1), self.dtype)
+        shape = (stop - start, self.seq_len + 1)
+        out = np.empty(shape, self.dtype)
         for index, view in enumerate(self._views):
             chosen = corpus == index
             out[chosen] = view[row[chosen]]
@@ -157,15 +173,16 @@ class Batches:
 
     def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which corpus and which of its records stand at positions [start, stop) of the run."""
-        count = stop - start
         if self._weights is None:
             order = self._orders[0]
-            record = np.fromiter((order[position] for position in range(start, stop)), np.int64, count)
+            record = np.array([order[position] for position in range(start, stop)], np.int64)
             corpus = np.searchsorted(self._ends, record, side="right")
             return corpus, record - self._starts[corpus]
         corpus, nth = _interleave(start, stop, self._weights)
-        pairs = zip(corpus.tolist(), nth.tolist(), strict=True)
-        row = np.fromiter((self._orders[index][position] for index, position in pairs), np.int64, count)
+        row = np.empty(stop - start, np.int64)
+        for position in range(stop - start):
+            order = self._orders[int(corpus[position])]
+            row[position] = order[int(nth[position])]
         return corpus, row
 
 
@@ -178,16 +195,19 @@ def _interleave(start: int, stop: int, weights: Sequence[int]) -> tuple[np.ndarr
     """
     part = np.full(stop - start, -1)
     nth = np.zeros(stop - start, np.int64)
-    positions = np.array(range(start, stop + 1), dtype=object)  # Python's integers: products may pass 64 bits
+    # Python's integers: products may pass 64 bits.
+    positions = np.array(range(start, stop + 1), dtype=object)
     left = sum(weights)
     for index, weight in enumerate(weights):
         rest = positions * (left - weight) // left
         mine = positions - rest
+        before = mine[:-1]
+        after = mine[1:]
         # Where the part's count rises, a position is the part's, unless an earlier part has it.
-        rises = (mine[1:] > mine[:-1]).astype(bool)
+        rises = (after > before).astype(bool)
         chosen = (part < 0) & rises
         part[chosen] = index
-        nth[chosen] = mine[:-1][chosen].astype(np.int64)
+        nth[chosen] = before[chosen].astype(np.int64)
         positions = rest
         left = max(left - weight, 1)
     return part, nth
@@ -201,4 +221,4 @@ def record_view(stream: np.ndarray, seq_len: int) -> np.ndarray:
     step = stream.dtype.itemsize
     shape = (record_count(len(stream), seq_len), seq_len + 1)
     strides = (seq_len * step, step)
-    return np.lib.stride_tricks.as_strided(np.asarray(stream), shape, strides, writeable=False)
+    return as_strided(np.asarray(stream), shape, strides, writeable=False)

@@ -5,6 +5,8 @@ hash falls in a fixed 32nd of the range (FracMinHash: Irber et al. 2022), so tha
 estimates the overlap of the texts, contained texts included.
 """
 
+import collections
+
 import numpy as np
 
 WIDTH = 32  # characters of a shingle; a power of two
@@ -18,20 +20,25 @@ MIXER = 0xBF58476D1CE4E5B9  # of splitmix64 (Steele, Lea and Flood 2014)
 
 def sketch(text: bytes) -> np.ndarray:
     """Return the sampled shingle hashes of a text, sorted uint64, each once; none for texts under `WIDTH` characters."""
-    raw = np.frombuffer(text.lower(), np.uint8)
-    hashes = raw[raw > 32].astype(np.uint64)
+    characters = np.frombuffer(text.lower(), np.uint8)
+    printed = characters[characters > ord(" ")]
+    hashes = printed.astype(np.uint64)
     base = BASE
     width = 1
     # A polynomial hash of windows, whose width is doubled: h_2w[i] = h_w[i] B^w + h_w[i + w], modulo 2^64.
     while width < WIDTH and len(hashes) > width:
-        hashes = hashes[:-width] * np.uint64(base) + hashes[width:]
+        left = hashes[:-width]
+        right = hashes[width:]
+        hashes = left * np.uint64(base) + right
         base = base * base % (1 << 64)
         width *= 2
     if width < WIDTH:
         return np.zeros(0, np.uint64)
-    hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(MIXER)
+    hashes = hashes ^ (hashes >> np.uint64(29))
+    hashes *= np.uint64(MIXER)
     hashes ^= hashes >> np.uint64(32)
-    sampled = hashes < np.uint64((1 << 64) // SAMPLE)
+    highest = (1 << 64) // SAMPLE
+    sampled = hashes < np.uint64(highest)
     return np.unique(hashes[sampled])
 
 
@@ -48,11 +55,17 @@ class Seen:
     def add(self, text: bytes) -> bool:
         """Take a document, or return False when it is a near-duplicate."""
         hashes = sketch(text).tolist()
-        owners = [self._owner[shingle] for shingle in hashes if shingle in self._owner]
+        owners = []  # of the shingles that were seen before
+        mine = []
+        for shingle in hashes:
+            if shingle in self._owner:
+                owners.append(self._owner[shingle])
+            else:
+                mine.append(shingle)
         if owners and self._covers(owners, len(hashes)):
             return False
-        mine = [shingle for shingle in hashes if shingle not in self._owner]
-        self._owner.update(dict.fromkeys(mine, len(self._owned)))
+        number = len(self._owned)
+        self._owner.update(dict.fromkeys(mine, number))
         self._owned.append(max(len(mine), FEWEST))
         return True
 
@@ -60,5 +73,5 @@ class Seen:
         """Tell whether a document with so many shingles is known, by the owners of those that were seen before."""
         if len(owners) >= THRESHOLD * shingles:
             return True
-        shared = np.bincount(owners)
-        return any(shared[owner] >= THRESHOLD * self._owned[owner] for owner in np.flatnonzero(shared))
+        shared = collections.Counter(owners)
+        return any(count >= THRESHOLD * self._owned[owner] for owner, count in shared.items())

@@ -9,6 +9,8 @@ from experiments.data.manifest import Manifest
 from experiments.data.options import Data
 from models.errors import InputError
 
+BYTES = 256  # values of a byte
+
 # Of splitmix64 (Steele, Lea and Flood 2014).
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_MIXER = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,26 +29,35 @@ class Holdout:
     def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int):
         Mixture(manifests, data, seq_len)  # for its checks
         self.seq_len = seq_len
-        self._tokens = [_held_out(manifest, data, seq_len) for manifest in manifests]
-        self._bytes = [_bytes_of(manifest, seq_len) for manifest in manifests]
+        self._tokens: list[np.ndarray] = []  # of each corpus, [records, seq_len + 1]
+        self._bytes: list[np.ndarray | None] = []
+        for manifest in manifests:
+            self._tokens.append(_held_out(manifest, data, seq_len))
+            self._bytes.append(_bytes_of(manifest, seq_len))
         sizes = [len(view) for view in self._tokens]
         self.corpus, self._row = _order(sizes, data.weights or sizes)
 
     def __len__(self) -> int:
+        """Return how many sequences there are."""
         return len(self.corpus)
 
     def __getitem__(self, which: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens and target_bytes of a range of sequences."""
         corpus = self.corpus[which]
         row = self._row[which]
-        tokens = np.empty((len(row), self.seq_len + 1), self._tokens[0].dtype)
-        sizes = np.empty((len(row), self.seq_len), np.int32)
-        for index, (view, lengths) in enumerate(zip(self._tokens, self._bytes, strict=True)):
+        count = len(row)
+        tokens = np.empty((count, self.seq_len + 1), self._tokens[0].dtype)
+        sizes = np.empty((count, self.seq_len), np.int32)
+        for index, view in enumerate(self._tokens):
             chosen = corpus == index
-            tokens[chosen] = view[row[chosen]]
-            if lengths is None:  # tokens are bytes, and the separator is behind all of them
-                sizes[chosen] = tokens[chosen, 1:] < 256
+            rows = row[chosen]
+            tokens[chosen] = view[rows]
+            lengths = self._bytes[index]
+            if lengths is None:
+                # Tokens are bytes; the id of the separator is behind all of them.
+                sizes[chosen] = tokens[chosen, 1:] < BYTES
             else:
-                sizes[chosen] = lengths[row[chosen], 1:]
+                sizes[chosen] = lengths[rows, 1:]
         return tokens, sizes
 
 
@@ -75,19 +86,26 @@ def _order(sizes: Sequence[int], weights: Sequence[float]) -> tuple[np.ndarray, 
     """
     keys = []
     rows = []
+    ends = []
     for size, weight in zip(sizes, weights, strict=True):
         keys.append((np.arange(size) + 0.5) / weight)
         rows.append(np.argsort(_scramble(size), kind="stable"))
-    first_end = min(size / weight for size, weight in zip(sizes, weights, strict=True))
+        ends.append(size / weight)
     key = np.concatenate(keys)
-    order = np.argsort(key, kind="stable")[: np.count_nonzero(key < first_end)]
+    before_first_end = np.count_nonzero(key < min(ends))
+    order = np.argsort(key, kind="stable")
+    order = order[:before_first_end]
     corpus = np.repeat(np.arange(len(sizes)), sizes)
-    return corpus[order], np.concatenate(rows)[order]
+    row = np.concatenate(rows)
+    return corpus[order], row[order]
 
 
 def _scramble(size: int) -> np.ndarray:
     """Return hashes of 0 to size-1 by splitmix64: an order that no library version can change."""
-    z = (np.arange(size, dtype=np.uint64) + np.uint64(1)) * GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * FIRST_MIXER
-    z = (z ^ (z >> np.uint64(27))) * SECOND_MIXER
-    return z ^ (z >> np.uint64(31))
+    z = np.arange(1, size + 1, dtype=np.uint64) * GOLDEN
+    z ^= z >> np.uint64(30)
+    z *= FIRST_MIXER
+    z ^= z >> np.uint64(27)
+    z *= SECOND_MIXER
+    z ^= z >> np.uint64(31)
+    return z

@@ -64,6 +64,7 @@ class _Stream:
         self._write_header()
 
     def _write_header(self) -> None:
+        """Write the header with the length so far over the one that is there."""
         self._file.seek(0)
         descr = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": descr, "fortran_order": False, "shape": (self._count,)}
@@ -71,7 +72,8 @@ class _Stream:
 
     def write(self, values: np.ndarray) -> None:
         """Append values."""
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        stored = values.astype(self._dtype, copy=False)
+        self._file.write(stored.tobytes())
         self._count += len(values)
 
     def __enter__(self) -> Self:
@@ -123,7 +125,9 @@ def write(
     tallies = _write_streams(documents, held, codec, folder, advance)
     if codec.content is not None:
         (folder / f"tokenizer{codec.suffix}").write_bytes(codec.content)
-    written = {path.name: {"sha256": sha256(path), "size": path.stat().length} for path in sorted(folder.iterdir())}
+    written = {}
+    for path in sorted(folder.iterdir()):
+        written[path.name] = {"sha256": sha256(path), "size": path.stat().length}
     manifest = Manifest(
         source=origin.name,
         tokenizer_kind=codec.kind,

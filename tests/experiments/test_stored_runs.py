@@ -9,7 +9,7 @@ from experiments.cli import InputError
 from experiments.run import freeze, identity, stored
 from experiments.store import inherit, record, weights
 from experiments.training.trial import workdir_of
-from sweeps.collect import row
+from sweeps.watch import grid_table
 from sweeps.work.workdir import State
 
 # What schema 1 accepted, although it changes nothing: with a cosine schedule, no warm-up and a single text.
@@ -64,7 +64,7 @@ def test_what_an_old_run_did_is_refused_in_a_config(tiny):
 def test_an_old_point_of_a_study_has_its_columns(tiny):
     run, _ = freeze.freeze(tiny())
     point = {"fingerprint": "0123456789abcdef", "name": "old", "tags": {}, "run": old_values(tiny)}
-    columns = row(point, State("waiting"))
+    columns = grid_table._run_columns(point, State("waiting"))
     assert columns["tokens"] == run.tokens and columns["schedule_decay_shape"] == "sqrt"
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from etils import epath
@@ -29,6 +29,7 @@ from experiments.run.schema import Execution, Run
 from experiments.store import inherit
 from experiments.store import lineage as lineages
 from experiments.store import record as records
+from experiments.store.metrics import Metrics
 from experiments.training.loop import Population, Report, Stopped
 from experiments.training.trial import Trial, workdir_of
 
@@ -76,7 +77,7 @@ def train(
     if not hosts.first():
         report = _say_nothing
         for trial in started:
-            trial.metrics = hosts.Silence()
+            trial.metrics = cast(Metrics, hosts.Silence())
     population = Population(started, execution, report, held)
 
     def stop(*_: Any) -> None:

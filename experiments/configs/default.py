@@ -8,7 +8,7 @@ The argument after the colon is the family. `python -m experiments.train --optio
 import dataclasses
 import types
 import typing
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict, config_dict
 
@@ -45,9 +45,10 @@ def choose_optimizer(config: ConfigDict, name: str) -> None:
 
     Raises InputError for an optimizer that is not known, and for an option that was set and that it has not.
     """
-    former = section(optimizers.load(config.opt.name).Config)
+    options = cast(Any, config.opt)  # its type is not known: a section of any optimizer
+    former = section(optimizers.load(options.name).Config)
     chosen = section(optimizers.load(name).Config)
-    for key, value in config.opt.items():
+    for key, value in options.items():
         if key == "name" or value == former[key]:
             continue
         if key not in chosen:

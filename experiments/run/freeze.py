@@ -5,6 +5,8 @@ import dataclasses
 import typing
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from experiments.run.build import build, cast
 from experiments.run.check import check
 from experiments.run.schema import SECTIONS, Execution, Run, optimizer_options
@@ -12,9 +14,9 @@ import models
 from models.errors import InputError, nearest
 
 
-def freeze(config: Mapping[str, Any]) -> tuple[Run, Execution]:
+def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
     """Return a config (mapping or ConfigDict) as a checked Run and Execution. Raises InputError naming the field."""
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     execution = build(Execution, values.pop("execution", {}), "execution.")
     run = build_run(values)
     check(run, execution)

@@ -161,7 +161,10 @@ def check_options(options: Any, section: str) -> None:
 
 def with_idle_options_unset(options: Any) -> Any:
     """Return a section with every option that has no effect at its default. Written runs of before may have others."""
-    idle = {field.name: field.default for field in dataclasses.fields(options) if unmet(options, field) is not None}
+    idle = {}
+    for field in dataclasses.fields(options):
+        if field.metadata.get("missing") or unmet(options, field) is not None:
+            idle[field.name] = field.default
     return dataclasses.replace(options, **idle)
 
 

@@ -26,12 +26,12 @@ from experiments.cli import EXIT_AGAIN, InputError
 from experiments.data.manifest import Manifest
 from experiments.run import config_file, freeze, identity
 from experiments.run.schema import Execution, Run
-from experiments.store import inherit
+from experiments.store import inherit, run_file
 from experiments.store import lineage as lineages
 from experiments.store import record as records
 from experiments.store.metrics import Metrics
-from experiments.training.loop import Population, Report, Stopped
-from experiments.training.trial import Trial, workdir_of
+from experiments.training.loop import Loop, Report, Stopped
+from experiments.training.trial import Trial
 
 
 def set_up_devices(execution: Execution) -> None:
@@ -78,14 +78,14 @@ def train(
         report = _say_nothing
         for trial in started:
             trial.metrics = cast(Metrics, hosts.Silence())
-    population = Population(started, execution, report, held)
+    loop = Loop(started, execution, report, held)
 
     def stop(*_: Any) -> None:
-        population.stop = True
+        loop.stop = True
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
-    population.run()
+    loop.run()
 
 
 def _claim(
@@ -108,10 +108,10 @@ def _claim(
         names = tuple(manifest.fingerprint for manifest in manifests)
         fingerprint = identity.fingerprint(run, names)
         if _is_recorded(directory):
-            workdir_of(directory, run, fingerprint, names)
+            run_file.reserve(directory, run, fingerprint, names)
             continue
         parent = inherit.find(run, directory, execution)
-        workdir_of(directory, run, fingerprint, names, _lineage(run, manifests, parent))
+        run_file.reserve(directory, run, fingerprint, names, _lineage(run, manifests, parent))
         trials.append((run, fingerprint, directory, manifests, parent))
     return trials
 

@@ -1,7 +1,7 @@
 """Save and restore the state of one trial with Orbax: asynchronous, atomic, with a checksum per leaf.
 
 Orbax restores a flipped byte silently and casts a changed type silently, so shapes, types and checksums are kept
-beside the arrays and compared. A damaged step is reported and the one before it used.
+beside the arrays (in `meta`) and compared. A damaged step is reported and the one before it used.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,16 +17,37 @@ import orbax.checkpoint as ocp
 
 from experiments.alive import hosts
 from experiments.cli import InputError
-from experiments.store.train_state import TrainState
+from experiments.store.train_state import TrainState, from_names, named_leaves
+
+Seal = dict[str, Any]  # of one leaf: its checksum, shape and type
+Shapes = dict[str, jax.ShapeDtypeStruct]  # of leaves, by name
+Notes = dict[str, Any]  # JSON values that come back with a state
+Meta = dict[str, Any]
+
+_SHOWN = 200  # characters of a reader's error
 
 
-def _flat(state: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-
-
-def _seal(array: Any) -> dict[str, Any]:
+def _seal(array: Any) -> Seal:
+    """Return what is compared after reading."""
     array = hosts.whole(array)  # not ascontiguousarray, which gives a scalar an axis
-    return {"crc32": zlib.crc32(array.tobytes()), "shape": list(array.shape), "dtype": str(array.dtype)}
+    return {
+        "crc32": zlib.crc32(array.tobytes()),
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+    }
+
+
+def _shapes(leaves: Mapping[str, Any]) -> Shapes:
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+
+
+def _one_line(error: Exception) -> str:
+    """Return the kind and the text of an error."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_SHOWN]}"
+
+
+# --- of a run under way
 
 
 class Checkpoints:
@@ -35,25 +56,25 @@ class Checkpoints:
     def __init__(self, directory: epath.Path, keep: int, fingerprint: str):
         if "://" not in os.fspath(directory):
             directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative path
-        self.directory, self.fingerprint = directory, fingerprint
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
-        try:
-            self._manager = ocp.CheckpointManager(directory, options=options)
-        except Exception:  # whatever Orbax makes of a damaged file of times and statistics, which nobody here needs
-            for path in directory.glob("*/_CHECKPOINT_METADATA"):
-                path.unlink(missing_ok=True)
-            self._manager = ocp.CheckpointManager(directory, options=options)
+        self.directory = directory
+        self.fingerprint = fingerprint
+        self._manager = _manager(directory, keep)
 
-    def save(self, state: TrainState, step: int, notes: dict[str, Any]) -> None:
+    def save(self, state: TrainState, step: int, notes: Notes) -> None:
         """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it."""
         if step in self._manager.all_steps():
             return
-        flat = _flat(state)
-        sealed = {name: _seal(leaf) for name, leaf in flat.items()}
-        meta = {"fingerprint": self.fingerprint, "leaves": sealed, "notes": notes}
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave(meta))
+        leaves = named_leaves(state)
+        meta = {
+            "fingerprint": self.fingerprint,
+            "leaves": {name: _seal(leaf) for name, leaf in leaves.items()},
+            "notes": notes,
+        }
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(leaves),
+            meta=ocp.args.JsonSave(meta),
         )
+        self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Return when all saves are committed. Raises what made one fail."""
@@ -62,48 +83,50 @@ class Checkpoints:
 
     def restore(
         self, like: TrainState, report: Callable[[str], None], until: int | None = None
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest sound state and its notes, or None when there is none. `like` gives shapes and types.
+    ) -> tuple[TrainState, Notes] | None:
+        """Return the newest sound state and its notes, or None when there is none. `like` gives shapes and types.
 
-        `until`: not one of a later step.
+        `until`: not one of a later step. `report` is told of damaged ones, which are deleted.
 
         Raises InputError when the checkpoint belongs to another run.
         """
         self._manager.reload()
-        steps = [step for step in self._manager.all_steps() if until is None or step <= until]
-        for step in sorted(steps, reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            if until is not None and step > until:
+                continue
             try:
                 return self._restore(like, step)
             except InputError:
                 raise
             except Exception as error:  # whatever a damaged file makes the reader raise
-                text = " ".join(str(error).split())[:200]
-                report(
-                    f"checkpoint {self.directory}/{step} is damaged ({type(error).__name__}: {text}); trying an older one"
-                )
+                report(f"checkpoint {self.directory}/{step} is damaged ({_one_line(error)}); trying an older one")
                 self._manager.delete(step)
         return None
 
-    def _restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-        flat = _flat(like)
-        abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    def _restore(self, like: TrainState, step: int) -> tuple[TrainState, Notes]:
+        """Read one step. Raises InputError for another run's, and anything else for a damaged one."""
+        shapes = _shapes(named_leaves(like))
+        meta = self._restore_item(step, "meta", ocp.args.JsonRestore())
         if meta["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.directory} holds a checkpoint of run {meta['fingerprint']}; this run is {self.fingerprint}"
             )
-        for name, leaf in flat.items():
-            sealed = meta["leaves"].get(name)
-            if sealed is None or sealed["shape"] != list(leaf.shape) or sealed["dtype"] != str(leaf.dtype):
-                raise ValueError(f"{name} is {sealed}; expected shape {list(leaf.shape)} and dtype {leaf.dtype}")
-        cpu = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=cpu) for name, a in abstract.items()}
-        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
-        for name, leaf in state.items():
-            if _seal(leaf) != meta["leaves"][name]:
+        seals = meta["leaves"]
+        _check_shapes(seals, shapes)
+        on_one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = {}
+        for name, leaf in shapes.items():
+            abstract[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device)
+        leaves = self._restore_item(step, "state", ocp.args.StandardRestore(abstract))
+        for name, leaf in leaves.items():
+            if _seal(leaf) != seals[name]:
                 raise ValueError(f"checksum of {name} differs")
-        treedef = jax.tree_util.tree_structure(like)
-        return jax.tree_util.tree_unflatten(treedef, [state[name] for name in flat]), meta["notes"]
+        return from_names(like, leaves), meta["notes"]
+
+    def _restore_item(self, step: int, name: str, how: Any) -> Any:
+        items = self._manager.restore(step, args=ocp.args.Composite(**{name: how}))
+        return items[name]
 
     def close(self) -> None:
         """Wait and let go of the directory."""
@@ -111,67 +134,111 @@ class Checkpoints:
         self._manager.close()
 
 
+def _manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
+    try:
+        return ocp.CheckpointManager(directory, options=options)
+    except Exception:  # whatever Orbax makes of a damaged file of times and statistics, which nobody here needs
+        for path in directory.glob("*/_CHECKPOINT_METADATA"):
+            path.unlink(missing_ok=True)
+        return ocp.CheckpointManager(directory, options=options)
+
+
+def _check_shapes(seals: Mapping[str, Seal], shapes: Shapes) -> None:
+    """Check what was saved against what is expected. Raises ValueError naming the leaf that differs."""
+    for name, leaf in shapes.items():
+        shape = list(leaf.shape)
+        dtype = str(leaf.dtype)
+        seal = seals.get(name)
+        if seal is None or seal["shape"] != shape or seal["dtype"] != dtype:
+            raise ValueError(f"{name} is {seal}; expected shape {shape} and dtype {dtype}")
+
+
+# --- of a run that has ended, without touching its folder
+
+
 def read_params(directory: epath.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], int]:
-    """Parameters of the newest checkpoint, and its step; see `read_state`."""
+    """Read the parameters of the newest checkpoint, and its step; see `read_state`."""
     like = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
     state, step = read_state(directory, TrainState(like, None, None))
     return state.params, step
 
 
 def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState, int]:
-    """The newest checkpoint as numpy arrays, and its step. Reads no more than `like` has (opt and step may be None).
+    """Read the newest checkpoint as numpy arrays, and its step. No more is read than `like` has.
 
     Leaves the folder as it is. Raises InputError when there is no checkpoint, or it is damaged, or has not the
     parameters, shapes and types of `like`.
     """
     directory = epath.Path(directory if "://" in os.fspath(directory) else os.path.abspath(directory))
-    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.exists() else []
+    steps = _steps(directory)
     if not steps:
         raise InputError(f"{directory} holds no checkpoint; train the run first")
-    folder = directory / str(max(steps))
-    names = _flat(like)
+    newest = max(steps)
+    folder = directory / str(newest)
+    shapes = _shapes(named_leaves(like))
     try:
-        sealed = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")["leaves"]
-        wanted, saved = ({n for n in of if n.startswith(".params[")} for of in (names, sealed))
-        if differ := wanted ^ saved:
-            raise InputError(f"{folder}: {min(differ)} is missing, or is none of the model's parameters")
-        if unsaved := names.keys() - sealed.keys():
-            raise InputError(f"{folder}: {min(unsaved)} is missing; the run had another optimizer")
-        host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        item = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
-        restore = ocp.args.PyTreeRestore(item=item, restore_args=host, partial_restore=True)
-        leaves = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=restore)
+        seals = _read_meta(folder)["leaves"]
+        _check_names(folder, shapes, seals)
+        leaves = _read_leaves(folder, shapes, partial_restore=True)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
-        raise InputError(
-            f"{folder} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        ) from error
-    for name, leaf in names.items():
+        raise InputError(f"{folder} is damaged ({_one_line(error)})") from error
+    for name, leaf in shapes.items():
         expected = _seal(leaves[name]) | {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        if sealed[name] != expected:
-            raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {sealed[name]}")
-    treedef = jax.tree_util.tree_structure(like)
-    return jax.tree_util.tree_unflatten(treedef, [np.asarray(leaves[name]) for name in names]), max(steps)
+        if seals[name] != expected:
+            raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {seals[name]}")
+    arrays = {name: np.asarray(leaves[name]) for name in shapes}
+    return from_names(like, arrays), newest
+
+
+def _steps(directory: epath.Path) -> list[int]:
+    if not directory.exists():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def _check_names(folder: epath.Path, shapes: Shapes, seals: Mapping[str, Seal]) -> None:
+    """Check that the parameters are those expected, and that all else that is asked for was saved.
+
+    Raises InputError naming a leaf that differs.
+    """
+    wanted = {name for name in shapes if name.startswith(".params[")}
+    saved = {name for name in seals if name.startswith(".params[")}
+    if differ := wanted ^ saved:
+        raise InputError(f"{folder}: {min(differ)} is missing, or is none of the model's parameters")
+    if unsaved := shapes.keys() - seals.keys():
+        raise InputError(f"{folder}: {min(unsaved)} is missing; the run had another optimizer")
+
+
+def _read_meta(folder: epath.Path) -> Meta:
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
+
+
+def _read_leaves(folder: epath.Path, shapes: Shapes, partial_restore: bool = False) -> dict[str, Any]:
+    """Read leaves by name as numpy arrays; with `partial_restore` there may be others beside them."""
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
+    how = ocp.args.PyTreeRestore(item=shapes, restore_args=as_numpy, partial_restore=partial_restore)
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=how)
 
 
 def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
-    """SHA-256 of every leaf of a checkpoint, by name, as its bytes are read back and agree with their checksums.
+    """Return the SHA-256 of every leaf of a checkpoint, by name, as its bytes are read back and agree with their checksums.
 
     Raises InputError when it is missing or damaged.
     """
     folder = epath.Path(os.path.abspath(directory)) / str(step)
     try:
-        sealed = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")["leaves"]
-        item = {name: jax.ShapeDtypeStruct(tuple(seal["shape"]), seal["dtype"]) for name, seal in sealed.items()}
-        host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in sealed}
-        leaves = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-            folder / "state", args=ocp.args.PyTreeRestore(item=item, restore_args=host)
-        )
+        seals = _read_meta(folder)["leaves"]
+        shapes = {name: jax.ShapeDtypeStruct(tuple(seal["shape"]), seal["dtype"]) for name, seal in seals.items()}
+        leaves = _read_leaves(folder, shapes)
     except Exception as error:  # whatever a damaged file makes the reader raise
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} is missing or damaged ({type(error).__name__}: {text})") from error
-    for name, leaf in leaves.items():
-        if _seal(leaf) != sealed[name]:
+        raise InputError(f"{folder} is missing or damaged ({_one_line(error)})") from error
+    out = {}
+    for name, leaf in sorted(leaves.items()):
+        if _seal(leaf) != seals[name]:
             raise InputError(f"{folder}: checksum of {name} differs")
-    return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in sorted(leaves.items())}
+        content = np.asarray(leaf).tobytes()
+        out[name] = hashlib.sha256(content).hexdigest()
+    return out

@@ -4,6 +4,7 @@ A child goes on in the data where its line stands, in tokens: whatever batch siz
 of them has seen, in the order that the first of them chose.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,10 @@ class Read:
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """After a run. Tokens and FLOPs of all runs of the line; None where an ancestor's are unknown (imported weights)."""
+    """What stands after a run. Tokens and FLOPs are those of all runs of the line.
+
+    They are None where an ancestor's are unknown (imported weights). `reads`: how far each text was read, by its data_key.
+    """
 
     tokens: int | None = 0
     flops: float | None = 0.0
@@ -33,19 +37,22 @@ class Lineage:
 
 
 def data_key(run: Run, manifests: tuple[str, ...]) -> str:
-    """Names what the order of a run's data depends on besides the seed and the length of a sequence."""
+    """Name what the order of a run's data depends on besides the seed and the length of a sequence."""
     value = [list(manifests), run.data.weights, run.data.unique_tokens]
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    text = json.dumps(value)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def learned_tokens(run: Run, learns: bool) -> int:
-    """Tokens that a learned growth takes before the run's own steps."""
+    """Return the tokens that a learned growth takes before the run's own steps."""
     return run.growth.learn_steps * run.batch_tokens if learns else 0
 
 
 def start(run: Run, manifests: tuple[str, ...], before: Lineage | None) -> Read:
-    """Where a run begins to read. Raises InputError where its parent's data cannot be continued."""
-    known = dict(before.reads).get(data_key(run, manifests)) if before and run.growth.continue_data else None
+    """Return where a run begins to read. Raises InputError where its parent's data cannot be continued."""
+    known = None
+    if before is not None and run.growth.continue_data:
+        known = dict(before.reads).get(data_key(run, manifests))
     if known is None:
         return Read(run.seed, run.seq_len, 0)
     if known.seq_len != run.seq_len:
@@ -57,41 +64,51 @@ def start(run: Run, manifests: tuple[str, ...], before: Lineage | None) -> Read:
 
 
 def after(run: Run, manifests: tuple[str, ...], before: Lineage | None, learns: bool = False) -> Lineage:
-    """The lineage with this run in it. `learns`: whether its growth is learned from tokens of its own."""
-    at, before = start(run, manifests, before), before or Lineage()
-    extra, counts = learned_tokens(run, learns), ledger(run)
-    taken = run.steps * run.batch_tokens + extra
+    """Return the lineage with this run in it. `learns`: whether its growth is learned from tokens of its own."""
+    begin = start(run, manifests, before)
+    before = before or Lineage()
+    learned = learned_tokens(run, learns)
+    taken = run.steps * run.batch_tokens + learned
     # A step that learns the combination differentiates the larger model, as one of the run's own does.
-    flops = counts["flops_total"] + extra * counts["flops_per_token"]
-    now = dataclasses.replace(at, sequences=at.sequences + taken // run.seq_len)
+    costs = ledger(run)
+    spent = costs["flops_total"] + learned * costs["flops_per_token"]
+    end = dataclasses.replace(begin, sequences=begin.sequences + taken // run.seq_len)
     return Lineage(
-        None if before.tokens is None else before.tokens + taken,
-        None if before.flops is None else before.flops + flops,
-        tuple(sorted((dict(before.reads) | {data_key(run, manifests): now}).items())),
+        tokens=None if before.tokens is None else before.tokens + taken,
+        flops=None if before.flops is None else before.flops + spent,
+        reads=_sorted_reads(dict(before.reads) | {data_key(run, manifests): end}),
     )
 
 
 def further(line: Lineage, run: Run, manifests: tuple[str, ...], sequences: int) -> Lineage:
-    """After a run that has left out so many sequences (experiments/training/spikes.py): it has read so much further.
+    """Return the lineage after a run that has left out so many sequences (experiments/training/spikes.py).
 
-    Not known before the run, and so not in its run.json; children begin behind what it has read.
+    It has read so much further. That is not known before the run, and so not in its run.json; children begin behind what
+    it has read.
     """
-    reads, key = dict(line.reads), data_key(run, manifests)
+    reads = dict(line.reads)
+    key = data_key(run, manifests)
     if sequences and key in reads:
-        reads[key] = dataclasses.replace(reads[key], sequences=reads[key].sequences + sequences)
-    return dataclasses.replace(line, reads=tuple(sorted(reads.items())))
+        read = reads[key]
+        reads[key] = dataclasses.replace(read, sequences=read.sequences + sequences)
+    return dataclasses.replace(line, reads=_sorted_reads(reads))
+
+
+def _sorted_reads(reads: Mapping[str, Read]) -> tuple[tuple[str, Read], ...]:
+    return tuple(sorted(reads.items()))
 
 
 def columns(line: Lineage) -> dict[str, Any]:
-    """Grid columns."""
+    """Return grid columns."""
     return {"lineage_tokens": line.tokens, "flops_lineage": line.flops}
 
 
 def to_json(line: Lineage) -> dict[str, Any]:
-    """As it stands in run.json."""
+    """Return the lineage as it stands in run.json."""
     return dataclasses.asdict(line)
 
 
-def from_json(value: dict[str, Any]) -> Lineage:
-    """What `to_json` wrote. Raises KeyError or TypeError for anything else."""
-    return Lineage(value["tokens"], value["flops"], tuple((key, Read(**read)) for key, read in value["reads"]))
+def from_json(value: Mapping[str, Any]) -> Lineage:
+    """Read what `to_json` wrote. Raises KeyError or TypeError for anything else."""
+    reads = tuple((key, Read(**read)) for key, read in value["reads"])
+    return Lineage(value["tokens"], value["flops"], reads)

@@ -1,7 +1,7 @@
-"""What a run leaves behind: an append-only metrics log and one record, with a schema version.
+"""Write and read the record of a run: its one-row result, with a schema version.
 
-run.json        what is being trained, written before the first step
-metrics.jsonl   one JSON object a line; cut back to the restored step on resume
+run.json        what is being trained, written before the first step (run_file.py)
+metrics.jsonl   one JSON object a line; cut back to the restored step on resume (metrics.py)
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
@@ -24,13 +24,13 @@ STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")
 
 
 def ledger(run: schema.Run) -> dict[str, Any]:
-    """Parameter and FLOP counts of a run under every convention (models/contract.py)."""
+    """Return parameter and FLOP counts of a run under every convention (models/accounting.py)."""
     account = models.load(run.family).account(run.model, run.seq_len)
     return accounting.ledger(account, run.steps * run.batch_tokens)
 
 
 def columns(run: schema.Run) -> dict[str, Any]:
-    """Grid columns of the run's options: model.x, opt.x and x become `x`; those of other sections `section_x`."""
+    """Return grid columns of the run's options: model.x, opt.x and x become `x`; those of other sections `section_x`."""
     out: dict[str, Any] = {}
     for path, value, _ in identity.leaves(run):
         section, _, name = path.rpartition(".")
@@ -44,7 +44,8 @@ def columns(run: schema.Run) -> dict[str, Any]:
     return out | {"steps": run.steps, "causal": run.model.causal}
 
 
-def _finite(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
+    """Return a value as strict JSON can have it: None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -56,7 +57,7 @@ def make(
     reason: str | None = None,
     results: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A record. `results` are further columns: losses, seconds, packing."""
+    """Return a record. `results` are further columns: losses, seconds, packing."""
     if status not in STATUSES:
         raise ValueError(f"status={status!r}; expected one of {', '.join(STATUSES)}")
     row = columns(run) | ledger(run) | (results or {})
@@ -68,13 +69,13 @@ def make(
         "reason": reason,
         "run": identity.to_dict(run),
         "manifests": list(manifests),
-        "columns": {name: _finite(value) for name, value in row.items()},
+        "columns": {name: finite_or_null(value) for name, value in row.items()},
         "environment": environment(),
     }
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers may depend on besides the run."""
+    """Return what the numbers may depend on besides the run."""
     import flax
     import jax
 
@@ -96,7 +97,7 @@ def write(directory: epath.PathLike, record: dict[str, Any]) -> None:
 
 
 def read(path: epath.PathLike) -> dict[str, Any]:
-    """A record. Raises InputError naming the file when it is unreadable, cut short or of the future."""
+    """Read a record. Raises InputError naming the file when it is unreadable, cut short or of the future."""
     path = epath.Path(path)
     try:
         record = files.read_json(path)
@@ -120,5 +121,5 @@ def read(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of an older schema in today's form. Schema 1 is the first; each change adds its step here."""
+    """Return a record of an older schema in today's form. Schema 1 is the first; each change adds its step here."""
     return {"reason": None, "manifests": [], "environment": {}} | record

@@ -4,23 +4,24 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Integer
 
 
 class TrainState(NamedTuple):
-    """One run's parameters by path, optimizer state, and steps done. In a program all leaves have an axis of slots in front.
+    """One run's parameters by path, optimizer state, and steps done.
 
-    What reads a checkpoint may ask for less: `opt` and `step` are None then.
+    Leaves are arrays, on devices or on the host; or what is said of each of them: shapes, logical axes, shardings. In a
+    program all have an axis of slots in front. What reads a checkpoint may ask for less: `opt` and `step` are None then.
     """
 
-    params: dict[str, Float[Array, "..."]]
+    params: dict[str, Any]
     opt: Any
-    step: Integer[Array, ""] | None
+    step: Any
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree by name, in the tree's order: ".opt[1].mu['embed']"."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def from_names(like: Any, leaves: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,46 +15,77 @@ from experiments.training.loss import bits_per_byte
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Mean nats per held-out token. The standard error takes sequences, not tokens, as independent."""
+    """Mean nats per held-out token. The standard error takes sequences, not tokens, as independent.
+
+    corpus_losses: mean nats of each corpus by itself, where there are several; nan where none of it was sampled.
+    """
 
     loss_nats: float
     loss_nats_sem: float
     bits_per_byte: float
     eval_tokens: int
-    parts: tuple[float, ...] = ()  # mean nats of each corpus by itself, where there are several; nan: none was sampled
+    corpus_losses: tuple[float, ...] = ()
 
     @property
-    def columns(self) -> dict[str, float]:
-        """As grid columns; those of the parts are loss_part_1, loss_part_2, …"""
-        out = dataclasses.asdict(self)
-        return out | {f"loss_part_{i}": loss for i, loss in enumerate(out.pop("parts"), start=1)}
+    def columns(self) -> dict[str, Any]:
+        """Return grid columns; those of the corpora are loss_part_1, loss_part_2, …"""
+        columns = dataclasses.asdict(self)
+        del columns["corpus_losses"]
+        for number, loss in enumerate(self.corpus_losses, start=1):
+            columns[f"loss_part_{number}"] = loss
+        return columns
 
 
-class Sequences:
-    """The held-out sequences of one run, in whole batches [S, B, seq_len + 1]; rows beyond the last are padding."""
+class HeldOut:
+    """The held-out sequences of one run.
+
+    tokens: in whole batches [S, B, seq_len + 1]; sequences beyond the last are padding.
+    batches: S, how many there are.
+    corpus: number of the corpus that each sequence is from.
+    """
 
     def __init__(self, run: Run, manifests: Sequence[Manifest]):
         weights = run.evaluation.weights or run.data.weights
         holdout = Holdout(manifests, dataclasses.replace(run.data, weights=weights), run.seq_len)
-        self.rows = min(len(holdout), max(1, run.evaluation.tokens // run.seq_len))
-        tokens, sizes = holdout[: self.rows]
-        self.corpus, self._corpora = holdout.corpus[: self.rows], len(manifests)  # the corpus of each row
-        self.bytes, self.seq_len = int(sizes.sum()), run.seq_len
-        self.batches = -(-self.rows // run.batch)
+        wanted = max(1, run.evaluation.tokens // run.seq_len)
+        self.sequence_count = min(len(holdout), wanted)
+        self.corpus = holdout.corpus[: self.sequence_count]
+        self._corpora = len(manifests)
+        self._seq_len = run.seq_len
+        tokens, text_bytes = holdout[: self.sequence_count]
+        self._bytes = int(text_bytes.sum())
+        self.batches = -(-self.sequence_count // run.batch)
         padded = np.zeros((self.batches * run.batch, run.seq_len + 1), tokens.dtype)
-        padded[: self.rows] = tokens
+        padded[: self.sequence_count] = tokens
         self.tokens = padded.reshape(self.batches, run.batch, run.seq_len + 1)
 
     def result(self, nats_SB: np.ndarray) -> Result:
-        """From the summed nats of each sequence, in the order of `tokens`."""
-        nats = nats_SB.astype(np.float64).reshape(-1)[: self.rows]
-        tokens = self.rows * self.seq_len
+        """Return the result, from the summed nats of each sequence, in the order of `tokens`."""
+        nats = nats_SB.astype(np.float64).reshape(-1)
+        nats = nats[: self.sequence_count]
+        tokens = self.sequence_count * self._seq_len
         loss = float(nats.sum() / tokens)
-        error = float(np.std(nats / self.seq_len, ddof=1) / math.sqrt(self.rows)) if self.rows > 1 else math.nan
-        return Result(loss, error, bits_per_byte(loss, tokens, self.bytes), tokens, self._parts(nats / self.seq_len))
+        per_token = nats / self._seq_len
+        return Result(
+            loss_nats=loss,
+            loss_nats_sem=_standard_error(per_token),
+            bits_per_byte=bits_per_byte(loss, tokens, self._bytes),
+            eval_tokens=tokens,
+            corpus_losses=self._corpus_losses(per_token),
+        )
 
-    def _parts(self, nats: np.ndarray) -> tuple[float, ...]:
+    def _corpus_losses(self, per_token: np.ndarray) -> tuple[float, ...]:
         if self._corpora == 1:
             return ()
-        chosen = (nats[self.corpus == i] for i in range(self._corpora))
-        return tuple(float(part.mean()) if len(part) else math.nan for part in chosen)
+        losses = []
+        for corpus in range(self._corpora):
+            chosen = per_token[self.corpus == corpus]
+            losses.append(float(chosen.mean()) if len(chosen) else math.nan)
+        return tuple(losses)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Return the standard error of a mean; nan for that of one value."""
+    if len(values) < 2:
+        return math.nan
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))

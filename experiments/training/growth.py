@@ -5,7 +5,7 @@ for models/growing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,8 @@ def combine(run: Run, plan: operators.Plan, params: Params, batch: Batch) -> dic
 
         nats, gradient = jax.value_and_grad(loss)(learned)
         change, opt = adam.update(gradient, opt)
-        return optax.apply_updates(learned, change), opt, nats
+        changed = cast(dict[str, Array], optax.apply_updates(learned, change))
+        return changed, opt, nats
 
     learned = jax.tree.map(jnp.asarray, plan.combination())
     opt = adam.init(learned)

@@ -1,11 +1,14 @@
-"""The training loop of a population: steps, metrics, evaluations, checkpoints, records. experiments/train.py starts it.
+"""The training loop of a population: what is done when. experiments/train.py starts it.
 
-Steps, losses and parameters do not depend on where a run was interrupted.
+Steps are dispatched; between two dispatches evaluations, checkpoints and records are made where they are due. Steps,
+losses and parameters do not depend on where a run was interrupted.
+
+With several processes all of them go through here in step: what one alone can see (a signal, the clock, a file) is made
+known to all before it decides anything (experiments/alive/hosts.py).
 """
 
 from collections.abc import Callable, Sequence
 import math
-import sys
 import time
 from typing import Any
 
@@ -16,237 +19,243 @@ from experiments.alive import hosts, lease
 from experiments.alive.lease import Lease
 from experiments.alive.stops import Stop
 from experiments.alive.watchdog import Watchdog
-from experiments.run.schema import Execution, Run
-from experiments.store import lineage as lineages
-from experiments.store import record as records
+from experiments.run.schema import Execution
+from experiments.store import lineage, record
+from experiments.training.evaluate import Result
+from experiments.training.population import Population
 from experiments.training.trial import Trial
 
 Report = Callable[[dict[str, Any]], None]
+MACHINE_SCHEMA = 1  # of machine.json
 
 
 class Stopped(Exception):
     """The process was asked to stop; everything is saved."""
 
 
-class Population:
+class Loop:
     """Trains trials of one signature to their ends. `report` gets one event at a time (see sweeps/executors).
 
     `held`: what the first process holds of their runs, if they were claimed; without it nobody is asked before a save.
+    Set `stop` to end it at the next opportunity.
     """
 
     def __init__(self, trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None = None):
-        import jax
-
-        from experiments.training import program as population
-
-        self._jax, self.execution, self.report, self._held = jax, execution, report, held
-        first = trials[0].run
-        program = population.program(first, len(trials), execution)
-        slots = population.assign([t.run.steps for t in trials], program.groups)
-        width = max(map(len, slots))
-        if width * program.groups > program.slots:
-            program = population.program(first, width * program.groups, execution)
-        self.program, self.stop = program, False
-        self.slots: list[Trial | None] = [None] * program.slots
-        for device, members in enumerate(slots):
-            for i, member in enumerate(members):
-                self.slots[device * (program.slots // program.groups) + i] = trials[member]
+        self.stop = False
+        self.execution = execution
+        self.report = report
+        self._held = held
         self.trials = list(trials)
-        runs = [t.run if t else first for t in self.slots]
-        added = [t.parent.added(t.run) if t and t.parent else None for t in self.slots]
-        self.values = hosts.put(program.stack_values(runs, added), program.slot_sharding)
         self.watchdog = Watchdog(execution.stall_factor, execution.stall_seconds)
-        self.state = self._start(runs)
-        for trial in trials if hosts.first() else ():  # for whoever asks what speed to expect of it (sweeps.status)
-            files.write_json(trial.directory / "machine.json", {"schema": 1, **records.environment()})
-        self._last_save = time.monotonic()
-        self._save([t for t in trials if t.spikes and t.saved < 0])  # the first steps need somewhere to go back to
+        self.population = Population(trials, execution)
+        if hosts.first():
+            self._write_machine()
+        self._saved_at = time.monotonic()
+        # After a spike in the first steps there has to be somewhere to go back to.
+        self._save([trial for trial in trials if trial.spikes and trial.saved_step is None])
 
-    def _start(self, runs: Sequence[Run]) -> Any:
-        """Initial states; in their place those of checkpoints, or else of parents, where trials have them."""
-        jax = self._jax
-        state = self.program.init(runs)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
-        restored = {}
-        for slot, trial in enumerate(self.slots):
-            found = trial and trial.checkpoints.restore(like, lambda text: print(text, file=sys.stderr))
-            if trial and found:
-                restored[slot] = found[0]
-                trial.recall(int(found[0].step), found[1])
-            if trial:
-                trial.metrics.cut(trial.step)
-        born = {i: t for i, t in enumerate(self.slots) if t and t.parent and i not in restored}
-        if restored or born:
-            host = jax.tree.map(lambda x: np.array(hosts.whole(x)), state)
-            for slot, trial in born.items():
-                restored[slot] = trial.inherited(jax.tree.map(lambda x, slot=slot: x[slot].copy(), host))
-            for slot, one in restored.items():
-                jax.tree.map(lambda whole, part, slot=slot: whole.__setitem__(slot, part), host, one)
-            state = hosts.put(host, self.program.state_sharding)
-        return state
-
-    def _tokens(self, counts: np.ndarray) -> np.ndarray:
-        trials = [t for t in self.slots if t]
-        dtype = np.result_type(*(t.batches.dtype for t in trials))
-        tokens = np.zeros(self.program.token_shape(), dtype)
-        for slot, trial in enumerate(self.slots):
-            if trial and counts[slot]:
-                rows = trial.records(trial.step, trial.step + int(counts[slot]))
-                tokens[slot, : counts[slot]] = rows.reshape(-1, trial.run.batch, trial.run.seq_len + 1)
-        return tokens
+    def _write_machine(self) -> None:
+        """Say beside each run what it trains on, for whoever asks what speed to expect of it (sweeps.status)."""
+        machine = {"schema": MACHINE_SCHEMA, **record.environment()}
+        for trial in self.trials:
+            files.write_json(trial.directory / "machine.json", machine)
 
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
-        total = sum(t.run.steps for t in self.trials)
-        done = sum(t.step for t in self.trials)
-        fingerprints = [t.fingerprint for t in self.trials]
-        self.report({"event": "start", "runs": fingerprints, "steps": total, "done": done})
-        self._settle()
-        while any(t.left for t in self.trials):
+        self.report(
+            {
+                "event": "start",
+                "runs": [trial.fingerprint for trial in self.trials],
+                "steps": sum(trial.run.steps for trial in self.trials),
+                "done": sum(trial.step for trial in self.trials),
+            }
+        )
+        self._do_what_is_due()
+        while any(trial.steps_left for trial in self.trials):
             self._dispatch()
-            self._settle()
+            self._do_what_is_due()
             if hosts.anywhere([self.stop])[0]:
-                self._save([t for t in self.trials if t.status == "running"])
+                self._save([trial for trial in self.trials if trial.running])
                 for trial in self.trials:
                     trial.checkpoints.close()
                 raise Stopped
 
+    # --- steps
+
     def _dispatch(self) -> None:
-        """One call of the program: some steps of each slot, then their metrics."""
-        counts = self.program.counts([t.until_event() if t else 0 for t in self.slots])
-        with self.watchdog.watch("step", f"a dispatch of {int(counts.sum())} steps, or its data,"):
-            tokens = self._tokens(counts)
+        """Take some steps of each slot in one call of the program, then look at their metrics."""
+        steps = self.population.next_steps()
+        total = int(steps.sum())
+        with self.watchdog.watch("step", f"a dispatch of {total} steps, or its data,"):
+            tokens = self.population.tokens(steps)
             start = time.monotonic()
-            self.state, metrics = self.program.train(self.state, self.values, tokens, counts)
-            metrics = {name: hosts.whole(values) for name, values in metrics.items()}
+            metrics = self.population.train(tokens, steps)
         seconds = time.monotonic() - start
         self._check_held()
-        steps, latest = int(counts.sum()), math.nan
-        for slot, trial in enumerate(self.slots):
-            if trial and (count := int(counts[slot])):
-                first, trial.step = trial.step, trial.step + count
-                trial.seconds += seconds * count / steps
-                mine = {name: values[slot, :count] for name, values in metrics.items()}
-                if (spike := trial.spike(first, mine["loss"])) is not None:
-                    self._go_back(slot, trial, spike)
-                    continue
-                trial.log(first, mine, count * trial.run.batch_tokens / seconds)
-                latest = float(mine["loss"][-1])
-        speed = steps * self.trials[0].run.batch_tokens / seconds
-        done = sum(t.run.steps if t.status != "running" else t.step for t in self.trials)
-        self.report({"event": "progress", "done": done, "loss": latest, "tokens_per_second": round(speed)})
+        latest_loss = math.nan
+        for slot, trial in self.population.seated():
+            count = int(steps[slot])
+            if count:
+                of_trial = {name: values[slot, :count] for name, values in metrics.items()}
+                went_on = self._advance(slot, trial, of_trial, seconds * count / total, seconds)
+                if went_on:
+                    latest_loss = float(of_trial["loss"][-1])
+        self._report_progress(latest_loss, total * self.trials[0].run.batch_tokens / seconds)
 
-    def _check_held(self, written: Sequence[Trial] = ()) -> None:
-        """Raises Lost, on all processes, when somebody else has runs that are to be written; or, now and then, any."""
-        lost, held = False, self._held
-        if held is not None and (written or held.due()):
-            lost = not held.holds([t.directory for t in written or self.trials if not t.recorded])
+    def _advance(self, slot: int, trial: Trial, metrics: dict[str, np.ndarray], share: float, seconds: float) -> bool:
+        """Count the steps that a trial has taken and log them; False where it goes back from a loss spike instead.
+
+        `share`: its share of the dispatch's `seconds`.
+        """
+        first = trial.step
+        count = len(metrics["loss"])
+        trial.step += count
+        trial.seconds += share
+        spike = trial.find_spike(first, metrics["loss"])
+        if spike is not None:
+            self.population.rewind(slot, trial, spike)
+            return False
+        trial.log(first, metrics, count * trial.run.batch_tokens / seconds)
+        return True
+
+    def _report_progress(self, loss: float, tokens_per_second: float) -> None:
+        # A trial that has ended, early or not, has nothing left to do.
+        done = sum(trial.step if trial.running else trial.run.steps for trial in self.trials)
+        speed = round(tokens_per_second)
+        self.report({"event": "progress", "done": done, "loss": loss, "tokens_per_second": speed})
+
+    def _check_held(self, to_write: Sequence[Trial] = ()) -> None:
+        """Check that the runs are still ours: those that are to be written, or now and then all that are not recorded.
+
+        Raises Lost, on all processes, when somebody else has taken one.
+        """
+        lost = False
+        if self._held is not None and (to_write or self._held.due()):
+            trials = to_write or [trial for trial in self.trials if not trial.recorded]
+            lost = not self._held.holds([trial.directory for trial in trials])
         if hosts.anywhere([lost])[0]:
             raise lease.Lost("another launcher has taken over these runs; nothing more is written here")
 
-    def _go_back(self, slot: int, trial: Trial, spike: int) -> None:
-        """After a loss spike: the state of the newest checkpoint, and the batches from there to the spike left out."""
-        assert trial.spikes
-        trial.checkpoints.wait()
-        like = self._jax.tree.map(lambda x: self._jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.state)
-        found = trial.checkpoints.restore(like, lambda text: print(text, file=sys.stderr), until=spike)
-        if found is None:
-            raise RuntimeError(f"{trial.directory}: no sound checkpoint to go back to from step {spike + 1}")
-        skips, seconds = trial.spikes.skips, trial.seconds
-        trial.recall(int(found[0].step), found[1])
-        trial.spikes.skips, trial.seconds = skips, seconds  # the checkpoint may be older than what was left out before
-        trial.spikes.skip(trial.step, spike)
-        trial.metrics.rewind(trial.step)
-        host = self._jax.tree.map(lambda x: np.array(hosts.whole(x)), self.state)
-        self._jax.tree.map(lambda whole, part: whole.__setitem__(slot, part), host, found[0])
-        self.state = hosts.put(host, self.program.state_sharding)
-        print(f"{trial.fingerprint}: loss spike at step {spike + 1}; back to step {trial.step}", file=sys.stderr)
+    # --- between two dispatches
 
-    def _settle(self) -> None:
+    def _do_what_is_due(self) -> None:
         """Evaluate, save and record what is due."""
-        execution = self.execution
-        active = [t for t in self.trials if t.status == "running"]
-        asked = self._asked(active)
-        evaluated = self._evaluate([t for t in active if t.due(execution.eval_every_tokens) or t.fingerprint in asked])
-        late = execution.checkpoint_every_seconds
-        (late,) = hosts.anywhere([late is not None and time.monotonic() - self._last_save > late])
-        due = [t for t in active if late or t.due(execution.checkpoint_every_tokens) or t.fingerprint in asked]
-        self._save([t for t in due if t.status == "running"])
+        active = [trial for trial in self.trials if trial.running]
+        stops = self._requested_stops(active)
+        to_evaluate = []
+        for trial in active:
+            if trial.is_due(self.execution.eval_every_tokens) or trial.fingerprint in stops:
+                to_evaluate.append(trial)
+        results = self._evaluate(to_evaluate)
+        by_clock = self._is_late()
+        to_save = []
+        for trial in active:
+            asked = by_clock or trial.fingerprint in stops
+            if asked or trial.is_due(self.execution.checkpoint_every_tokens):
+                to_save.append(trial)
+        self._save([trial for trial in to_save if trial.running])  # an evaluation may have found it diverged
         for trial in self.trials:
-            if trial.status == "diverged":
-                self._finish(trial, f"loss is not finite at step {trial.step}", {})
-            elif trial.status == "running" and trial.step == trial.run.steps:
-                self._close(trial)
-                trial.status = "complete"
-                self._finish(trial, None, evaluated[trial.fingerprint].columns)
-            elif trial.status == "running" and (stop := asked.get(trial.fingerprint)):
-                self._close(trial)
-                trial.status = stop.status
-                results = evaluated[trial.fingerprint].columns
-                self._finish(trial, stop.reason, results | {"censored": 1})
+            self._end_if_done(trial, stops.get(trial.fingerprint), results.get(trial.fingerprint))
 
     @staticmethod
-    def _asked(active: Sequence[Trial]) -> dict[str, Stop]:
-        """Runs that were asked to end early, by fingerprint."""
-        asked = {t.fingerprint: stop for t in active if t.step < t.run.steps and (stop := t.asked_to_stop())}
-        told = hosts.told({name: [stop.status, stop.reason] for name, stop in asked.items()})
-        return {name: Stop(*values) for name, values in told.items()}
+    def _requested_stops(active: Sequence[Trial]) -> dict[str, Stop]:
+        """Return which runs were asked to end early, by fingerprint."""
+        seen = {}
+        for trial in active:
+            stop = trial.asked_to_stop() if trial.step < trial.run.steps else None
+            if stop:
+                seen[trial.fingerprint] = [stop.status, stop.reason]
+        told = hosts.told(seen)
+        return {fingerprint: Stop(*fields) for fingerprint, fields in told.items()}
 
-    def _close(self, trial: Trial) -> None:
-        with self.watchdog.watch("save", f"saving {trial.directory}"):
-            trial.checkpoints.wait()
+    def _is_late(self) -> bool:
+        """Say whether, on any process, too much time has passed since the last checkpoint."""
+        limit = self.execution.checkpoint_every_seconds
+        late = limit is not None and time.monotonic() - self._saved_at > limit
+        return hosts.anywhere([late])[0]
 
-    def _evaluate(self, due: Sequence[Trial]) -> dict[str, Any]:
-        """Held-out results by fingerprint; written to the metrics too."""
+    def _evaluate(self, due: Sequence[Trial]) -> dict[str, Result]:
+        """Return held-out results by fingerprint, and write them to the metrics."""
         if not due:
             return {}
         start = time.monotonic()
-        held_out = [t.held_out if t in due else None for t in self.slots]
-        shape = self.program.token_shape(max(h.batches for h in held_out if h))
-        tokens = np.zeros(shape, np.result_type(*(h.tokens.dtype for h in held_out if h)))
-        for slot, sequences in enumerate(held_out):
-            if sequences:
-                tokens[slot, : sequences.batches] = sequences.tokens
-        counts = np.array([h.batches if h else 0 for h in held_out], np.int32)
+        tokens, batches = self.population.held_out_tokens(due)
         with self.watchdog.watch("evaluate", "an evaluation"):
-            nats = self.program.evaluate(self.program.effective(self.state, self.values), tokens, counts)
-        seconds, out = time.monotonic() - start, {}
-        for slot, trial in enumerate(self.slots):
-            if trial and (sequences := held_out[slot]):
-                result = sequences.result(nats[slot, : sequences.batches])
-                trial.seconds += seconds / len(due)
-                if not math.isfinite(result.loss_nats):
-                    trial.status = "diverged"
-                    continue
-                row = {"step": trial.step, "tokens": trial.step * trial.run.batch_tokens}
-                row |= {"eval_loss": result.loss_nats, "eval_loss_sem": result.loss_nats_sem}
-                trial.metrics.append(row | {"eval_bits_per_byte": result.bits_per_byte})
-                out[trial.fingerprint] = result
-        return out
+            nats_KSB = self.population.evaluate(tokens, batches)
+        seconds = time.monotonic() - start
+        results = {}
+        for slot, trial in self.population.seated():
+            if trial not in due:
+                continue
+            result = trial.held_out.result(nats_KSB[slot, : batches[slot]])
+            trial.seconds += seconds / len(due)
+            if not math.isfinite(result.loss_nats):
+                trial.status = "diverged"
+                continue
+            trial.metrics.append(
+                {
+                    "step": trial.step,
+                    "tokens": trial.step * trial.run.batch_tokens,
+                    "eval_loss": result.loss_nats,
+                    "eval_loss_sem": result.loss_nats_sem,
+                    "eval_bits_per_byte": result.bits_per_byte,
+                }
+            )
+            results[trial.fingerprint] = result
+        return results
 
     def _save(self, due: Sequence[Trial]) -> None:
-        if due:
-            self._check_held(due)
-        for slot, trial in enumerate(self.slots):
-            if trial in due and trial.saved != trial.step:
-                trial.checkpoints.save(self.program.take(self.state, slot), trial.step, trial.notes)
-                trial.saved = trial.step
-        if due:
-            self._last_save = time.monotonic()
+        """Start to save checkpoints."""
+        if not due:
+            return
+        self._check_held(due)
+        for slot, trial in self.population.seated():
+            if trial in due and trial.saved_step != trial.step:
+                trial.checkpoints.save(self.population.state_of(slot), trial.step, trial.notes)
+                trial.saved_step = trial.step
+        self._saved_at = time.monotonic()
 
-    def _finish(self, trial: Trial, reason: str | None, results: dict[str, Any]) -> None:
+    # --- the end of a trial
+
+    def _end_if_done(self, trial: Trial, stop: Stop | None, result: Result | None) -> None:
+        """Record a trial that has diverged, has taken its last step, or was asked to stop."""
+        if trial.recorded:
+            return
+        if trial.status == "diverged":
+            self._record(trial, f"loss is not finite at step {trial.step}", {})
+            return
+        if not trial.running or (trial.steps_left and stop is None):
+            return
+        with self.watchdog.watch("save", f"saving {trial.directory}"):
+            trial.checkpoints.wait()
+        assert result is not None, "an evaluation is due at the end, and where a stop is requested"
+        if not trial.steps_left:
+            trial.status = "complete"
+            self._record(trial, None, result.columns)
+        elif stop is not None:
+            trial.status = stop.status
+            self._record(trial, stop.reason, result.columns | {"censored": 1})
+
+    def _record(self, trial: Trial, reason: str | None, results: dict[str, Any]) -> None:
+        """Close a trial's files and write its record."""
         trial.metrics.close()
         trial.checkpoints.close()
-        status, program = trial.status, self.program
-        mesh = "x".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "1"
-        results |= {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
-        results |= lineages.columns(trial.lineage) | (trial.spikes.columns() if trial.spikes else {})
-        results |= {"packing": program.packing, "packing_trials": len(self.trials), "packing_mesh": mesh}
-        manifests = tuple(m.fingerprint for m in trial.manifests)
-        record = records.make(trial.run, trial.fingerprint, manifests, status, reason, results)
+        columns = results | {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
+        columns |= lineage.columns(trial.lineage)
+        if trial.spikes:
+            columns |= trial.spikes.columns()
+        columns |= self.population.columns()
+        manifests = tuple(manifest.fingerprint for manifest in trial.manifests)
+        made = record.make(trial.run, trial.fingerprint, manifests, trial.status, reason, columns)
         self._check_held([trial])
         if hosts.first():
-            records.write(trial.directory, record)
-        trial.status = status + " and recorded"
-        event = {"event": "record", "fingerprint": trial.fingerprint, "status": status}
-        self.report(event | {"loss_nats": results.get("loss_nats")})
+            record.write(trial.directory, made)
+        trial.recorded = True
+        self.report(
+            {
+                "event": "record",
+                "fingerprint": trial.fingerprint,
+                "status": trial.status,
+                "loss_nats": results.get("loss_nats"),
+            }
+        )

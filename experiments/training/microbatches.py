@@ -1,13 +1,13 @@
-"""A batch that goes through the model in equal parts, one after the other, with the result of the whole.
+"""Gradient accumulation: a batch goes through the model in equal parts, one after the other, with the result of the whole.
 
-All parts have as many tokens, so that the mean over the batch of whatever is a mean over tokens is the mean of the parts'
-means: loss, z-loss, balance terms, gradients. Sums are in float32. What a model counts over a batch and uses otherwise
-(Output.counts: how many tokens each expert has) is counted first, in a forward pass of its own over all parts; families
-without such counts pay nothing for it. Options with which parts cannot give the numbers of the whole are refused by
-`check_parts` of the family's Config.
+All microbatches have as many tokens, so that the mean over the batch of whatever is a mean over tokens is the mean of the
+microbatches' means: loss, z-loss, balance terms, gradients. Sums are in float32. What a model counts over a batch and uses
+otherwise (Output.counts: how many tokens each expert has) is counted first, in a forward pass of its own over all
+microbatches; families without such counts pay nothing for it. Options with which microbatches cannot give the numbers of
+the whole are refused by `check_parts` of the family's Config.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,51 +16,66 @@ from jaxtyping import Array, Integer
 
 from models.mesh.current import constrain
 
+Sequences = Integer[Array, "B T"]
+Microbatches = Integer[Array, "P b T"]
+Gradients = dict[str, Array]
 
-def split(tokens_BT: Integer[Array, "B T"], parts: int) -> Integer[Array, "P b T"]:
-    """Part p has the sequences p, p + parts, …: where rows of the batch are split over devices, each device's share of
-    every part is its own, and nothing moves.
+
+def split_batch(tokens_BT: Sequences, count: int) -> Microbatches:
+    """Split a batch into `count` microbatches. Number p has the sequences p, p + count, …
+
+    Where rows of the batch are split over devices, each device's share of every microbatch is its own, and nothing moves.
     """
     batch, length = tokens_BT.shape
-    tokens_PBT = tokens_BT.reshape(batch // parts, parts, length).swapaxes(0, 1)
-    return constrain(tokens_PBT, "parts", "batch", "attended")
+    grouped = tokens_BT.reshape(batch // count, count, length)
+    return constrain(grouped.swapaxes(0, 1), "parts", "batch", "attended")
 
 
-def each(function: Callable[[Array], Array], tokens_BT: Integer[Array, "B T"], parts: int) -> Array:
-    """`function` of the sequences, [b, T] -> [b, ...], part by part: [B, ...]."""
-    if parts == 1:
+def map_microbatches(function: Callable[[Array], Array], tokens_BT: Sequences, count: int) -> Array:
+    """Return `function` of the sequences, [b, T] -> [b, ...], one microbatch after the other: [B, ...]."""
+    if count == 1:
         return function(tokens_BT)
-    out = jax.lax.map(function, split(tokens_BT, parts))
-    return out.swapaxes(0, 1).reshape(tokens_BT.shape[0], *out.shape[2:])
+    out = jax.lax.map(function, split_batch(tokens_BT, count))
+    in_order = out.swapaxes(0, 1)
+    return in_order.reshape(tokens_BT.shape[0], *out.shape[2:])
 
 
-def counts(function: Callable[[Array], Any], tokens_PBT: Integer[Array, "P b T"]) -> Any:
-    """Sums over the parts of a tree of counts; `function` gives those of one part."""
-    shapes = jax.eval_shape(function, tokens_PBT[0])
+def sum_counts(count_one: Callable[[Array], Any], tokens_PBT: Microbatches) -> Any:
+    """Sum over the microbatches a tree of counts, which `count_one` gives of one of them."""
+    shapes = jax.eval_shape(count_one, tokens_PBT[0])
     if not jax.tree.leaves(shapes):
         return shapes
+
+    def add(total: Any, tokens_BT: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, count_one(tokens_BT)), None
+
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    add = lambda total, tokens: (jax.tree.map(jnp.add, total, function(tokens)), None)  # noqa: E731
-    return jax.lax.scan(add, zeros, tokens_PBT)[0]
+    total, _ = jax.lax.scan(add, zeros, tokens_PBT)
+    return total
 
 
 def mean_gradient(
-    gradient: Callable[[Array], tuple[dict[str, Array], Any]],
-    tokens_PBT: Integer[Array, "P b T"],
-    axes: dict[str, tuple[str, ...]],
-) -> tuple[dict[str, Array], Any]:
-    """Means over the parts of gradients by path, and of a tree of numbers besides them.
+    gradient: Callable[[Array], tuple[Gradients, Any]],
+    tokens_PBT: Microbatches,
+    axes: Mapping[str, tuple[str, ...]],
+) -> tuple[Gradients, Any]:
+    """Return the means over the microbatches of gradients by path, and of a tree of numbers besides them.
 
     `axes`: logical axes of the parameters. Sums are split over devices as they are, so that each device adds up what
     its share of the optimizer's state needs.
     """
-    parts = tokens_PBT.shape[0]
 
-    def add(total: Any, tokens: Array) -> tuple[Any, None]:
-        grads, rest = gradient(tokens)
-        grads = {path: constrain(grad.astype(jnp.float32), *axes[path]) for path, grad in grads.items()}
-        return jax.tree.map(jnp.add, total, (grads, rest)), None
+    def laid_out(gradients: Gradients) -> Gradients:
+        return {path: constrain(value, *axes[path]) for path, value in gradients.items()}
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(gradient, tokens_PBT[0]))
-    zeros = ({path: constrain(zero, *axes[path]) for path, zero in zeros[0].items()}, zeros[1])
-    return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zeros, tokens_PBT)[0])
+    def add(total: Any, tokens_BT: Array) -> tuple[Any, None]:
+        gradients, numbers = gradient(tokens_BT)
+        in_float32 = {path: value.astype(jnp.float32) for path, value in gradients.items()}
+        return jax.tree.map(jnp.add, total, (laid_out(in_float32), numbers)), None
+
+    shapes = jax.eval_shape(gradient, tokens_PBT[0])
+    zero_gradients, zero_numbers = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    zeros = (laid_out(zero_gradients), zero_numbers)
+    total, _ = jax.lax.scan(add, zeros, tokens_PBT)
+    count = tokens_PBT.shape[0]
+    return jax.tree.map(lambda x: x / count, total)

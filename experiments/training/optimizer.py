@@ -5,7 +5,7 @@ be traced numbers, so that one compiled program serves every learning rate and d
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jaxtyping import Array
@@ -17,6 +17,7 @@ from experiments.training import optimizers
 from experiments.training.offload import in_turn
 from experiments.training.transformations import Chain, Parameter, times
 
+Gradients = dict[str, Array]
 Axes = Mapping[str, tuple[str, ...]]
 
 
@@ -37,14 +38,15 @@ def transform(run: Run, axes: Axes, offload: str = "none") -> optax.GradientTran
     each_parameter = optax.chain(*chain.links)
     lr_multiples = {path: run.model.factors(path, names).lr for path, names in axes.items()}
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         clip_state, *link_states = state
-        grads, clip_state = chain.clip.update(grads, clip_state, params)
+        updates, clip_state = chain.clip.update(updates, clip_state, params)
+        after: Any = None
         if offload == "none":
-            updates, link_states = each_parameter.update(grads, tuple(link_states), params)
+            updates, after = each_parameter.update(updates, tuple(link_states), params)
         else:
-            updates, link_states = _update_in_turn(each_parameter, grads, tuple(link_states), params)
-        return times(updates, lr_multiples), (clip_state, *link_states)
+            updates, after = _update_in_turn(each_parameter, updates, tuple(link_states), params)
+        return times(cast(Gradients, updates), lr_multiples), (clip_state, *after)
 
     return optax.GradientTransformation(optax.chain(chain.clip, *chain.links).init, update)
 
@@ -83,8 +85,8 @@ def state_axes(run: Run, axes: Axes, params: Mapping[str, Any]) -> Any:
 
 
 def _update_in_turn(
-    each_parameter: optax.GradientTransformation, grads: Mapping[str, Array], state: Any, params: Mapping[str, Array]
-) -> tuple[dict[str, Array], Any]:
+    each_parameter: optax.GradientTransformation, grads: Gradients, state: Any, params: dict[str, Array]
+) -> tuple[Gradients, Any]:
     """Update one parameter after the other, as if each were the only one, with its own part of the state."""
     leaves = named_leaves(state)
     names_by_path: dict[str, list[str]] = {path: [] for path in params}
@@ -98,9 +100,10 @@ def _update_in_turn(
         like = jax.eval_shape(each_parameter.init, alone)
         before = from_names(like, leaves | dict(zip(names, own, strict=True)))
         updates, after = each_parameter.update({path: grads[path]}, before, alone)
+        update_of_path = cast(Gradients, updates)[path]
         # What follows no parameter, such as a count of steps, comes out the same of all of them.
         new_leaves.update(named_leaves(after))
-        return updates[path], tuple(new_leaves[name] for name in names)
+        return update_of_path, tuple(new_leaves[name] for name in names)
 
     own_leaves = {path: tuple(leaves[name] for name in names) for path, names in names_by_path.items()}
     updates, kept = in_turn(update, params, own_leaves)

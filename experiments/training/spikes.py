@@ -7,15 +7,17 @@ out belongs to the run's numbers, so that it is saved with every checkpoint and 
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
-WINDOW, LEAST = 64, 16
+WINDOW = 64  # steps whose losses a new one is compared with
+LEAST = 16  # of them, before a finite loss can be a spike
 FLOOR = 0.01  # of the median: curves without noise do not make every step a spike
+NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 
 
 @dataclasses.dataclass
@@ -28,42 +30,49 @@ class Spikes:
     window: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW))
 
     def find(self, losses: Sequence[float]) -> int | None:
-        """Position of the first spike among the losses of the next steps. Those before it join the window."""
+        """Return the position of the first spike among the losses of the next steps. Those before it join the window."""
         for i, loss in enumerate(map(float, losses)):
-            if not math.isfinite(loss) or (len(self.window) >= LEAST and loss > self._bound()):
+            if self._is_spike(loss):
                 return i if len(self.skips) < self.limit else None
             self.window.append(loss)
         return None
 
+    def _is_spike(self, loss: float) -> bool:
+        if not math.isfinite(loss):
+            return True
+        return len(self.window) >= LEAST and loss > self._bound()
+
     def _bound(self) -> float:
+        """Return the largest loss that is no spike."""
         values = np.asarray(self.window)
         median = float(np.median(values))
-        spread = 1.4826 * float(np.median(np.abs(values - median)))
-        return median + self.factor * max(spread, FLOOR * abs(median))
+        deviation = NORMAL * float(np.median(np.abs(values - median)))
+        return median + self.factor * max(deviation, FLOOR * abs(median))
 
     def skip(self, start: int, spike: int) -> None:
         """Leave out the batches of the steps from `start`, where the run goes on, to that of the spike (0-based)."""
         self.skips.append((start, spike - start + 1))
 
-    def batch(self, step: int) -> int:
-        """Number of the batch that step number `step` (0-based) takes."""
+    def batch_of(self, step: int) -> int:
+        """Return the number of the batch that step number `step` (0-based) takes."""
         return step + sum(count for start, count in self.skips if start <= step)
 
     @property
     def left_out(self) -> int:
-        """Batches left out so far."""
+        """Return the batches left out so far."""
         return sum(count for _, count in self.skips)
 
     def notes(self) -> dict[str, Any]:
-        """What a checkpoint has to remember."""
+        """Return what a checkpoint has to remember."""
         return {"skips": [list(skip) for skip in self.skips], "window": list(self.window)}
 
-    def recall(self, notes: dict[str, Any]) -> None:
+    def recall(self, notes: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint remembers."""
         self.skips = [(int(start), int(count)) for start, count in notes.get("skips", [])]
-        self.window = collections.deque((float(x) for x in notes.get("window", [])), maxlen=WINDOW)
+        losses = [float(loss) for loss in notes.get("window", [])]
+        self.window = collections.deque(losses, maxlen=WINDOW)
 
     def columns(self) -> dict[str, Any]:
-        """Columns of the record."""
-        ranges = "+".join(f"{start}:{count}" for start, count in self.skips)
-        return {"rewinds": len(self.skips), "batches_left_out": self.left_out, "left_out": ranges}
+        """Return columns of the record."""
+        ranges = [f"{start}:{count}" for start, count in self.skips]
+        return {"rewinds": len(self.skips), "batches_left_out": self.left_out, "left_out": "+".join(ranges)}

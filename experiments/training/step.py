@@ -1,10 +1,8 @@
-"""TrainState, train_step, eval_step of one trial: pure functions, no files, no logging.
+"""One step of one trial, and its evaluation: pure functions, no files, no logging.
 
-All take a `Run` whose runtime options may be traced numbers. A population (experiments/training/program.py) maps them over
-trials and devices.
+All take a `Run` twice: `run`, of which everything but the runtime options is looked at, and `values`, whose runtime options
+may be traced numbers. A population (experiments/training/program.py) maps them over trials and devices.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,42 +17,52 @@ from models import functional
 from models.contract import Output
 from models.growing import operators
 
+Params = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Float[Array, ""]]
+Sequences = Integer[Array, "B T"]
+
+
+def _inputs_and_targets(tokens_BT: Sequences) -> tuple[Integer[Array, "B L"], Integer[Array, "B L"]]:
+    """Return every token but the last, and the one that follows each."""
+    inputs_BL = tokens_BT[:, :-1].astype(jnp.int32)
+    targets_BL = tokens_BT[:, 1:].astype(jnp.int32)
+    return inputs_BL, targets_BL
+
 
 def init_state(run: Run, values: Run) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     params = functional.init_params(run.family, values.model, values.seed)
-    return TrainState(
-        params,
-        optimizer.transform(values, functional.param_axes(run.family, run.model)).init(params),
-        jnp.zeros((), jnp.int32),
-    )
+    axes = functional.param_axes(run.family, run.model)
+    opt = optimizer.transform(values, axes).init(params)
+    return TrainState(params, opt, jnp.zeros((), jnp.int32))
 
 
 def state_axes(run: Run) -> TrainState:
-    """Return the logical axes of every leaf of a TrainState; those of the optimizer follow from their parameter's."""
+    """Return a TrainState of the logical axes of every leaf; those of the optimizer follow from their parameter's."""
     axes = functional.param_axes(run.family, run.model)
     params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
     return TrainState(axes, optimizer.state_axes(run, axes, params), ())
 
 
 def objective(
-    run: Run, values: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"], *counts: Array
+    run: Run, values: Run, params: dict[str, Array], tokens_BT: Sequences, *batch_counts: Array
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Output]]:
-    """What training minimises, of a batch of sequences of seq_len + 1 tokens; its terms, and the rest of the output.
+    """Return what training minimises on a batch of sequences of seq_len + 1 tokens; its terms, and the rest of the output.
 
-    `counts`: of the whole batch, where the sequences are a part of it (microbatches.py).
+    `batch_counts`: what the model counts over the whole batch, where the sequences are a microbatch of it.
     """
-    inputs_BL, targets_BL = tokens_BT[:, :-1].astype(jnp.int32), tokens_BT[:, 1:].astype(jnp.int32)
-    built = functional.model(run.family, run.model, params)
-    x_BLD, output = built.hidden(inputs_BL, *counts)
-    total, terms = losses.read_out(built.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
+    inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
+    model = functional.model(run.family, run.model, params)
+    x_BLD, output = model.hidden(inputs_BL, *batch_counts)
+    total, terms = losses.read_out(model.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
     return total, (terms, output)
 
 
-def effective(
-    run: Run, values: Run, state: TrainState, added: dict[str, Array] | None = None
-) -> dict[str, Float[Array, "..."]]:
-    """The parameters that the model computes with: `state`'s, behind the masks of a growth where `added` has them."""
+def effective(run: Run, values: Run, state: TrainState, added: dict[str, Array] | None = None) -> Params:
+    """Return the parameters that the model computes with: `state`'s, behind the masks of a growth.
+
+    `added`: what a growth has added; None where there are no masks.
+    """
     if added is None:
         return state.params
     tokens = state.step.astype(jnp.float32) * run.batch_tokens
@@ -65,52 +73,71 @@ def train_step(
     run: Run,
     values: Run,
     state: TrainState,
-    tokens_BT: Integer[Array, "B T"],
+    tokens_BT: Sequences,
     added: dict[str, Array] | None = None,
-    parts: int = 1,
+    microbatch_count: int = 1,
     offload: str = "none",
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
+) -> tuple[TrainState, Metrics]:
+    """Take one optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
 
-    `added`: what a growth has added (growth.Plan.added), for the masks of its operator "random". `parts`: so many equal
-    parts of the batch go through the model one after the other, with the result of the whole (microbatches.py).
-    `offload`: what of the state lies in the host's memory (offload.py).
+    added: what a growth has added (operators.Plan.added), for the masks of its operator "random".
+    microbatch_count: in so many parts the batch goes through the model, with the result of the whole (microbatches.py).
+    offload: what of the state lies in the host's memory (offload.py).
     """
-
-    def loss(params: dict[str, Array], tokens_BT: Array, *counts: Array) -> tuple[Float[Array, ""], Any]:
-        params = effective(run, values, state._replace(params=params), added)
-        total, (terms, output) = objective(run, values, params, tokens_BT, *counts)
-        return total, (terms | output.metrics, output.state)
-
-    gradient = jax.grad(loss, has_aux=True)
-    if parts == 1:
-        grads, (metrics, ruled) = gradient(state.params, tokens_BT)
-    else:
-        tokens_PBT, params = microbatches.split(tokens_BT, parts), effective(run, values, state, added)
-
-        def count(tokens_BT: Array) -> tuple[Array, ...]:
-            built = functional.model(run.family, run.model, params)
-            _, output = built.hidden(tokens_BT[:, :-1].astype(jnp.int32))
-            return output.counts
-
-        counts = microbatches.counts(count, tokens_PBT)
-        grads, (metrics, ruled) = microbatches.mean_gradient(
-            lambda tokens_BT: gradient(state.params, tokens_BT, *counts),
-            tokens_PBT,
-            functional.param_axes(run.family, run.model),
-        )
-    updates, opt = optimizer.transform(values, functional.param_axes(run.family, run.model), offload).update(
-        grads, state.opt, state.params
-    )
-    seen = (state.step + 1).astype(jnp.float32) * run.batch_tokens
-    lr = values.opt.lr * schedule.schedule(values, seen - run.batch_tokens)
-    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled
+    grads, metrics, ruled_params = _gradients(run, values, state, tokens_BT, added, microbatch_count)
+    axes = functional.param_axes(run.family, run.model)
+    transform = optimizer.transform(values, axes, offload)
+    updates, opt = transform.update(grads, state.opt, state.params)
+    tokens_after = (state.step + 1).astype(jnp.float32) * run.batch_tokens
+    lr = values.opt.lr * schedule.schedule(values, tokens_after - run.batch_tokens)
+    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled_params
     metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
     return TrainState(params, opt, state.step + 1), metrics
 
 
-def eval_step(run: Run, params: dict[str, Array], tokens_BT: Integer[Array, "B T"]) -> Float[Array, "B"]:
-    """Summed nats of each sequence."""
-    built, tokens_BT = functional.model(run.family, run.model, params), tokens_BT.astype(jnp.int32)
-    x_BLD, _ = built.hidden(tokens_BT[:, :-1])
-    return losses.nats(built.readout(), x_BLD, tokens_BT[:, 1:], run.loss).sum(axis=-1)
+def _gradients(
+    run: Run,
+    values: Run,
+    state: TrainState,
+    tokens_BT: Sequences,
+    added: dict[str, Array] | None,
+    microbatch_count: int,
+) -> tuple[Params, Metrics, Params]:
+    """Return gradients, metrics, and the parameters that follow a rule of the model instead of the optimizer."""
+
+    def loss(
+        params: dict[str, Array], tokens_BT: Array, *batch_counts: Array
+    ) -> tuple[Float[Array, ""], tuple[dict[str, Array], dict[str, Array]]]:
+        masked = effective(run, values, state._replace(params=params), added)
+        total, (terms, output) = objective(run, values, masked, tokens_BT, *batch_counts)
+        return total, (terms | output.metrics, output.state)
+
+    gradient = jax.grad(loss, has_aux=True)
+    if microbatch_count == 1:
+        grads, (metrics, ruled_params) = gradient(state.params, tokens_BT)
+        return grads, metrics, ruled_params
+
+    params = effective(run, values, state, added)
+
+    def count(tokens_BT: Array) -> tuple[Array, ...]:
+        inputs_BL, _ = _inputs_and_targets(tokens_BT)
+        _, output = functional.model(run.family, run.model, params).hidden(inputs_BL)
+        return output.counts
+
+    tokens_PBT = microbatches.split_batch(tokens_BT, microbatch_count)
+    batch_counts = microbatches.sum_counts(count, tokens_PBT)
+    grads, (metrics, ruled_params) = microbatches.mean_gradient(
+        lambda tokens_BT: gradient(state.params, tokens_BT, *batch_counts),
+        tokens_PBT,
+        functional.param_axes(run.family, run.model),
+    )
+    return grads, metrics, ruled_params
+
+
+def eval_step(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B"]:
+    """Return the summed nats of each sequence."""
+    inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
+    model = functional.model(run.family, run.model, params)
+    x_BLD, _ = model.hidden(inputs_BL)
+    nats_BL = losses.nats(model.readout(), x_BLD, targets_BL, run.loss)
+    return nats_BL.sum(axis=-1)

@@ -60,8 +60,8 @@ def with_gradients_times(
 ) -> optax.GradientTransformation:
     """Let a transformation see each gradient times its parameter's number."""
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return inner.update(times(grads, multiples), state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return inner.update(times(updates, multiples), state, params)
 
     return optax.GradientTransformation(inner.init, update)
 

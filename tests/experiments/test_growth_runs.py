@@ -105,9 +105,9 @@ def test_a_grown_run_starts_fresh_where_the_text_stands(tiny, tmp_path, trunk):
     assert state.step == 0 and all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.opt)), "fresh moments"
     # The order is the one that the trunk (of another seed and batch) has chosen, from where it ended.
     trunk_trial = trial_of(tiny(tokens=256 * 20, **HOLD), tmp_path / "trunk")
-    np.testing.assert_array_equal(trial.records(0, 2), trunk_trial.records(20, 24))
+    np.testing.assert_array_equal(trial.sequences(0, 2), trunk_trial.sequences(20, 24))
     again = trial_of(child_of(tiny, trunk, **{"growth.continue_data": False, "tokens": 256 * 2}), tmp_path / "again")
-    np.testing.assert_array_equal(again.records(0, 2), trunk_trial.records(0, 2))
+    np.testing.assert_array_equal(again.sequences(0, 2), trunk_trial.sequences(0, 2))
     result = run(config, tmp_path / "child")["columns"]
     flops = record.read(trunk / "record.json")["columns"]["flops_total"] + result["flops_total"]
     assert result["flops_lineage"] == pytest.approx(flops, rel=1e-12) and result["lineage_tokens"] == 256 * 20 + 512 * 6
@@ -123,10 +123,10 @@ def test_grandchildren_go_on_in_each_text_and_are_charged_for_all(tiny, corpus, 
     assert back["lineage_tokens"] == 256 * 28
     trial = trial_of(child_of(tiny, tmp_path / "switch", tokens=256 * 4), tmp_path / "x")
     np.testing.assert_array_equal(
-        trial.records(0, 4), trial_of(tiny(tokens=256 * 20, **HOLD), tmp_path / "y").records(20, 24)
+        trial.sequences(0, 4), trial_of(tiny(tokens=256 * 20, **HOLD), tmp_path / "y").sequences(20, 24)
     )
     switch = trial_of(child_of(tiny, trunk, tokens=256 * 4, **other), tmp_path / "z")
-    np.testing.assert_array_equal(switch.records(0, 4), trial_of(tiny(**other), tmp_path / "w").records(0, 4))
+    np.testing.assert_array_equal(switch.sequences(0, 4), trial_of(tiny(**other), tmp_path / "w").sequences(0, 4))
     flops = [record.read(f / "record.json")["columns"] for f in (trunk, tmp_path / "switch", tmp_path / "back")]
     assert back["flops_lineage"] == pytest.approx(sum(row["flops_total"] for row in flops), rel=1e-12)
 
@@ -230,7 +230,7 @@ def test_learned_growth_takes_its_own_tokens(tiny, tmp_path, trunk):
     config = child_of(tiny, trunk, **how)
     trial = trial_of(config, tmp_path / "x")
     np.testing.assert_array_equal(
-        trial.records(-5, 3), trial_of(tiny(tokens=256 * 20, **HOLD), tmp_path / "y").records(20, 28)
+        trial.sequences(-5, 3), trial_of(tiny(tokens=256 * 20, **HOLD), tmp_path / "y").sequences(20, 28)
     )
     columns = run(config, tmp_path / "child")["columns"]
     assert columns["lineage_tokens"] == 256 * 28 and columns["tokens"] == 256 * 3

@@ -9,6 +9,7 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import freeze, identity
 from experiments.training import program as population
+from experiments.training.packing import assign
 import models
 from models.mesh import rules
 from models.mesh.mesh import AXES, make_mesh
@@ -97,7 +98,7 @@ def test_a_diverging_trial_leaves_its_neighbours_alone(tiny):
 
 
 def test_assignment_balances_devices():
-    groups = population.assign([8, 4, 2, 1, 1], 2)
+    groups = assign([8, 4, 2, 1, 1], 2)
     assert sorted(t for group in groups for t in group) == [0, 1, 2, 3, 4]
     assert sorted(sum([8, 4, 2, 1, 1][t] for t in group) for group in groups) == [8, 8]
 

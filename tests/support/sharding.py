@@ -28,7 +28,7 @@ def losses_of(runs, execution, steps, devices=None):
     out = [[] for _ in filled]
     left = np.full(program.slots, steps)
     while left.any():
-        counts = program.counts(left)
+        counts = program.next_steps(left)
         shape = program.token_shape()
         tokens = np.zeros(shape, batches[0].dtype)
         for slot, count in enumerate(counts):

@@ -18,7 +18,7 @@ from experiments.alive import stops
 from experiments.cli import InputError
 from experiments.run import freeze, identity
 from experiments.store import inherit, record
-from experiments.training.trial import workdir_of
+from experiments.store.run_file import reserve
 from sweeps.cost import plan_file
 from sweeps.study.cells import Cell
 from sweeps.study.file import Study
@@ -58,7 +58,7 @@ def workdir(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
     ]
     for node, state in zip(nodes, ("complete", None, "diverged"), strict=True):
         folder = held.run_dir(node.fingerprint)
-        workdir_of(folder, node.run, node.fingerprint, node.manifests)
+        reserve(folder, node.run, node.fingerprint, node.manifests)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         files.write_json(folder / "machine.json", {"schema": 1, **record.environment()})
         held.note_attempt(node.fingerprint, "node", "killed by SIGKILL")

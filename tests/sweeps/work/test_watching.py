@@ -241,7 +241,7 @@ def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypat
     found = inherit.find(child, epath.Path(tmp_path / "child"), execution)
     trial = Trial(child, "x", epath.Path(tmp_path / "child"), manifests, execution, found)
     whole = batches.Batches(manifests, child.data, child.seq_len, child.batch, child.seed)
-    np.testing.assert_array_equal(trial.records(0, 20), whole.records(156 * 8, 176 * 8))
+    np.testing.assert_array_equal(trial.sequences(0, 20), whole.sequences(156 * 8, 176 * 8))
     ((_, read),) = trial.lineage.reads
     assert read.sequences == 176 * 8, "and its own child behind that"
 
@@ -258,9 +258,9 @@ def test_batches_after_several_spikes():
     seen = spikes.Spikes(5.0, 2)
     assert seen.find(np.linspace(3, 2, 40)) is None and seen.find([2.0, 2.0, 9.0, 2.0]) == 2
     seen.skip(30, 42)
-    assert [seen.batch(step) for step in (29, 30, 31)] == [29, 43, 44]
+    assert [seen.batch_of(step) for step in (29, 30, 31)] == [29, 43, 44]
     seen.skip(30, 35)
-    assert seen.batch(30) == 30 + 13 + 6 and seen.left_out == 19
+    assert seen.batch_of(30) == 30 + 13 + 6 and seen.left_out == 19
     assert seen.find([9.0]) is None, "twice is enough"
     other = spikes.Spikes(5.0, 2)
     other.recall(json.loads(json.dumps(seen.notes())))

@@ -1,0 +1,64 @@
+"""Share devices among the trials of a population: which trial trains where, and how many steps it takes at a time.
+
+Numbers of trials and steps only; what runs on the devices is for slots.py and program.py.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.run.schema import Execution, Run
+from experiments.store.record import ledger
+
+# FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
+_DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
+_MOST_STEPS = 64  # of a dispatch, however small the model
+
+
+def assign(remaining: Sequence[int], devices: int) -> list[list[int]]:
+    """Return the trials of each device: longest first onto the least loaded, so that all devices finish together.
+
+    `remaining`: steps of each trial. Of equally loaded devices the one with fewer trials is taken.
+    """
+    assigned: list[list[int]] = [[] for _ in range(devices)]
+    load = [0] * devices
+    longest_first = sorted(range(len(remaining)), key=lambda trial: -remaining[trial])
+    for trial in longest_first:
+        device = min(range(devices), key=lambda d: (load[d], len(assigned[d])))
+        assigned[device].append(trial)
+        load[device] += remaining[trial]
+    return assigned
+
+
+def choose_packing(execution: Execution, backend: str) -> str:
+    """Return "map" or "vmap": the execution's, or where it leaves that open what is fastest on the device."""
+    if execution.packing != "auto":
+        return execution.packing
+    # One trial's state cannot be picked out of the host's memory, which "map" would have to do.
+    return "map" if backend == "cpu" and execution.offload == "none" else "vmap"
+
+
+def steps_per_dispatch(run: Run, execution: Execution, backend: str) -> int:
+    """Return the most steps that one call of the train function takes: the execution's, or about a quarter of a second."""
+    if execution.steps_per_dispatch:
+        return execution.steps_per_dispatch
+    flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
+    flops = _DISPATCH_FLOPS.get(backend, 2e13)
+    return int(np.clip(flops / flops_per_step, 1, _MOST_STEPS))
+
+
+def next_steps(remaining: Sequence[int], capacity: int, slots_per_device: int, packing: str) -> np.ndarray:
+    """Return the steps of each slot in the next dispatch, of which no device takes more than `capacity`.
+
+    remaining: the most that each slot may take. Packed by map, a device works on its first unfinished slot until it is
+    done (its state stays in cache, and results come one by one); packed by vmap, all slots go on together.
+    """
+    steps = np.minimum(np.asarray(remaining, np.int32), capacity)
+    if packing == "vmap":
+        return steps
+    for first in range(0, len(steps), slots_per_device):
+        device = slice(first, first + slots_per_device)
+        wanted = steps[device]
+        taken_before = np.concatenate([[0], np.cumsum(wanted)[:-1]])
+        steps[device] = np.clip(capacity - taken_before, 0, wanted)
+    return steps

@@ -1,0 +1,146 @@
+"""What one device does with its trials: the functions of experiments/training/step.py, over the slots of the device.
+
+Pure functions of arrays, traced inside the programs of experiments/training/program.py. Trees have an axis of slots in front.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from experiments.run.identity import with_runtime
+from experiments.run.schema import Run
+from experiments.store.train_state import TrainState
+from experiments.training import microbatches, offload, step
+
+Values = dict[str, Any]  # runtime options by path, and under "added" what a growth has added
+Metrics = dict[str, Array]
+
+
+def _at(tree: Any, slot: Any) -> Any:
+    """Return one slot of a tree."""
+    return jax.tree.map(lambda leaf: leaf[slot], tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """The work of one device on its slots. `run`: any run of the signature; runtime options come with the values.
+
+    packing: "map", one slot after the other (a device does exactly what a solo run would), or "vmap", all at once.
+    """
+
+    run: Run
+    packing: str
+    microbatches: int
+    offload: str
+
+    def _traced_run(self, values: Values) -> Run:
+        return with_runtime(self.run, values)
+
+    def _each(self, function: Callable[..., Any], *trees: Any) -> Any:
+        """Map over the slots."""
+        count = jax.tree.leaves(trees)[0].shape[0]
+        if count == 1:
+            return _alone(function, *trees)
+        if self.packing == "vmap":
+            return jax.vmap(function)(*trees)
+        return jax.lax.map(lambda slot: function(*slot), trees)
+
+    # --- the first state
+
+    def init(self, values: Values) -> TrainState:
+        """Return the initial state of every slot."""
+        return self._each(self._init_one, values)
+
+    def abstract_init(self, values: Values) -> TrainState:
+        """Return shapes and types of the initial states, of the slots of all devices."""
+        return jax.eval_shape(lambda: jax.lax.map(self._init_one, values))
+
+    def _init_one(self, values: Values) -> TrainState:
+        return step.init_state(self.run, self._traced_run(values))
+
+    # --- training
+
+    def train(
+        self, states: TrainState, values: Values, tokens_KSBT: Array, steps_K: Array
+    ) -> tuple[TrainState, Metrics]:
+        """Take `steps_K[k]` steps of slot k. Metrics [slot, step] are zero behind a slot's last step."""
+        if steps_K.shape[0] == 1 or self.packing == "vmap":
+            return self._each(self._train_one, states, values, tokens_KSBT, steps_K)
+        return self._train_those_with_steps(states, values, tokens_KSBT, steps_K)
+
+    def _train_those_with_steps(
+        self, states: TrainState, values: Values, tokens_KSBT: Array, steps_K: Array
+    ) -> tuple[TrainState, Metrics]:
+        """Train from the first to the last slot that has steps to take, in place.
+
+        A pass over all states, as a map would make it, costs more than small steps do.
+        """
+        slots = jnp.arange(steps_K.shape[0])
+        stop = jnp.max(jnp.where(steps_K > 0, slots + 1, 0))
+        start = jnp.min(jnp.where(steps_K > 0, slots, stop))
+        inputs = (values, tokens_KSBT, steps_K)
+        _, metrics = jax.eval_shape(self._train_one, *_at((states, *inputs), 0))
+        log = {name: jnp.zeros((steps_K.shape[0], *one.shape), one.dtype) for name, one in metrics.items()}
+
+        def body(slot: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            states, _ = carry
+            done = self._train_one(_at(states, slot), *_at(inputs, slot))
+            return jax.tree.map(lambda all_slots, one: all_slots.at[slot].set(one), carry, done)
+
+        return jax.lax.fori_loop(start, stop, body, (states, log))
+
+    def _train_one(
+        self, state: TrainState, values: Values, tokens_SBT: Array, steps: Array
+    ) -> tuple[TrainState, Metrics]:
+        """Take `steps` steps of one slot, on as many of the batches as that."""
+        take_step = functools.partial(
+            step.train_step,
+            self.run,
+            self._traced_run(values),
+            added=values.get("added"),
+            microbatch_count=self.microbatches,
+            offload=self.offload,
+        )
+        _, metrics = jax.eval_shape(take_step, state, tokens_SBT[0])
+        log = {name: jnp.zeros(tokens_SBT.shape[0], jnp.float32) for name in metrics}
+
+        def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, log = carry
+            state, metrics = take_step(state, tokens_SBT[i])
+            return state, {name: values_S.at[i].set(metrics[name]) for name, values_S in log.items()}
+
+        return jax.lax.fori_loop(0, steps, body, (state, log))
+
+    # --- evaluation
+
+    def evaluate(self, params: Any, tokens_KSBT: Array, batches_K: Array) -> Float[Array, "K S B"]:
+        """Return the summed nats of each sequence, for the first `batches_K[k]` batches of slot k."""
+        return self._each(self._evaluate_one, params, tokens_KSBT, batches_K)
+
+    def _evaluate_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B"]:
+        evaluate = functools.partial(step.eval_step, self.run, params)
+
+        def body(i: Array, nats_SB: Array) -> Array:
+            nats_B = microbatches.map_microbatches(evaluate, tokens_SBT[i], self.microbatches)
+            return nats_SB.at[i].set(nats_B)
+
+        return jax.lax.fori_loop(0, batches, body, jnp.zeros(tokens_SBT.shape[:2], jnp.float32))
+
+    def effective(self, states: TrainState, values: Values) -> Any:
+        """Return the parameters that the models compute with, behind the masks of their growth."""
+
+        def one(state: TrainState, values: Values) -> Any:
+            return step.effective(self.run, self._traced_run(values), state, values["added"])
+
+        return jax.vmap(one)(states, values)
+
+
+def _alone(function: Callable[..., Any], *trees: Any) -> Any:
+    """Call a function on the only slot. What lies with the host keeps its axis of slots: see offload.in_turn."""
+    one = jax.tree.map(lambda leaf: leaf if offload.is_away(leaf) else leaf[0], trees)
+    return jax.tree.map(lambda leaf: leaf if offload.is_away(leaf) else leaf[None], function(*one))

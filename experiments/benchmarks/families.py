@@ -6,6 +6,7 @@ FLOPs and memory are what the compiler counts, and compile times include tracing
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -195,7 +196,7 @@ def _compile_times(rounds: int) -> list[Row]:
         contestants = {}
         for depth in (4, 32):
             run = _run(family, 64, 512, width=64, depth=depth, unroll=False)
-            contestants[str(depth)] = lambda run=run: _compile(run)
+            contestants[str(depth)] = functools.partial(_compile, run)
         times = take_turns(contestants, min(rounds, 3))
         rows.append(_row("compile seconds", f"{family}, 32 layers", "4 layers", times["32"], times["4"], 1.5))
     return rows

@@ -41,6 +41,24 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
 
 
+def _shapes_of_seals(seals: Mapping[str, Seal]) -> Shapes:
+    shapes = {}
+    for name, seal in seals.items():
+        shape = tuple(seal["shape"])
+        shapes[name] = jax.ShapeDtypeStruct(shape, seal["dtype"])
+    return shapes
+
+
+def _on_one_device(shapes: Shapes) -> Shapes:
+    """Return the shapes of leaves that are to be restored onto the first device of this process."""
+    device = jax.local_devices()[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    placed = {}
+    for name, leaf in shapes.items():
+        placed[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return placed
+
+
 def _one_line(error: Exception) -> str:
     """Return the kind and the text of an error."""
     text = " ".join(str(error).split())
@@ -114,11 +132,7 @@ class Checkpoints:
             )
         seals = meta["leaves"]
         _check_shapes(seals, shapes)
-        on_one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = {}
-        for name, leaf in shapes.items():
-            abstract[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device)
-        leaves = self._restore_item(step, "state", ocp.args.StandardRestore(abstract))
+        leaves = self._restore_item(step, "state", ocp.args.StandardRestore(_on_one_device(shapes)))
         for name, leaf in leaves.items():
             if _seal(leaf) != seals[name]:
                 raise ValueError(f"checksum of {name} differs")
@@ -186,7 +200,8 @@ def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState,
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise InputError(f"{folder} is damaged ({_one_line(error)})") from error
     for name, leaf in shapes.items():
-        expected = _seal(leaves[name]) | {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        expected = _seal(leaves[name])
+        expected |= {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         if seals[name] != expected:
             raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {seals[name]}")
     arrays = {name: np.asarray(leaves[name]) for name in shapes}
@@ -213,14 +228,16 @@ def _check_names(folder: epath.Path, shapes: Shapes, seals: Mapping[str, Seal]) 
 
 
 def _read_meta(folder: epath.Path) -> Meta:
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
+    reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+    return reader.restore(folder / "meta")
 
 
 def _read_leaves(folder: epath.Path, shapes: Shapes, partial_restore: bool = False) -> dict[str, Any]:
     """Read leaves by name as numpy arrays; with `partial_restore` there may be others beside them."""
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
     how = ocp.args.PyTreeRestore(item=shapes, restore_args=as_numpy, partial_restore=partial_restore)
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=how)
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    return reader.restore(folder / "state", args=how)
 
 
 def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
@@ -231,8 +248,7 @@ def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
     folder = epath.Path(os.path.abspath(directory)) / str(step)
     try:
         seals = _read_meta(folder)["leaves"]
-        shapes = {name: jax.ShapeDtypeStruct(tuple(seal["shape"]), seal["dtype"]) for name, seal in seals.items()}
-        leaves = _read_leaves(folder, shapes)
+        leaves = _read_leaves(folder, _shapes_of_seals(seals))
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise InputError(f"{folder} is missing or damaged ({_one_line(error)})") from error
     out = {}

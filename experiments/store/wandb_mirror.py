@@ -1,10 +1,11 @@
-"""The metrics of a run at Weights & Biases, as a mirror: imported only when execution.wandb names a project.
+"""Mirror the metrics of a run at Weights & Biases; imported only when execution.wandb names a project.
 
 It is set up by its own environment variables (WANDB_MODE=offline, WANDB_ENTITY, …), none of which is read or recorded
 here. The run's id is its fingerprint, so that a resumed run goes on in the same curve; steps that are there already
 are not sent twice. Whatever fails here is said once and switches the mirror off: it is never the source of anything.
 """
 
+from collections.abc import Callable
 import os
 import sys
 from typing import Any
@@ -17,7 +18,7 @@ from experiments.run.schema import Run
 
 
 class WandbMirror:
-    """Mirror of one run. Raises InputError when wandb is not installed."""
+    """The mirror of one run. Raises InputError when wandb is not installed."""
 
     def __init__(self, project: str, fingerprint: str, directory: epath.Path, run: Run):
         try:
@@ -26,7 +27,8 @@ class WandbMirror:
             raise InputError(
                 f"execution.wandb={project}: wandb is not installed ({error}); pip install -r requirements-wandb.txt"
             ) from error
-        self._wandb, self._run = wandb, None
+        self._wandb = wandb
+        self._run: Any = None
         self._options = {
             "project": project,
             "id": fingerprint,
@@ -48,7 +50,8 @@ class WandbMirror:
         }
         self._off = False
 
-    def _try(self, act: Any) -> None:
+    def _try(self, act: Callable[[], None]) -> None:
+        """Do it, and switch the mirror off where that fails."""
         if self._off:
             return
         try:
@@ -59,7 +62,7 @@ class WandbMirror:
             print(f"wandb: mirror switched off ({type(error).__name__}: {text})", file=sys.stderr)
 
     def add(self, row: dict[str, Any]) -> None:
-        """One row; `step` is its step there too."""
+        """Send one row; `step` is its step there too."""
 
         def act() -> None:
             if self._run is None:

@@ -24,12 +24,16 @@ from models.growing import operators, upcycling
 from models.growing.options import Layout
 
 Params = Mapping[str, Float[np.ndarray, "..."]]
+Arrays = dict[str, Array]
 Batch = Callable[[int], np.ndarray]  # tokens of a step of learned growth, by its number
 Grow = Callable[[Params, bool], dict[str, np.ndarray]]  # parameters, and whether they are moments instead
 
 
 def first_state(parent: Parent, child: Run, fresh: TrainState, batch: Batch) -> TrainState:
-    """Return the child's first state, on the host; `fresh` is the one that it would have without a parent.
+    """Return the child's first state, on the host.
+
+    fresh: the state that it would have without a parent.
+    batch: the tokens of a step of learned growth, by its number.
 
     Raises InputError for a checkpoint that does not fit.
     """
@@ -49,11 +53,11 @@ def first_state(parent: Parent, child: Run, fresh: TrainState, batch: Batch) -> 
     else:
         grown = grow(before.params, False)
     params = {path: np.asarray(grown[path], np.float32) for path in fresh.params}
-    opt = fresh.opt
-    if keeps_optimizer:
-        assert parent.run is not None
-        followed = _followed_parameters(parent.run, source)
-        opt = _grow_optimizer_state(before.opt, fresh.opt, followed, grow, source)
+    if not keeps_optimizer:
+        return fresh._replace(params=params)
+    assert parent.run is not None, "weights have no optimizer state, which inherit.find has checked"
+    followed = _followed_parameters(parent.run, source)
+    opt = _grow_optimizer_state(before.opt, fresh.opt, followed, grow, source)
     return fresh._replace(params=params, opt=opt)
 
 
@@ -63,41 +67,50 @@ def _read_state(parent: Parent, with_optimizer: bool) -> TrainState:
         return TrainState(weights.load(parent.directory).params, None, None)
     run = parent.run
     abstract = jax.eval_shape(lambda: step.init_state(run, run))
-    like = TrainState(abstract.params, abstract.opt if with_optimizer else None, None)
-    found, at = checkpoint.read_state(parent.directory / "checkpoints", like)
+    opt = abstract.opt if with_optimizer else None
+    like = TrainState(abstract.params, opt, None)
+    folder = parent.directory / "checkpoints"
+    found, at = checkpoint.read_state(folder, like)
     if at != run.steps:
-        raise InputError(f"{parent.directory}/checkpoints ends at step {at}; expected the parent's last, {run.steps}")
+        raise InputError(f"{folder} ends at step {at}; expected the parent's last, {run.steps}")
     return found
 
 
 def _followed_parameters(run: Run, layout: Layout) -> dict[str, str]:
-    params = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in layout.shapes.items()}
-    return optimizer.followed_parameters(optimizer.transform(run, layout.axes).init, params)
+    """Return the path of the parameter that a leaf of the optimizer's state follows, by the leaf's name."""
+    params = {}
+    for path, shape in layout.shapes.items():
+        params[path] = jax.ShapeDtypeStruct(shape, np.float32)
+    transform = optimizer.transform(run, layout.axes)
+    return optimizer.followed_parameters(transform.init, params)
 
 
 def _grow_optimizer_state(before: Any, fresh: Any, followed: Mapping[str, str], grow: Grow, source: Layout) -> Any:
     """Return the child's optimizer state: what follows parameters grown as moments are, everything else as it was.
 
-    `followed`: paths of the parameters that leaves of `before` follow, by the leaf's name. Raises InputError where the
-    child's optimizer does not have the same leaves.
+    before: the parent's, and `fresh` the one that the child would have without it.
+    followed: paths of the parameters that leaves of `before` follow, by the leaf's name.
+    source: the parent's model.
+
+    Raises InputError where the child's optimizer does not have the same leaves.
     """
-    leaves = named_leaves(before)
     wanted = named_leaves(fresh)
     moments: dict[str, dict[str, np.ndarray]] = {}  # one value a parameter: Adam has two such, mu and nu
     grown: dict[str, np.ndarray] = {}
-    for name, leaf in leaves.items():
-        if name not in followed:
+    for name, leaf in named_leaves(before).items():
+        path = followed.get(name)
+        if path is None:
             grown[name] = np.asarray(leaf)
-            continue
-        path = followed[name]
-        moment = name.removesuffix(_name_in_dict(path))
-        moments.setdefault(moment, {})[path] = leaf
+        else:
+            moment = name.removesuffix(_name_in_dict(path))
+            moments.setdefault(moment, {})[path] = leaf
     for moment, values in moments.items():
         # A moment of some parameters only (an optimizer in two halves) grows as if it were zero for the others.
-        zeros = {path: np.zeros(shape, np.float32) for path, shape in source.shapes.items() if path not in values}
+        missing = source.shapes.keys() - values.keys()
+        zeros = {path: np.zeros(source.shapes[path], np.float32) for path in missing}
         for path, value in grow(values | zeros, True).items():
             name = moment + _name_in_dict(path)
-            if not zeros or name in wanted:
+            if name in wanted or not missing:
                 grown[name] = value
     if grown.keys() != wanted.keys():
         differ = min(grown.keys() ^ wanted.keys())
@@ -106,8 +119,9 @@ def _grow_optimizer_state(before: Any, fresh: Any, followed: Mapping[str, str], 
 
 
 def _name_in_dict(path: str) -> str:
-    """Return how a name of a leaf ends that belongs to a parameter."""
-    return jax.tree_util.keystr((jax.tree_util.DictKey(path),))
+    """Return how the name of a leaf ends that follows a parameter: "['embed']"."""
+    key = jax.tree_util.DictKey(path)
+    return jax.tree_util.keystr((key,))
 
 
 def combine(run: Run, plan: operators.Plan, params: Params, batch: Batch) -> dict[str, np.ndarray]:
@@ -119,20 +133,21 @@ def combine(run: Run, plan: operators.Plan, params: Params, batch: Batch) -> dic
     adam = optax.adam(run.growth.learn_lr)
 
     @jax.jit
-    def update(
-        learned: dict[str, Array], opt: Any, source: dict[str, Array], tokens_BT: Array
-    ) -> tuple[dict[str, Array], Any, Array]:
-        def loss(learned: dict[str, Array]) -> Array:
-            total, _ = step.objective(run, run, plan.expand(learned, source), tokens_BT)
+    def update(learned: Arrays, opt: Any, source: Arrays, tokens_BT: Array) -> tuple[Arrays, Any, Array]:
+        def loss(learned: Arrays) -> Array:
+            grown = plan.expand(learned, source)
+            total, _ = step.objective(run, run, grown, tokens_BT)
             return total
 
         nats, gradient = jax.value_and_grad(loss)(learned)
         change, opt = adam.update(gradient, opt)
-        changed = cast(dict[str, Array], optax.apply_updates(learned, change))
-        return changed, opt, nats
+        changed = optax.apply_updates(learned, change)
+        return cast(Arrays, changed), opt, nats
 
     learned = jax.tree.map(jnp.asarray, plan.combination())
     opt = adam.init(learned)
     for number in range(run.growth.learn_steps):
-        learned, opt, _ = update(learned, opt, source, batch(number))
-    return {path: np.asarray(value) for path, value in plan.expand(learned, source).items()}
+        tokens_BT = batch(number)
+        learned, opt, _ = update(learned, opt, source, tokens_BT)
+    grown = plan.expand(learned, source)
+    return {path: np.asarray(value) for path, value in grown.items()}

@@ -12,8 +12,6 @@ import math
 import time
 from typing import Any
 
-import numpy as np
-
 from experiments import files
 from experiments.alive import hosts, lease
 from experiments.alive.lease import Lease
@@ -62,6 +60,22 @@ class Loop:
 
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
+        self._report_start()
+        self._do_what_is_due()
+        while any(trial.steps_left for trial in self.trials):
+            self._dispatch()
+            self._do_what_is_due()
+            (stop,) = hosts.anywhere([self.stop])
+            if stop:
+                self._save_and_stop()
+
+    def _save_and_stop(self) -> None:
+        self._save([trial for trial in self.trials if trial.running])
+        for trial in self.trials:
+            trial.checkpoints.close()
+        raise Stopped
+
+    def _report_start(self) -> None:
         self.report(
             {
                 "event": "start",
@@ -70,53 +84,38 @@ class Loop:
                 "done": sum(trial.step for trial in self.trials),
             }
         )
-        self._do_what_is_due()
-        while any(trial.steps_left for trial in self.trials):
-            self._dispatch()
-            self._do_what_is_due()
-            if hosts.anywhere([self.stop])[0]:
-                self._save([trial for trial in self.trials if trial.running])
-                for trial in self.trials:
-                    trial.checkpoints.close()
-                raise Stopped
 
     # --- steps
 
     def _dispatch(self) -> None:
         """Take some steps of each slot in one call of the program, then look at their metrics."""
-        steps = self.population.next_steps()
+        population = self.population
+        steps = population.next_steps()
         total = int(steps.sum())
         with self.watchdog.watch("step", f"a dispatch of {total} steps, or its data,"):
-            tokens = self.population.tokens(steps)
+            tokens = population.tokens(steps)
             start = time.monotonic()
-            metrics = self.population.train(tokens, steps)
+            metrics = population.train(tokens, steps)
         seconds = time.monotonic() - start
         self._check_held()
         latest_loss = math.nan
-        for slot, trial in self.population.seated():
+        for slot, trial in population.seated():
             count = int(steps[slot])
-            if count:
-                of_trial = {name: values[slot, :count] for name, values in metrics.items()}
-                went_on = self._advance(slot, trial, of_trial, seconds * count / total, seconds)
-                if went_on:
-                    latest_loss = float(of_trial["loss"][-1])
-        self._report_progress(latest_loss, total * self.trials[0].run.batch_tokens / seconds)
-
-    def _advance(self, slot: int, trial: Trial, metrics: dict[str, np.ndarray], share: float, seconds: float) -> bool:
-        """Count the steps that a trial has taken and log them; False where it goes back from a loss spike instead.
-
-        `share`: its share of the dispatch's `seconds`.
-        """
-        first = trial.step
-        count = len(metrics["loss"])
-        trial.step += count
-        trial.seconds += share
-        spike = trial.find_spike(first, metrics["loss"])
-        if spike is not None:
-            self.population.rewind(slot, trial, spike)
-            return False
-        trial.log(first, metrics, count * trial.run.batch_tokens / seconds)
-        return True
+            if count == 0:
+                continue
+            own = {name: values[slot, :count] for name, values in metrics.items()}
+            losses = own["loss"]
+            first = trial.step
+            trial.step += count
+            trial.seconds += seconds * count / total
+            spike = trial.find_spike(first, losses)
+            if spike is not None:
+                population.rewind(slot, trial, spike)
+                continue
+            trial.log(first, own, count * trial.run.batch_tokens / seconds)
+            latest_loss = float(losses[-1])
+        batch_tokens = self.trials[0].run.batch_tokens  # the same for all of one signature
+        self._report_progress(latest_loss, total * batch_tokens / seconds)
 
     def _report_progress(self, loss: float, tokens_per_second: float) -> None:
         # A trial that has ended, early or not, has nothing left to do.
@@ -129,33 +128,39 @@ class Loop:
 
         Raises Lost, on all processes, when somebody else has taken one.
         """
+        held = self._held
         lost = False
-        if self._held is not None and (to_write or self._held.due()):
+        if held is not None and (to_write or held.due()):
             trials = to_write or [trial for trial in self.trials if not trial.recorded]
-            lost = not self._held.holds([trial.directory for trial in trials])
-        if hosts.anywhere([lost])[0]:
+            lost = not held.holds([trial.directory for trial in trials])
+        (lost_anywhere,) = hosts.anywhere([lost])
+        if lost_anywhere:
             raise lease.Lost("another launcher has taken over these runs; nothing more is written here")
 
     # --- between two dispatches
 
     def _do_what_is_due(self) -> None:
         """Evaluate, save and record what is due."""
+        execution = self.execution
         active = [trial for trial in self.trials if trial.running]
         stops = self._requested_stops(active)
         to_evaluate = []
         for trial in active:
-            if trial.is_due(self.execution.eval_every_tokens) or trial.fingerprint in stops:
+            if trial.fingerprint in stops or trial.is_due(execution.eval_every_tokens):
                 to_evaluate.append(trial)
         results = self._evaluate(to_evaluate)
         by_clock = self._is_late()
         to_save = []
         for trial in active:
             asked = by_clock or trial.fingerprint in stops
-            if asked or trial.is_due(self.execution.checkpoint_every_tokens):
+            is_due = asked or trial.is_due(execution.checkpoint_every_tokens)
+            # An evaluation may have found it diverged.
+            if is_due and trial.running:
                 to_save.append(trial)
-        self._save([trial for trial in to_save if trial.running])  # an evaluation may have found it diverged
+        self._save(to_save)
         for trial in self.trials:
-            self._end_if_done(trial, stops.get(trial.fingerprint), results.get(trial.fingerprint))
+            name = trial.fingerprint
+            self._end_if_done(trial, stops.get(name), results.get(name))
 
     @staticmethod
     def _requested_stops(active: Sequence[Trial]) -> dict[str, Stop]:
@@ -171,8 +176,9 @@ class Loop:
     def _is_late(self) -> bool:
         """Say whether, on any process, too much time has passed since the last checkpoint."""
         limit = self.execution.checkpoint_every_seconds
-        late = limit is not None and time.monotonic() - self._saved_at > limit
-        return hosts.anywhere([late])[0]
+        passed = time.monotonic() - self._saved_at
+        (late,) = hosts.anywhere([limit is not None and passed > limit])
+        return late
 
     def _evaluate(self, due: Sequence[Trial]) -> dict[str, Result]:
         """Return held-out results by fingerprint, and write them to the metrics."""
@@ -211,7 +217,8 @@ class Loop:
         self._check_held(due)
         for slot, trial in self.population.seated():
             if trial in due and trial.saved_step != trial.step:
-                trial.checkpoints.save(self.population.state_of(slot), trial.step, trial.notes)
+                state = self.population.state_of(slot)
+                trial.checkpoints.save(state, trial.step, trial.notes)
                 trial.saved_step = trial.step
         self._saved_at = time.monotonic()
 
@@ -240,7 +247,8 @@ class Loop:
         """Close a trial's files and write its record."""
         trial.metrics.close()
         trial.checkpoints.close()
-        columns = results | {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
+        wall_seconds = round(trial.seconds, 3)
+        columns = results | {"steps_done": trial.step, "wall_seconds": wall_seconds}
         columns |= lineage.columns(trial.lineage)
         if trial.spikes:
             columns |= trial.spikes.columns()

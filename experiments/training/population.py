@@ -14,16 +14,27 @@ from experiments.training import packing
 from experiments.training.program import Program, program
 from experiments.training.trial import Trial, token_dtype
 
+Metrics = dict[str, np.ndarray]  # [slot, step] by name
+
 
 class Population:
-    """Trials of one signature, each in a slot of one program. `state` has the slots in front of every leaf."""
+    """Trials of one signature, each in a slot of one program.
+
+    program: the compiled functions.
+    slots: the trial in each slot; None where there is none.
+    values: runtime options, by slot.
+    state: the states, with the slots in front of every leaf.
+    """
 
     def __init__(self, trials: Sequence[Trial], execution: Execution):
         self.trials = list(trials)
         self.program, self.slots = _seat(self.trials, execution)
-        any_run = trials[0].run  # for empty slots
-        runs = [trial.run if trial else any_run for trial in self.slots]
-        added = [trial.parent.added(trial.run) if trial and trial.parent else None for trial in self.slots]
+        runs = []
+        added = []
+        for trial in self.slots:
+            # An empty slot has any run; it never takes a step.
+            runs.append(trial.run if trial else trials[0].run)
+            added.append(trial.added() if trial else None)
         values = self.program.stack_values(runs, added)
         self.values = hosts.put(values, self.program.slot_sharding)
         self.state = self._first_states(runs)
@@ -44,23 +55,25 @@ class Population:
         for slot, trial in self.seated():
             found = trial.checkpoints.restore(like, _warn)
             if found:
-                replaced[slot], notes = found
-                trial.recall(int(replaced[slot].step), notes)
+                restored, notes = found
+                trial.recall(int(restored.step), notes)
+                replaced[slot] = restored
             trial.metrics.cut(trial.step)
-        born = [(slot, trial) for slot, trial in self.seated() if trial.parent and slot not in replaced]
-        if not replaced and not born:
+        newborn = {slot: trial for slot, trial in self.seated() if trial.parent and slot not in replaced}
+        if not replaced and not newborn:
             return state
         host = _on_host(state)
-        for slot, trial in born:
-            fresh = jax.tree.map(lambda leaf, slot=slot: leaf[slot].copy(), host)
+        for slot, trial in newborn.items():
+            fresh = _copy_slot(host, slot)
             replaced[slot] = trial.inherited(fresh)
         return self._put(host, replaced)
 
     def _put(self, host: TrainState, replaced: Mapping[int, TrainState]) -> TrainState:
         """Return the states that `host` holds, with those of some slots replaced, on the devices."""
+        all_slots = jax.tree.leaves(host)
         for slot, one in replaced.items():
-            for all_slots, leaf in zip(jax.tree.leaves(host), jax.tree.leaves(one), strict=True):
-                all_slots[slot] = leaf
+            for array, leaf in zip(all_slots, jax.tree.leaves(one), strict=True):
+                array[slot] = leaf
         return hosts.put(host, self.program.state_sharding)
 
     def rewind(self, slot: int, trial: Trial, spike: int) -> None:
@@ -69,13 +82,16 @@ class Population:
         Raises RuntimeError where no sound checkpoint is left.
         """
         trial.checkpoints.wait()
-        found = trial.checkpoints.restore(_of_one_slot(self.state), _warn, until=spike)
+        like = _of_one_slot(self.state)
+        found = trial.checkpoints.restore(like, _warn, until=spike)
+        number = spike + 1
         if found is None:
-            raise RuntimeError(f"{trial.directory}: no sound checkpoint to go back to from step {spike + 1}")
+            raise RuntimeError(f"{trial.directory}: no sound checkpoint to go back to from step {number}")
         before, notes = found
         trial.rewind(int(before.step), notes, spike)
-        self.state = self._put(_on_host(self.state), {slot: before})
-        _warn(f"{trial.fingerprint}: loss spike at step {spike + 1}; back to step {trial.step}")
+        host = _on_host(self.state)
+        self.state = self._put(host, {slot: before})
+        _warn(f"{trial.fingerprint}: loss spike at step {number}; back to step {trial.step}")
 
     def state_of(self, slot: int) -> TrainState:
         """Return the state of one slot, without the axis of slots."""
@@ -90,41 +106,49 @@ class Population:
 
     def tokens(self, steps: np.ndarray) -> np.ndarray:
         """Return the tokens of the next `steps[k]` steps of every slot k."""
-        tokens = np.zeros(self.program.token_shape(), token_dtype(self.trials))
+        shape = self.program.token_shape()
+        tokens = np.zeros(shape, token_dtype(self.trials))
         for slot, trial in self.seated():
             count = int(steps[slot])
             if count:
                 sequences = trial.sequences(trial.step, trial.step + count)
-                tokens[slot, :count] = sequences.reshape(count, trial.run.batch, trial.run.seq_len + 1)
+                tokens[slot, :count] = sequences.reshape(count, *shape[2:])
         return tokens
 
-    def train(self, tokens: np.ndarray, steps: np.ndarray) -> dict[str, np.ndarray]:
+    def train(self, tokens: np.ndarray, steps: np.ndarray) -> Metrics:
         """Take `steps[k]` steps of every slot k; return metrics [slot, step]. Trials are not told."""
-        self.state, metrics = self.program.train(self.state, self.values, tokens, steps)
+        state, metrics = self.program.train(self.state, self.values, tokens, steps)
+        self.state = state
         return {name: hosts.whole(values) for name, values in metrics.items()}
 
     def held_out_tokens(self, due: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
         """Return the held-out tokens of some trials, by slot, and the number of batches of every slot."""
-        held_out = [trial.held_out if trial and trial in due else None for trial in self.slots]
-        of_due = [sequences for sequences in held_out if sequences]
-        batches = np.array([sequences.batches if sequences else 0 for sequences in held_out], np.int32)
-        dtype = np.result_type(*(sequences.tokens.dtype for sequences in of_due))
-        tokens = np.zeros(self.program.token_shape(int(batches.max())), dtype)
-        for slot, sequences in enumerate(held_out):
-            if sequences:
-                tokens[slot, : sequences.batches] = sequences.tokens
+        of_due = [trial.held_out for trial in due]
+        most = max(held_out.batches for held_out in of_due)
+        dtype = np.result_type(*(held_out.tokens.dtype for held_out in of_due))
+        shape = self.program.token_shape(most)
+        tokens = np.zeros(shape, dtype)
+        batches = np.zeros(len(self.slots), np.int32)
+        for slot, trial in self.seated():
+            if trial in due:
+                held_out = trial.held_out
+                count = held_out.batches
+                batches[slot] = count
+                tokens[slot, :count] = held_out.tokens
         return tokens, batches
 
     def evaluate(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
         """Return the summed nats of each sequence of the first `batches[k]` batches of every slot k."""
-        params = self.program.effective(self.state, self.values)
-        return self.program.evaluate(params, tokens, batches)
+        program = self.program
+        params = program.effective(self.state, self.values)
+        return program.evaluate(params, tokens, batches)
 
     def columns(self) -> dict[str, Any]:
         """Return columns of a record: how the trials share the devices."""
-        sizes = [f"{name}={size}" for name, size in self.program.mesh.shape.items() if size > 1]
+        program = self.program
+        sizes = [f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1]
         return {
-            "packing": self.program.packing,
+            "packing": program.packing,
             "packing_trials": len(self.trials),
             "packing_mesh": "x".join(sizes) or "1",
         }
@@ -137,28 +161,38 @@ def _seat(trials: Sequence[Trial], execution: Execution) -> tuple[Program, list[
     has slots: then the program gets more.
     """
     run = trials[0].run
+    steps = [trial.run.steps for trial in trials]
     made = program(run, len(trials), execution)
-    members_by_group = packing.assign([trial.run.steps for trial in trials], made.groups)
-    per_group = max(len(members) for members in members_by_group)
-    if per_group * made.groups > made.slots:
-        made = program(run, per_group * made.groups, execution)
-    slots: list[Trial | None] = [None] * made.slots
+    members_by_group = packing.assign(steps, made.groups)
+    most = max(len(members) for members in members_by_group)
+    needed = most * made.groups
+    if needed > made.slots:
+        made = program(run, needed, execution)
     slots_per_group = made.slots // made.groups
-    for group, members in enumerate(members_by_group):
-        first = group * slots_per_group
-        for place, member in enumerate(members):
-            slots[first + place] = trials[member]
+    slots: list[Trial | None] = []
+    for members in members_by_group:
+        empty = slots_per_group - len(members)
+        slots += [trials[member] for member in members]
+        slots += [None] * empty
     return made, slots
 
 
 def _of_one_slot(state: TrainState) -> TrainState:
     """Return shapes and types of one slot's state."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+
+    def shape_of(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    return jax.tree.map(shape_of, state)
 
 
 def _on_host(state: TrainState) -> TrainState:
     """Return all states as numpy arrays that may be written to."""
     return jax.tree.map(lambda leaf: np.array(hosts.whole(leaf)), state)
+
+
+def _copy_slot(host: TrainState, slot: int) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf[slot].copy(), host)
 
 
 def _warn(text: str) -> None:

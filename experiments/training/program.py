@@ -10,7 +10,6 @@ What happens in time, and all files, are for loop.py.
 
 from collections.abc import Sequence
 import functools
-import math
 import time
 from typing import Any
 
@@ -26,11 +25,16 @@ from experiments.cli import InputError
 from experiments.run.identity import representative, runtime_values
 from experiments.run.schema import Execution, Run
 from experiments.store.train_state import TrainState
-from experiments.training import compiling, offload, packing, step
+from experiments.training import compiling, offload, packing
+from experiments.training.placement import device_bytes, place, without_slots
 from experiments.training.slots import Slots, Values
 from models import functional
 from models.growing import operators
-from models.mesh import mesh, rules
+from models.mesh import mesh
+
+Tokens = Integer[np.ndarray, "K S B T"]  # slots, batches, sequences, seq_len + 1
+PerSlot = Integer[np.ndarray, "K"]
+Masks = dict[str, np.ndarray]
 
 
 def program(run: Run, slots: int, execution: Execution) -> "Program":
@@ -52,20 +56,28 @@ class Program:
 
     def __init__(self, run: Run, slots: int, execution: Execution, devices: Sequence[Any] | None = None):
         devices = list(devices or jax.devices())
+        backend = devices[0].platform
+        microbatches = execution.microbatches
+        sizes = mesh.fill(execution.mesh, len(devices), slots, run.batch, backend, microbatches)
+        groups = sizes[0]
         self.run = run
-        self.backend = devices[0].platform
-        sizes = mesh.fill(execution.mesh, len(devices), slots, run.batch, self.backend, execution.microbatches)
+        self.backend = backend
         self.mesh = mesh.make_mesh(sizes, devices)
-        self.groups = sizes[0]
-        self.slots = -(-slots // self.groups) * self.groups
-        self.packing = packing.choose_packing(execution, self.backend)
-        self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, self.backend)
+        self.groups = groups
+        self.slots = -(-slots // groups) * groups
+        self.packing = packing.choose_packing(execution, backend)
+        self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, backend)
         self._check_host_memory(execution, devices[0])
-        self._functions = Slots(run, self.packing, execution.microbatches, execution.offload)
-        self._lay_out(execution.offload)
-        self.compile_seconds = 0.0
-        self.compiled: Any = None  # the train function, once `compile` has been called
+        self._functions = Slots(run, self.packing, microbatches, execution.offload)
+        shapes = self._functions.abstract_init(self._abstract_values())
+        placement = place(run, shapes, self.mesh, execution.offload)
+        self._placement = placement
+        self.slot_sharding = placement.slots
+        self.state_sharding = placement.state
+        # What `compile` sets: the train function, its peak memory, and how long that took.
+        self.compiled: Any = None
         self.memory_bytes: int | None = None
+        self.compile_seconds = 0.0
 
     def _check_host_memory(self, execution: Execution, device: Any) -> None:
         """Check that what is to lie with the host can. Raises InputError naming the option."""
@@ -75,26 +87,13 @@ class Program:
                 raise InputError(
                     "execution.packing='map' cannot pick one trial's state out of the host's memory; expected 'vmap'"
                 )
-        if getattr(self.run.model, "remat", "none") == "offload":
+        remat = getattr(self.run.model, "remat", "none")
+        if remat == "offload":
             offload.check(device, "model.remat='offload'")
-
-    def _lay_out(self, where: str) -> None:
-        """Decide how every array lies on the devices. `where`: what lies with the host (execution.offload)."""
-        batch_axes = rules.split_by(["batch"])[0]
-        self.slot_sharding = NamedSharding(self.mesh, P("trial"))
-        self.tokens_sharding = NamedSharding(self.mesh, P("trial", None, batch_axes))
-        shapes = self._functions.abstract_init(self._abstract_values())
-        axes = step.state_axes(self.run)
-        sharding = rules.shardings(axes, shapes, self.mesh)
-        if where != "none":
-            sharding = sharding._replace(opt=offload.placed(axes.opt, sharding.opt))
-            shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
-        self.state_shapes: TrainState = shapes
-        self.state_sharding: TrainState = sharding
 
     # --- what goes in
 
-    def stack_values(self, runs: Sequence[Run], added: Sequence[dict[str, np.ndarray] | None] = ()) -> Values:
+    def stack_values(self, runs: Sequence[Run], added: Sequence[Masks | None] = ()) -> Values:
         """Return the runtime options of the run in each slot, by path.
 
         Where programs have masks, also under "added" what each run's growth has added (None: nothing).
@@ -102,43 +101,65 @@ class Program:
         of_runs = [runtime_values(run) for run in runs]
         values: Values = {}
         for path in of_runs[0]:
+            column = [one[path] for one in of_runs]
             dtype = jnp.uint32 if path == "seed" else jnp.float32
-            values[path] = jnp.asarray([one[path] for one in of_runs], dtype)
+            values[path] = jnp.asarray(column, dtype)
         if self.run.growth.masked:
-            nothing = {path: np.zeros(shape, np.float32) for path, shape in self._mask_shapes.items()}
-            masks = [one or nothing for one in added or [None] * len(runs)]
-            values["added"] = {path: jnp.asarray(np.stack([one[path] for one in masks])) for path in nothing}
+            values["added"] = self._stack_masks(added or [None] * len(runs))
         return values
+
+    def _stack_masks(self, added: Sequence[Masks | None]) -> dict[str, Array]:
+        stacked = {}
+        for path, shape in self._mask_shapes.items():
+            nothing = np.zeros(shape, np.float32)
+            masks = [one[path] if one else nothing for one in added]
+            stacked[path] = jnp.asarray(np.stack(masks))
+        return stacked
 
     @functools.cached_property
     def _mask_shapes(self) -> dict[str, tuple[int, ...]]:
-        return operators.mask_shapes(functional.layout(self.run.family, self.run.model))
+        layout = functional.layout(self.run.family, self.run.model)
+        return operators.mask_shapes(layout)
 
     def _abstract_values(self) -> Values:
         return jax.eval_shape(lambda: self.stack_values([self.run] * self.slots))
 
     def token_shape(self, batches: int | None = None) -> tuple[int, int, int, int]:
         """Return the shape of tokens that go in: slots, batches (those of a dispatch), sequences, seq_len + 1."""
-        return (self.slots, batches or self.steps_per_dispatch, self.run.batch, self.run.seq_len + 1)
+        run = self.run
+        return (self.slots, batches or self.steps_per_dispatch, run.batch, run.seq_len + 1)
 
     def next_steps(self, remaining: Sequence[int]) -> np.ndarray:
         """Return the steps of each slot in the next dispatch, `remaining[k]` being the most that slot k may take."""
-        return packing.next_steps(remaining, self.steps_per_dispatch, self.slots // self.groups, self.packing)
+        slots_per_device = self.slots // self.groups
+        return packing.next_steps(remaining, self.steps_per_dispatch, slots_per_device, self.packing)
 
     # --- what is done
+
+    def _put(self, values: Any) -> Any:
+        """Put what is one value a slot on the devices."""
+        return hosts.put(values, self.slot_sharding)
+
+    def _put_tokens(self, tokens: Tokens) -> Any:
+        return hosts.put(tokens, self._placement.tokens)
 
     def init(self, runs: Sequence[Run]) -> TrainState:
         """Return the initial state of the runs in all slots."""
         with jax.set_mesh(self.mesh):
-            return self._init(hosts.put(self.stack_values(runs), self.slot_sharding))
+            values = self._put(self.stack_values(runs))
+            return self._init(values)
 
     def train(
-        self, state: TrainState, values: Values, tokens: Integer[np.ndarray, "K S B T"], steps: Integer[np.ndarray, "K"]
+        self, state: TrainState, values: Values, tokens: Tokens, steps: PerSlot
     ) -> tuple[TrainState, dict[str, Float[Array, "K S"]]]:
-        """Take `steps[k]` optimizer steps of slot k. `state` is used up. Metrics are valid for the steps that were taken."""
+        """Take `steps[k]` optimizer steps of slot k; metrics are by slot and step, valid for the steps that were taken.
+
+        `state` is used up.
+        """
         with jax.set_mesh(self.mesh):
-            tokens_KSBT = hosts.put(tokens, self.tokens_sharding)
-            return self._train(state, values, tokens_KSBT, hosts.put(steps, self.slot_sharding))
+            tokens_KSBT = self._put_tokens(tokens)
+            steps_K = self._put(steps)
+            return self._train(state, values, tokens_KSBT, steps_K)
 
     def take(self, state: TrainState, slot: int) -> TrainState:
         """Return the state of one slot, without the slot axis."""
@@ -152,13 +173,12 @@ class Program:
         with jax.set_mesh(self.mesh):
             return self._effective(state, values)
 
-    def evaluate(
-        self, params: Any, tokens: Integer[np.ndarray, "K S B T"], batches: Integer[np.ndarray, "K"]
-    ) -> Float[np.ndarray, "K S B"]:
+    def evaluate(self, params: Any, tokens: Tokens, batches: PerSlot) -> Float[np.ndarray, "K S B"]:
         """Return the summed nats of each sequence, for the first `batches[k]` batches of slot k."""
         with jax.set_mesh(self.mesh):
-            tokens_KSBT = hosts.put(tokens, self.tokens_sharding)
-            nats_KSB = self._evaluate(params, tokens_KSBT, hosts.put(batches, self.slot_sharding))
+            tokens_KSBT = self._put_tokens(tokens)
+            batches_K = self._put(batches)
+            nats_KSB = self._evaluate(params, tokens_KSBT, batches_K)
             return hosts.whole(nats_KSB)
 
     # --- the compiled functions
@@ -167,44 +187,49 @@ class Program:
         """Run a function of one device's slots on all devices."""
         slots = P("trial")
         return jax.shard_map(
-            of_slots, mesh=self.mesh, in_specs=slots, out_specs=slots, axis_names={"trial"}, check_vma=False
+            of_slots,
+            mesh=self.mesh,
+            in_specs=slots,
+            out_specs=slots,
+            axis_names={"trial"},
+            check_vma=False,
         )
 
     @functools.cached_property
     def _init(self) -> Any:
-        return jax.jit(
-            self._on_all_devices(self._functions.init),
-            out_shardings=self.state_sharding,
-            compiler_options=compiling.quick_options(self.backend),
-        )
+        init = self._on_all_devices(self._functions.init)
+        options = compiling.quick_options(self.backend)
+        return jax.jit(init, out_shardings=self.state_sharding, compiler_options=options)
 
     @functools.cached_property
     def _train(self) -> Any:
+        slots, tokens, state, _ = self._placement
         return jax.jit(
             self._on_all_devices(self._functions.train),
-            in_shardings=(self.state_sharding, self.slot_sharding, self.tokens_sharding, self.slot_sharding),
-            out_shardings=(self.state_sharding, self.slot_sharding),
+            in_shardings=(state, slots, tokens, slots),
+            out_shardings=(state, slots),
             donate_argnums=0,
             compiler_options=compiling.options(self.backend),
         )
 
     @functools.cached_property
     def _evaluate(self) -> Any:
+        slots, tokens, state, _ = self._placement
         return jax.jit(
             self._on_all_devices(self._functions.evaluate),
-            in_shardings=(self.state_sharding.params, self.tokens_sharding, self.slot_sharding),
-            out_shardings=self.slot_sharding,
+            in_shardings=(state.params, tokens, slots),
+            out_shardings=slots,
             compiler_options=compiling.options(self.backend),
         )
 
     @functools.cached_property
     def _effective(self) -> Any:
-        return jax.jit(self._on_all_devices(self._functions.effective), out_shardings=self.state_sharding.params)
+        effective = self._on_all_devices(self._functions.effective)
+        return jax.jit(effective, out_shardings=self.state_sharding.params)
 
     @functools.cached_property
     def _take(self) -> Any:
-        def without_slots(sharding: NamedSharding) -> NamedSharding:
-            return NamedSharding(sharding.mesh, P(*sharding.spec[1:]), memory_kind=sharding.memory_kind)
+        shardings = self.state_sharding
 
         def take_leaf(x: Array, sharding: NamedSharding, slot: Array) -> Array:
             # Nothing is computed in the host's memory: a leaf that lies there is fetched for it.
@@ -213,13 +238,11 @@ class Program:
             return jax.lax.dynamic_index_in_dim(x, slot, keepdims=False)
 
         def take(state: TrainState, slot: Array) -> TrainState:
-            return jax.tree.map(functools.partial(take_leaf, slot=slot), state, self.state_sharding)
+            of_slot = functools.partial(take_leaf, slot=slot)
+            return jax.tree.map(of_slot, state, shardings)
 
-        return jax.jit(
-            take,
-            in_shardings=(self.state_sharding, None),
-            out_shardings=jax.tree.map(without_slots, self.state_sharding),
-        )
+        out_shardings = jax.tree.map(without_slots, shardings)
+        return jax.jit(take, in_shardings=(shardings, None), out_shardings=out_shardings)
 
     # --- ahead of time
 
@@ -228,40 +251,42 @@ class Program:
 
         The devices need not be there: those of a topology (sweeps/cost/compiler.py) will do.
         """
-        tokens = jax.ShapeDtypeStruct(self.token_shape(), dtype)
-        steps = jax.ShapeDtypeStruct((self.slots,), np.int32)
+        state = self._placement.state_shapes
         values = self._abstract_values()
+        tokens = jax.ShapeDtypeStruct(self.token_shape(), dtype)
         start = time.monotonic()
         with jax.set_mesh(self.mesh):
-            self.compiled = self._train.lower(self.state_shapes, values, tokens, steps).compile()
+            lowered = self._train.lower(state, values, tokens, self._abstract_counts())
+            self.compiled = lowered.compile()
         self.compile_seconds = time.monotonic() - start
         self.memory_bytes = compiling.peak_bytes(self.compiled)
         return self
+
+    def _abstract_counts(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.slots,), np.int32)
 
     def compile_rest(self, dtype: Any = np.uint16, batches: int = 1) -> dict[str, int | None]:
         """Compile what else runs beside the train function; return the peak bytes of each, all slots' states included.
 
         These are an evaluation on `batches` batches, and taking a slot's state for its checkpoint.
         """
+        state = self._placement.state_shapes
         tokens = jax.ShapeDtypeStruct(self.token_shape(batches), dtype)
-        batch_counts = jax.ShapeDtypeStruct((self.slots,), np.int32)
         slot = jax.ShapeDtypeStruct((), np.int32)
         with jax.set_mesh(self.mesh):
-            evaluate = self._evaluate.lower(self.state_shapes.params, tokens, batch_counts).compile()
-            take = self._take.lower(self.state_shapes, slot).compile()
-        evaluation = compiling.peak_bytes(evaluate)
+            evaluate = self._evaluate.lower(state.params, tokens, self._abstract_counts())
+            take = self._take.lower(state, slot)
+            evaluation = compiling.peak_bytes(evaluate.compile())
+            checkpoint = compiling.peak_bytes(take.compile())
         if evaluation is not None:  # it is given the parameters: the rest of the state lies beside them
             evaluation += self.device_bytes() - self.device_bytes("params")
-        return {"evaluation": evaluation, "checkpoint": compiling.peak_bytes(take)}
+        return {"evaluation": evaluation, "checkpoint": checkpoint}
 
     def device_bytes(self, field: str | None = None) -> int:
         """Return the bytes of all slots' states on one device, or of one field; what lies with the host does not count."""
-        shapes: Any = self.state_shapes if field is None else getattr(self.state_shapes, field)
-        shardings: Any = self.state_sharding if field is None else getattr(self.state_sharding, field)
-
-        def size(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:
-            if sharding.memory_kind == offload.PINNED:
-                return 0
-            return math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
-
-        return sum(jax.tree.leaves(jax.tree.map(size, shapes, shardings)))
+        shapes: Any = self._placement.state_shapes
+        shardings: Any = self._placement.state
+        if field is not None:
+            shapes = getattr(shapes, field)
+            shardings = getattr(shardings, field)
+        return device_bytes(shapes, shardings)

@@ -44,16 +44,20 @@ def _body(run: Run, tokens: Scalar) -> Scalar:
     if options.name == "constant":
         return jnp.ones_like(tokens)
     if options.name == "wsd":
-        begin = total - options.decay_tokens
-        u = (tokens - begin) / jnp.maximum(options.decay_tokens, 1)
+        length = options.decay_tokens
+        begin = total - length
+        u = (tokens - begin) / jnp.maximum(length, 1)
         cooled = _cooldown(options.decay_shape, jnp.clip(u, 0, 1), options.final)
         return jnp.where(u < 0, 1.0, cooled)
-    u = (tokens - options.warmup_tokens) / jnp.maximum(total - options.warmup_tokens, 1)
+
+    begin = options.warmup_tokens
+    length = total - begin
+    u = (tokens - begin) / jnp.maximum(length, 1)
     factor = _cooldown("cosine", jnp.clip(u, 0, 1), options.final)
-    if options.name == "cosine_halved":
-        is_second_half = 2 * tokens > total
-        factor = factor * jnp.where(is_second_half, 0.5, 1.0)
-    return factor
+    if options.name == "cosine":
+        return factor
+    is_second_half = 2 * tokens > total
+    return factor * jnp.where(is_second_half, 0.5, 1.0)
 
 
 def schedule(run: Run, tokens: Scalar) -> Scalar:

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float
 from experiments.run.identity import with_runtime
 from experiments.run.schema import Run
 from experiments.store.train_state import TrainState
-from experiments.training import microbatches, offload, step
+from experiments.training import step
+from experiments.training.microbatches import map_microbatches
+from experiments.training.offload import is_away
 
 Values = dict[str, Any]  # runtime options by path, and under "added" what a growth has added
 Metrics = dict[str, Array]
@@ -24,6 +26,11 @@ Metrics = dict[str, Array]
 def _at(tree: Any, slot: Any) -> Any:
     """Return one slot of a tree."""
     return jax.tree.map(lambda leaf: leaf[slot], tree)
+
+
+def _with_slot(tree: Any, slot: Any, one: Any) -> Any:
+    """Return a tree with one slot replaced."""
+    return jax.tree.map(lambda all_slots, leaf: all_slots.at[slot].set(leaf), tree, one)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +87,21 @@ class Slots:
 
         A pass over all states, as a map would make it, costs more than small steps do.
         """
-        slots = jnp.arange(steps_K.shape[0])
-        stop = jnp.max(jnp.where(steps_K > 0, slots + 1, 0))
-        start = jnp.min(jnp.where(steps_K > 0, slots, stop))
+        count = steps_K.shape[0]
+        slots = jnp.arange(count)
+        has_steps = steps_K > 0
+        stop = jnp.max(jnp.where(has_steps, slots + 1, 0))
+        start = jnp.min(jnp.where(has_steps, slots, stop))
         inputs = (values, tokens_KSBT, steps_K)
-        _, metrics = jax.eval_shape(self._train_one, *_at((states, *inputs), 0))
-        log = {name: jnp.zeros((steps_K.shape[0], *one.shape), one.dtype) for name, one in metrics.items()}
+        first_slot = _at((states, *inputs), 0)
+        _, metrics = jax.eval_shape(self._train_one, *first_slot)
+        log = {name: jnp.zeros((count, *one.shape), one.dtype) for name, one in metrics.items()}
 
         def body(slot: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             states, _ = carry
-            done = self._train_one(_at(states, slot), *_at(inputs, slot))
-            return jax.tree.map(lambda all_slots, one: all_slots.at[slot].set(one), carry, done)
+            state = _at(states, slot)
+            done = self._train_one(state, *_at(inputs, slot))
+            return _with_slot(carry, slot, done)
 
         return jax.lax.fori_loop(start, stop, body, (states, log))
 
@@ -107,12 +118,14 @@ class Slots:
             offload=self.offload,
         )
         _, metrics = jax.eval_shape(take_step, state, tokens_SBT[0])
-        log = {name: jnp.zeros(tokens_SBT.shape[0], jnp.float32) for name in metrics}
+        batches = tokens_SBT.shape[0]
+        log = {name: jnp.zeros(batches, jnp.float32) for name in metrics}
 
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
             state, metrics = take_step(state, tokens_SBT[i])
-            return state, {name: values_S.at[i].set(metrics[name]) for name, values_S in log.items()}
+            logged = {name: values_S.at[i].set(metrics[name]) for name, values_S in log.items()}
+            return state, logged
 
         return jax.lax.fori_loop(0, steps, body, (state, log))
 
@@ -126,10 +139,12 @@ class Slots:
         evaluate = functools.partial(step.eval_step, self.run, params)
 
         def body(i: Array, nats_SB: Array) -> Array:
-            nats_B = microbatches.map_microbatches(evaluate, tokens_SBT[i], self.microbatches)
+            tokens_BT = tokens_SBT[i]
+            nats_B = map_microbatches(evaluate, tokens_BT, self.microbatches)
             return nats_SB.at[i].set(nats_B)
 
-        return jax.lax.fori_loop(0, batches, body, jnp.zeros(tokens_SBT.shape[:2], jnp.float32))
+        nothing_SB = jnp.zeros(tokens_SBT.shape[:2], jnp.float32)
+        return jax.lax.fori_loop(0, batches, body, nothing_SB)
 
     def effective(self, states: TrainState, values: Values) -> Any:
         """Return the parameters that the models compute with, behind the masks of their growth."""
@@ -142,5 +157,12 @@ class Slots:
 
 def _alone(function: Callable[..., Any], *trees: Any) -> Any:
     """Call a function on the only slot. What lies with the host keeps its axis of slots: see offload.in_turn."""
-    one = jax.tree.map(lambda leaf: leaf if offload.is_away(leaf) else leaf[0], trees)
-    return jax.tree.map(lambda leaf: leaf if offload.is_away(leaf) else leaf[None], function(*one))
+
+    def take(leaf: Array) -> Array:
+        return leaf if is_away(leaf) else leaf[0]
+
+    def put_back(leaf: Array) -> Array:
+        return leaf if is_away(leaf) else leaf[None]
+
+    slot = jax.tree.map(take, trees)
+    return jax.tree.map(put_back, function(*slot))

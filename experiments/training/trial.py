@@ -47,7 +47,8 @@ class Trial:
         from experiments.store.checkpoint import Checkpoints
         from experiments.training.evaluate import HeldOut
 
-        run, execution = self.run, self.execution
+        run = self.run
+        execution = self.execution
         manifests = tuple(manifest.fingerprint for manifest in self.manifests)
         before = self.parent.lineage if self.parent else None
         self.learns = self.parent is not None and self.parent.learns(run)
@@ -83,7 +84,8 @@ class Trial:
 
         Steps of a learned growth, before the run's own, are negative.
         """
-        first_batch, steps = start, stop - start
+        steps = stop - start
+        first_batch = start
         if self.spikes:  # what was left out lies before all steps to come
             first_batch = self.spikes.batch_of(start)
         batch = self.run.batch
@@ -103,6 +105,10 @@ class Trial:
             return self.sequences(step, step + 1)
 
         return growth.first_state(self.parent, self.run, fresh, batch)
+
+    def added(self) -> dict[str, np.ndarray] | None:
+        """Return what its growth has added, for the masks of programs that have them; None: nothing."""
+        return self.parent.added(self.run) if self.parent else None
 
     # --- where it stands
 

@@ -29,9 +29,9 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
         values = {"data": {"corpus": two, "holdout": 0.2, "weights": weights}, "seq_len": 32, "batch_tokens": 256}
         run, _ = freeze.freeze(values | {"evaluation": {"weights": (1.0, 1.0), "tokens": 2_048}})
         manifests = prepare(run.data, tmp_path / "root", progress=False)
-        held.append(evaluate.Sequences(run, manifests))
+        held.append(evaluate.HeldOut(run, manifests))
         nats = np.zeros(held[-1].batches * run.batch)
-        nats[: held[-1].rows] = np.where(held[-1].corpus == 0, 32.0, 64.0)
+        nats[: held[-1].sequence_count] = np.where(held[-1].corpus == 0, 32.0, 64.0)
         result = held[-1].result(nats.reshape(-1, run.batch))
         assert result.parts == (1.0, 2.0) and result.columns["loss_part_2"] == 2.0
         assert result.loss_nats == pytest.approx(1.5, abs=0.02) and "parts" not in result.columns

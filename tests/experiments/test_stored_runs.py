@@ -8,7 +8,7 @@ import pytest
 from experiments.cli import InputError
 from experiments.run import freeze, identity, stored
 from experiments.store import inherit, record, weights
-from experiments.training.trial import workdir_of
+from experiments.store.run_file import reserve
 from sweeps.watch import grid_table
 from sweeps.work.workdir import State
 
@@ -71,7 +71,7 @@ def test_an_old_point_of_a_study_has_its_columns(tiny):
 def test_a_run_is_written_with_todays_version(tiny, tmp_path: pathlib.Path):
     run, _ = freeze.freeze(tiny())
     name = identity.fingerprint(run, ("m",))
-    workdir_of(tmp_path / "new", run, name, ("m",))
+    reserve(tmp_path / "new", run, name, ("m",))
     value = json.loads((tmp_path / "new" / "run.json").read_text())
     assert stored.version(value) == stored.SCHEMA == 2
     assert stored.read(value["run"], 2) == run

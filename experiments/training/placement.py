@@ -1,0 +1,62 @@
+"""Decide how the arrays of a population lie on the devices of a mesh, and what of them lies with the host."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.run.schema import Run
+from experiments.store.train_state import TrainState
+from experiments.training import offload, step
+from models.mesh import rules
+
+
+class Placement(NamedTuple):
+    """Shardings of everything that goes in and out of a program; all have slots in front.
+
+    slots: of what is one value a slot.
+    tokens: slots, batches, sequences, tokens.
+    state: of every leaf of the states.
+    state_shapes: shape and type of every leaf, and where the compiler has to know it the sharding.
+    """
+
+    slots: NamedSharding
+    tokens: NamedSharding
+    state: TrainState
+    state_shapes: TrainState
+
+
+def place(run: Run, shapes: TrainState, mesh: Mesh, offloaded: str) -> Placement:
+    """Place a run's arrays. `shapes`: of the states of all slots; `offloaded`: what lies with the host, or "none"."""
+    axes = step.state_axes(run)
+    state = rules.shardings(axes, shapes, mesh)
+    if offloaded != "none":
+        opt = offload.placed(axes.opt, state.opt)
+        state = state._replace(opt=opt)
+        shapes = jax.tree.map(_with_sharding, shapes, state)
+    batch_axes = rules.split_by(["batch"])[0]
+    slots = NamedSharding(mesh, P("trial"))
+    tokens = NamedSharding(mesh, P("trial", None, batch_axes))
+    return Placement(slots, tokens, state, shapes)
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def without_slots(sharding: NamedSharding) -> NamedSharding:
+    """Return the sharding of one slot of an array."""
+    spec = P(*sharding.spec[1:])
+    return NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+
+
+def device_bytes(shapes: Any, shardings: Any) -> int:
+    """Return the bytes of a tree of arrays on one device; what lies with the host does not count."""
+    total = 0
+    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True):
+        if sharding.memory_kind != offload.PINNED:
+            shard = sharding.shard_shape(leaf.shape)
+            total += math.prod(shard) * leaf.dtype.itemsize
+    return total

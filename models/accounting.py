@@ -3,6 +3,11 @@
 import dataclasses
 from typing import Any
 
+# Groups of parameters that belong to the vocabulary; all others are the body's.
+VOCABULARY_GROUPS = ("embed", "position", "head")
+
+FORWARD_AND_BACKWARD = 3  # of the forward pass: backward takes twice as much
+
 
 @dataclasses.dataclass(frozen=True)
 class Dispatch:
@@ -38,9 +43,6 @@ class Accounting:
     dispatch: Dispatch = Dispatch()
 
 
-VOCABULARY_GROUPS = ("embed", "position", "head")
-
-
 def transformer_conventions(
     *,
     width: int,
@@ -52,42 +54,60 @@ def transformer_conventions(
     vocab: int,
     seq_len: int,
 ) -> dict[str, float]:
-    """Training FLOPs per token of a decoder under the formulas of two papers (SPECS 0.2).
+    """Return training FLOPs per token of a decoder under the formulas of two papers (SPECS 0.2).
 
-    chinchilla: Hoffmann et al. 2022, appendix F: counts the embedding as a matmul, the softmax, and ignores
-    grouped key-value heads; `heads_width`, `heads` and `ff` may be means over layers. deepseek: DeepSeek LLM 2024, M = 72 L d^2 + 12 L d T: no vocabulary.
+    chinchilla: Hoffmann et al. 2022, appendix F: counts the embedding as a matmul, the softmax, and ignores grouped
+    key-value heads; `heads_width`, `heads` and `ff` may be means over layers. deepseek: DeepSeek LLM 2024,
+    M = 72 L d^2 + 12 L d T: no vocabulary.
     """
-    t, attention = seq_len, heads_width
-    layer = 2 * 3 * t * width * attention + 2 * t * t * attention + 3 * heads * t * t
-    layer += 2 * t * t * attention + 2 * t * attention * width + 2 * t * ff_matrices * width * ff
-    chinchilla = 3 * (2 * 2 * t * vocab * width + depth * layer) / t
-    return {"chinchilla": chinchilla, "deepseek": 72.0 * depth * width**2 + 12.0 * depth * width * t}
+    # FLOPs of a whole sequence in one layer, in the order and under the names of appendix F.
+    query_key_value = 2 * 3 * seq_len * width * heads_width
+    key_query_logits = 2 * seq_len * seq_len * heads_width
+    softmax = 3 * heads * seq_len * seq_len
+    softmax_query_reduction = 2 * seq_len * seq_len * heads_width
+    attention_output = 2 * seq_len * heads_width * width
+    feed_forward = 2 * seq_len * ff_matrices * width * ff
+    layer = query_key_value + key_query_logits + softmax
+    layer += softmax_query_reduction + attention_output + feed_forward
+
+    embedding_and_logits = 2 * 2 * seq_len * vocab * width
+    chinchilla = FORWARD_AND_BACKWARD * (embedding_and_logits + depth * layer) / seq_len
+    deepseek = 72.0 * depth * width**2 + 12.0 * depth * width * seq_len
+    return {"chinchilla": chinchilla, "deepseek": deepseek}
 
 
 def ledger(account: Accounting, tokens: int) -> dict[str, Any]:
-    """Grid columns: parameters N and training FLOPs C under every published convention, for a run of `tokens` tokens.
+    """Return grid columns: parameters N and training FLOPs C under every published convention, for so many tokens.
 
     Backward is twice forward. `flops_total` uses full attention, as most published numbers do; `flops_causal` is
     what causal attention needs. `params_no_embed` has neither embeddings nor head (Kaplan et al. 2020).
     """
-    total, active = sum(account.params.values()), sum(account.active.values())
+    total = sum(account.params.values())
+    active = sum(account.active.values())
     vocabulary = sum(account.params.get(group, 0) for group in VOCABULARY_GROUPS)
-    matmul = 3 * sum(account.matmul.values())
-    head = 3 * account.matmul.get("head", 0.0)
-    full, causal = 3 * sum(account.attention.values()), 3 * sum(account.causal.values())
-    per_token = {
-        "flops_total": matmul + full,
-        "flops_causal": matmul + causal,
+    matmul = FORWARD_AND_BACKWARD * sum(account.matmul.values())
+    head = FORWARD_AND_BACKWARD * account.matmul.get("head", 0.0)
+    full_attention = FORWARD_AND_BACKWARD * sum(account.attention.values())
+    causal_attention = FORWARD_AND_BACKWARD * sum(account.causal.values())
+
+    flops_per_token = {
+        "flops_total": matmul + full_attention,
+        "flops_causal": matmul + causal_attention,
         "flops_matmul": matmul,
-        "flops_no_head": matmul + full - head,
+        "flops_no_head": matmul + full_attention - head,
         "flops_6nd": 6 * active,
         "flops_kaplan": 6 * (active - vocabulary),
-    } | {f"flops_{name}": value for name, value in account.conventions.items()}
-    return {
+    }
+    for name, flops in account.conventions.items():
+        flops_per_token[f"flops_{name}"] = flops
+    columns = {
         "params_total": total,
         "params_no_embed": total - vocabulary,
         "params_embed": account.params.get("embed", 0) + account.params.get("position", 0),
         "params_head": account.params.get("head", 0),
         "params_active": active,
-        "flops_per_token": matmul + full,
-    } | {name: value * tokens for name, value in per_token.items()}
+        "flops_per_token": matmul + full_attention,
+    }
+    for name, flops in flops_per_token.items():
+        columns[name] = flops * tokens
+    return columns

@@ -42,6 +42,42 @@ class Role(enum.StrEnum):
     LAST_NORM_SHIFT = "last_norm_shift"
 
 
+class ParamInfo(NamedTuple):
+    """A parameter without its values: its role, and a size for each of its logical axes."""
+
+    role: Role
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether it is stacked over layers, so that there are more of it in a deeper model."""
+        return self.axes[0] == "layers"
+
+    @property
+    def input_axis(self) -> int | None:
+        """The axis with which its input is contracted; None for vectors and look-up tables."""
+        own = [axis for axis, name in enumerate(self.axes) if name not in ("layers", "experts")]
+        if len(own) < 2 or self.role == Role.EMBED:
+            return None
+        return own[-1] if self.role == Role.TOKEN_KEYS else own[0]
+
+    @property
+    def is_norm_scale(self) -> bool:
+        """Whether it multiplies what a norm has made of unit size."""
+        return self.role in (Role.NORM_SCALE, Role.LAST_NORM_SCALE)
+
+    @property
+    def is_last_norm(self) -> bool:
+        """Whether it belongs to the norm between the layers and the head."""
+        return self.role in (Role.LAST_NORM_SCALE, Role.LAST_NORM_SHIFT)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is the last of a layer on the way to the residual stream."""
+        return self.in_layers and self.role == Role.WRITES
+
+
 class Output(NamedTuple):
     """Logits, and by name: terms that training adds to its loss, numbers to report, and parameters set by a rule.
 

@@ -4,7 +4,9 @@ Nothing here knows a trainer: weights, conversion, growth and training all build
 Config of the family. A path joins the names of modules and parameters: "blocks/attention/query/kernel".
 """
 
+from collections.abc import Mapping
 import functools
+import types
 from typing import Any
 
 from flax import nnx
@@ -12,11 +14,28 @@ import jax
 from jaxtyping import Array, Float, Integer
 
 import models
-from models.contract import Output, Role
-from models.growing import options
-from models.mesh import rules
+from models.contract import Output, ParamInfo
+from models.growing.layout import Layout
 
 Params = dict[str, Float[Array, "..."]]
+
+
+def by_path(state: Any) -> dict[str, nnx.Variable]:
+    """Return the variables of a module's state by path."""
+    found = {}
+    for names, variable in nnx.to_flat_state(state):
+        path = "/".join(str(name) for name in names)
+        found[path] = variable
+    return found
+
+
+def merge(graphdef: Any, params: Params) -> Any:
+    """Build a module from its graph definition and its parameters by path."""
+    leaves = []
+    for path, value in params.items():
+        names = tuple(path.split("/"))
+        leaves.append((names, nnx.Param(value)))
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
 @functools.cache
@@ -27,53 +46,47 @@ def _abstract(family: str, cfg: Any) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _axes(family: str, cfg: Any) -> dict[str, tuple[str, ...]]:
-    """Find the logical axes of each parameter by path."""
+def param_info(family: str, cfg: Any) -> Mapping[str, ParamInfo]:
+    """Describe every parameter by path: its role and logical axes as said where it is made, and its shape.
+
+    A parameter of stacked layers has the extra leading axis `layers`.
+    """
     _, state = _abstract(family, cfg)
-    axes = rules.logical_axes(state)
-    return {"/".join(map(str, path)): names for path, names in axes.items()}
+    found = {}
+    for path, variable in by_path(state).items():
+        made_as = variable.get_metadata()
+        shape = variable.get_value().shape
+        stacked = len(shape) - len(made_as["axes"])
+        axes = ("layers",) * stacked + tuple(made_as["axes"])
+        found[path] = ParamInfo(made_as["role"], axes, shape)
+    return types.MappingProxyType(found)
 
 
 def param_axes(family: str, cfg: Any) -> dict[str, tuple[str, ...]]:
     """Return the logical axis names of every parameter by path."""
-    return _axes(family, cfg)
-
-
-def param_roles(family: str, cfg: Any) -> dict[str, Role]:
-    """Return the role of every parameter by path: what it does in the model, as said where it is made."""
-    _, state = _abstract(family, cfg)
-    roles = {}
-    for path, variable in nnx.to_flat_state(state):
-        roles["/".join(map(str, path))] = variable.get_metadata()["role"]
-    return roles
+    return {path: info.axes for path, info in param_info(family, cfg).items()}
 
 
 def param_shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter by path."""
-    abstract = jax.eval_shape(lambda: init_params(family, cfg))
-    return {path: leaf.shape for path, leaf in abstract.items()}
+    return {path: info.shape for path, info in param_info(family, cfg).items()}
 
 
-def layout(family: str, cfg: Any) -> options.Layout:
-    """Describe the model without its values, as growth needs it."""
-    return options.Layout(family, cfg, param_axes(family, cfg), param_shapes(family, cfg))
+def layout(family: str, cfg: Any) -> Layout:
+    """Describe the model without its values, as growth looks at it."""
+    return Layout(family, cfg, param_info(family, cfg))
 
 
 def init_params(family: str, cfg: Any, seed: int | Integer[Array, ""] = 0) -> Params:
     """Draw initial parameters. `seed` and the runtime options of `cfg` may be traced numbers."""
     module = models.load(family).Model(cfg, nnx.Rngs(params=jax.random.key(seed)))
-    state = nnx.to_flat_state(nnx.state(module))
-    return {"/".join(map(str, path)): variable.get_value() for path, variable in state}
+    return {path: variable.get_value() for path, variable in by_path(nnx.state(module)).items()}
 
 
 def model(family: str, cfg: Any, params: Params) -> Any:
     """Build the model with these parameters."""
     graphdef, _ = _abstract(family, cfg)
-    leaves = []
-    for path in _axes(family, cfg):
-        names = tuple(path.split("/"))
-        leaves.append((names, nnx.Param(params[path])))
-    return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+    return merge(graphdef, {path: params[path] for path in param_info(family, cfg)})
 
 
 def apply(family: str, cfg: Any, params: Params, tokens_BL: Integer[Array, "B L"]) -> Output:

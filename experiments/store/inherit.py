@@ -26,6 +26,7 @@ from experiments.store.lineage import Lineage
 from models import functional
 from models.growing import check as growing
 from models.growing import operators
+from models.growing.layout import same
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -69,7 +70,7 @@ class Parent:
             return False
         source = functional.layout(self.family, self.model)
         target = functional.layout(child.family, child.model)
-        return operators.same(source, target)
+        return same(source, target)
 
 
 @functools.lru_cache(maxsize=64)

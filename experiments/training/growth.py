@@ -21,7 +21,7 @@ from experiments.store.train_state import TrainState, from_names, named_leaves
 from experiments.training import optimizer, step
 from models import functional
 from models.growing import operators, upcycling
-from models.growing.options import Layout
+from models.growing.layout import Layout
 
 Params = Mapping[str, Float[np.ndarray, "..."]]
 Arrays = dict[str, Array]
@@ -81,7 +81,7 @@ def _followed_parameters(run: Run, layout: Layout) -> dict[str, str]:
     params = {}
     for path, shape in layout.shapes.items():
         params[path] = jax.ShapeDtypeStruct(shape, np.float32)
-    transform = optimizer.transform(run, layout.axes)
+    transform = optimizer.transform(run, layout.parameters)
     return optimizer.followed_parameters(transform.init, params)
 
 

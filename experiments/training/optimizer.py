@@ -16,27 +16,28 @@ from experiments.store.train_state import from_names, named_leaves
 from experiments.training import optimizers
 from experiments.training.offload import in_turn
 from experiments.training.transformations import Chain, Parameter, times
+from models.contract import ParamInfo
 
 Gradients = dict[str, Array]
-Axes = Mapping[str, tuple[str, ...]]
+ParamInfos = Mapping[str, ParamInfo]
 
 
-def chain_of(run: Run, axes: Axes) -> Chain:
-    """Return what the run's optimizer does to gradients. `axes`: logical axis names of the parameters, by path."""
-    parameters = {path: Parameter(names, run.model.factors(path, names)) for path, names in axes.items()}
+def chain_of(run: Run, infos: ParamInfos) -> Chain:
+    """Return what the run's optimizer does to gradients. `infos`: roles and logical axes of the parameters, by path."""
+    parameters = {path: Parameter(info.axes, run.model.factors(info)) for path, info in infos.items()}
     return optimizers.load(run.opt.name).chain(run.opt, parameters)
 
 
-def transform(run: Run, axes: Axes, offload: str = "none") -> optax.GradientTransformation:
+def transform(run: Run, infos: ParamInfos, offload: str = "none") -> optax.GradientTransformation:
     """Return the run's optimizer. Its updates are for a learning rate of 1: the train step multiplies them.
 
     Where the model's parametrization asks for it, each parameter has its own multiple of the learning rate
     (models/numerics/parametrization.py). `offload` "optimizer": the state that follows parameters comes from the host's
     memory and goes back there (experiments/training/offload.py).
     """
-    chain = chain_of(run, axes)
+    chain = chain_of(run, infos)
     each_parameter = optax.chain(*chain.links)
-    lr_multiples = {path: run.model.factors(path, names).lr for path, names in axes.items()}
+    lr_multiples = {path: run.model.factors(info).lr for path, info in infos.items()}
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         clip_state, *link_states = state
@@ -75,12 +76,12 @@ def followed_parameters(init: Callable[[Any], Any], params: Mapping[str, Any]) -
     return followed
 
 
-def state_axes(run: Run, axes: Axes, params: Mapping[str, Any]) -> Any:
+def state_axes(run: Run, infos: ParamInfos, params: Mapping[str, Any]) -> Any:
     """Return the logical axes of every leaf of the optimizer's state: its parameter's, or none for a number."""
-    init = transform(run, axes).init
+    init = transform(run, infos).init
     followed = followed_parameters(init, params)
     state = jax.eval_shape(init, params)
-    axes_by_name = {name: axes[followed[name]] if name in followed else () for name in named_leaves(state)}
+    axes_by_name = {name: infos[followed[name]].axes if name in followed else () for name in named_leaves(state)}
     return from_names(state, axes_by_name)
 
 

@@ -29,7 +29,7 @@ from experiments.training import compiling, offload, packing
 from experiments.training.placement import device_bytes, place, without_slots
 from experiments.training.slots import Slots, Values
 from models import functional
-from models.growing import operators
+from models.growing import masks
 from models.mesh import mesh
 
 Tokens = Integer[np.ndarray, "K S B T"]  # slots, batches, sequences, seq_len + 1
@@ -119,7 +119,7 @@ class Program:
     @functools.cached_property
     def _mask_shapes(self) -> dict[str, tuple[int, ...]]:
         layout = functional.layout(self.run.family, self.run.model)
-        return operators.mask_shapes(layout)
+        return masks.mask_shapes(layout)
 
     def _abstract_values(self) -> Values:
         return jax.eval_shape(lambda: self.stack_values([self.run] * self.slots))

@@ -15,7 +15,7 @@ from experiments.training import loss as losses
 from experiments.training import microbatches, optimizer, schedule
 from models import functional
 from models.contract import Output
-from models.growing import operators
+from models.growing import masks
 
 Params = dict[str, Float[Array, "..."]]
 Metrics = dict[str, Float[Array, ""]]
@@ -32,8 +32,8 @@ def _inputs_and_targets(tokens_BT: Sequences) -> tuple[Integer[Array, "B L"], In
 def init_state(run: Run, values: Run) -> TrainState:
     """Return the state before the first step."""
     params = functional.init_params(run.family, values.model, values.seed)
-    axes = functional.param_axes(run.family, run.model)
-    opt = optimizer.transform(values, axes).init(params)
+    infos = functional.param_info(run.family, run.model)
+    opt = optimizer.transform(values, infos).init(params)
     return TrainState(params, opt, jnp.zeros((), jnp.int32))
 
 
@@ -41,7 +41,8 @@ def state_axes(run: Run) -> TrainState:
     """Return a TrainState of the logical axes of every leaf; those of the optimizer follow from their parameter's."""
     axes = functional.param_axes(run.family, run.model)
     params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
-    return TrainState(axes, optimizer.state_axes(run, axes, params), ())
+    infos = functional.param_info(run.family, run.model)
+    return TrainState(axes, optimizer.state_axes(run, infos, params), ())
 
 
 def objective(
@@ -66,7 +67,7 @@ def effective(run: Run, values: Run, state: TrainState, added: dict[str, Array] 
     if added is None:
         return state.params
     tokens = state.step.astype(jnp.float32) * run.batch_tokens
-    return operators.masked(state.params, added, tokens, values.growth.ramp_tokens)
+    return masks.masked(state.params, added, tokens, values.growth.ramp_tokens)
 
 
 def train_step(
@@ -85,8 +86,8 @@ def train_step(
     offload: what of the state lies in the host's memory (offload.py).
     """
     grads, metrics, ruled_params = _gradients(run, values, state, tokens_BT, added, microbatch_count)
-    axes = functional.param_axes(run.family, run.model)
-    transform = optimizer.transform(values, axes, offload)
+    infos = functional.param_info(run.family, run.model)
+    transform = optimizer.transform(values, infos, offload)
     updates, opt = transform.update(grads, state.opt, state.params)
     tokens_after = (state.step + 1).astype(jnp.float32) * run.batch_tokens
     lr = values.opt.lr * schedule.schedule(values, tokens_after - run.batch_tokens)

@@ -2,7 +2,7 @@
 
 The XLA form writes scores to memory; on a TPU, float32 scores are most of what attention moves. A fused kernel keeps
 them on the chip: splash attention on a TPU, cuDNN's on a GPU, both of jax. A kernel cannot be split by XLA, so every
-device calls it on its own sequences and heads (`collectives.on_shards`). What goes into queries, keys and values, and
+device calls it on its own sequences and heads (`shards.on_shards`). What goes into queries, keys and values, and
 the exchange of split positions for split heads, is the families'. Letters of the axes: models/contract.py.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from models.blocks.attention_tpu import LANES, _splash
+from models.blocks.attention_tpu import LANES, splash_attention
 from models.errors import InputError
 from models.mesh.current import backend
 from models.mesh.shards import on_shards
@@ -49,7 +49,7 @@ def attention(
     if kernel == "gpu":
         local = functools.partial(_cudnn, scale=scale, window=window)
     else:
-        local = functools.partial(_splash, scale=scale, window=window, interpret=kernel == "interpret")
+        local = functools.partial(splash_attention, scale=scale, window=window, interpret=kernel == "interpret")
     queries = ("batch", "attended", "heads_apart", "head_size")
     keys = ("batch", "attended", "kv_heads_apart", "head_size")
     return on_shards(local, (queries, keys, keys), queries, q_BLHK, k_BMGK, v_BMGK)

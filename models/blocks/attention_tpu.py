@@ -1,5 +1,6 @@
 """Run softmax attention on TPUs with jax's splash kernel."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -8,9 +9,9 @@ from jaxtyping import Array
 import numpy as np
 
 LANES = 128  # of a TPU: the kernel's blocks are multiples of it
-BLOCK = 512  # positions of a block of queries or keys in the forward kernel, at most
-BACKWARD_BLOCK = 1024  # positions of a block of keys in the fused backward kernel, at most
-MOST_PARTIALS = 8  # partial sums of the gradient of the queries, for which there is memory
+BLOCK = 512  # the most positions of a block in the forward kernel
+BACKWARD_BLOCK = 1024  # the most keys of a block in the fused backward kernel
+MOST_PARTIALS = 8  # sums of the gradient of the queries that the fused backward kernel may write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,30 +36,31 @@ class Blocks:
 
 
 def blocks(length: int, window: int) -> Blocks:
-    """Choose blocks for a sequence of `length` positions, a multiple of LANES."""
-
-    def largest(most: int) -> int:
-        return next(size for size in range(most, 0, -LANES) if length % size == 0)
-
+    """Choose the blocks for a sequence of `length` positions, a multiple of LANES."""
     # A block of keys that reaches far beyond a window is mostly masked.
     near = max(LANES, min(BLOCK, window // LANES * LANES))
-    fused = window == length and length <= MOST_PARTIALS * largest(BACKWARD_BLOCK)
-    side = largest(BLOCK if window == length else near)
-    return Blocks(side, side, side, largest(BACKWARD_BLOCK) if fused else side, fused)
+    in_full = window == length
+    backward_keys = _largest_block(length, BACKWARD_BLOCK)
+    fused = in_full and length <= MOST_PARTIALS * backward_keys
+    side = _largest_block(length, BLOCK if in_full else near)
+    return Blocks(q=side, kv=side, q_back=side, kv_back=backward_keys if fused else side, fused=fused)
+
+
+def _largest_block(length: int, most: int) -> int:
+    """Return the largest multiple of LANES up to `most` that divides a sequence."""
+    return next(size for size in range(most, 0, -LANES) if length % size == 0)
 
 
 def visited(length: int, window: int, q: int, kv: int) -> int:
-    """Count pairs of a query and a key in the blocks (`q` x `kv`) that are not masked as a whole.
-
-    So many products the kernel makes.
-    """
+    """Count the pairs of a query and a key in blocks (`q` x `kv`) that are not masked as a whole: what a kernel multiplies."""
     start = np.arange(0, length, q)
-    first = np.maximum(start - window + 1, 0) // kv
-    last = (start + q - 1) // kv
-    return int((last - first + 1).sum()) * q * kv
+    first_key = np.maximum(start - window + 1, 0)
+    last_key = start + q - 1
+    blocks_of_keys = last_key // kv - first_key // kv + 1
+    return int(blocks_of_keys.sum()) * q * kv
 
 
-def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
+def _kernel(length: int, heads: int, window: int, interpret: bool) -> Callable[..., Any]:
     """Make splash attention of `heads` heads [H, L, K]. Its masks become arrays of the trace that it is made in."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -75,8 +77,8 @@ def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
         block_kv_dq=None if b.fused else b.kv_back,
         use_fused_bwd_kernel=b.fused,
     )
-    shape = (length, length)
-    mask = masks.CausalMask(shape) if window == length else masks.LocalMask(shape, (window - 1, 0), 0)
+    square = (length, length)
+    mask = masks.CausalMask(square) if window == length else masks.LocalMask(square, (window - 1, 0), 0)
     return splash.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
@@ -87,17 +89,17 @@ def _kernel(length: int, heads: int, window: int, interpret: bool) -> Any:
     )
 
 
-def _splash(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int, interpret: bool) -> Array:
-    """Attend to one device's sequences and heads.
-
-    The scope's name tells sweeps/cost/hlo.py what the kernels inside multiply, which no compiler counts.
-    """
+def splash_attention(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int, interpret: bool) -> Array:
+    """Attend within one device's sequences and heads. The scope tells sweeps/cost/hlo.py what the kernels multiply."""
     length, heads = q_BLHK.shape[1:3]
     kernel = _kernel(length, heads, window, interpret)
     b = blocks(length, window)
     forward = visited(length, window, b.q, b.kv)
     backward = visited(length, window, b.q_back, b.kv_back)
-    with jax.named_scope(f"attention_pairs_{forward}_{backward}_{'fused' if b.fused else 'apart'}"):
+    scope = f"attention_pairs_{forward}_{backward}_{'fused' if b.fused else 'apart'}"
+    with jax.named_scope(scope):
         q_BHLK = (q_BLHK * scale).swapaxes(1, 2)
-        o_BHLK = jax.vmap(kernel)(q_BHLK, k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2))
+        k_BGLK = k_BLGK.swapaxes(1, 2)
+        v_BGLK = v_BLGK.swapaxes(1, 2)
+        o_BHLK = jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK)
     return o_BHLK.swapaxes(1, 2)

@@ -33,8 +33,8 @@ class Cell(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, width: int):
         axes = {"state": width, "gates": 3 * width}
         std = (3 * width) ** -0.5  # the variance of torch's initialisation
-        self.input = Linear(rngs, Role.ROUTER, axes, std, bias=True)
-        self.hidden = Linear(rngs, Role.ROUTER, axes, std, bias=True)
+        self.input = Linear(rngs, Role.READS, axes, std, bias=True)
+        self.hidden = Linear(rngs, Role.READS, axes, std, bias=True)
 
     def __call__(self, u_BLW: Float[Array, "B L W"], h_BLW: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
         reset, update, new = jnp.split(self.input(u_BLW), 3, axis=-1)
@@ -51,7 +51,7 @@ class Router(nnx.Module):
         D, E, W = cfg.width, cfg.experts, cfg.router_width
         recurrent = cfg.router == "recurrent"
         enter = {"state": W} if recurrent else {"embed": D}
-        self.down = Linear(rngs, Role.ROUTER, {"embed": D, "state": W}, std) if recurrent else None
+        self.down = Linear(rngs, Role.READS, {"embed": D, "state": W}, std) if recurrent else None
         self.out = Linear(rngs, Role.ROUTER, enter | {"router": E}, std)
         self.bias = param(rngs, Role.ROUTER, {"router": E}) if cfg.bias_rate else None
         self.scale = 1 / cfg.width_ratio

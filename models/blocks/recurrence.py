@@ -9,13 +9,14 @@ from jaxtyping import Array, Float
 from models.mesh.current import backend
 from models.mesh.exchange import exchange
 
-Affine = tuple[Array, Array]  # a and b of a map s -> a s + b
+# An affine map s -> a s + b of states, elementwise: (a, b).
+Affine = tuple[Array, Array]
 
 
 def linear_recurrence(
     decay_BLR: Float[Array, "B L R"], update_BLR: Float[Array, "B L R"], chunk: int | None = None
 ) -> Float[Array, "B L R"]:
-    """Compute s_t = decay_t s_{t-1} + update_t along L from s_{-1} = 0, elementwise, in the type of its arguments.
+    """Return s_t = decay_t s_{t-1} + update_t along L from s_{-1} = 0, elementwise, in the type of its arguments.
 
     `chunk` 0 is one associative scan over the sequence; otherwise chunks of that length go side by side, step by step,
     and are then joined in order. None takes what is faster: on a CPU one chunk, the scan elsewhere. No form divides by a
@@ -27,76 +28,85 @@ def linear_recurrence(
         chunk = length if backend() == "cpu" else 0
     decay_BLR = exchange(decay_BLR, "ff")
     update_BLR = exchange(update_BLR, "ff")
-    states_BLR = _recurrence(decay_BLR, update_BLR, min(chunk, length))
+    states_BLR: Array = _recurrence(decay_BLR, update_BLR, min(chunk, length))
     return exchange(states_BLR, "ff", back=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _recurrence(decay_BLR: Array, update_BLR: Array, chunk: int) -> Array:
+    batch, length, size = decay_BLR.shape
     if chunk == 0:
         _, states_BLR = jax.lax.associative_scan(_then, (decay_BLR, update_BLR), axis=1)
         return states_BLR
-    return _by_chunks(decay_BLR, update_BLR, chunk)
-
-
-def _by_chunks(decay_BLR: Array, update_BLR: Array, chunk: int) -> Array:
-    """The recurrence in chunks of that length, the last one padded."""
-    batch, length, size = decay_BLR.shape
-    pad = ((0, 0), (0, -length % chunk), (0, 0))
-
     # [steps of a chunk, batch, chunks, R]: one step of all chunks at a time.
-    def by_step(x_BLR: Array) -> Array:
-        return jnp.pad(x_BLR, pad).reshape(batch, -1, chunk, size).transpose(2, 0, 1, 3)
-
-    steps = (by_step(decay_BLR), by_step(update_BLR))
-    zero = jnp.zeros_like(steps[1][0])
+    decay = _in_chunks(decay_BLR, chunk)
+    update = _in_chunks(update_BLR, chunk)
     if chunk == length:
-        _, states = jax.lax.scan(_next_state, zero, steps)
+        states = _states(decay, update)
     else:
-        states = _joined(steps, zero)
-    return states.transpose(1, 2, 0, 3).reshape(batch, -1, size)[:, :length]
+        states = _joined_states(decay, update)
+    states_BLR = states.transpose(1, 2, 0, 3).reshape(batch, -1, size)
+    return states_BLR[:, :length]
 
 
-def _joined(steps: Affine, zero: Array) -> Array:
-    """States of all chunks: of each by itself, and of what the chunk before hands on."""
-
-    def compose(so_far: Affine, step: Affine) -> tuple[Affine, Affine]:
-        composed = _then(so_far, step)
-        return composed, composed
-
-    _, (decay, local) = jax.lax.scan(compose, (jnp.ones_like(zero), zero), steps)
-    # [chunks, batch, R]: the map of each whole chunk.
-    ends = (decay[-1].transpose(1, 0, 2), local[-1].transpose(1, 0, 2))
-
-    def state_before(state: Array, end: Affine) -> tuple[Array, Array]:
-        return end[0] * state + end[1], state
-
-    _, before = jax.lax.scan(state_before, jnp.zeros_like(ends[1][0]), ends)
-    return local + decay * before.transpose(1, 0, 2)
+def _in_chunks(x_BLR: Array, chunk: int) -> Array:
+    """Cut positions into chunks, the last filled up with zeros: [step, batch, chunks, R]."""
+    batch, length, size = x_BLR.shape
+    padded = jnp.pad(x_BLR, ((0, 0), (0, -length % chunk), (0, 0)))
+    return padded.reshape(batch, -1, chunk, size).transpose(2, 0, 1, 3)
 
 
-def _next_state(state: Array, step: Affine) -> tuple[Array, Array]:
-    state = step[0] * state + step[1]
-    return state, state
+def _states(decay: Array, update: Array) -> Array:
+    """Return the states of chunks that each start from zero, step by step."""
+
+    def step(state: Array, affine: Affine) -> tuple[Array, Array]:
+        decay, update = affine
+        state = decay * state + update
+        return state, state
+
+    _, states = jax.lax.scan(step, jnp.zeros_like(update[0]), (decay, update))
+    return states
+
+
+def _joined_states(decay: Array, update: Array) -> Array:
+    """Return the states of chunks of which each starts from the last state of the one before."""
+
+    def step(so_far: Affine, affine: Affine) -> tuple[Affine, Affine]:
+        so_far = _then(so_far, affine)
+        return so_far, so_far
+
+    zero = jnp.zeros_like(update[0])
+    identity = (jnp.ones_like(zero), zero)
+    _, (decay_so_far, local) = jax.lax.scan(step, identity, (decay, update))
+
+    def hand_over(state: Array, whole_chunk: Affine) -> tuple[Array, Array]:
+        decay, local = whole_chunk
+        return decay * state + local, state
+
+    # [chunks, batch, R]: the map of each whole chunk, and then the state that each is handed.
+    ends = (decay_so_far[-1].transpose(1, 0, 2), local[-1].transpose(1, 0, 2))
+    _, before = jax.lax.scan(hand_over, jnp.zeros_like(ends[1][0]), ends)
+    return local + decay_so_far * before.transpose(1, 0, 2)
 
 
 def _then(first: Affine, second: Affine) -> Affine:
-    """Two affine maps, one after the other, as one."""
+    """Join two affine maps s -> a s + b, one after the other, to one."""
     return second[0] * first[0], second[0] * first[1] + second[1]
 
 
 def _recurrence_forward(decay_BLR: Array, update_BLR: Array, chunk: int) -> tuple[Array, tuple[Array, Array]]:
-    states_BLR = jnp.asarray(_recurrence(decay_BLR, update_BLR, chunk))
+    states_BLR: Array = _recurrence(decay_BLR, update_BLR, chunk)
     return states_BLR, (decay_BLR, states_BLR)
 
 
 def _recurrence_backward(chunk: int, saved: tuple[Array, Array], d_BLR: Array) -> tuple[Array, Array]:
-    """The same recurrence from the end: G_t = d_t + decay_{t+1} G_{t+1}; G is d update, and G_t s_{t-1} d decay."""
+    """Run the same recurrence from the end: G_t = d_t + decay_{t+1} G_{t+1}; G is d update, and G_t s_{t-1} d decay."""
     decay_BLR, states_BLR = saved
     later_BLR = jnp.pad(decay_BLR[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    from_end_BLR: Array = _recurrence(jnp.flip(later_BLR, 1), jnp.flip(d_BLR, 1), chunk)
+    d_update_BLR = jnp.flip(from_end_BLR, 1)
     before_BLR = jnp.pad(states_BLR[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    total_BLR = jnp.flip(_recurrence(jnp.flip(later_BLR, 1), jnp.flip(d_BLR, 1), chunk), 1)
-    return total_BLR * before_BLR, total_BLR
+    return d_update_BLR * before_BLR, d_update_BLR
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

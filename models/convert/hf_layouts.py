@@ -1,6 +1,6 @@
-"""What experiments/convert.py knows of each architecture of Hugging Face: which key is which option, which tensor which parameter.
+"""Say for each architecture of Hugging Face which key of its config is which option, and which tensor which parameter.
 
-Only tables. A new architecture is one more `Layout` at the end of LAYOUTS.
+Only tables, which experiments/convert.py applies to files. A new architecture is one more `Layout` at the end of LAYOUTS.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ REQUIRED = object()
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of config.json: what transformers takes where it is missing, and its values in our words (None: the same)."""
+    """A key of config.json: what transformers takes where it is missing, and its values in our words (none: the same)."""
 
     name: str
     missing: Any = REQUIRED
@@ -34,7 +34,7 @@ class Tensor:
     parts: int = 1
 
     def pieces(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
-        """(index into the parameter, name, shape of the whole tensor) of each tensor."""
+        """Yield (index into the parameter, name, shape of the whole tensor) for each tensor."""
         stacked = self.name.count("{}")
         inner = shape[stacked:][::-1] if self.transpose else shape[stacked:]
         for index in np.ndindex(shape[:stacked]):
@@ -61,10 +61,12 @@ class Layout:
 
 
 def _linear(ours: str, theirs: str) -> dict[str, Tensor]:
+    """Say where the matrix of a layer is stored, which transformers has as [out, in]."""
     return {f"blocks/{ours}/kernel": Tensor(f"model.layers.{{}}.{theirs}.weight", transpose=True)}
 
 
 def _scale(ours: str, theirs: str) -> dict[str, Tensor]:
+    """Say where the scale of a layer's norm is stored."""
     return {f"blocks/{ours}/scale": Tensor(f"model.layers.{{}}.{theirs}.weight")}
 
 
@@ -138,7 +140,7 @@ QWEN3 = Layout(
 
 
 def _gpt2(ours: str, theirs: str, leaf: str, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
-    """A layer's weight ([in, out]: Conv1D) and bias."""
+    """Say where a layer's weight ([in, out]: Conv1D) and bias are stored."""
     name = f"transformer.h.{{}}.{theirs}"
     return {
         f"blocks/{ours}/{leaf}": Tensor(f"{name}.weight", part=part, parts=parts),
@@ -203,6 +205,7 @@ _MOE_IDLE += ("load_balance", "sequence_balance", "router_z")
 
 
 def _experts(gate: str, up: str, down: str, router: str) -> dict[str, Tensor]:
+    """Say where the router and the experts' matrices of a layer are stored."""
     return {
         "blocks/mlp/router/out/kernel": Tensor(f"model.layers.{{}}.{router}.weight", transpose=True),
         "blocks/mlp/gate": Tensor(f"model.layers.{{}}.{gate}.weight", transpose=True),
@@ -212,7 +215,7 @@ def _experts(gate: str, up: str, down: str, router: str) -> dict[str, Tensor]:
 
 
 def _mixtral_scores(cfg: Any) -> Any:
-    """Probabilities divided by their sum over the chosen are the softmax of the chosen logits."""
+    """Write the scores as Mixtral does: probabilities divided by their sum over the chosen are the softmax of their logits."""
     after = cfg.score == "softmax_after" or (cfg.score == "softmax" and cfg.renormalise)
     return dataclasses.replace(cfg, score="softmax", renormalise=True) if after else cfg
 

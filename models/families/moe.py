@@ -10,7 +10,6 @@ expert is and back (all-to-all: GShard, Lepikhin et al. 2020); dropless, the exp
 do, so that no imbalance changes a shape or a chip's work. See models/blocks/mixture.py.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from models.blocks.transformer import Attention, init_scales
 from models.contract import Output
 from models.errors import InputError
 from models.families import dense
-from models.numerics.parametrization import Factors
 from models.option import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, When, inherit, missing, option, when
 
 TOKENS_CHOOSE = when("mode", "dropless", "capacity")
@@ -215,10 +213,6 @@ class Config(dense.Config):
                 "model.mode='expert_choice' chooses among the tokens of a whole batch, which execution.microbatches > 1 "
                 "would cut; expected execution.microbatches=1, or 'dropless' or 'capacity'"
             )
-
-    def factors(self, path: str, axes: Sequence[str]) -> Factors:
-        """As in the dense family. A router maps the width to a fixed number, as the head does: its matrix is no hidden one."""
-        return super().factors(path, ("router",) if "router" in axes else axes)
 
 
 class Block(nnx.Module):
@@ -420,3 +414,27 @@ def _chinchilla(cfg: Config, seq_len: int) -> float:
         seq_len=seq_len,
     )
     return published["chinchilla"] + 3.0 * 3 * cfg.experts * cfg.mixed
+
+
+# The family whose models can become mixtures: models/growing/upcycling.py.
+UPCYCLED_FROM = "dense"
+
+
+def upcycled_parameter(path: str, cfg: Config) -> tuple[str, slice] | None:
+    """Return which parameter of a dense model the mixture's at `path` continues, and with which of its layers.
+
+    Experts continue a feed-forward. None: the dense model has none, as for routers and shared experts.
+    """
+    module, _, rest = path.partition("/")
+    if module == "first":
+        return f"blocks/{rest}", slice(None, cfg.dense_first)
+    if module == "cell":
+        return None
+    if module != "blocks":
+        return path, slice(None)
+    behind_first = slice(cfg.dense_first, None)
+    if rest in ("mlp/gate", "mlp/up", "mlp/down"):
+        return f"{path}/kernel", behind_first
+    if rest.startswith("mlp/"):
+        return None
+    return path, behind_first

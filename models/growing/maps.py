@@ -1,4 +1,4 @@
-"""Which element of a small model each element of a larger one comes from: index maps of layers, channels and heads.
+"""Say which element of a small model each element of a larger one comes from: index maps of layers, channels and heads.
 
 T elements of the target, L layers. Nothing here knows a parameter.
 """
@@ -23,43 +23,53 @@ class Map(NamedTuple):
 
     @property
     def source(self) -> int:
-        """Elements of the source."""
+        """Number of elements of the source."""
         return int(self.index.max()) + 1
 
 
 def of_index(index: Integer[np.ndarray, "T"], uneven: np.random.Generator | None = None) -> Map:
-    """The Map of an index: equal shares, or random ones around them."""
+    """Make the Map of an index: with equal shares, or with random ones around them."""
     _, first = np.unique(index, return_index=True)
     new = np.ones(len(index), bool)
     new[first] = False
     weight = np.ones(len(index)) if uneven is None else uneven.uniform(0.5, 1.5, len(index))
-    return Map(index, weight / np.bincount(index, weight)[index], new)
+    sum_of_copies = np.bincount(index, weight)
+    return Map(index, weight / sum_of_copies[index], new)
 
 
 def layers(
     source: int, target: int, order: str = "stack", first: int = 0, last: int | None = None
 ) -> Integer[np.ndarray, "L"]:
-    """Source layer of each of `target` layers: layers [first, last) are repeated, the others stand once.
+    """Return the source layer of each of `target` layers: layers [first, last) are repeated, the others stand once.
 
     stack: the whole range again and again (G_stack, Du et al. 2024); interpolate: each layer so many times in a row;
     gradual: the last layers once more, at most all that there are, until there are enough (the same as stack where
     depths double). Stacking ends in the middle of a range where the depths do not divide.
     """
-    last = source if last is None else last
     if order == "gradual":
-        index = np.arange(source)
-        while len(index) < target:
-            index = np.concatenate([index, index[-min(len(index), target - len(index)) :]])
-        return index
-    middle, size = np.arange(first, last), last - first + target - source
-    again = np.resize(middle, size) if order == "stack" else np.repeat(middle, size // (last - first))
-    return np.concatenate([np.arange(first), again, np.arange(last, source)])
+        return _gradual(source, target)
+    last = source if last is None else last
+    size = last - first + target - source
+    repeated = np.arange(first, last)
+    if order == "stack":
+        middle = np.resize(repeated, size)
+    else:
+        middle = np.repeat(repeated, size // (last - first))
+    return np.concatenate([np.arange(first), middle, np.arange(last, source)])
 
 
-def check_layers(source: int, target: int, order: str, first: int, last: int | None, whole: bool) -> None:
-    """Raises InputError, naming the fields, for a range or depths that `layers` cannot serve.
+def _gradual(source: int, target: int) -> Integer[np.ndarray, "L"]:
+    index = np.arange(source)
+    while len(index) < target:
+        more = min(len(index), target - len(index))
+        index = np.concatenate([index, index[-more:]])
+    return index
 
-    `whole`: every layer of the range has to be repeated equally often.
+
+def check_layers(source: int, target: int, order: str, first: int, last: int | None, every_layer_alike: bool) -> None:
+    """Raise InputError, naming the fields, for a range or depths that `layers` cannot serve.
+
+    `every_layer_alike`: every layer of the range has to be repeated equally often.
     """
     end = source if last is None else last
     if not 0 <= first < end <= source:
@@ -69,9 +79,12 @@ def check_layers(source: int, target: int, order: str, first: int, last: int | N
     if order == "gradual":
         if (first, end) != (0, source):
             raise InputError(f"growth.order='gradual' takes no range; growth.first={first}, growth.last={last}")
-    elif (whole or order == "interpolate") and (target - source) % (end - first):
-        fits = source + (end - first) * max(1, round((target - source) / (end - first)))
-        what = f"{source} layers" if end - first == source else f"layers {first} to {end - 1}"
+        return
+    size = end - first
+    more = target - source
+    if (every_layer_alike or order == "interpolate") and more % size:
+        fits = source + size * max(1, round(more / size))
+        what = f"{source} layers" if size == source else f"layers {first} to {end - 1}"
         raise InputError(
             f"model.depth={target} cannot be had by repeating the parent's {what} with growth.order={order!r}; "
             f"expected such as {fits}"
@@ -79,36 +92,41 @@ def check_layers(source: int, target: int, order: str, first: int, last: int | N
 
 
 def connection_rate(index: Sequence[int] | Integer[np.ndarray, "L"]) -> float:
-    """Share of neighbouring layers that were neighbours before (Du et al. 2024)."""
+    """Return the share of neighbouring layers that were neighbours before (Du et al. 2024)."""
     steps = np.diff(np.asarray(index))
     return float(np.mean(steps == 1)) if len(steps) else 1.0
 
 
 def elements(source: int, target: int, kind: str, seed: int) -> Integer[np.ndarray, "T"]:
-    """Source channel of each of `target`: all once, then drawn ("random", Net2Net) or in turn ("modulo").
+    """Return the source channel of each of `target`: all once, then drawn ("random", Net2Net) or in turn ("modulo").
 
     The draw depends on nothing but the sizes and the seed: all axes of one size go together.
     """
     if kind == "modulo":
         return np.arange(target) % source
     draw = np.random.default_rng([seed, source, target])
-    return np.concatenate([np.arange(source), draw.integers(0, source, target - source)])
+    copies = draw.integers(0, source, target - source)
+    return np.concatenate([np.arange(source), copies])
 
 
 def heads(
     source: tuple[int, int], target: tuple[int, int], kind: str, seed: int
 ) -> tuple[Integer[np.ndarray, "H"], Integer[np.ndarray, "G"]]:
-    """Source head of each query head and of each key-value head; sizes are (query heads, key-value heads).
+    """Return the source head of each query head and of each key-value head; sizes are (query heads, key-value heads).
 
     A copied query head reads a copy of the key-value head that it read before, whatever the two groupings.
     """
-    (old_heads, old_groups), (new_heads, new_groups) = source, target
-    old_size, new_size = old_heads // old_groups, new_heads // new_groups
+    old_heads, old_groups = source
+    new_heads, new_groups = target
+    old_size = old_heads // old_groups
+    new_size = new_heads // new_groups
     group = elements(old_groups, new_groups, kind, seed)
     member = elements(old_size, new_size, kind, seed)
-    return (group[:, None] * old_size + member).reshape(-1), group
+    queries = group[:, None] * old_size + member
+    return queries.reshape(-1), group
 
 
 def of_heads(index: Integer[np.ndarray, "H"], size: int) -> Integer[np.ndarray, "T"]:
-    """An index of heads as one of their dimensions, `size` a head."""
-    return (index[:, None] * size + np.arange(size)).reshape(-1)
+    """Turn an index of heads into one of their dimensions, `size` a head."""
+    dimensions = index[:, None] * size + np.arange(size)
+    return dimensions.reshape(-1)

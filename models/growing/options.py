@@ -1,53 +1,59 @@
-"""State how a model grows, and what of a model growth looks at."""
+"""State how a run with a parent starts from it, and which options of a model may change when it grows."""
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Array
 
-from models.errors import InputError, nearest
+from models.errors import InputError
 from models.growing.maps import ORDERS
-from models.option import option
-
-CHOICES = {
-    "depth": ("direct", "learn", "zero", "random"),
-    "order": ORDERS,
-    "width": ("direct", "aki", "learn", "zero", "random"),
-    "width_map": ("random", "modulo"),
-    "split": ("even", "uneven"),
-    "optimizer": (None, "fresh", "grown"),
-}
-
-SIZES = ("width", "depth", "heads", "kv_heads", "ff", "expert_ff", "state", "attention_tokens", "ff_tokens")
-
-
-# Options besides sizes in which a model may differ from its parent: how it computes, not what its parameters mean.
-FREE = ("norm_eps", "bit_eps", "attention_tau", "ff_tau", "init", "dtype", "chunk", "mode", "capacity_factor")
-FREE += ("priority", "balance_layers", "bias_rate")
-FREE += ("quant_weight", "quant_act", "quant_grad", "quant_saved", "quant_kv")
+from models.option import BELOW_ONE, NOT_NEGATIVE, check_options, option
 
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """How a run with a parent starts from it. Sizes are those of the two models; equal models need no operator."""
+    """Options of a growth. Sizes are those of the two models; equal models need no operator."""
 
-    depth: str = "direct"  # direct | learn | zero | random
-    order: str = "stack"  # stack | interpolate | gradual: see growth_maps.layers
-    first: int = 0  # of the parent's layers, the first that is repeated
-    last: int | None = None  # and the one after the last; its depth
-    width: str = "direct"  # direct | aki | learn | zero | random
-    width_map: str = "random"  # which channels and heads are copied: random (Net2Net) | modulo: all in turn
-    # Of a channel among what reads its copies: even (bert2BERT) | uneven (LEMON), which tells them apart.
-    split: str = "even"
-    noise: float = 0.0  # share of noise in the layers' matrices; 0.2 helped a little (Du et al. 2024)
-    ramp_tokens: int | Array = option(0, runtime=True)  # random: over which the mask rises; 0: there is none
-    learn_steps: int = 100  # learn: steps of batch_tokens in which the combination is trained, before the run's own
-    learn_lr: float = 1e-3
-    router_std: float = 0.02  # upcycling: of the new routers (AquilaMoE's "variance 0.02" would be 0.14)
-    # fresh | grown: moments go through the operator too; None: grown if the model is the same.
-    optimizer: str | None = None
-    continue_data: bool = True  # go on after the last token that parent and ancestors have read of this data
+    depth: str = option("direct", choices=("direct", "learn", "zero", "random"), help="what a new layer starts as")
+    order: str = option("stack", choices=ORDERS, help="which layer each new one is a copy of: see maps.layers")
+    first: int = option(0, help="of the parent's layers, the first that is repeated")
+    last: int | None = option(None, help="and the one after the last; none: the parent's depth")
+    width: str = option(
+        "direct", choices=("direct", "aki", "learn", "zero", "random"), help="what a new channel or head starts as"
+    )
+    width_map: str = option(
+        "random",
+        choices=("random", "modulo"),
+        help="which channels and heads are copied: drawn (Net2Net), or all in turn",
+    )
+    split: str = option(
+        "even",
+        choices=("even", "uneven"),
+        help="shares of a channel among what reads its copies: even (bert2BERT), uneven (LEMON) tells them apart",
+    )
+    noise: float = option(
+        0.0, valid=BELOW_ONE, help="share of noise in the layers' matrices; 0.2 helped a little (Du et al. 2024)"
+    )
+    ramp_tokens: int | Array = option(
+        0, runtime=True, valid=NOT_NEGATIVE, help="random: tokens over which the mask rises; 0: there is none"
+    )
+    learn_steps: int = option(
+        100,
+        valid=NOT_NEGATIVE,
+        help="learn: steps of batch_tokens in which the combination is trained, before the run's own",
+    )
+    learn_lr: float = option(1e-3, valid=NOT_NEGATIVE, help="learn: learning rate of the combination")
+    router_std: float = option(
+        0.02, valid=NOT_NEGATIVE, help="upcycling: of the new routers (AquilaMoE's variance 0.02 would be 0.14)"
+    )
+    optimizer: str | None = option(
+        None,
+        choices=(None, "fresh", "grown"),
+        help="grown: moments go through the operator too; none: grown if the model is the same",
+    )
+    continue_data: bool = option(
+        True, help="go on after the last token that parent and ancestors have read of this data"
+    )
 
     @property
     def masked(self) -> bool:
@@ -55,35 +61,26 @@ class Growth:
         return "random" in (self.depth, self.width)
 
     def check(self) -> None:
-        """Raises InputError, naming the field, for values that no growth can have."""
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise InputError(f"growth.{name}={value!r} is not known; {nearest(str(value), filter(None, known))}")
-        if not 0 <= self.noise < 1:
-            raise InputError(f"growth.noise={self.noise} must be in [0, 1)")
-        for name in ("ramp_tokens", "learn_steps", "learn_lr", "router_std"):
-            if getattr(self, name) < 0:
-                raise InputError(f"growth.{name}={getattr(self, name)} must not be negative")
+        """Raise InputError, naming the field, for values that no growth can have."""
+        check_options(self, "growth")
         if self.ramp_tokens and not self.masked:
             raise InputError(
                 f"growth.ramp_tokens={self.ramp_tokens} has no meaning without growth.depth or width 'random'"
             )
-        both = {self.depth, self.width}
-        if "learn" in both and not both <= {"learn", "direct", "aki"}:
+        operators = {self.depth, self.width}
+        if "learn" in operators and not operators <= {"learn", "direct", "aki"}:
             raise InputError(
                 f"growth.depth={self.depth!r} and growth.width={self.width!r}: learn goes with learn or direct only"
             )
 
 
-class Layout(NamedTuple):
-    """A model without its values: family, resolved Config, logical axes and shape of every parameter by path."""
-
-    family: str
-    cfg: Any
-    axes: Mapping[str, tuple[str, ...]]
-    shapes: Mapping[str, tuple[int, ...]]
+def is_size(field: dataclasses.Field[Any]) -> bool:
+    """Whether an option is a size, of which a child may have more than its parent."""
+    return field.metadata.get("growth") == "size"
 
 
 def may_differ(field: dataclasses.Field[Any]) -> bool:
-    """Whether an option says nothing of what the parameters mean."""
-    return field.name in FREE or bool(field.metadata.get("runtime")) or not field.metadata.get("numerics", True)
+    """Whether an option says nothing of what the parameters mean, so that a child may have another value."""
+    if field.metadata.get("growth") == "free" or field.metadata.get("runtime"):
+        return True
+    return not field.metadata.get("numerics", True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-from flax import nnx
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
@@ -99,16 +98,6 @@ def _not_divisible(axis: str, size: int, names: Sequence[str], shards: int) -> s
         f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(options)}={shards}; "
         f"expected a multiple, such as {multiple} ({field})"
     )
-
-
-def logical_axes(state: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Return the logical axes of every parameter by path; a stacked one has the extra leading axis `layers`."""
-    found = {}
-    for path, variable in nnx.to_flat_state(state):
-        axes = tuple(variable.get_metadata()["axes"])
-        stacked = len(variable.get_value().shape) - len(axes)
-        found[path] = ("layers",) * stacked + axes
-    return found
 
 
 def is_axes(node: Any) -> bool:

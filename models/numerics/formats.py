@@ -6,13 +6,19 @@ import re
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
 from models.errors import InputError
 
+Values = Float[Array, "*n"]
+
 _LEAST_SCALE = 2.0**-100  # of a vector of zeros: its inverse is finite
+_MANTISSA_BITS = 23  # of float32, whose exponent stands above them with a bias of 127
+_MANTISSA_MASK = 2**_MANTISSA_BITS - 1
+_BIAS = 127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,51 +63,68 @@ class Format:
 
 
 def parse(text: str, name: str = "format") -> Format:
-    """The format that `text` writes. Raises InputError, naming the field `name`, when it is none."""
+    """Return the format that `text` writes. Raises InputError, naming the field `name`, when it is none."""
     found = re.fullmatch(r"(?:e([1-8])m(\d+)|int([2-8]))(?:b(\d+))?", text)
     if found is None or int(found[2] or 0) > 22 or found[4] == "0":
         raise InputError(
             f"{name}={text!r} is no number format; expected such as e4m3, e5m2, e8m7, int8 or int4, "
             "with b32 behind it for a scale per block of 32"
         )
-    exponent, mantissa, bits, block = (None if group is None else int(group) for group in found.groups())
-    return Format(exponent or 0, mantissa if bits is None else bits - 1, block)
+    exponent, mantissa, bits, block = found.groups()
+    of_block = None if block is None else int(block)
+    if bits is not None:
+        return Format(0, int(bits) - 1, of_block)
+    return Format(int(exponent), int(mantissa), of_block)
 
 
-def cast(x: Float[Array, "*n"], form: Format) -> Float[Array, "*n"]:
-    """The nearest value of the format, halves to even, in float32; beyond the largest value, that value.
+def cast(x: Values, form: Format) -> Values:
+    """Return the nearest value of the format, halves to even, in float32; beyond the largest value, that value.
 
     e8: float32's own exponents, so that too large becomes infinite, as in a cast to bfloat16.
     """
     x = x.astype(jnp.float32)
     if form.exponent == 8:
-        return jax.lax.reduce_precision(x, 8, form.mantissa)
-    y = jnp.round(x * (1 / form.step)) * form.step
+        return lax.reduce_precision(x, 8, form.mantissa)
+    steps = jnp.round(x * (1 / form.step))
+    y = steps * form.step
     if form.exponent:
-        y = jnp.where(jnp.abs(x) < form.smallest_normal, y, jax.lax.reduce_precision(x, 8, form.mantissa))
+        # Below the smallest normal number steps are equal; above it they double with the exponent.
+        normal = lax.reduce_precision(x, 8, form.mantissa)
+        y = jnp.where(jnp.abs(x) < form.smallest_normal, y, normal)
     return jnp.clip(y, -form.largest, form.largest)
 
 
-def _scale(most: Float[Array, "*n"], form: Format) -> Float[Array, "*n"]:
-    """What the values of a vector are divided by, `most` being the largest magnitude; nan if that is not finite.
+def _scale(most: Values, form: Format) -> Values:
+    """Return what the values of a vector are divided by, `most` being the largest magnitude; nan if that is not finite.
 
     Floats: the least power of two with which nothing overflows. It moves no mantissa, so that rounding is a cast with
     another range of exponents. Whole numbers: most / largest, kept to 16 bits, so that products with it are exact.
     Either way, rounding what is rounded already changes nothing.
     """
     if form.exponent:
-        bits = jax.lax.bitcast_convert_type(most, jnp.int32) - int(np.float32(form.largest).view(np.int32))
-        power = jnp.clip((bits + (2**23 - 1)) >> 23, -100, 100)  # log2 of most / largest, rounded up
-        scale = jax.lax.bitcast_convert_type((power + 127) << 23, jnp.float32)
+        scale = _power_of_two_above(most, form.largest)
     else:
-        scale = jax.lax.reduce_precision(most * (1 / form.largest), 8, 15)
+        scale = lax.reduce_precision(most * (1 / form.largest), 8, 15)
     return jnp.where(jnp.isfinite(most), jnp.maximum(scale, _LEAST_SCALE), jnp.nan)
+
+
+def _power_of_two_above(x: Values, divisor: float) -> Values:
+    """Return the least power of two that is not below x / divisor, within 2^-100 and 2^100.
+
+    The bits of positive floats are ordered as they are. The difference of two of them, shifted right by the mantissa and
+    rounded up, is the log2 of the quotient rounded up: exactly, which no logarithm would be.
+    """
+    divisor_bits = int(np.float32(divisor).view(np.int32))
+    difference = lax.bitcast_convert_type(x, jnp.int32) - divisor_bits
+    power = (difference + _MANTISSA_MASK) >> _MANTISSA_BITS
+    power = jnp.clip(power, -100, 100)
+    return lax.bitcast_convert_type((power + _BIAS) << _MANTISSA_BITS, jnp.float32)
 
 
 def values_and_scale(
     x: Float[Array, "..."], form: Format, axis: int
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Values of the format and the scale of each vector along `axis` (of size 1 there); no blocks. Float32."""
+    """Return values of the format, and the scale of each vector along `axis` (of size 1 there); no blocks. Float32."""
     x = x.astype(jnp.float32)
     most = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
     if form.exponent == 8:
@@ -110,26 +133,29 @@ def values_and_scale(
     return cast(x * (1 / scale), form), scale
 
 
-def quantize(x: Float[Array, "*n"], form: Format | None, axis: int) -> Float[Array, "*n"]:
-    """`x` rounded to the format, in float32: each vector along `axis`, or each block of it, has a scale of its own.
+def quantize(x: Values, form: Format | None, axis: int) -> Values:
+    """Round `x` to the format, in float32: each vector along `axis`, or each block of it, has a scale of its own.
 
     The last block may be shorter. None: `x` as it is.
     """
     if form is None:
         return x
     if form.block is None:
-        whole, scale = values_and_scale(x, form, axis)
-        return whole * scale
+        values, scale = values_and_scale(x, form, axis)
+        return values * scale
     axis %= x.ndim
     size = x.shape[axis]
-    padded = jnp.pad(x, [(0, -size % form.block if i == axis else 0) for i in range(x.ndim)])
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, -size % form.block)
+    padded = jnp.pad(x, padding)
     blocks = padded.reshape(*x.shape[:axis], -1, form.block, *x.shape[axis + 1 :])
-    whole, scale = values_and_scale(blocks, form, axis + 1)
-    return jax.lax.slice_in_dim((whole * scale).reshape(padded.shape), 0, size, axis=axis)
+    values, scale = values_and_scale(blocks, form, axis + 1)
+    rounded = (values * scale).reshape(padded.shape)
+    return lax.slice_in_dim(rounded, 0, size, axis=axis)
 
 
-def straight_through(x: Float[Array, "*n"], form: Format | None, axis: int) -> Float[Array, "*n"]:
-    """`quantize` in the type of `x`, with a gradient of one."""
+def straight_through(x: Values, form: Format | None, axis: int) -> Values:
+    """Apply `quantize` in the type of `x`, with a gradient of one."""
     return x if form is None else _rounded(x, form, axis)
 
 

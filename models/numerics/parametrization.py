@@ -23,22 +23,18 @@ experiments/training/optimizer.py applies `factors`, models/blocks/decoder.py an
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Array, Float
 
+from models.contract import ParamInfo, Role
 from models.option import AT_LEAST_ONE, POSITIVE, Valid, option, when
 
 PARAMETRIZATIONS = ("standard", "mup", "completep")
 TRANSFERS = when("parametrization", "mup", "completep")
 COMPLETEP = when("parametrization", "completep")
 HALF_TO_ONE = Valid("from 0.5 to 1", lambda value: 0.5 <= value <= 1)
-OUTSIDE = (
-    "embed",
-    "position",
-    "norm",
-    "head",
-)  # what models/blocks/decoder.py and its families keep beside their layers
+OUTSIDE_LAYERS = (Role.EMBED, Role.HEAD, Role.LAST_NORM_SCALE, Role.LAST_NORM_SHIFT)
 
 
 class Factors(NamedTuple):
@@ -62,6 +58,11 @@ def is_matrix(axes: Sequence[str]) -> bool:
 class Parametrization:
     """Options of how scales follow from sizes, and what follows from them. A family that has rules says so."""
 
+    if TYPE_CHECKING:
+        # Options of every family, declared with the others (models/blocks/options.py).
+        width: int
+        depth: int
+
     parametrization: str = option(
         "standard", choices=PARAMETRIZATIONS, help="how scales of weights and learning rates follow the size"
     )
@@ -82,37 +83,41 @@ class Parametrization:
 
     @property
     def width_ratio(self) -> float:
-        """Times the base width; 1 where the width does not matter."""
+        """Width over the base width; 1 where the width does not matter."""
         return self.width / self.base_width if self.transfers else 1.0
 
     @property
     def depth_ratio(self) -> float:
-        """Times the base depth; 1 where the depth does not matter."""
+        """Depth over the base depth; 1 where the depth does not matter."""
         return self.depth / self.base_depth if self.parametrization == "completep" else 1.0
 
     @property
     def residual_scale(self) -> float:
-        """Of what a layer's parts add to the residual stream."""
+        """What the output of a layer's parts is multiplied by before it is added to the residual stream."""
         return self.depth_ratio**-self.depth_alpha
 
     @property
     def logit_scale(self) -> float:
-        """Of the logits, in training as in evaluation."""
+        """What logits are multiplied by, in training as in evaluation."""
         return self.logit_multiplier / self.width_ratio
 
     def init_stds(self, std: float | Float[Array, ""]) -> tuple[Any, Any]:
-        """Standard deviations of hidden matrices, and of those that write to the residual stream (GPT-2's rule)."""
+        """Return the standard deviations of hidden matrices, and of those that write to the residual stream (GPT-2's rule)."""
         hidden = std / self.width_ratio**0.5
-        return hidden, hidden if self.transfers else std / (2 * self.depth) ** 0.5
+        writes = hidden if self.transfers else std / (2 * self.depth) ** 0.5
+        return hidden, writes
 
-    def factors(self, path: str, axes: Sequence[str]) -> Factors:
-        """Of the parameter at `path` ("blocks/mlp/up/kernel") with these logical axes."""
-        width, depth = self.width_ratio, self.depth_ratio
-        if path.partition("/")[0] in OUTSIDE:
+    def factors(self, param: ParamInfo) -> Factors:
+        """Return what is multiplied for one parameter."""
+        width = self.width_ratio
+        depth = self.depth_ratio
+        if param.role in OUTSIDE_LAYERS:
             return Factors(gradient_size=1 / width)
         lr = depth ** (self.depth_alpha - 1)
         gradient_size = 1 / (width * depth**self.depth_alpha)
-        if not is_matrix(axes):
+        # A router maps the width to a fixed number of experts, as the head does: its matrix is no hidden one.
+        if not is_matrix(param.axes) or param.role == Role.ROUTER:
             return Factors(lr, gradient_size=gradient_size)
         # Each step then decays a hidden matrix by lr x weight_decay at every width; muP's table leaves that out.
-        return Factors(lr / width, width if self.parametrization == "completep" else 1.0, gradient_size)
+        weight_decay = width if self.parametrization == "completep" else 1.0
+        return Factors(lr / width, weight_decay, gradient_size)

@@ -14,7 +14,7 @@ from experiments.training import offload, step
 from experiments.training import program as population
 import models
 from models import functional
-from models.growing import operators
+from models.growing import masks as growth_masks
 from models.growing.options import Growth
 from models.numerics.parametrization import is_matrix
 from sweeps.cost import hlo, hlo_flops
@@ -109,7 +109,7 @@ def frozen_step(tiny, parts, added=None, options=(), family="dense"):
     frozen = freeze.freeze(tiny(family, **TAME | dict(options)))[0]
     if added is not None:
         frozen = dataclasses.replace(frozen, growth=Growth(width="random", ramp_tokens=10_000))
-        masks = operators.mask_shapes(functional.layout(frozen.family, frozen.model))
+        masks = growth_masks.mask_shapes(functional.layout(frozen.family, frozen.model))
         added = {path: jnp.asarray(added.integers(0, 2, shape), jnp.float32) for path, shape in masks.items()}
     tokens = np.random.default_rng(0).integers(0, 257, (frozen.batch, frozen.seq_len + 1)).astype(np.uint16)
     state = step.init_state(frozen, frozen)

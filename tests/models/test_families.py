@@ -34,18 +34,16 @@ def test_every_family_has_a_tiny_config():
 def test_every_parameter_says_what_it_does(family, variant):
     """Every model embeds, has one last norm, and in each sublayer of each layer something that writes to the stream."""
     run = configure(family, variant)
-    roles = functional.param_roles(run.family, run.model)
-    axes = functional.param_axes(run.family, run.model)
-    assert roles.keys() == axes.keys()
+    infos = functional.param_info(run.family, run.model)
     by_role: dict[Role, list[str]] = {}
-    for path, role in roles.items():
-        by_role.setdefault(role, []).append(path)
+    for path, info in infos.items():
+        by_role.setdefault(info.role, []).append(path)
     assert "embed" in by_role[Role.EMBED]
     assert len(by_role[Role.LAST_NORM_SCALE]) == 1
     assert (Role.HEAD in by_role) == (not run.model.tied)
     assert len(by_role[Role.WRITES]) >= 2
     for path in by_role[Role.WRITES]:
-        assert axes[path][0] == "layers" and axes[path][-1] == "embed"
+        assert infos[path].axes[0] == "layers" and infos[path].axes[-1] == "embed"
 
 
 @pytest.mark.parametrize(("family", "variant"), CASES)

@@ -13,9 +13,11 @@ from experiments.run import schema
 from experiments.training import growth, step
 import models
 from models import functional
+from models.contract import ParamInfo, Role
 from models.families import dense
-from models.growing import check, maps, operators, upcycling
-from models.growing.options import Growth, Layout
+from models.growing import check, maps, masks, operators, upcycling
+from models.growing.layout import Layout
+from models.growing.options import Growth
 from sweeps.study import rules
 from tests.support.families import TINY
 from tests.support.paths import GOLDEN
@@ -89,7 +91,7 @@ def logits(run, params):
 
 def behind(plan, params, tokens, ramp=100):
     """Parameters as the model computes with them while a mask of `ramp` tokens rises."""
-    return operators.masked(arrays(params), arrays(plan.added()), jnp.float32(tokens), ramp)
+    return masks.masked(arrays(params), arrays(plan.added()), jnp.float32(tokens), ramp)
 
 
 def assert_same(source, target, after, before=None):
@@ -103,13 +105,14 @@ def assert_differs(source, target, after):
 # --- against the reference
 
 
-def lone(shape, new_shape, axes=("layers", "embed", "ff"), path="blocks/mlp/up/kernel", **how):
-    """A plan for one parameter of a model."""
+def lone(shape, new_shape, axes=("layers", "embed", "ff"), role=Role.READS, **how):
+    """Grow the only parameter of a model."""
     cfg = dense.Config(width=6, depth=1, heads=1, ff=5).resolve(VOCAB, LENGTH)
     large = dataclasses.replace(cfg, width=9, ff=8)
-    layouts = [Layout("dense", c, {path: axes}, {path: s}) for c, s in ((cfg, shape), (large, new_shape))]
-    plan = operators.Plan(*layouts, Growth(**how), 0)
-    return lambda value, fresh: plan.grow({path: value}, {path: fresh})[path]
+    source = Layout("dense", cfg, {"lone": ParamInfo(role, axes, shape)})
+    target = Layout("dense", large, {"lone": ParamInfo(role, axes, new_shape)})
+    plan = operators.Plan(source, target, Growth(**how), 0)
+    return lambda value, fresh: plan.grow({"lone": value}, {"lone": fresh})["lone"]
 
 
 def test_direct_width_equals_the_reference(golden, monkeypatch):
@@ -132,7 +135,7 @@ def test_zero_width_equals_the_reference_but_for_its_norm(golden):
     fresh = golden["zero_target_init"].T[None]
     wide = lone((1, 6, 5), (1, 9, 8), width="zero")(golden["direct_W"].T[None], fresh)
     np.testing.assert_array_equal(wide[0].T, golden["zero_W"])
-    norm = lone((1, 6), (1, 9), ("layers", "norm"), "blocks/mlp_norm/scale", width="zero")
+    norm = lone((1, 6), (1, 9), ("layers", "norm"), Role.NORM_SCALE, width="zero")
     ours = norm(golden["zero_norm_src"][None], golden["zero_norm_init"][None])[0]
     # The code leaves out the factor of its own paper, and so changes the function.
     np.testing.assert_allclose(ours[:6], golden["zero_norm_code"][:6] * (6 / 9) ** 0.5, rtol=1e-6)
@@ -216,7 +219,7 @@ def test_zero_and_masked_depth_preserve(family, operator, how):
         assert_differs(source, target, after)
         after = behind(plan, after, 0)
     assert_same(source, target, after)
-    out = next(p for p in after if operators.writes(p, functional.param_axes(target.family, target.model)[p]))
+    out = next(path for path, info in functional.param_info(target.family, target.model).items() if info.writes)
     assert np.abs(np.asarray(after[out])).max() > 0 and len(after[out]) == 6
 
 

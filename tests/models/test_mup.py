@@ -107,10 +107,11 @@ def test_groups_equal_the_reference(name):
     for group in json.loads(str(golden["config"]))[name]["groups"]:
         key = (group["weight_decay"], group["lr_scale"] or 1.0)
         theirs[key] = theirs.get(key, 0) + group["numel"]
-    axes = functional.param_axes(run.family, run.model)
+    infos = functional.param_info(run.family, run.model)
+    decays = transformations.decay_mask(functional.param_axes(run.family, run.model))
     for path, value in nano(golden).items():
-        factors = run.model.factors(path, axes[path])
-        key = (0.1 * factors.weight_decay * transformations.decay_mask(axes)[path], factors.lr)
+        factors = run.model.factors(infos[path])
+        key = (0.1 * factors.weight_decay * decays[path], factors.lr)
         ours[key] = ours.get(key, 0) + value.size
         if name == "completep" and path.startswith("blocks/"):
             assert 1e-8 * factors.gradient_size == pytest.approx(1.6666666666666667e-09)
@@ -209,10 +210,10 @@ def test_factors_are_those_of_the_table(name, alpha):
     if name != "standard":
         options["base_width"] = 16
     run = frozen(options)
-    axes = functional.param_axes(run.family, run.model)
+    infos = functional.param_info(run.family, run.model)
     for paths, expected in zip((HIDDEN, VECTORS, BESIDE), TABLE[name, alpha], strict=True):
         for path in paths:
-            assert run.model.factors(path, axes[path]) == pytest.approx(expected), path
+            assert run.model.factors(infos[path]) == pytest.approx(expected), path
     standard = name == "standard"
     assert run.model.residual_scale == pytest.approx(3**-alpha if name == "completep" else 1)
     assert run.model.logit_scale == (1 if standard else 1 / 4)
@@ -221,8 +222,8 @@ def test_factors_are_those_of_the_table(name, alpha):
 
 def test_experts_are_hidden_and_their_router_is_an_output():
     run = frozen(TINY["moe"] | {"parametrization": "completep", "base_width": 8, "base_depth": 1}, "moe")
-    axes = functional.param_axes(run.family, run.model)
-    found = {path: run.model.factors(path, names) for path, names in axes.items()}
+    infos = functional.param_info(run.family, run.model)
+    found = {path: run.model.factors(info) for path, info in infos.items()}
     assert found["blocks/mlp/gate"] == found["blocks/mlp/down"] == pytest.approx(Factors(1 / 4, 4, 1 / 12))
     assert found["blocks/mlp/router/out/kernel"] == pytest.approx(Factors(1, 1, 1 / 12))
 
@@ -231,11 +232,12 @@ def test_the_optimizer_gives_each_parameter_its_own_numbers():
     """Against one optax.adamw per parameter on gradients clipped together, over three steps; eps is large enough to matter."""
     options = TINY["dense"] | {"parametrization": "completep", "base_width": 8, "base_depth": 1, "depth_alpha": 0.5}
     run, params = make(options, lr=0.1, eps=1e-2, weight_decay=0.3, clip_norm=2.0)
-    axes = functional.param_axes(run.family, run.model)
-    mask, ours = transformations.decay_mask(axes), optimizer.transform(run, axes)
+    infos = functional.param_info(run.family, run.model)
+    mask = transformations.decay_mask(functional.param_axes(run.family, run.model))
+    ours = optimizer.transform(run, infos)
     theirs = {}
-    for path, names in axes.items():
-        lr, decay, gradient_size = run.model.factors(path, names)
+    for path, info in infos.items():
+        lr, decay, gradient_size = run.model.factors(info)
         decay *= 0.3 if mask[path] else 0.0
         theirs[path] = optax.adamw(0.1 * lr, b1=0.9, b2=0.95, eps=1e-2 * gradient_size, weight_decay=decay)
     draw = np.random.default_rng(0)
@@ -275,7 +277,7 @@ def test_standard_is_the_plain_chain():
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8),
         optax.add_decayed_weights(0.3, transformations.decay_mask(axes)),
     )
-    ours = optimizer.transform(run, axes)
+    ours = optimizer.transform(run, functional.param_info(run.family, run.model))
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(plain.init(params))
     grads = jax.tree.map(lambda p: p * 3 + 0.1, params)
     both = (jax.jit(lambda g, p, t=t: t.update(g, t.init(p), p))(grads, params) for t in (ours, plain))
@@ -327,7 +329,8 @@ def test_growth_to_another_width_is_refused():
 
 def stream(run, params, tokens_BL):
     """Mean magnitude of the residual stream after each layer, and the logits."""
-    graphdef, axes = functional._abstract(run.family, run.model)
+    graphdef, _ = functional._abstract(run.family, run.model)
+    axes = functional.param_axes(run.family, run.model)
     model = nnx.merge(graphdef, nnx.from_flat_state([(tuple(p.split("/")), nnx.Param(params[p])) for p in axes]))
 
     def call(block, x_BLD, layer):

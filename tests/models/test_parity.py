@@ -183,7 +183,7 @@ def test_optimizer_is_adamw_with_a_mask():
         optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask=transformations.decay_mask(axes)),
     )
     grads = jax.tree.map(lambda p: p * 3 + 0.1, params)
-    ours = optimizer.transform(run, axes)
+    ours = optimizer.transform(run, functional.param_info(run.family, run.model))
     expected, updates = (
         jax.jit(lambda g, p, t=t: t.update(g, t.init(p), p)[0])(grads, params) for t in (reference, ours)
     )

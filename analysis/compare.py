@@ -5,6 +5,7 @@ python -m analysis.compare GRID --by=architecture --law=kaplan_c --shared=alpha_
 """
 
 import dataclasses
+from typing import cast
 
 from absl import flags
 
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import one_grid, running_command
     from analysis.grid.table import load, select
+    from analysis.laws.base import FormulaLaw
     from analysis.questions.compare import compare, read_hours, to_json
     from analysis.writing.output_file import check_writable, write
 
@@ -68,9 +70,11 @@ def main(argv: list[str]) -> None:
     optional = (*law.OPTIONAL, "C")
     columns = select(grid, needed, optional=optional, columns=text, where=values.where, signed=law.SIGNED)
     hours, why_none = read_hours(grid, text, values.where, values.hours_method, values.baseline, spec)
-    result = compare(columns, law, spec, baseline=values.baseline, shared=shared_coefficients(), hours=hours)
+    # Laws that are no formula are refused in one line by the comparison itself.
+    formula = cast(type[FormulaLaw], law)
+    result = compare(columns, formula, spec, baseline=values.baseline, shared=shared_coefficients(), hours=hours)
     result = dataclasses.replace(result, notes=tuple(filter(None, [why_none])))
-    data = to_json(result, law, columns, spec.level, grid.sha256, running_command("analysis.compare"))
+    data = to_json(result, formula, columns, spec.level, grid.sha256, running_command("analysis.compare"))
     write(values.out, data, "--out")
     console = Console(soft_wrap=True)
     answer.show(result, columns, spec.level, console)

@@ -52,13 +52,16 @@ def exchange(found: Comparison) -> Figure:
         axis.fill_between(compute, low, high, color=colour, alpha=0.15, lw=0)
         axis.plot(compute, multiplier, "--", color=colour, lw=1.1)
         axis.plot(compute, inside, "-", color=colour, label=plain(name))
-    crossings = [crossing for crossing in found.crossings.values() if crossing.at is not None]
-    for crossing in crossings:
+    crosses = False
+    for crossing in found.crossings.values():
+        if crossing.at is None:
+            continue
+        crosses = True
         fill = RED if crossing.status == "found" else "white"
         axis.plot(crossing.at, 1, "D", ms=6, mfc=fill, mec=RED, zorder=5)
 
     axis.plot([], [], "--", color=GREY, lw=1.1, label="beyond the runs")
-    if crossings:
+    if crosses:
         axis.plot([], [], "D", ms=6, mfc="white", mec=RED, label="crossing (filled: certain)")
     log_axis(axis, "x", flops_text)
     log_axis(axis, "y", times_text)

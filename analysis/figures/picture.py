@@ -34,7 +34,8 @@ _PICTURES = itertools.count()  # ids of one page may not be those of another fig
 
 def render(draw: Callable[[], Figure], name: str) -> tuple[bytes, bytes]:
     """Return a figure as SVG and PNG bytes; the SVG has no dates, no outside references and ids of its own."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = draw()
         svg = io.BytesIO()
         png = io.BytesIO()

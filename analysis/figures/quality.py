@@ -31,7 +31,7 @@ from analysis.writing.numbers import human
 
 CLOUD = 400  # bootstrap replicates drawn
 HIGHEST_RISE = 4.0  # of a profile that is drawn, in units of the interval's limit
-STAR = {"color": RED, "mec": "white"}
+STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 
 
 def residuals(survey: Survey) -> Figure:

@@ -20,6 +20,7 @@ from analysis.figures.style import (
     WIDE,
     choose,
     colour_bar,
+    colour_of,
     drawable,
     flops_text,
     legend_above,
@@ -41,11 +42,11 @@ APPROACHES = {
     "envelope": (PURPLE, "approach 1, envelope"),
 }
 # Degree of the polynomial through a budget, how its line looks, and its name.
-CURVES = (
+CURVES: tuple[tuple[int, dict[str, Any], str], ...] = (
     (2, {"ls": "-", "lw": 1.5}, "parabola"),
     (3, {"ls": "--", "lw": 0.9}, "cubic"),
 )
-STAR = {"color": RED, "mec": "white"}
+STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 REACH = 180.0  # the allocation is drawn as far as this many times the largest budget
 BAND_POINTS = 20
 
@@ -68,7 +69,7 @@ def isoflop(survey: Survey) -> Figure:
     columns, budgets = budgets_of(survey["isoflop"], "quadratic")
     colours = log_colours(np.array([budget.flops for budget in budgets]))
     for budget in budgets:
-        _draw_budget(axis, columns, budget, colours.to_rgba(budget.flops))
+        _draw_budget(axis, columns, budget, colour_of(colours, budget.flops))
     for budget in budgets:
         if not budget.reason:
             x = math.exp(budget.minimum)
@@ -168,7 +169,7 @@ def _draw_by_size(axis: Axes, columns: Columns, colours: Any) -> None:
             compute[rows],
             loss[rows],
             columns.row[rows],
-            color=colours.to_rgba(typical),
+            color=colour_of(colours, typical),
             ms=4,
             alpha=0.8,
             mec="none",

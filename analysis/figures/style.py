@@ -32,7 +32,7 @@ INK = "#111827"
 CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY)
 WIDE = 5.6  # inches; in a browser on a phone its 10 pt text is about 9 px high
 MOST_RUNS = 1000  # drawn and listed; a page of more would be slow, and its points would cover each other
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -171,6 +171,11 @@ def log_colours(values: np.ndarray) -> ScalarMappable:
     shades = matplotlib.colormaps["cividis"](np.linspace(0.02, 0.86, 64))
     scale = LinearSegmentedColormap.from_list("dark cividis", shades, N=48)
     return ScalarMappable(LogNorm(low, high), scale)
+
+
+def colour_of(colours: Any, value: float) -> Any:
+    """Return the colour of one value."""
+    return colours.to_rgba(value)
 
 
 def colour_bar(figure: Figure, axes: Any, colours: Any, label: str, **more: Any) -> Colorbar:

@@ -14,6 +14,7 @@ from analysis.figures.style import (
     RED,
     WIDE,
     colour_bar,
+    colour_of,
     legend_inside,
     log_axis,
     log_colours,
@@ -25,7 +26,7 @@ from analysis.writing.numbers import human
 
 MOST_CELLS = 6
 LEVELS = np.array([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8])  # per cent over the best
-STAR = {"color": RED, "mec": "white"}
+STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 
 
 def two_digits(value: float) -> str:
@@ -40,7 +41,7 @@ def learning_rate(survey: Survey) -> Figure:
     for colour, bracket in zip(CATEGORIES, survey.rates, strict=False):
         axis.plot(bracket.rate, bracket.loss, "-", color=colour, lw=1.2)
         runs(axis, bracket.rate, bracket.loss, bracket.rows, color=colour, ms=6, label=bracket.label)
-        if bracket.best is not None:
+        if bracket.best is not None and bracket.best_loss is not None:
             axis.plot(bracket.best, bracket.best_loss, "*", ms=12, zorder=5, **STAR)
         if bracket.used is not None:
             axis.axvline(bracket.used, color=colour, ls=":", lw=1.2)
@@ -89,7 +90,7 @@ def _draw_cell(axis: Axes, cell: Cell, colours: Any) -> None:
     # The worst first, so that the best lie on top.
     for one in np.unique(step)[::-1]:
         same = step == one
-        colour = colours.to_rgba(LEVELS[min(one, highest)])
+        colour = colour_of(colours, float(LEVELS[min(one, highest)]))
         look = {"color": colour, "ms": 7, "mec": "white", "mew": 0.4}
         runs(axis, cell.lr[same], cell.batch[same], cell.rows[same], "s", **look)
     best = int(np.argmin(excess))

@@ -51,7 +51,7 @@ law = laws.load("chinchilla")
 columns = table.select(grid, (*law.ROLES, "family"), optional=("C",))
 
 # %%
-found = compare.compare(columns, law, FitSpec(bootstrap=200))
+found = compare.compare(columns, Chinchilla, FitSpec(bootstrap=200))
 coefficients = {}
 for name, family in found.families.families.items():
     coefficients[name] = family.law.coefficients()

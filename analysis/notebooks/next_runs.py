@@ -24,8 +24,9 @@ sys.path.insert(0, str(root))
 
 import pandas as pd
 
-from analysis import laws
 from analysis.fitting.spec import FitSpec
+from analysis.laws.chinchilla import Chinchilla
+from analysis.laws.kaplan import KaplanND
 from analysis.notebooks import grids
 from analysis.questions import design, scoreboard
 from analysis.questions.backtest import largest_budget
@@ -36,7 +37,7 @@ FOLDER = pathlib.Path(tempfile.mkdtemp())
 # %%
 grid, source = grids.demo(FOLDER)
 print(f"{len(grid.frame)} rows: {source}")
-chosen = [laws.load(name) for name in ("chinchilla", "kaplan")]
+chosen = [Chinchilla, KaplanND]
 columns = scoreboard.together(grid, chosen, None, None)
 _, largest = largest_budget(columns)
 print(f"largest budget: {largest:.3g} FLOPs")

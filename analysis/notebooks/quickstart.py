@@ -105,6 +105,7 @@ answer = predict.predict(fitted, {"C": 10 * everything.largest})
 rows = {}
 for name, value in answer.optimum.items():
     interval = answer.optimum_intervals[name]
+    assert interval is not None, "the fit was resampled"
     rows[name] = {
         "value": value,
         "low": interval.low,

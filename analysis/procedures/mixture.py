@@ -1,6 +1,7 @@
 """Fit the laws of data mixtures that are not formulas: the linear one by least squares, boosted trees by LightGBM."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -108,8 +109,8 @@ def undetermined(share: Array, parts: tuple[str, ...]) -> dict[str, str]:
     size = np.linalg.norm(centred, axis=0)
     scaled = centred / np.where(size > 0, size, 1.0)
     _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
-    is_empty = values <= COLLINEAR * max(values[0], TINY)
-    is_lost = (np.abs(vectors[is_empty]) > INVOLVED).any(axis=0)
+    is_empty = np.asarray(values <= COLLINEAR * max(values[0], TINY))
+    is_lost = np.asarray((np.abs(vectors[is_empty]) > INVOLVED).any(axis=0))
     others = [part for at, part in enumerate(parts) if at != reference]
     found = {}
     for at, name in enumerate(others):
@@ -172,7 +173,8 @@ def _boosted_result(
     residual = np.log(np.maximum(unseen, TINY)) - np.log(loss)
     candidates = np.flatnonzero(is_unseen)
     worst = int(candidates[np.argmax(np.abs(residual[candidates]))])
-    correlation, _ = spearmanr(unseen[is_unseen], loss[is_unseen])
+    ranked: Any = spearmanr(unseen[is_unseen], loss[is_unseen])
+    correlation = ranked.statistic
     return FitResult(
         law=fitted,
         spec=dataclasses.replace(spec, bootstrap=0),

@@ -92,8 +92,9 @@ def show(outcome: Outcome, console: Any) -> None:
 
     notes = list(dict.fromkeys(row.note for row in outcome.rows if row.note))
     table = Table(title=outcome.study.title, title_justify="left")
-    for heading, side in (("quantity", "left"), ("published", "right"), ("ours", "right"), ("difference", "right")):
-        table.add_column(heading, justify=side, overflow="fold")
+    table.add_column("quantity", overflow="fold")
+    for heading in ("published", "ours", "difference"):
+        table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict")
     for row in outcome.rows:
         mark = f" [{notes.index(row.note) + 1}]" if row.note else ""

@@ -132,7 +132,7 @@ def spreads(columns: Columns, result: FitResult) -> dict[str, Found]:
     picks = resampled(len(columns), REPLICATES)
     points, values = theirs.bootstrap(picks)
     names = ("A", "B", "E", "alpha", "beta")
-    draws = dict(zip(names, points.T, strict=True))
+    draws: dict[str, np.ndarray] = dict(zip(names, points.T, strict=True))
     ours = {name: result.draws[:, result.law.names().index(name)] for name in names}
     shown = np.column_stack([*(np.log(ours[name]) for name in names[:3]), ours["alpha"], ours["beta"]])
     least = np.array([theirs(point, rows)[0] for point, rows in zip(shown, picks, strict=True)])

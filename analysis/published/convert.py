@@ -36,18 +36,21 @@ def chinchilla(files: Files) -> bytes:
     import pandas as pd
 
     ((path, _),) = files.items()
-    frame = _read(files, path, ("Model Size", "Training FLOP", "loss"))[
-        ["Model Size", "Training FLOP", "loss"]
-    ].dropna()
+    names = ("Model Size", "Training FLOP", "loss")
+    frame = _read(files, path, names).dropna(subset=list(names))
+    N = frame["Model Size"]
+    C = frame["Training FLOP"]
+    loss = pd.Series(frame["loss"])
+    highest = loss.nlargest(5)
     return _bytes(
         pd.DataFrame(
             {
                 "family": "chinchilla",
-                "params_total": frame["Model Size"],
-                "tokens": frame["Training FLOP"] / (6.0 * frame["Model Size"]),
-                "flops": frame["Training FLOP"],
-                "loss": frame["loss"],
-                "in_published_fit": (frame["loss"] < frame["loss"].nlargest(5).min()).astype(int),
+                "params_total": N,
+                "tokens": C / (6.0 * N),
+                "flops": C,
+                "loss": loss,
+                "in_published_fit": (loss < highest.min()).astype(int),
             }
         )
     )
@@ -113,7 +116,7 @@ def step_law_bootstrap(files: Files) -> bytes:
     """The five fitted coefficients of every bootstrap row."""
     ((path, _),) = files.items()
     names = ("lr_intercept", "lr_coefN", "lr_coefD", "bs_intercept", "bs_coefD")
-    return _bytes(_read(files, path, names)[list(names)])
+    return _bytes(_read(files, path, names).loc[:, list(names)])
 
 
 def mixtures(files: Files) -> bytes:

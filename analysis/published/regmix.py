@@ -134,9 +134,12 @@ def unscaled(train: Columns, law: Any) -> Any:
         value = at[1] * np.exp(share @ at[2:])
         return np.column_stack([np.ones(len(loss)), value / at[1], value[:, None] * share])
 
+    def residuals(at: np.ndarray) -> np.ndarray:
+        return at[0] + at[1] * np.exp(share @ at[2:]) - loss
+
     start = np.array([getattr(law, name) for name in law.names()])
-    tight = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": 5000, "x_scale": "jac"}
-    end = least_squares(lambda at: at[0] + at[1] * np.exp(share @ at[2:]) - loss, start, slopes, **tight)
+    tight: dict[str, Any] = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": 5000, "x_scale": "jac"}
+    end = least_squares(residuals, start, slopes, **tight)  # pyright: ignore[reportArgumentType]  # the stubs want a name
     return type(law)(*map(float, end.x))
 
 
@@ -149,7 +152,8 @@ def same_mixtures(first: Columns, second: Columns) -> float:
     """100 times the rank correlation of the measured losses of two sizes on the same mixtures."""
     from scipy import stats
 
-    return 100 * float(stats.spearmanr(first["loss"], second["loss"]).statistic)
+    correlation: Any = stats.spearmanr(first["loss"], second["loss"])
+    return 100 * float(correlation.statistic)
 
 
 def boosted(grids: Mapping[str, Grid]) -> dict[str, Found]:

@@ -140,7 +140,7 @@ def score(
         matching = np.flatnonzero(match(forecast, rows, tolerance))
         if not len(matching):
             waiting[forecast.path] = "no row has its inputs yet"
-        outcomes += [_outcome(forecast, rows, at) for at in matching]
+        outcomes += [_outcome(forecast, rows, at) for at in matching.tolist()]
     return outcomes, waiting
 
 

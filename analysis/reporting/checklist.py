@@ -266,6 +266,7 @@ def fit_items(survey: Survey) -> Lines:
     """Say how the law was fitted and where the fit ended."""
     found = _headline(survey)
     objective = found.spec.objective
+    assert objective is not None, "a fit has settled its objective"
     certificate = found.certificate
     scatter = _share(certificate.rms_log_residual)
     if survey.headline != "chinchilla":

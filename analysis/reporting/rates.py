@@ -4,7 +4,7 @@ Fits no law.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,8 +70,9 @@ def learning_rates(grid: Grid, columns: Columns) -> list[Rates]:
         return []
     in_fit = frame.iloc[columns.row]
     found = []
-    for size, rows in bracket.groupby(keys):
-        size = np.atleast_1d(size)
+    sizes: Any = bracket.groupby(keys)
+    for key, rows in sizes:
+        size = np.atleast_1d(key)
         label = f"{human(float(size[0]))} parameters"
         same = _of_size(in_fit, keys, size)
         one = _rates_of_size(label, rows, same, loss_column)
@@ -85,7 +86,7 @@ def _of_size(frame: "pd.DataFrame", keys: list[str], size: np.ndarray) -> "pd.Da
     same = np.ones(len(frame), dtype=bool)
     for key, value in zip(keys, size, strict=True):
         same &= np.isclose(frame[key], value)
-    return frame[same]
+    return frame.loc[same]
 
 
 def _rates_of_size(label: str, bracket: "pd.DataFrame", same: "pd.DataFrame", loss_column: str) -> Rates | None:
@@ -113,7 +114,7 @@ def _numbers(frames: "list[pd.DataFrame]", name: str) -> np.ndarray:
 
     arrays = []
     for frame in frames:
-        values = pd.to_numeric(frame[name], errors="coerce")
+        values: Any = pd.to_numeric(frame[name], errors="coerce")
         arrays.append(values.to_numpy(float))
     return np.concatenate(arrays)
 

@@ -70,7 +70,7 @@ def run_table(survey: Survey, grid: Grid, rows: Sequence[int]) -> dict[str, Any]
 
     cells = list(zip(*table.values(), strict=True))
     listed = []
-    for one in order:
+    for one in order.tolist():
         listed.append({"row": rows[one], "cells": list(cells[one]), "name": names[one]})
     return {"heads": list(table), "rows": listed, "all": len(listed) >= len(survey.columns)}
 
@@ -119,7 +119,8 @@ def extra_columns(frame: "pd.DataFrame", survey: Survey) -> list[str]:
             continue
         values = frame[name]
         different = values.astype(str).nunique()
-        if different > 1 and values.notna().any():
+        known = int(values.notna().sum())
+        if different > 1 and known:
             varied.append(name)
     ordered = [name for name in LIKED if name in varied]
     if len(ordered) <= 2:

@@ -14,6 +14,7 @@ from analysis import laws
 from analysis.fitting.result import FitError, FitResult, finite
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.table import Columns, Grid, select
+from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
 from analysis.questions.compare import Comparison, compare
@@ -189,7 +190,7 @@ def _fit_in_brief(columns: Columns, law: str, spec: FitSpec) -> dict[str, Any]:
 
 def compare_families(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None) -> Comparison | None:
     """Return exchange rates between the families of the grid; None when fewer than two of them can be fitted."""
-    law = laws.load("chinchilla")
+    law = Chinchilla
     try:
         columns = select(
             grid,

@@ -66,8 +66,9 @@ def test_text(survey: Survey) -> str:
     if survey.test is None:
         return ""
     found = survey.test.summary()
+    approach = TITLES[str(found["law"])]
     return (
-        f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({TITLES[found['law']]}) misses the "
+        f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({approach}) misses the "
         f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
         f"{found['mean_error']:+.2%} on average (absolute {found['mean_absolute_error']:.2%}, worst "
         f"{found['largest_absolute_error']:.2%}); "

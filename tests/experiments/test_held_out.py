@@ -33,7 +33,7 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
         nats = np.zeros(held[-1].batches * run.batch)
         nats[: held[-1].sequence_count] = np.where(held[-1].corpus == 0, 32.0, 64.0)
         result = held[-1].result(nats.reshape(-1, run.batch))
-        assert result.parts == (1.0, 2.0) and result.columns["loss_part_2"] == 2.0
+        assert result.corpus_losses == (1.0, 2.0) and result.columns["loss_part_2"] == 2.0
         assert result.loss_nats == pytest.approx(1.5, abs=0.02) and "parts" not in result.columns
     np.testing.assert_array_equal(held[0].tokens, held[1].tokens)
     with pytest.raises(InputError, match="evaluation.weights="):

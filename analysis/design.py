@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
     from analysis import laws
     from analysis.command_line.answers import design as answer
     from analysis.command_line.arguments import one_grid, running_command
-    from analysis.grid.table import load, select
+    from analysis.grid.selection import select
+    from analysis.grid.table import load
     from analysis.questions.design import lattice, of_single_runs, propose, to_json
     from analysis.questions.scoreboard import together
     from analysis.questions.target import Target

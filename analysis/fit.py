@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
     from analysis.command_line.answers import fit as answer
     from analysis.command_line.arguments import one_grid, running_command
     from analysis.fitting.result import to_json
-    from analysis.grid.table import load, select
+    from analysis.grid.selection import select
+    from analysis.grid.table import load
     from analysis.questions.backtest import hindsight_summary
     from analysis.questions.fit import fit
     from analysis.writing.output_file import check_writable, write

@@ -21,7 +21,8 @@ def main(argv: list[str]) -> None:
     """Find the trend of the role loss (any quantity) over the role X, write it where asked, and print it."""
     from analysis.command_line.answers import trend as answer
     from analysis.command_line.arguments import one_grid
-    from analysis.grid.table import load, select
+    from analysis.grid.selection import select
+    from analysis.grid.table import load
     from analysis.questions.trend import find_trend, to_json
     from analysis.writing.output_file import check_writable, write
     from analysis.writing.terminal import open_console

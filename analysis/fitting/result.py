@@ -1,4 +1,4 @@
-"""What a fit returns, and its JSON. Knows no law and no fitting."""
+"""Hold what a fit returns, and write it as JSON. Knows no law and no fitting."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +13,25 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.trust.certificate import Certificate
 from analysis.trust.interval import Interval, interval_of
+from analysis.trust.profile import Profile
 
 SCHEMA = 1
 
 
 class FitError(RuntimeError):
-    """A fit that did not end at an optimum. It has no numbers."""
+    """Say that a fit did not end at an optimum. It has no numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """A law with how it was obtained.
+    """Hold a law with how it was obtained.
 
     draws [replicates, coefficients] are bootstrap refits, left_out [refits, coefficients] those of the jackknife, freedom
     the rows that are left when each coefficient takes one. residual [rows] is ln predicted - ln observed of the rows in
     `columns`. details holds what a law's own procedure found (budget minima, hull), ready for JSON.
     """
 
-    law: Any
+    law: Any  # a Law; its coefficients are attributes that only its own class has
     spec: FitSpec
     columns: Columns
     objective: float
@@ -39,54 +40,66 @@ class FitResult:
     draws: np.ndarray
     left_out: np.ndarray | None = None
     freedom: int | None = None
-    profiles: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # analysis.trust.profile.Profile by coefficient
+    profiles: Mapping[str, Profile] = dataclasses.field(default_factory=dict)  # by coefficient
     flops_per_param_token: float = 6.0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     additive: bool = False  # residuals are differences: the target may be negative
 
     def stacked(self) -> Any:
-        """The law with its bootstrap replicates as coefficients."""
+        """Return the law with its bootstrap replicates as coefficients."""
         return type(self.law).stack(self.draws)
 
     def interval(self, draws: np.ndarray) -> Interval | None:
-        """Of replicates [replicates] of any number: percentiles."""
+        """Build an interval from replicates [replicates] of any number: percentiles."""
         return Interval.of(draws, self.spec.level)
 
     def interval_of(self, quantity: Callable[[Any], Any]) -> Interval | None:
-        """Of a quantity that is a function of the law (and broadcasts over its coefficients)."""
+        """Build the interval of a quantity that is a function of the law (and broadcasts over its coefficients)."""
         return interval_of(quantity, self.law, self.draws, self.left_out, self.spec.level, self.freedom)
 
     def intervals(self) -> dict[str, Interval]:
-        """Intervals of the coefficients and of the optimum's exponents."""
-        found = {name: self.interval_of(operator.attrgetter(name)) for name in self.law.names()}
+        """Build the intervals of the coefficients and of the optimum's exponents, where there are refits."""
+
+        def exponent(name: str) -> Callable[[Any], Any]:
+            return lambda law: law.optimum_exponents()[name]
+
+        quantities: dict[str, Callable[[Any], Any]] = {}
+        for name in self.law.names():
+            quantities[name] = operator.attrgetter(name)
         for name in self.law.optimum_exponents():
-            found[name] = self.interval_of(lambda law, name=name: law.optimum_exponents()[name])
-        return {name: interval for name, interval in found.items() if interval is not None}
+            quantities[name] = exponent(name)
+        found = {}
+        for name, quantity in quantities.items():
+            interval = self.interval_of(quantity)
+            if interval is not None:
+                found[name] = interval
+        return found
 
 
 def ranges(columns: Columns, flops_per_param_token: float) -> dict[str, list[float]]:
-    """Smallest and largest value of every numeric role that was used; C from N and D where no column gives it."""
-    numbers = {role: value for role, value in columns.values.items() if value.dtype.kind == "f" and role != "weight"}
+    """Return the smallest and largest value of every numeric role that was used; C from N and D without a column."""
+    numbers = {}
+    for role, value in columns.values.items():
+        if value.dtype.kind == "f" and role != "weight":
+            numbers[role] = value
     for role, names in columns.parts.items():
-        parts = numbers.pop(role).T
-        numbers |= {f"{role}_{name}": part for name, part in zip(names, parts, strict=True)}
-    found = {role: [float(value.min()), float(value.max())] for role, value in numbers.items()}
-    if "C" not in found and "N" in columns and "D" in columns:
-        compute = flops_per_param_token * columns["N"] * columns["D"]
-        found["C"] = [float(compute.min()), float(compute.max())]
-    return found
+        by_part = numbers.pop(role).T
+        for name, part in zip(names, by_part, strict=True):
+            numbers[f"{role}_{name}"] = part
+    if "C" not in numbers and "N" in columns and "D" in columns:
+        numbers["C"] = flops_per_param_token * columns["N"] * columns["D"]
+    return {role: [float(value.min()), float(value.max())] for role, value in numbers.items()}
 
 
 def pack(draws: np.ndarray) -> dict[str, Any]:
-    """Replicates as one JSON string: little-endian float64, base64."""
+    """Write replicates as one JSON string: little-endian float64, base64."""
     data = np.ascontiguousarray(draws, dtype="<f8")
-    return {"dtype": "<f8", "shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode()}
+    text = base64.b64encode(data.tobytes()).decode()
+    return {"dtype": "<f8", "shape": list(data.shape), "base64": text}
 
 
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `pack`; ValueError when the text is damaged."""
+    """Read what `pack` wrote; ValueError when the text is damaged."""
     if packed["dtype"] != "<f8":
         raise ValueError(f"draws: dtype {packed['dtype']!r}, expected '<f8'")
     data = base64.b64decode(packed["base64"], validate=True)
@@ -94,36 +107,25 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 
 def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -> dict[str, Any]:
-    """fit.json as DESIGN names it: strict JSON, a schema version first."""
-    law, certificate = result.law, result.certificate
-    exponents = {name: float(value) for name, value in law.optimum_exponents().items()}
-    fields = dataclasses.asdict(certificate)
-    fields["not_identified"] = list(certificate.not_identified)
-    fields["why_not_identified"] = dict(certificate.not_identified)
+    """Write fit.json as the commands read it: strict JSON, a schema version first."""
+    law = result.law
+    columns = result.columns
     return {
         "schema": SCHEMA,
         "law": law.NAME,
         "formula": law.FORMULA,
         "coefficients": finite(law.coefficients()),
         "objective": result.objective,
-        "rows_used": len(result.columns),
-        "rows_dropped": [dataclasses.asdict(row) for row in result.columns.dropped],
-        "certificate": fields,
+        "rows_used": len(columns),
+        "rows_dropped": [dataclasses.asdict(row) for row in columns.dropped],
+        "certificate": _certificate_fields(result.certificate),
         "intervals": {name: dataclasses.asdict(interval) for name, interval in result.intervals().items()},
-        "optimum": finite(exponents),
-        "options": {
-            **dataclasses.asdict(result.spec.objective),
-            "interpolation": result.spec.interpolation,
-            "bootstrap": result.spec.bootstrap,
-            "resample": result.spec.resample,
-            "fixed": dict(result.spec.fixed),
-            "level": result.spec.level,
-            "seed": result.spec.seed,
-        },
-        "columns": result.columns.sources,
-        "parts": {role: list(names) for role, names in result.columns.parts.items()},
-        "notes": list(result.columns.notes),
-        "ranges": ranges(result.columns, result.flops_per_param_token),
+        "optimum": finite(law.optimum_exponents()),
+        "options": _options(result.spec),
+        "columns": columns.sources,
+        "parts": {role: list(names) for role, names in columns.parts.items()},
+        "notes": list(columns.notes),
+        "ranges": ranges(columns, result.flops_per_param_token),
         "flops_per_param_token": result.flops_per_param_token,
         "details": result.details,
         "draws": pack(result.draws),
@@ -134,6 +136,30 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
     }
 
 
+def _certificate_fields(certificate: Certificate) -> dict[str, Any]:
+    """Return the certificate's fields; what is not identified is a list of names, the reasons stand beside it."""
+    fields = dataclasses.asdict(certificate)
+    fields["not_identified"] = list(certificate.not_identified)
+    fields["why_not_identified"] = dict(certificate.not_identified)
+    return fields
+
+
+def _options(spec: FitSpec) -> dict[str, Any]:
+    """Return the choices that the numbers depend on."""
+    return {
+        **dataclasses.asdict(spec.settled_objective),
+        "interpolation": spec.interpolation,
+        "bootstrap": spec.bootstrap,
+        "resample": spec.resample,
+        "fixed": dict(spec.fixed),
+        "level": spec.level,
+        "seed": spec.seed,
+    }
+
+
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers for strict JSON: what is not finite becomes null."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+    """Return numbers for strict JSON: what is not finite becomes null."""
+    found: dict[str, float | None] = {}
+    for name, value in values.items():
+        found[name] = float(value) if math.isfinite(value) else None
+    return found

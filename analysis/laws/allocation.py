@@ -1,12 +1,11 @@
-"""Laws of the compute-optimal allocation alone: IsoFLOP minima (approach 2) and the envelope (approach 1)."""
+"""Say how to allocate compute, and nothing else: IsoFLOP minima (approach 2) and the envelope (approach 1)."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Inputs, Law, Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,31 +16,33 @@ class Allocation(Law):
     a + b = 1 is a check (C proportional to N D) and not an assumption.
     """
 
-    a: Any
-    b: Any
-    k_N: Any
-    k_D: Any
-    E: Any
-    K: Any
-    gamma: Any
+    a: Number
+    b: Number
+    k_N: Number
+    k_D: Number
+    E: Number
+    K: Number
+    gamma: Number
 
     FORMULA: ClassVar[str] = "N* = k_N C^a, D* = k_D C^b, L* = E + K/C^gamma"
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("C",),)
 
     def predict(self, C: Any) -> Any:
-        """Least loss in nats per token at C training FLOPs."""
+        """Return the least loss in nats per token at C training FLOPs."""
         with np.errstate(over="ignore", invalid="ignore"):
             return self.E + self.K * np.asarray(C, dtype=np.float64) ** -self.gamma
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
-        """(N, D) at C. The two are fitted, so the cost of a parameter and token is not used."""
+        """Return (N, D) at C. The two are fitted, so the cost of a parameter and token is not used."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.exp(np.log(self.k_N) + self.a * np.log(C)), np.exp(np.log(self.k_D) + self.b * np.log(C))
+            N = np.exp(np.log(self.k_N) + self.a * np.log(C))
+            D = np.exp(np.log(self.k_D) + self.b * np.log(C))
+        return N, D
 
     def optimum_exponents(self) -> dict[str, Any]:
         return {"exponent_N": self.a, "exponent_D": self.b}
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         return self.predict(at["C"])
 
 

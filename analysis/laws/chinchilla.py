@@ -1,12 +1,11 @@
-"""Laws of loss in parameters and tokens."""
+"""Predict the loss from parameters and tokens."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, SumLaw, Term
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Inputs, Number, SumLaw, Term
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +16,11 @@ class Chinchilla(SumLaw):
     (approach 3); Besiroglu et al. 2024 for how to fit it.
     """
 
-    E: Any
-    A: Any
-    B: Any
-    alpha: Any
-    beta: Any
+    E: Number
+    A: Number
+    B: Number
+    alpha: Number
+    beta: Number
 
     NAME: ClassVar[str] = "chinchilla"
     FORMULA: ClassVar[str] = "L = E + A/N^alpha + B/D^beta"
@@ -37,27 +36,33 @@ class Chinchilla(SumLaw):
     )
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
-        """(N, D) of least loss among those with flops_per_param_token * N * D = C (Hoffmann et al. 2022, eq. 4)."""
+        """Return (N, D) of least loss among those with flops_per_param_token * N * D = C (Hoffmann et al. 2022, eq. 4)."""
         product = C / flops_per_param_token
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             total = np.asarray(self.alpha + self.beta)  # may be zero
-            scale = np.exp((np.log(self.alpha * self.A) - np.log(self.beta * self.B)) / total)
+            pull_N = np.log(self.alpha * self.A)  # of the slopes of both terms, which are equal at the optimum
+            pull_D = np.log(self.beta * self.B)
+            scale = np.exp((pull_N - pull_D) / total)
             N = scale * product ** (self.beta / total)
             return N, product / N
 
     def optimum_exponents(self) -> dict[str, Any]:
-        """N* grows as C^(beta/(alpha+beta)), D* as C^(alpha/(alpha+beta))."""
+        """Return the exponents of the optimum: N* grows as C^(beta/(alpha+beta)), D* as C^(alpha/(alpha+beta))."""
         with np.errstate(divide="ignore", invalid="ignore"):
             total = np.asarray(self.alpha + self.beta)  # may be zero
             return {"exponent_N": self.beta / total, "exponent_D": self.alpha / total}
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
-        """Loss at (N, D), at compute C with N and D at their optimum, or at C with one of them given."""
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        """Predict the loss at (N, D), at compute C with N and D at their optimum, or at C with one of them given."""
         if "N" in at and "D" in at:
-            return self.predict(N=at["N"], D=at["D"])
-        if "N" in at:
-            return self.predict(N=at["N"], D=at["C"] / flops_per_param_token / at["N"])
-        if "D" in at:
-            return self.predict(N=at["C"] / flops_per_param_token / at["D"], D=at["D"])
-        N, D = self.optimum(at["C"], flops_per_param_token)
+            N = at["N"]
+            D = at["D"]
+        elif "N" in at:
+            N = at["N"]
+            D = at["C"] / flops_per_param_token / N
+        elif "D" in at:
+            D = at["D"]
+            N = at["C"] / flops_per_param_token / D
+        else:
+            N, D = self.optimum(at["C"], flops_per_param_token)
         return self.predict(N=N, D=D)

@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, free
+from analysis.grid.roles import Role
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, Inputs, Number, free
 from analysis.laws.downstream import DENSING, Accuracy, AnswerLoss
 from analysis.solve.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Density:
-    """Effective size and density of any model by its score on a task.
+    """Hold the measure of the effective size and density of any model by its score on a task.
 
     reference: loss of reference models on the answers. accuracy: the score that such a loss gives, c, gamma, l and d of
     the source as a, k, L0 and b; its k is negative for a score that rises as the loss falls. tokens: D_0, what the
@@ -30,23 +31,27 @@ class Density:
     tokens: float = 1e12
 
     def answer_loss(self, score: Any) -> Any:
-        """l - ln(c/(S - d) - 1)/gamma: the loss of a score; nan at or beyond that of a guess, d, and the best, c + d."""
+        """Return l - ln(c/(S - d) - 1)/gamma: the loss of a score; nan at or beyond that of a guess, d, and the best, c + d."""
         law = self.accuracy
+        above_guess = np.asarray(score, dtype=np.float64) - law.b
         with np.errstate(all="ignore"):
-            odds = law.a / (np.asarray(score, dtype=np.float64) - law.b) - 1
-            return law.L0 - np.log(np.where((odds > 0) & np.isfinite(odds), odds, np.nan)) / law.k
+            odds = law.a / above_guess - 1
+            exists = (odds > 0) & np.isfinite(odds)
+            return law.L0 - np.log(np.where(exists, odds, np.nan)) / law.k
 
     def effective_size(self, score: Any) -> Any:
-        """Parameters of the reference model, trained on D_0 tokens, that has this score.
+        """Return the parameters of the reference model, trained on D_0 tokens, that has this score.
 
         nan where no size has it: a score no better than a guess, or beyond what D_0 tokens allow.
         """
-        rest = self.answer_loss(score) - self.reference.b * self.tokens**-self.reference.beta
+        law = self.reference
+        rest = self.answer_loss(score) - law.b * self.tokens**-law.beta
         with np.errstate(all="ignore"):
-            return (np.where(rest > 0, rest, np.nan) / self.reference.a) ** (-1 / self.reference.alpha)
+            size_term = np.where(rest > 0, rest, np.nan)
+            return (size_term / law.a) ** (-1 / law.alpha)
 
     def density(self, score: Any, N: Any) -> Any:
-        """Effective over actual parameters N."""
+        """Return effective over actual parameters N."""
         return self.effective_size(score) / N
 
 
@@ -58,13 +63,17 @@ class DensityGrowth(FormulaLaw):
     does not know of the models that were never measured.
     """
 
-    A: Any
-    B: Any
+    A: Number
+    B: Number
 
     NAME: ClassVar[str] = "density_growth"
     FORMULA: ClassVar[str] = "ln rho_max = A days + B"
     SOURCE: ClassVar[str] = DENSING
     ROLES: ClassVar[tuple[str, ...]] = ("days", "density")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "days": Role("days since a date", ("days", "day"), positive=False),
+        "density": Role("effective over actual parameters", ("density", "capacity_density")),
+    }
     TARGET: ClassVar[str] = "density"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -73,13 +82,13 @@ class DensityGrowth(FormulaLaw):
     }
 
     def predict(self, days: Any) -> Any:
-        """Density of the densest model of that day."""
+        """Predict the density of the densest model of that day."""
         return np.exp(self.A * days + self.B)
 
     def doubling_days(self) -> Any:
-        """Days in which the record doubles; negative where it falls."""
+        """Return the days in which the record doubles; negative where it falls."""
         return math.log(2) / self.A
 
-    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
-        """The doubling time, the same at any day."""
+    def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
+        """Return the doubling time, the same at any day."""
         return {"doubling_days": self.doubling_days() + 0 * at["days"]}

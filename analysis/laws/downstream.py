@@ -1,4 +1,4 @@
-"""What a model can do: the loss on a task's answers, the accuracy that it buys, and how often a sample passes.
+"""Predict what a model can do: the loss on a task's answers, the accuracy that it buys, and how often a sample passes.
 
 The way from parameters and tokens, or from compute, to an accuracy is taken in two steps; analysis/procedures/downstream.py fits
 them on the same resampled rows, so that an interval of the accuracy carries both.
@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from analysis.grid.roles import Role
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
     FormulaLaw,
+    Inputs,
     Law,
+    Number,
     SumLaw,
     Term,
     exponent,
@@ -36,16 +39,19 @@ POINT = Objective("huber", "raw", 0.01)  # a stray run counts by its sign: noise
 class TaskLoss(SumLaw):
     """Loss on a task's answers = E + A/N^alpha + B/D^beta, in the units of the grid (nats or bits, per token or byte)."""
 
-    E: Any
-    A: Any
-    B: Any
-    alpha: Any
-    beta: Any
+    E: Number
+    A: Number
+    B: Number
+    alpha: Number
+    beta: Number
 
     NAME: ClassVar[str] = "task_loss"
     FORMULA: ClassVar[str] = "task_loss = E + A/N^alpha + B/D^beta"
     SOURCE: ClassVar[str] = f"{TASKS}, step 1"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "task_loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "task_loss": Role("loss on a task's answers, nats or bits", ("task_loss", "answer_loss", "nll")),
+    }
     TARGET: ClassVar[str] = "task_loss"
     TERMS: ClassVar[tuple[Term, ...]] = (
         Term("E"),
@@ -58,9 +64,9 @@ class TaskLoss(SumLaw):
 class TaskLossCompute(SumLaw):
     """Loss on a task's answers = E + A/C^alpha, C in training FLOPs of compute-optimal (or alike) runs."""
 
-    E: Any
-    A: Any
-    alpha: Any
+    E: Number
+    A: Number
+    alpha: Number
 
     NAME: ClassVar[str] = "task_loss_compute"
     FORMULA: ClassVar[str] = "task_loss = E + A/C^alpha"
@@ -74,8 +80,8 @@ class TaskLossCompute(SumLaw):
 class TaskLossLog(FormulaLaw):
     """Loss on a task's answers = u - v ln C: a straight line, good over the range that it was fitted on and a bit more."""
 
-    u: Any
-    v: Any
+    u: Number
+    v: Number
 
     NAME: ClassVar[str] = "task_loss_log"
     FORMULA: ClassVar[str] = "task_loss = u - v ln C"
@@ -86,7 +92,7 @@ class TaskLossLog(FormulaLaw):
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"u": free(), "v": free()}
 
     def predict(self, C: Any) -> Any:
-        """Loss on the answers at C training FLOPs."""
+        """Predict the loss on the answers at C training FLOPs."""
         return self.u - self.v * np.log(C)
 
 
@@ -97,10 +103,10 @@ class AnswerLoss(SumLaw):
     Step 2, from that loss to the score, is Accuracy.
     """
 
-    a: Any
-    b: Any
-    alpha: Any
-    beta: Any
+    a: Number
+    b: Number
+    alpha: Number
+    beta: Number
 
     NAME: ClassVar[str] = "answer_loss"
     FORMULA: ClassVar[str] = "task_loss = a/N^alpha + b/D^beta"
@@ -114,14 +120,17 @@ class AnswerLoss(SumLaw):
 class ErrorFromLoss(FormulaLaw):
     """Err(L) = eps - k exp(-gamma L): average top-1 error of downstream tasks from the loss in nats per token."""
 
-    eps: Any
-    k: Any
-    gamma: Any
+    eps: Number
+    k: Number
+    gamma: Number
 
     NAME: ClassVar[str] = "error_from_loss"
     FORMULA: ClassVar[str] = "Err = eps - k exp(-gamma L)"
     SOURCE: ClassVar[str] = f"{GADRE}, equation 5"
     ROLES: ClassVar[tuple[str, ...]] = ("loss", "error")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "error": Role("error of a task, 0 to 1", ("error", "err", "error_rate"), positive=False),
+    }
     TARGET: ClassVar[str] = "error"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -131,7 +140,7 @@ class ErrorFromLoss(FormulaLaw):
     }
 
     def predict(self, loss: Any) -> Any:
-        """Error at a loss."""
+        """Predict the error at a loss."""
         return self.eps - self.k * np.exp(-self.gamma * loss)
 
 
@@ -142,15 +151,18 @@ class Accuracy(FormulaLaw):
     (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one.
     """
 
-    a: Any
-    k: Any
-    L0: Any
-    b: Any
+    a: Number
+    k: Number
+    L0: Number
+    b: Number
 
     NAME: ClassVar[str] = "accuracy"
     FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (task_loss - L0))) + b"
     SOURCE: ClassVar[str] = f"{TASKS}, step 2; {LLAMA}"
     ROLES: ClassVar[tuple[str, ...]] = ("task_loss", "accuracy")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "accuracy": Role("accuracy on a task, 0 to 1", ("accuracy", "acc", "task_accuracy"), positive=False),
+    }
     TARGET: ClassVar[str] = "accuracy"
     OBJECTIVE: ClassVar[Objective] = POINT
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -161,13 +173,14 @@ class Accuracy(FormulaLaw):
     }
 
     def predict(self, task_loss: Any) -> Any:
-        """Accuracy, 0 to 1, at that loss."""
-        return self.a * (1 + np.tanh(self.k * (task_loss - self.L0) / 2)) / 2 + self.b  # exp would overflow
+        """Predict the accuracy, 0 to 1, at that loss."""
+        rise = 1 + np.tanh(self.k * (task_loss - self.L0) / 2)  # of a logistic curve; exp would overflow
+        return self.a * rise / 2 + self.b
 
 
 @dataclasses.dataclass(frozen=True)
 class TwoStep(Law):
-    """A task-loss law, then Accuracy. Coefficients are those of the two, in that order."""
+    """Hold a task-loss law, then Accuracy. Coefficients are those of the two, in that order."""
 
     FIRST: ClassVar[type[FormulaLaw]]
     SECOND: ClassVar[type[FormulaLaw]] = Accuracy
@@ -181,17 +194,19 @@ class TwoStep(Law):
         cls.INPUTS = (cls.FIRST.inputs(),)
 
     def steps(self) -> tuple[FormulaLaw, FormulaLaw]:
-        """The two laws."""
+        """Return the two laws."""
         values = [getattr(self, name) for name in self.names()]
         count = len(self.FIRST.names())
-        return self.FIRST(*values[:count]), self.SECOND(*values[count:])
+        first = self.FIRST(*values[:count])
+        second = self.SECOND(*values[count:])
+        return first, second
 
     def predict(self, **inputs: Any) -> Any:
-        """Accuracy, 0 to 1."""
+        """Predict the accuracy, 0 to 1."""
         first, second = self.steps()
         return second.predict(first.predict(**inputs))
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         del flops_per_param_token
         return self.predict(**{role: at[role] for role in self.FIRST.inputs()})
 
@@ -200,15 +215,15 @@ class TwoStep(Law):
 class TwoStepAccuracy(TwoStep):
     """Accuracy from parameters and tokens, by way of the loss on the answers."""
 
-    E: Any
-    A: Any
-    B: Any
-    alpha: Any
-    beta: Any
-    a: Any
-    k: Any
-    L0: Any
-    b: Any
+    E: Number
+    A: Number
+    B: Number
+    alpha: Number
+    beta: Number
+    a: Number
+    k: Number
+    L0: Number
+    b: Number
 
     NAME: ClassVar[str] = "two_step"
     FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (E + A/N^alpha + B/D^beta - L0))) + b"
@@ -220,13 +235,13 @@ class TwoStepAccuracy(TwoStep):
 class TwoStepCompute(TwoStep):
     """Accuracy from training FLOPs, by way of the loss on the answers."""
 
-    E: Any
-    A: Any
-    alpha: Any
-    a: Any
-    k: Any
-    L0: Any
-    b: Any
+    E: Number
+    A: Number
+    alpha: Number
+    a: Number
+    k: Number
+    L0: Number
+    b: Number
 
     NAME: ClassVar[str] = "two_step_compute"
     FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (E + A/C^alpha - L0))) + b"
@@ -238,12 +253,12 @@ class TwoStepCompute(TwoStep):
 class TwoStepLog(TwoStep):
     """Accuracy from training FLOPs, by way of a loss on the answers that is linear in ln C."""
 
-    u: Any
-    v: Any
-    a: Any
-    k: Any
-    L0: Any
-    b: Any
+    u: Number
+    v: Number
+    a: Number
+    k: Number
+    L0: Number
+    b: Number
 
     NAME: ClassVar[str] = "two_step_log"
     FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (u - v ln C - L0))) + b"
@@ -259,13 +274,16 @@ class PassUntil(FormulaLaw):
     the estimate of PU and asks whether a task improves faster than this law.
     """
 
-    c: Any
-    alpha: Any
+    c: Number
+    alpha: Number
 
     NAME: ClassVar[str] = "pass_until"
     FORMULA: ClassVar[str] = "-ln(pass_rate) = c N^-alpha"
     SOURCE: ClassVar[str] = "Hu et al. 2023 (arXiv 2310.03262)"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "pass_rate")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "pass_rate": Role("share of samples that solve a task, 0 to 1", ("pass_rate",)),
+    }
     TARGET: ClassVar[str] = "pass_rate"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -274,7 +292,7 @@ class PassUntil(FormulaLaw):
     }
 
     def predict(self, N: Any) -> Any:
-        """Pass rate, 0 to 1, of a model with N parameters."""
+        """Predict the pass rate, 0 to 1, of a model with N parameters."""
         return np.exp(-self.c * power(N, -self.alpha))
 
 
@@ -285,10 +303,10 @@ class Difficulty(FormulaLaw):
     Fix g where it is known (--fix=g=0.25 for four choices, g=0 for free answers). exp(-c) is what remains out of reach.
     """
 
-    g: Any
-    a: Any
-    b: Any
-    c: Any
+    g: Number
+    a: Number
+    b: Number
+    c: Number
 
     NAME: ClassVar[str] = "difficulty"
     FORMULA: ClassVar[str] = "acc = g + (1 - g) exp(-a/C^b - c)"
@@ -304,5 +322,5 @@ class Difficulty(FormulaLaw):
     }
 
     def predict(self, C: Any) -> Any:
-        """Accuracy, 0 to 1, at C training FLOPs."""
+        """Predict the accuracy, 0 to 1, at C training FLOPs."""
         return self.g + (1 - self.g) * np.exp(-self.a * power(C, -self.b) - self.c)

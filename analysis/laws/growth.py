@@ -1,19 +1,18 @@
-"""Growing a trained model: when to grow it, by how much, and how much compute that saves.
+"""Say when growing a trained model pays: when to grow it, by how much, and how much compute that saves.
 
 The published constants of the timing rule stand where studies use them, in sweeps/study/rules.py (stacking_tokens); here are
-the forms that fit one's own runs, and how rows for them come from runs.
+the forms that fit one's own runs. How rows for them come from runs is analysis/procedures/growth.py's.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import Coefficient, FormulaLaw, free, prefactor
+from analysis.grid.roles import Role
+from analysis.laws.base import Coefficient, FormulaLaw, Number, free, prefactor
 from analysis.solve.objective import Objective
-
-if TYPE_CHECKING:
-    pass
 
 SOURCE = "Du et al. 2024 (G_stack; arXiv 2405.15319)"
 DECADE = float(np.log(10))
@@ -27,14 +26,19 @@ class StackTiming(FormulaLaw):
     parameters at a growth factor of 4, and meant for that range.
     """
 
-    a: Any
-    b: Any
-    c: Any
+    a: Number
+    b: Number
+    c: Number
 
     NAME: ClassVar[str] = "stack_timing"
     FORMULA: ClassVar[str] = "log10 d = a log10 N + b/log10 C + c"
     SOURCE: ClassVar[str] = f"{SOURCE}, equation 2"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "growth_tokens")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "growth_tokens": Role(
+            "tokens of the small model before it is grown", ("growth_tokens", "tokens_before_growth")
+        ),
+    }
     TARGET: ClassVar[str] = "growth_tokens"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -44,7 +48,7 @@ class StackTiming(FormulaLaw):
     }
 
     def predict(self, N: Any, C: Any) -> Any:
-        """TARGET for a target model of N parameters that trains with C FLOPs."""
+        """Predict TARGET for a target model of N parameters that trains with C FLOPs."""
         return np.exp(DECADE * (self.a * np.log10(N) + self.b / np.log10(C) + self.c))
 
 
@@ -59,6 +63,9 @@ class StackFactor(StackTiming):
     FORMULA: ClassVar[str] = "log10 g = a log10 N + b/log10 C + c"
     SOURCE: ClassVar[str] = f"{SOURCE}; the form of its equation 2"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "growth_factor")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "growth_factor": Role("parameters after growth over those before", ("growth_factor",)),
+    }
     TARGET: ClassVar[str] = "growth_factor"
 
 
@@ -70,13 +77,16 @@ class GrowthSpeedup(FormulaLaw):
     C_even, the break-even point; p < 0: the trunk has paid for itself from C_even on. With p near 0 there is no such point.
     """
 
-    C_even: Any
-    p: Any
+    C_even: Number
+    p: Number
 
     NAME: ClassVar[str] = "growth_speedup"
     FORMULA: ClassVar[str] = "speedup = (C/C_even)^-p - 1"
     SOURCE: ClassVar[str] = f"{SOURCE}, equation 48 for the speed-up; the power law in C is ours"
     ROLES: ClassVar[tuple[str, ...]] = ("C", "speedup")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "speedup": Role("FLOPs from scratch over FLOPs of the grown run, minus 1", ("speedup",), positive=False),
+    }
     TARGET: ClassVar[str] = "speedup"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -85,5 +95,5 @@ class GrowthSpeedup(FormulaLaw):
     }
 
     def predict(self, C: Any) -> Any:
-        """Speed-up of a grown run that cost C FLOPs, its trunk included: 0.5 is 50% faster."""
+        """Predict the speed-up of a grown run that cost C FLOPs, its trunk included: 0.5 is 50% faster."""
         return np.exp(-self.p * (np.log(C) - np.log(self.C_even))) - 1

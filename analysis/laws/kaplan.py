@@ -1,6 +1,5 @@
-"""Power laws without a floor, and the two ways in which Kaplan et al. 2020 join them."""
+"""Predict the loss by power laws without a floor, and the two ways in which Kaplan et al. 2020 join them."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
@@ -10,6 +9,8 @@ from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
     FormulaLaw,
+    Inputs,
+    Number,
     SumLaw,
     Term,
     exponent,
@@ -25,8 +26,8 @@ SCALES = tuple(float(scale) for scale in 10.0 ** np.arange(2, 19, 2))  # of para
 class KaplanN(SumLaw):
     """L(N) = A_N N^-alpha_N at enough data, nats per token; the paper's N_c is A_N^(1/alpha_N). N without embeddings."""
 
-    A_N: Any
-    alpha_N: Any
+    A_N: Number
+    alpha_N: Number
 
     NAME: ClassVar[str] = "kaplan_n"
     FORMULA: ClassVar[str] = "L = A_N / N^alpha_N"
@@ -39,8 +40,8 @@ class KaplanN(SumLaw):
 class KaplanD(SumLaw):
     """L(D) = A_D D^-alpha_D of a large model stopped early, nats per token; D_c is A_D^(1/alpha_D)."""
 
-    A_D: Any
-    alpha_D: Any
+    A_D: Number
+    alpha_D: Number
 
     NAME: ClassVar[str] = "kaplan_d"
     FORMULA: ClassVar[str] = "L = A_D / D^alpha_D"
@@ -53,8 +54,8 @@ class KaplanD(SumLaw):
 class KaplanC(SumLaw):
     """L(C) = A_C C^-alpha_C on the compute-efficient frontier, nats per token; C_c is A_C^(1/alpha_C)."""
 
-    A_C: Any
-    alpha_C: Any
+    A_C: Number
+    alpha_C: Number
 
     NAME: ClassVar[str] = "kaplan_c"
     FORMULA: ClassVar[str] = "L = A_C / C^alpha_C"
@@ -67,10 +68,10 @@ class KaplanC(SumLaw):
 class KaplanND(FormulaLaw):
     """L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, nats per token: model size and overfitting together."""
 
-    N_c: Any
-    D_c: Any
-    alpha_N: Any
-    alpha_D: Any
+    N_c: Number
+    D_c: Number
+    alpha_N: Number
+    alpha_D: Number
 
     NAME: ClassVar[str] = "kaplan"
     FORMULA: ClassVar[str] = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
@@ -85,17 +86,17 @@ class KaplanND(FormulaLaw):
     }
 
     def predict(self, N: Any, D: Any) -> Any:
-        """Loss in nats per token for N parameters and D tokens."""
+        """Predict the loss in nats per token for N parameters and D tokens."""
         ratio = self.alpha_N / self.alpha_D
         return power(power(self.N_c / N, ratio) + self.D_c / D, self.alpha_D)
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
-        """(N, D) of least loss: the slopes of both terms over ln N cancel."""
+        """Return (N, D) of least loss: the slopes of both terms over ln N cancel."""
         product = C / flops_per_param_token
         ratio = self.alpha_N / self.alpha_D
         with np.errstate(all="ignore"):
-            log_n = (np.log(ratio) + ratio * np.log(self.N_c) - np.log(self.D_c) + np.log(product)) / (1 + ratio)
-            N = np.exp(log_n)
+            sum_of_logs = np.log(ratio) + ratio * np.log(self.N_c) - np.log(self.D_c) + np.log(product)
+            N = np.exp(sum_of_logs / (1 + ratio))
             return N, product / N
 
     def optimum_exponents(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class KaplanND(FormulaLaw):
             total = self.alpha_N + self.alpha_D
             return {"exponent_N": self.alpha_D / total, "exponent_D": self.alpha_N / total}
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)
 
@@ -116,10 +117,10 @@ class KaplanNS(SumLaw):
     and S_c^alpha_S.
     """
 
-    A_N: Any
-    A_S: Any
-    alpha_N: Any
-    alpha_S: Any
+    A_N: Number
+    A_S: Number
+    alpha_N: Number
+    alpha_S: Number
 
     NAME: ClassVar[str] = "kaplan_steps"
     FORMULA: ClassVar[str] = "L = A_N/N^alpha_N + A_S/S^alpha_S"

@@ -3,18 +3,15 @@
 Bits come from losses on synthetic biographies, whose entropy is known.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import (
-    Coefficient,
-    FormulaLaw,
-    prefactor,
-    rounded_minimum,
-)
+from analysis.grid.roles import Role
+from analysis.laws.base import Coefficient, FormulaLaw, Number, prefactor, rounded_minimum
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
@@ -29,14 +26,14 @@ PLAIN_ATTRIBUTES = (2, 12 * 28 * 200, 200, 300, 100, 263)
 
 
 def stored_bits(people: float, choices: Any, loss_nats: Any) -> Any:
-    """People x log2(choices / e^loss), at least 0: what a model knows of one item a person.
+    """Return people x log2(choices / e^loss), at least 0: what a model knows of one item a person.
 
     choices: how many values the item is drawn from, uniformly; loss_nats: the model's mean loss for the whole item, its
     tokens summed, given what precedes it. Chance leaves 0 bits, certainty log2(choices).
     """
-    return people * np.maximum(
-        np.log2(np.asarray(choices, dtype=np.float64)) - np.asarray(loss_nats) / math.log(2), 0.0
-    )
+    possible = np.log2(np.asarray(choices, dtype=np.float64))
+    missing = np.asarray(loss_nats) / math.log(2)
+    return people * np.maximum(possible - missing, 0.0)
 
 
 def biography_bits(
@@ -46,7 +43,7 @@ def biography_bits(
     names: float = PLAIN_NAMES,
     attributes: tuple[float, ...] = PLAIN_ATTRIBUTES,
 ) -> Any:
-    """Bits that a model holds of biographies (bioS): N log2(N_0/e^p1) + N log2(S_0/e^p2) for N people.
+    """Return the bits that a model holds of biographies (bioS): N log2(N_0/e^p1) + N log2(S_0/e^p2) for N people.
 
     p1 = name_loss: loss of a whole name, with nothing before it; a model that knows the names and no more has ln N.
     p2 = value_loss: loss of all attributes of a person together, given the name. S_0 is the product of `attributes`.
@@ -61,14 +58,14 @@ def biography_bits(
 def biography_limit(
     people: float, names: float = PLAIN_NAMES, attributes: tuple[float, ...] = PLAIN_ATTRIBUTES
 ) -> float:
-    """Bits in the biographies themselves: those of a model that knows which names occur, and every attribute."""
+    """Return the bits in the biographies themselves: those of a model that knows which names occur, and every attribute."""
     return float(biography_bits(people, math.log(people), 0.0, names, attributes))
 
 
 def random_bits(
     people: float, names: float, knowledge: tuple[int, int, int, int, int], losses: tuple[float, float, float]
 ) -> float:
-    """Bits of random data (bioD), to leading order: those of names, values, and of the sets that values come from.
+    """Return the bits of random data (bioD), to leading order: those of names, values, and of the sets that values come from.
 
     knowledge: K attributes a person, C chunks a value, D different chunks an attribute, L tokens a chunk, T tokens in all.
     losses: p1 of a name, p2 of a value, p3 of the first sight of a chunk, in nats each. The sum is
@@ -79,9 +76,11 @@ def random_bits(
         raise InputError(
             f"knowledge: {knowledge} does not fit {people} of {names} names; expected counts K, C, D, L, T"
         )
-    chunk = L * math.log2(T) - math.log2(D) - losses[2] / math.log(2)
-    value = max(C * math.log2(D) - losses[1] / math.log(2), 0.0)
-    return float(stored_bits(people, names, losses[0]) + people * K * value + K * D * max(chunk, 0.0))
+    name_loss, value_loss, chunk_loss = losses
+    of_name = stored_bits(people, names, name_loss)
+    of_value = max(C * math.log2(D) - value_loss / math.log(2), 0.0)
+    of_chunk = max(L * math.log2(T) - math.log2(D) - chunk_loss / math.log(2), 0.0)
+    return float(of_name + people * K * of_value + K * D * of_chunk)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +91,17 @@ class KnowledgeCapacity(FormulaLaw):
     finds k near 2 after 1000 exposures to every fact, near 1 after 100, and no less for weights in 8 bits.
     """
 
-    k: Any
-    q: Any
+    k: Number
+    q: Number
 
     NAME: ClassVar[str] = "knowledge_capacity"
     FORMULA: ClassVar[str] = "bits = ((k N)^-q + H^-q)^(-1/q), that is min(k N, H) with a rounded corner"
     SOURCE: ClassVar[str] = f"{ALLEN_ZHU}; the ceiling's form is ours"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "data_bits", "bits")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "bits": Role("bits of knowledge that the model holds", ("bits", "knowledge_bits")),
+        "data_bits": Role("bits of knowledge in the data", ("data_bits", "bits_data")),
+    }
     TARGET: ClassVar[str] = "bits"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -107,5 +110,5 @@ class KnowledgeCapacity(FormulaLaw):
     }
 
     def predict(self, N: Any, data_bits: Any) -> Any:
-        """Bits that N parameters hold of data with that many bits."""
+        """Return the bits that N parameters hold of data with that many bits."""
         return rounded_minimum(self.k * N, data_bits, self.q)

@@ -1,4 +1,4 @@
-"""Which learning rate and batch size to train with: power laws in parameters, tokens or FLOPs.
+"""Say which learning rate and batch size to train with: power laws in parameters, tokens or FLOPs.
 
 All of them regress ln lr and ln batch of near-optimal runs (analysis/procedures/lr_batch.py); they differ in what they depend on.
 `law_on` makes any other one.
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Law
+from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Inputs, Law, Number
 from analysis.solve.objective import Objective
 
 
@@ -37,20 +37,22 @@ class HyperparameterLaw(Law):
         return np.exp(value)
 
     def predict(self, **at: Any) -> tuple[Any, Any]:
-        """(peak learning rate, tokens a step) at the roles that the law depends on."""
-        return self._power(self.LR_SCALE, self.LR, at), self._power(self.BATCH_SCALE, self.BATCH, at)
+        """Predict (peak learning rate, tokens a step) at the roles that the law depends on."""
+        lr = self._power(self.LR_SCALE, self.LR, at)
+        batch = self._power(self.BATCH_SCALE, self.BATCH, at)
+        return lr, batch
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
-        """The peak learning rate (TARGET); `derived` has the batch."""
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+        """Predict the peak learning rate (TARGET); `derived` has the batch."""
         return self.predict(**_with_flops(at, flops_per_param_token))[0]
 
-    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
-        """Tokens a step."""
+    def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
+        """Return the tokens a step."""
         return {"batch": self.predict(**_with_flops(at, flops_per_param_token))[1]}
 
 
-def _with_flops(at: Mapping[str, Any], flops_per_param_token: float) -> dict[str, Any]:
-    """The inputs with C where N and D give it."""
+def _with_flops(at: Inputs, flops_per_param_token: float) -> dict[str, Any]:
+    """Return the inputs with C where N and D give it."""
     at = dict(at)
     if "C" not in at and "N" in at and "D" in at:
         at["C"] = flops_per_param_token * at["N"] * at["D"]
@@ -61,11 +63,11 @@ def _with_flops(at: Mapping[str, Any], flops_per_param_token: float) -> dict[str
 class StepLaw(HyperparameterLaw):
     """lr = c N^p D^q, batch = k D^r. N without embeddings, D and batch in tokens (published: 1.79, -0.713, 0.307, 0.58, 0.571)."""
 
-    c: Any
-    p: Any
-    q: Any
-    k: Any
-    r: Any
+    c: Number
+    p: Number
+    q: Number
+    k: Number
+    r: Number
 
     NAME: ClassVar[str] = "lr_batch"
     FORMULA: ClassVar[str] = "lr = c N^p D^q, batch = k D^r"
@@ -80,12 +82,12 @@ class StepLaw(HyperparameterLaw):
 class JointLaw(HyperparameterLaw):
     """lr = c N^p D^q, batch = k N^s D^r: both may depend on both. batch in tokens."""
 
-    c: Any
-    p: Any
-    q: Any
-    k: Any
-    s: Any
-    r: Any
+    c: Number
+    p: Number
+    q: Number
+    k: Number
+    s: Number
+    r: Number
 
     NAME: ClassVar[str] = "lr_batch_joint"
     FORMULA: ClassVar[str] = "lr = c N^p D^q, batch = k N^s D^r"
@@ -100,10 +102,10 @@ class JointLaw(HyperparameterLaw):
 class ComputeLaw(HyperparameterLaw):
     """lr = a C^p, batch = b C^q, batch in tokens (published: 0.3118, -0.1250, 0.2920, 0.3271)."""
 
-    a: Any
-    p: Any
-    b: Any
-    q: Any
+    a: Number
+    p: Number
+    b: Number
+    q: Number
 
     NAME: ClassVar[str] = "lr_batch_compute"
     FORMULA: ClassVar[str] = "lr = a C^p, batch = b C^q"
@@ -117,26 +119,33 @@ class ComputeLaw(HyperparameterLaw):
 
 
 def law_on(lr: tuple[str, ...], batch: tuple[str, ...], name: str = "lr_batch_free") -> type[HyperparameterLaw]:
-    """A law whose ln lr is linear in the logarithms of the roles `lr` (of N, D, C, ...) and ln batch in those of `batch`.
+    """Make a law whose ln lr is linear in the logarithms of the roles `lr` (of N, D, C, ...) and ln batch in those of `batch`.
 
     Coefficients: c, lr_N, lr_D, ... and k, batch_N, ...
     """
-    exponents = {role: f"lr_{role}" for role in lr}, {role: f"batch_{role}" for role in batch}
-    fields = ["c", *exponents[0].values(), "k", *exponents[1].values()]
+    of_lr = {role: f"lr_{role}" for role in lr}
+    of_batch = {role: f"batch_{role}" for role in batch}
+    fields = ["c", *of_lr.values(), "k", *of_batch.values()]
     used = tuple(dict.fromkeys([*lr, *batch]))
-    sides = [
-        " ".join([scale, *(f"{role}^{text}" for role, text in side.items())])
-        for scale, side in zip("ck", exponents, strict=True)
-    ]
     values = {
         "NAME": name,
-        "FORMULA": f"lr = {sides[0]}, batch = {sides[1]}",
+        "FORMULA": f"lr = {_monomial('c', of_lr)}, batch = {_monomial('k', of_batch)}",
         "SOURCE": "ordinary least squares of logarithms",
         "ROLES": (*used, "lr", "batch", "loss"),
         "INPUTS": (used,),
-        "LR": exponents[0],
-        "BATCH": exponents[1],
+        "LR": of_lr,
+        "BATCH": of_batch,
     }
     return dataclasses.make_dataclass(
-        "FreeLaw", [(field, Any) for field in fields], bases=(HyperparameterLaw,), namespace=values, frozen=True
+        "FreeLaw",
+        [(field, Any) for field in fields],
+        bases=(HyperparameterLaw,),
+        namespace=values,
+        frozen=True,
     )
+
+
+def _monomial(scale: str, exponents: Mapping[str, str]) -> str:
+    """Write a product of powers as a formula: `c N^lr_N D^lr_D`."""
+    factors = [f"{role}^{name}" for role, name in exponents.items()]
+    return " ".join([scale, *factors])

@@ -1,17 +1,20 @@
-"""Mixtures of experts: how the number of experts, their granularity and the share that is active enter the loss."""
+"""Say what experts are worth: how the number of experts, their granularity and the share that is active enter the loss."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor
+from analysis.grid.roles import Role
+from analysis.laws.base import Coefficient, FormulaLaw, Number, exponent, free, power, prefactor
 from analysis.solve.objective import Objective
 
 
 def saturated(count: Any, start: Any, most: Any) -> Any:
-    """1/(1/(count - 1 + 1/(1/start - 1/most)) + 1/most): `start` at count = 1, rising to `most` (Clark, equation 20)."""
-    return 1 / (1 / (count - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
+    """Return 1/(1/(count - 1 + 1/(1/start - 1/most)) + 1/most): `start` at count = 1, rising to `most` (Clark, equation 20)."""
+    offset = 1 / (1 / start - 1 / most)
+    return 1 / (1 / (count - 1 + offset) + 1 / most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,12 @@ class RoutedLM(FormulaLaw):
     N: parameters that one token passes through; L in nats per token, at one fixed number of training tokens.
     """
 
-    a: Any
-    b: Any
-    c: Any
-    d: Any
-    E_start: Any
-    E_max: Any
+    a: Number
+    b: Number
+    c: Number
+    d: Number
+    E_start: Number
+    E_max: Number
 
     NAME: ClassVar[str] = "clark"
     FORMULA: ClassVar[str] = (
@@ -34,6 +37,9 @@ class RoutedLM(FormulaLaw):
     )
     SOURCE: ClassVar[str] = "Clark et al. 2022 (arXiv 2202.01169), equations 2 and 20"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "experts", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "experts": Role("experts of a routed layer", ("experts", "num_experts", "n_experts")),
+    }
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "a": free(-0.05, -0.1),
@@ -45,34 +51,41 @@ class RoutedLM(FormulaLaw):
     }
 
     def predict(self, N: Any, experts: Any) -> Any:
-        """Loss in nats per token."""
-        size, many = np.log(N) / np.log(10), np.log(saturated(experts, self.E_start, self.E_max)) / np.log(10)
-        return np.exp(np.log(10) * (self.a * size + self.b * many + self.c * size * many + self.d))
+        """Predict the loss in nats per token."""
+        size = np.log(N) / np.log(10)
+        many = np.log(saturated(experts, self.E_start, self.E_max)) / np.log(10)
+        log_loss = self.a * size + self.b * many + self.c * size * many + self.d
+        return np.exp(np.log(10) * log_loss)
 
     def effective(self, N: Any, experts: Any) -> Any:
-        """Parameters of a dense model of the same loss (their equation 7)."""
-        first, many = (np.log10(saturated(e, self.E_start, self.E_max)) for e in (1, experts))
-        return power(N, (self.a + self.c * many) / (self.a + self.c * first)) * 10 ** (
-            self.b * (many - first) / (self.a + self.c * first)
-        )
+        """Return the parameters of a dense model of the same loss (their equation 7)."""
+        one = np.log10(saturated(1, self.E_start, self.E_max))
+        many = np.log10(saturated(experts, self.E_start, self.E_max))
+        slope_dense = self.a + self.c * one
+        slope_routed = self.a + self.c * many
+        shift = self.b * (many - one) / slope_dense
+        return power(N, slope_routed / slope_dense) * 10**shift
 
 
 @dataclasses.dataclass(frozen=True)
 class FineGrained(FormulaLaw):
     """L = c + (g G^-gamma + a) N^-alpha + b D^-beta, nats per token; G = d_ff / expert size; at one expansion rate."""
 
-    c: Any
-    g: Any
-    a: Any
-    b: Any
-    gamma: Any
-    alpha: Any
-    beta: Any
+    c: Number
+    g: Number
+    a: Number
+    b: Number
+    gamma: Number
+    alpha: Number
+    beta: Number
 
     NAME: ClassVar[str] = "fine_grained"
     FORMULA: ClassVar[str] = "L = c + (g/G^gamma + a)/N^alpha + b/D^beta"
     SOURCE: ClassVar[str] = "Krajewski et al. 2024 (arXiv 2402.07871), equation 4"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "granularity", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "granularity": Role("feed-forward width over expert width", ("granularity",)),
+    }
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         **dict.fromkeys(("c", "g", "a", "b"), prefactor()),
         "gamma": exponent(0.2, 0.5, 1.0),
@@ -81,7 +94,7 @@ class FineGrained(FormulaLaw):
     }
 
     def predict(self, N: Any, D: Any, granularity: Any) -> Any:
-        """Loss in nats per token."""
+        """Predict the loss in nats per token."""
         size = self.g * power(granularity, -self.gamma) + self.a
         return self.c + size * power(N, -self.alpha) + self.b * power(D, -self.beta)
 
@@ -93,21 +106,24 @@ class Sparsity(FormulaLaw):
     N: all parameters; S = (E - K)/E: the share of experts that a token does not use.
     """
 
-    a: Any
-    b: Any
-    c: Any
-    d: Any
-    e: Any
-    alpha: Any
-    beta: Any
-    lam: Any
-    delta: Any
-    gamma: Any
+    a: Number
+    b: Number
+    c: Number
+    d: Number
+    e: Number
+    alpha: Number
+    beta: Number
+    lam: Number
+    delta: Number
+    gamma: Number
 
     NAME: ClassVar[str] = "sparsity"
     FORMULA: ClassVar[str] = "L = a/N^alpha + b/D^beta + c (1-S)^lam + d/((1-S)^delta N^gamma) + e"
     SOURCE: ClassVar[str] = "Abnar et al. 2025 (arXiv 2501.12370), equation 5"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "sparsity", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "sparsity": Role("share of experts that a token does not use", ("sparsity",), positive=False),
+    }
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         **dict.fromkeys(("a", "b", "c", "d", "e"), prefactor()),
         "alpha": exponent(0.3, 0.6, 0.9),
@@ -118,10 +134,13 @@ class Sparsity(FormulaLaw):
     }
 
     def predict(self, N: Any, D: Any, sparsity: Any) -> Any:
-        """Loss in nats per token."""
+        """Predict the loss in nats per token."""
         active = 1 - np.asarray(sparsity)
-        plain = self.a * power(N, -self.alpha) + self.b * power(D, -self.beta) + self.c * power(active, self.lam)
-        return plain + self.d * power(active, -self.delta) * power(N, -self.gamma) + self.e
+        of_size = self.a * power(N, -self.alpha)
+        of_data = self.b * power(D, -self.beta)
+        of_sparsity = self.c * power(active, self.lam)
+        of_both = self.d * power(active, -self.delta) * power(N, -self.gamma)
+        return of_size + of_data + of_sparsity + of_both + self.e
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +151,21 @@ class EfficiencyLeverage(FormulaLaw):
     The bases of the logarithms are not printed in the paper; these give its printed examples.
     """
 
-    a: Any
-    d: Any
-    g: Any
-    b: Any
-    A_start: Any
-    A_max: Any
+    a: Number
+    d: Number
+    g: Number
+    b: Number
+    A_start: Number
+    A_max: Number
 
     NAME: ClassVar[str] = "efficiency_leverage"
     FORMULA: ClassVar[str] = "EL = A'^(a + d log10 C + g (log2 G)^2 + b log2 G), A' = share between A_start and A_max"
     SOURCE: ClassVar[str] = "Tian et al. 2025 (Ling; arXiv 2507.17702)"
     ROLES: ClassVar[tuple[str, ...]] = ("C", "active_share", "granularity", "leverage")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "active_share": Role("share of experts that a token uses", ("active_share", "activation_ratio")),
+        "leverage": Role("compute of a dense model over that of the mixture at equal loss", ("leverage",)),
+    }
     TARGET: ClassVar[str] = "leverage"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
@@ -155,8 +178,9 @@ class EfficiencyLeverage(FormulaLaw):
     }
 
     def predict(self, C: Any, active_share: Any, granularity: Any) -> Any:
-        """Efficiency leverage, a factor of compute."""
-        share = 1 / (1 / (active_share + 1 / (1 / self.A_start - 1 / self.A_max)) + 1 / self.A_max)
+        """Predict the efficiency leverage, a factor of compute."""
+        offset = 1 / (1 / self.A_start - 1 / self.A_max)
+        share = 1 / (1 / (active_share + offset) + 1 / self.A_max)
         grain = np.log2(granularity)
         rate = self.a + self.d * np.log10(C) + self.g * grain**2 + self.b * grain
         return power(share, rate)

@@ -1,18 +1,18 @@
-"""Laws of one quantity with a floor or a break."""
+"""Predict the loss from any one quantity, with a floor or a break."""
 
 import dataclasses
 from typing import Any, ClassVar
 
-from analysis.laws.base import Coefficient, FormulaLaw, SumLaw, Term, power, prefactor
+from analysis.laws.base import Coefficient, FormulaLaw, Number, SumLaw, Term, power, prefactor
 
 
 @dataclasses.dataclass(frozen=True)
 class Plateau(SumLaw):
     """L(x) = E + A x^-alpha: a power law that ends at the irreducible loss. x is any one quantity (role X)."""
 
-    E: Any
-    A: Any
-    alpha: Any
+    E: Number
+    A: Number
+    alpha: Number
 
     NAME: ClassVar[str] = "plateau"
     FORMULA: ClassVar[str] = "L = E + A/X^alpha"
@@ -28,12 +28,12 @@ class Broken(FormulaLaw):
     f1 is the width of the break, in e-foldings of x on either side.
     """
 
-    E: Any
-    A: Any
-    c0: Any
-    c1: Any
-    x1: Any
-    f1: Any
+    E: Number
+    A: Number
+    c0: Number
+    c1: Number
+    x1: Number
+    f1: Number
 
     NAME: ClassVar[str] = "broken"
     FORMULA: ClassVar[str] = "L = E + A X^-c0 (1 + (X/x1)^(1/f1))^(-c1 f1)"
@@ -49,6 +49,6 @@ class Broken(FormulaLaw):
     }
 
     def predict(self, X: Any) -> Any:
-        """Loss at X."""
+        """Predict the loss at X."""
         bend = power(1 + power(X / self.x1, 1 / self.f1), -self.c1 * self.f1)
         return self.E + self.A * power(X, -self.c0) * bend

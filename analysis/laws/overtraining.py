@@ -1,12 +1,20 @@
-"""Loss away from the compute-optimal ratio of tokens to parameters, and errors from losses."""
+"""Predict the loss away from the compute-optimal ratio of tokens to parameters."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Coefficient, FormulaLaw, exponent, power, prefactor
+from analysis.laws.base import (
+    FLOPS_PER_PARAM_TOKEN,
+    Coefficient,
+    FormulaLaw,
+    Inputs,
+    Number,
+    exponent,
+    power,
+    prefactor,
+)
 from analysis.solve.objective import Objective
 
 SOURCE = "Gadre et al. 2024 (arXiv 2403.08540)"
@@ -20,10 +28,10 @@ class OverTraining(FormulaLaw):
     Prefactors are in units of FLOPs^eta.
     """
 
-    E: Any
-    a: Any
-    b: Any
-    eta: Any
+    E: Number
+    a: Number
+    b: Number
+    eta: Number
 
     NAME: ClassVar[str] = "overtraining"
     FORMULA: ClassVar[str] = "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N"
@@ -39,17 +47,18 @@ class OverTraining(FormulaLaw):
     }
 
     def predict(self, N: Any, D: Any) -> Any:
-        """Loss in nats per token for N parameters and D tokens."""
-        ratio, compute = power(D / N, self.eta), power(FLOPS_PER_PARAM_TOKEN * N * D, -self.eta)
+        """Predict the loss in nats per token for N parameters and D tokens."""
+        ratio = power(D / N, self.eta)
+        compute = power(FLOPS_PER_PARAM_TOKEN * N * D, -self.eta)
         return self.E + (self.a * ratio + self.b / ratio) * compute
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
-        """(N, D) with the ratio M* = (b/a)^(1/(2 eta)), which is the same at every compute."""
+        """Return (N, D) with the ratio M* = (b/a)^(1/(2 eta)), which is the same at every compute."""
         with np.errstate(all="ignore"):
             ratio = power(self.b / self.a, 0.5 / self.eta)
             N = np.sqrt(C / flops_per_param_token / ratio)
             return N, ratio * N
 
-    def target_at(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
+    def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)

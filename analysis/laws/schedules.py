@@ -1,20 +1,19 @@
-"""The learning-rate schedule: the loss curve that a schedule gives, and the peak rate that batch and tokens ask for.
+"""Predict what a learning-rate schedule does: the loss curve that a schedule gives, and the peak rate that batch and tokens ask for.
 
 A curve needs two numbers for each step, the areas S1 and S2; `areas` computes them for any schedule. Fit curves of one
-schedule, then predict those of another that nobody has run. Which schedule a run uses is experiments/training/optimizer.py's.
+schedule, then predict those of another that nobody has run. Which schedule a run uses is experiments/training/schedule.py's.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from analysis.laws.base import Coefficient, FormulaLaw, exponent, free, power, prefactor, rounded_minimum
+from analysis.grid.roles import Role
+from analysis.laws.base import Coefficient, FormulaLaw, Number, exponent, free, power, prefactor, rounded_minimum
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
-
-if TYPE_CHECKING:
-    pass
 
 DECAYS = (0.99, 0.999)  # what Tissue et al. use for one step's memory of an earlier fall of the rate
 
@@ -22,7 +21,7 @@ CORNER = 50.0  # sharpness of the cap on the rate
 
 
 def areas(rate: Any, decay: float = 0.999) -> tuple[np.ndarray, np.ndarray]:
-    """(S1, S2) after each step, from the learning rate of each step: arrays [steps].
+    """Return (S1, S2) after each step, from the learning rate of each step: arrays [steps].
 
     S1(s) = sum_{i<=s} rate_i; S2(s) = sum_{i<=s} m_i with m_i = decay m_{i-1} + rate_{i-1} - rate_i: each fall of the
     rate goes on to lower the loss, less and less. The rise of a warm-up at the start is not annealing and counts zero;
@@ -31,19 +30,22 @@ def areas(rate: Any, decay: float = 0.999) -> tuple[np.ndarray, np.ndarray]:
     from scipy.signal import lfilter
 
     rate = np.asarray(rate, dtype=np.float64)
-    if rate.ndim != 1 or not len(rate) or not np.isfinite(rate).all() or (rate < 0).any() or not rate.any():
+    is_line = rate.ndim == 1 and len(rate) > 0
+    if not is_line or not np.isfinite(rate).all() or (rate < 0).any() or not rate.any():
         raise InputError("rate: not a schedule; expected one finite learning rate for each step, none below 0")
     if not 0 <= decay < 1:
         raise InputError(f"decay: {decay} is not from 0 to below 1")
     fall = -np.diff(rate, prepend=rate[0])
-    start = int(np.argmax(fall > 0)) if (fall > 0).any() else len(rate)
-    fall[:start] = 0.0
-    return np.cumsum(rate), np.cumsum(lfilter([1.0], [1.0, -decay], fall))
+    falls = np.flatnonzero(fall > 0)
+    warmup = falls[0] if len(falls) else len(rate)
+    fall[:warmup] = 0.0
+    memory = lfilter([1.0], [1.0, -decay], fall)  # m_i = decay m_{i-1} + fall_i
+    return np.cumsum(rate), np.cumsum(memory)
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The losses of one run. rate [steps]: learning rate of every step; step [points], from 1: where loss [points] is."""
+    """Hold the losses of one run. rate [steps]: learning rate of every step; step [points], from 1: where loss [points] is."""
 
     rate: np.ndarray
     step: np.ndarray
@@ -51,22 +53,26 @@ class Curve:
 
     @classmethod
     def logged(cls, step: Any, rate: Any, loss: Any) -> "Curve":
-        """From a log with gaps: the rate is taken to be straight between the logged steps, and constant before them."""
-        step, rate, loss = (np.asarray(part, dtype=np.float64) for part in (step, rate, loss))
-        if len(step) < 1 or not (len(step) == len(rate) == len(loss)) or (np.diff(step) <= 0).any() or step[0] < 1:
+        """Build a curve from a log with gaps: the rate is taken to be straight between the logged steps, and constant before them."""
+        step = np.asarray(step, dtype=np.float64)
+        rate = np.asarray(rate, dtype=np.float64)
+        loss = np.asarray(loss, dtype=np.float64)
+        is_complete = 0 < len(step) == len(rate) == len(loss)
+        if not is_complete or (np.diff(step) <= 0).any() or step[0] < 1:
             raise InputError(
                 "S: not the log of one run; expected steps from 1 that rise, with a rate and a loss each (the role `run` "
                 "tells runs apart)"
             )
-        return cls(np.interp(np.arange(1, int(step[-1]) + 1), step, rate), step.astype(int), loss)
+        every_step = np.arange(1, int(step[-1]) + 1)
+        return cls(np.interp(every_step, step, rate), step.astype(int), loss)
 
     def warmup(self) -> int:
-        """Steps at the start over which the rate rises."""
+        """Return the steps at the start over which the rate rises."""
         rises = np.diff(self.rate) > 0
         return int(np.argmin(rises)) if not rises.all() else len(self.rate)
 
     def inputs(self, decay: float) -> dict[str, np.ndarray]:
-        """S1 and S2 at the points. Raises InputError for points outside of the schedule."""
+        """Return S1 and S2 at the points. Raises InputError for points outside of the schedule."""
         at = np.asarray(self.step, dtype=int)
         if not len(at) or at.min() < 1 or at.max() > len(self.rate):
             raise InputError(f"step: outside of the schedule; expected steps from 1 to {len(self.rate)}")
@@ -82,15 +88,19 @@ class Annealing(FormulaLaw):
     about 1/(1 - decay) steps. Warm-up and unstable steps at the start are better left out of a fit.
     """
 
-    L0: Any
-    A: Any
-    alpha: Any
-    C: Any
+    L0: Number
+    A: Number
+    alpha: Number
+    C: Number
 
     NAME: ClassVar[str] = "annealing"
     FORMULA: ClassVar[str] = "L = L0 + A/S1^alpha - C S2"
     SOURCE: ClassVar[str] = "Tissue et al. 2024 (arXiv 2408.11029)"
     ROLES: ClassVar[tuple[str, ...]] = ("S1", "S2", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "S1": Role("area under the learning-rate curve, rate x steps", ("S1", "lr_area")),
+        "S2": Role("annealing area of the learning-rate curve", ("S2", "annealing_area"), positive=False),
+    }
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "L0": prefactor(),
         "A": prefactor(),
@@ -99,11 +109,11 @@ class Annealing(FormulaLaw):
     }
 
     def predict(self, S1: Any, S2: Any) -> Any:
-        """Loss in nats per token."""
+        """Predict the loss in nats per token."""
         return self.L0 + self.A * power(S1, -self.alpha) - self.C * S2
 
     def curve(self, rate: Any, decay: float, step: Any = None) -> np.ndarray:
-        """Loss after the given steps (all, where None) of a schedule that gives the rate of every step."""
+        """Predict the loss after the given steps (all, where None) of a schedule that gives the rate of every step."""
         rate = np.asarray(rate, dtype=np.float64)
         step = np.arange(1, len(rate) + 1) if step is None else np.asarray(step, dtype=int)
         return self.predict(**Curve(rate, step, np.empty(0)).inputs(decay))
@@ -133,9 +143,9 @@ class PowerScheduler(FormulaLaw):
     optimum of a fit can lie on a corner, where no slope says so.
     """
 
-    eta_max: Any
-    a: Any
-    b: Any
+    eta_max: Number
+    a: Number
+    b: Number
 
     NAME: ClassVar[str] = "power_scheduler"
     FORMULA: ClassVar[str] = "eta = min(eta_max, B a D^b)"
@@ -150,5 +160,5 @@ class PowerScheduler(FormulaLaw):
     }
 
     def predict(self, D: Any, batch: Any) -> Any:
-        """Learning rate after D tokens at a batch in tokens."""
+        """Predict the learning rate after D tokens at a batch in tokens."""
         return rounded_minimum(self.eta_max, batch * self.a * power(D, self.b), CORNER)

@@ -1,12 +1,12 @@
-"""The shape of a model: width and depth as quantities of their own, and what width alone would give.
+"""Predict the loss from the shape of a model: width and depth as quantities of their own. What width alone would give is superposition.py's.
 
 Whether a trend turns (inverse and U-shaped scaling) is a question to data without a law: analysis/questions/trend.py.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from analysis.laws.base import SumLaw, Term
+from analysis.laws.base import Number, SumLaw, Term
 
 GEMSTONES = "McLeish et al. 2025 (Gemstones; arXiv 2502.06857)"
 
@@ -15,13 +15,13 @@ GEMSTONES = "McLeish et al. 2025 (Gemstones; arXiv 2502.06857)"
 class WidthDepth(SumLaw):
     """L = A/width^alpha + B/depth^beta + C/D^gamma + E, nats per token, for D tokens."""
 
-    A: Any
-    B: Any
-    C: Any
-    E: Any
-    alpha: Any
-    beta: Any
-    gamma: Any
+    A: Number
+    B: Number
+    C: Number
+    E: Number
+    alpha: Number
+    beta: Number
+    gamma: Number
 
     NAME: ClassVar[str] = "width_depth"
     FORMULA: ClassVar[str] = "L = A/width^alpha + B/depth^beta + C/D^gamma + E"
@@ -43,15 +43,15 @@ class WidthDepthParams(SumLaw):
     and narrow tells the terms apart.
     """
 
-    A: Any
-    B: Any
-    C: Any
-    G: Any
-    E: Any
-    alpha: Any
-    beta: Any
-    gamma: Any
-    delta: Any
+    A: Number
+    B: Number
+    C: Number
+    G: Number
+    E: Number
+    alpha: Number
+    beta: Number
+    gamma: Number
+    delta: Number
 
     NAME: ClassVar[str] = "width_depth_params"
     FORMULA: ClassVar[str] = "L = A/width^alpha + B/depth^beta + C/N^gamma + G/D^delta + E"

@@ -1,4 +1,4 @@
-"""Translation: the sizes of encoder and decoder, and the share of a language pair in the training mixture."""
+"""Predict losses of translation from the sizes of encoder and decoder, and the share of a language pair in the training mixture."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,10 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from analysis.grid.roles import Role
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
     FormulaLaw,
+    Inputs,
+    Number,
     SumLaw,
     Term,
     exponent,
@@ -30,28 +33,32 @@ class EncoderDecoder(SumLaw):
     A = alpha N_e0^p_e N_d0^p_d is in the data; `alpha` gives it back for reference sizes of one's choice.
     """
 
-    L_inf: Any
-    A: Any
-    p_e: Any
-    p_d: Any
+    L_inf: Number
+    A: Number
+    p_e: Number
+    p_d: Number
 
     NAME: ClassVar[str] = "encoder_decoder"
     FORMULA: ClassVar[str] = "L = A/(N_e^p_e N_d^p_d) + L_inf"
     SOURCE: ClassVar[str] = f"{GHORBANI}, the bivariate law"
     ROLES: ClassVar[tuple[str, ...]] = ("N_e", "N_d", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "N_e": Role("parameters of the encoder", ("N_e", "params_encoder", "encoder_params")),
+        "N_d": Role("parameters of the decoder", ("N_d", "params_decoder", "decoder_params")),
+    }
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
     TERMS: ClassVar[tuple[Term, ...]] = (Term("L_inf"), Term("A", (("N_e", -1.0, "p_e"), ("N_d", -1.0, "p_d"))))
 
     def alpha(self, N_e0: Any, N_d0: Any) -> Any:
-        """Reducible loss of a model of the reference sizes."""
+        """Return the reducible loss of a model of the reference sizes."""
         return self.A * power(N_e0, -self.p_e) * power(N_d0, -self.p_d)
 
     def encoder_share(self) -> Any:
-        """N_e/(N_e + N_d) of least loss at any total: p_e/(p_e + p_d)."""
+        """Return N_e/(N_e + N_d) of least loss at any total: p_e/(p_e + p_d)."""
         return self.p_e / (self.p_e + self.p_d)
 
-    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
-        """The best share of the parameters for the encoder, and the encoder of that share."""
+    def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
+        """Return the best share of the parameters for the encoder, and the encoder of that share."""
         share = self.encoder_share()
         return {"encoder_share": share, "best_N_e": share * (at["N_e"] + at["N_d"])}
 
@@ -60,9 +67,9 @@ class EncoderDecoder(SumLaw):
 class EncoderScaling(SumLaw):
     """L = A N_e^-p_e + L_inf, nats per token: encoders of different sizes with one decoder."""
 
-    L_inf: Any
-    A: Any
-    p_e: Any
+    L_inf: Number
+    A: Number
+    p_e: Number
 
     NAME: ClassVar[str] = "encoder_scaling"
     FORMULA: ClassVar[str] = "L = A/N_e^p_e + L_inf"
@@ -76,9 +83,9 @@ class EncoderScaling(SumLaw):
 class DecoderScaling(SumLaw):
     """L = A N_d^-p_d + L_inf, nats per token: decoders of different sizes with one encoder."""
 
-    L_inf: Any
-    A: Any
-    p_d: Any
+    L_inf: Number
+    A: Number
+    p_d: Number
 
     NAME: ClassVar[str] = "decoder_scaling"
     FORMULA: ClassVar[str] = "L = A/N_d^p_d + L_inf"
@@ -97,12 +104,12 @@ class LanguageWeight(FormulaLaw):
     that pair alone, tell f from beta.
     """
 
-    beta: Any
-    alpha: Any
-    L_inf: Any
-    c1: Any
-    c2: Any
-    c3: Any
+    beta: Number
+    alpha: Number
+    L_inf: Number
+    c1: Number
+    c2: Number
+    c3: Number
 
     NAME: ClassVar[str] = "language_weight"
     FORMULA: ClassVar[str] = "L = beta (f N)^-alpha + L_inf, f = p + c1 p^c2 (1 - p)^c3"
@@ -119,17 +126,18 @@ class LanguageWeight(FormulaLaw):
     }
 
     def effective_share(self, proportion: Any) -> Any:
-        """f(p): the share of the parameters that a pair with a share p of the mixture has the use of."""
+        """Return f(p): the share of the parameters that a pair with a share p of the mixture has the use of."""
         p = np.asarray(proportion, dtype=np.float64)
-        alone = p >= 1
-        rest = power(np.where(alone, 0.5, 1 - p), self.c3)
-        return p + np.where(alone, 0.0, self.c1 * power(p, self.c2) * rest)
+        is_alone = p >= 1  # where (1 - p)^c3 has no logarithm, and helps nothing
+        others = np.where(is_alone, 0.5, 1 - p)
+        help_of_others = self.c1 * power(p, self.c2) * power(others, self.c3)
+        return p + np.where(is_alone, 0.0, help_of_others)
 
-    def derived(self, at: Mapping[str, Any], flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
-        """f(p) and the parameters that the pair has the use of."""
+    def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
+        """Return f(p) and the parameters that the pair has the use of."""
         share = self.effective_share(at["proportion"])
         return {"effective_share": share, "effective_N": share * at["N"]}
 
     def predict(self, N: Any, proportion: Any) -> Any:
-        """Loss in nats per token of a pair with that share, from a model of N parameters."""
+        """Predict the loss in nats per token of a pair with that share, from a model of N parameters."""
         return self.beta * power(self.effective_share(proportion) * N, -self.alpha) + self.L_inf

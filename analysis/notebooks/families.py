@@ -29,7 +29,7 @@ from analysis import compare as compare_
 from analysis import figures, laws
 from analysis.figures import families
 from analysis.fitting.spec import FitSpec
-from analysis.grid import table
+from analysis.grid import selection
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
 from analysis.questions import compare
@@ -48,7 +48,7 @@ routed_runs = grids.planted(routed, family="routed", seed=2)
 frame = pd.concat([dense_runs, routed_runs])
 grid = grids.as_grid(frame, FOLDER / "families.parquet")
 law = laws.load("chinchilla")
-columns = table.select(grid, (*law.ROLES, "family"), optional=("C",))
+columns = selection.select(grid, (*law.ROLES, "family"), optional=("C",))
 
 # %%
 found = compare.compare(columns, Chinchilla, FitSpec(bootstrap=200))

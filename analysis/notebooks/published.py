@@ -30,7 +30,7 @@ import pandas as pd
 from analysis import figures, laws
 from analysis.figures import quality
 from analysis.fitting.spec import FitSpec
-from analysis.grid import table
+from analysis.grid import selection, table
 from analysis.laws.chinchilla import Chinchilla
 from analysis.notebooks import grids
 from analysis.published import STUDIES
@@ -62,7 +62,7 @@ if path is None:
     print("chinchilla_epoch.csv is not here")
 else:
     grid = table.load(path)
-    columns = table.select(grid, ("N", "D", "loss"), optional=("C",), where="in_published_fit == 1")
+    columns = selection.select(grid, ("N", "D", "loss"), optional=("C",), where="in_published_fit == 1")
     result = fit.fit(columns, laws.load("chinchilla"), FitSpec(bootstrap=100))
     published = Chinchilla(E=1.8172, A=477.84, B=2143.86, alpha=0.34731, beta=0.36718)
     both = {"published": published.coefficients(), "ours": result.law.coefficients()}

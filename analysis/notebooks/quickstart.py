@@ -29,7 +29,7 @@ from analysis import figures, laws
 from analysis.figures import scaling
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import FitSpec
-from analysis.grid import table
+from analysis.grid import selection
 from analysis.notebooks import grids
 from analysis.questions import fit, predict
 from analysis.reporting.survey import survey
@@ -49,7 +49,7 @@ grid.frame.head()
 
 # %%
 law = laws.load("chinchilla")
-columns = table.select(grid, law.ROLES, optional=(*law.OPTIONAL, "C"))
+columns = selection.select(grid, law.ROLES, optional=(*law.OPTIONAL, "C"))
 print(columns.sources)
 dropped = [vars(row) for row in columns.dropped]
 pd.DataFrame(dropped, columns=["row", "reason"])

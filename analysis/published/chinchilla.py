@@ -6,7 +6,8 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published.scipy_fit import HOFFMANN as START
 from analysis.published.scipy_fit import ScipyFit, natural, resampled

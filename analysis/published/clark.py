@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.kaplan import KaplanN
 from analysis.laws.moe import RoutedLM
 from analysis.published.target import Found, Study, Target

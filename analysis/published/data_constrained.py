@@ -8,7 +8,8 @@ import numpy as np
 
 from analysis.fitting import formula_fit
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.repetition import DataConstrained, DataDecay
 from analysis.published.target import Found, Study, Target
 from analysis.questions import fit as fitting

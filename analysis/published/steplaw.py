@@ -6,7 +6,8 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.lr_batch import ComputeLaw, StepLaw
 from analysis.procedures import loss_gap, lr_batch
 from analysis.published.target import Found, Study, Target

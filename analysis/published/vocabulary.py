@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.vocabulary import (
     VocabularyFrontier,
     VocabularyLoss,

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
+from analysis.grid.resolve import parse_roles
 from analysis.grid.roles import ROLES
-from analysis.grid.table import Columns, Grid, parse_roles, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw
 from analysis.questions.equal_hours import EqualHours, equal_hours
 from analysis.questions.exchange import Crossing, ExchangeRate, crossing, exchange_rate, window

@@ -16,7 +16,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.base import Array
 from analysis.questions import predict as prediction
 from experiments.cli import InputError

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import laws as known_laws
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
-from analysis.grid import table
+from analysis.grid import selection, table
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
@@ -66,7 +66,7 @@ def split_given(given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
 def select(grid: Grid, law: type[Law], columns: str | None, where: str | None, more: Sequence[str] = ()) -> Columns:
     """Select the rows and roles of a grid that a law uses, and further roles that are needed."""
     needed = (*law.ROLES, *more)
-    return table.select(grid, needed, optional=law.OPTIONAL, columns=columns, where=where, signed=law.SIGNED)
+    return selection.select(grid, needed, optional=law.OPTIONAL, columns=columns, where=where, signed=law.SIGNED)
 
 
 def fit(source: Source, law: str | type[Law], where: str | None, given: Mapping[str, Any]) -> FitResult:

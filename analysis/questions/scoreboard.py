@@ -10,7 +10,8 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import backtest
 from analysis.questions import fit as fitting

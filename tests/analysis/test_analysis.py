@@ -12,8 +12,10 @@ from analysis import laws
 from analysis.fitting import result
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
-from analysis.grid import expression
-from analysis.grid.table import load, parse_roles, select
+from analysis.grid import condition
+from analysis.grid.resolve import parse_roles
+from analysis.grid.selection import select
+from analysis.grid.table import load
 from analysis.laws.base import Law
 from analysis.procedures import allocation
 from analysis.questions import backtest
@@ -436,7 +438,7 @@ FRAME = pd.DataFrame(
     ],
 )
 def test_where(text, rows):
-    assert np.flatnonzero(expression.select(text, lambda name: FRAME[name].to_numpy())).tolist() == rows
+    assert np.flatnonzero(condition.rows_where(text, lambda name: FRAME[name].to_numpy())).tolist() == rows
 
 
 @pytest.mark.parametrize(
@@ -468,7 +470,7 @@ def test_where(text, rows):
 )
 def test_where_is_a_comparison_or_nothing(text):
     with pytest.raises(InputError, match="--where"):
-        expression.select(text, lambda name: FRAME[name].to_numpy())
+        condition.rows_where(text, lambda name: FRAME[name].to_numpy())
 
 
 def test_rows_that_cannot_be_used_are_counted_with_a_reason():

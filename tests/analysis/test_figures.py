@@ -12,7 +12,8 @@ import pytest
 from analysis import figures
 from analysis.figures import families, quality, scaling, style
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.growth import GrowthSpeedup
 from analysis.procedures import envelope

@@ -11,7 +11,8 @@ import pytest
 
 from analysis import laws
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture, spearman
 from analysis.procedures import boosting
 from analysis.questions import best_mixture as best_mixture_command

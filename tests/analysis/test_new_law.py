@@ -13,7 +13,8 @@ import pytest
 from analysis import laws
 from analysis.fitting.spec import FitSpec
 from analysis.grid import roles
-from analysis.grid.table import Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Grid
 from analysis.questions import fit as fitting
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from analysis.fitting import formula_fit
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import RESAMPLE, FitSpec
 from analysis.grid import units
-from analysis.grid.table import Columns, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest, design, forecast, scoreboard
 from analysis.questions import fit as fitting

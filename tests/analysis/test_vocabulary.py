@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns, load, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, load
 from analysis.laws import load as load_law
 from analysis.laws.vocabulary import (
     VocabularyFrontier,

@@ -31,7 +31,7 @@ def define_flags() -> None:
 
 def columns_text() -> str | None:
     """Return --columns with the family that --by names."""
-    from analysis.grid.table import parse_roles
+    from analysis.grid.resolve import parse_roles
 
     values = flags.FLAGS
     if values.by is None or "family" in parse_roles(values.columns):
@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
     from analysis import laws
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import one_grid, running_command
-    from analysis.grid.table import load, select
+    from analysis.grid.selection import select
+    from analysis.grid.table import load
     from analysis.laws.base import FormulaLaw
     from analysis.questions.compare import compare, read_hours, to_json
     from analysis.writing.output_file import check_writable, write

@@ -13,7 +13,8 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import FitError, FitResult, finite
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
-from analysis.grid.table import Columns, Grid, select
+from analysis.grid.selection import select
+from analysis.grid.table import Columns, Grid
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest
 from analysis.questions import fit as fitting

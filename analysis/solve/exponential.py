@@ -71,5 +71,13 @@ def exponential(columns: Columns, raw: bool, above: np.ndarray | float | None = 
         if at != reference:
             names.append(f"t_{part}")
     plain = sums.SumProblem.create(slopes, columns["loss"], raw, None, above, tuple(names))
-    fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
-    return ExponentialProblem(**fields, reference=reference, mean=mean)
+    return ExponentialProblem(
+        slopes=plain.slopes,
+        centre=plain.centre,
+        target=plain.target,
+        raw=raw,
+        above=above,
+        names=plain.names,
+        reference=reference,
+        mean=mean,
+    )

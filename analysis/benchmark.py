@@ -22,7 +22,7 @@ from analysis.published.scipy_fit import ScipyFit, resampled
 from analysis.solve.newton import one_thread
 from analysis.writing.terminal import open_console
 from experiments import cli
-from models.errors import InputError
+from experiments.cli import InputError
 
 STARTS = 4500
 REPLICATES = 4000

@@ -25,8 +25,8 @@ sys.path.insert(0, str(root))
 
 import pandas as pd
 
-from analysis import compare as compare_
 from analysis import figures, laws
+from analysis.command_line.answers.compare import describe
 from analysis.figures import families
 from analysis.fitting.spec import FitSpec
 from analysis.grid import selection
@@ -71,7 +71,7 @@ figures.picture(families.exchange, found)
 
 # %%
 for name, crossing in found.crossings.items():
-    print(f"{name} against {found.baseline}: {compare_.describe(crossing, 'FLOPs')}")
+    print(f"{name} against {found.baseline}: {describe(crossing, 'FLOPs')}")
 
 # %% [markdown]
 # The same from the command line: `python -m analysis.compare GRID --by=family --baseline=dense --out=compare.json`. Grids

@@ -76,7 +76,7 @@ def aquila() -> Grid:
     wide = {"model.width": 48, "model.heads": 3, "model.ff": 144, "model.depth": DEPTH}
     aki_pro = {"growth.width": "aki", "growth.order": "interpolate"}
     up = branch(small, cases({**wide, **aki_pro, "tokens": tokens, "opt.lr": 3e-3}))
-    experts = {"family": "moe", "model.experts": 8, "model.top_k": 2, "model.expert_ff": 144}
+    experts = {"family": "moe", "model.experts": 8, "model.top_k": 2, "model.expert_ff": 144, "model.ff": None}
     out = branch(up, cases({**experts, "model.load_balance": 1e-3, "tokens": tokens, "opt.lr": 2e-3}))
     return chain(tag(small, group="small"), tag(up, group="scaled up"), tag(out, group="scaled out"))
 

@@ -65,7 +65,7 @@ class Grid:
         """Return the column as float64; what is not a number becomes NaN (and the row is dropped by `select`)."""
         import pandas as pd
 
-        column = pd.to_numeric(self.column(name, what), errors="coerce")
+        column = cast("pd.Series", pd.to_numeric(self.column(name, what), errors="coerce"))  # a series of a series
         return column.to_numpy(np.float64, na_value=np.nan)
 
     def words(self, name: str) -> np.ndarray:

@@ -196,7 +196,7 @@ def rounded_minimum(first: Number, second: Number, sharpness: Number) -> Number:
     first = np.asarray(np.log(first))
     second = np.asarray(np.log(second))
     # The larger is written as the smaller times e^apart, so that the exponential below never overflows.
-    first_is_larger = first.real > second.real
+    first_is_larger = np.real(first) > np.real(second)
     apart = np.where(first_is_larger, first - second, second - first)
     lower = np.where(first_is_larger, second, first)
     return np.exp(lower - np.log(1 + np.exp(-sharpness * apart)) / sharpness)

@@ -67,10 +67,14 @@ class Linear(nnx.Module):
         if self.quant is None:
             y = gather.sharded_matmul(x, kernel.astype(x.dtype), self.axes)
         else:
-            y_NO = jnp.asarray(quantized_matmul(flatten_tokens(x), kernel, self.quant, self.axes))
+            x_NI = flatten_tokens(x)
+            product = quantized_matmul(x_NI, kernel, self.quant, self.axes)
+            y_NO = jnp.asarray(product)
             y = unflatten_tokens(y_NO.astype(x.dtype), x.shape[:-1])
         y = checkpoint_name(y, "product")  # which remat "dots" keeps
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(x.dtype)
 
 
 class Norm(nnx.Module):
@@ -82,11 +86,16 @@ class Norm(nnx.Module):
         """`last`: it stands between the layers and the head."""
         self.kind = kind
         self.eps = eps
-        self.scale = param(rngs, Role.LAST_NORM_SCALE if last else Role.NORM_SCALE, axes, fill=1.0)
-        self.bias = param(rngs, Role.LAST_NORM_SHIFT if last else Role.NORM_SHIFT, axes) if bias else None
+        # Before the head, the transfer of learning rates treats a norm unlike those inside the layers.
+        scale_role = Role.LAST_NORM_SCALE if last else Role.NORM_SCALE
+        shift_role = Role.LAST_NORM_SHIFT if last else Role.NORM_SHIFT
+        self.scale = param(rngs, scale_role, axes, fill=1.0)
+        self.bias = param(rngs, shift_role, axes) if bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        y = normalise(x.astype(jnp.float32), self.kind, self.eps) * self.scale[...]
+        # The input becomes float32 first: else the result would be rounded to its type before scale and shift.
+        normalised = normalise(x.astype(jnp.float32), self.kind, self.eps)
+        y = normalised * self.scale[...]
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(x.dtype)
@@ -112,12 +121,17 @@ def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = Non
         return jnp.concatenate([turned, x_BLHK[..., size:]], axis=-1)
     length = x_BLHK.shape[1]
     size = x_BLHK.shape[3]
-    frequency_K = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K
+    dimension_K = jnp.arange(0, size, 2, dtype=jnp.float32)
+    frequency_K = theta ** (-dimension_K / size)
+    position_L = jnp.arange(length, dtype=jnp.float32)
+    angle_LK = position_L[:, None] * frequency_K
     cos = jnp.cos(angle_LK)[:, None, :]
     sin = jnp.sin(angle_LK)[:, None, :]
+    # Dimension i of the first half and i of the second are the coordinates of a point that is turned.
     first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    turned = jnp.concatenate([turned_first, turned_second], axis=-1)
     return turned.astype(x_BLHK.dtype)
 
 

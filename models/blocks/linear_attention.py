@@ -23,13 +23,18 @@ FEATURES: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 
+Queries = Float[Array, "B G R Z C K"]
+KeysOrValues = Float[Array, "B G Z C K"]
+
 
 def log_decay(heads: int, layer: Integer[Array, ""], depth: int) -> Float[Array, "H"]:
     """Return log d of each head in layer 1..depth: -(8 h / H)(1 - (layer - 1) / depth), h = 0..H-1.
 
     Head 0 never forgets; deep layers forget less. As flash-linear-attention has it.
     """
-    return -8 / heads * jnp.arange(heads, dtype=jnp.float32) * (1 - (layer - 1) / depth)
+    head_H = jnp.arange(heads, dtype=jnp.float32)
+    share_to_come = 1 - (layer - 1) / depth
+    return -8 / heads * head_H * share_to_come
 
 
 def linear_attention(
@@ -49,37 +54,56 @@ def linear_attention(
     R = H // G
     C = min(chunk, L)
     pad = ((0, 0), (0, -L % C), (0, 0), (0, 0))
-    queries = jnp.pad(q_BLHK * scale, pad).reshape(B, -1, C, G, R, K).transpose(0, 3, 4, 1, 2, 5)
-    keys = jnp.pad(k_BLGK, pad).reshape(B, -1, C, G, K).transpose(0, 3, 1, 2, 4)
-    values = jnp.pad(v_BLGK, pad).reshape(B, -1, C, G, K).transpose(0, 3, 1, 2, 4)
+
+    def in_chunks(of_kv_heads: Float[Array, "B L G K"]) -> KeysOrValues:
+        padded = jnp.pad(of_kv_heads, pad)
+        chunked = padded.reshape(B, -1, C, G, K)
+        return chunked.transpose(0, 3, 1, 2, 4)
+
+    # The last chunk is filled up with zeros behind the end, where no real position reads them.
+    queries = jnp.pad(q_BLHK * scale, pad)
+    queries = queries.reshape(B, -1, C, G, R, K)
+    queries = queries.transpose(0, 3, 4, 1, 2, 5)
+    keys = in_chunks(k_BLGK)
+    values = in_chunks(v_BLGK)
     log_decay_GR = log_decay_H.reshape(G, R)
 
     out = _inside_chunks(queries, keys, values, log_decay_GR)
     if C < L:
-        out = out.at[:, :, :, 1:].add(_from_earlier_chunks(queries, keys, values, log_decay_GR))
-    return out.transpose(0, 3, 4, 1, 2, 5).reshape(B, -1, H, K)[:, :L]
+        # The first chunk has none before it.
+        read = _from_earlier_chunks(queries, keys, values, log_decay_GR)
+        out = out.at[:, :, :, 1:].add(read)
+    out = out.transpose(0, 3, 4, 1, 2, 5)
+    o_BLHK = out.reshape(B, -1, H, K)
+    return o_BLHK[:, :L]
 
 
 def _inside_chunks(
-    queries: Float[Array, "B G R Z C K"],
-    keys: Float[Array, "B G Z C K"],
-    values: Float[Array, "B G Z C K"],
+    queries: Queries,
+    keys: KeysOrValues,
+    values: KeysOrValues,
     log_decay_GR: Float[Array, "G R"],
-) -> Float[Array, "B G R Z C K"]:
+) -> Queries:
     """What positions read of those in the same chunk, themselves included."""
-    at_C = jnp.arange(queries.shape[4])
+    size = queries.shape[4]
+    at_C = jnp.arange(size)
     gap_CC = at_C[:, None] - at_C
-    decay_GRCC = jnp.exp(log_decay_GR[..., None, None] * jnp.maximum(gap_CC, 0))
+    # A power of a position that comes later could overflow, and its gradient would be no number even behind the mask.
+    passed_CC = jnp.maximum(gap_CC, 0)
+    log_decay_GR11 = log_decay_GR[..., None, None]
+    decay_GRCC = jnp.exp(log_decay_GR11 * passed_CC)
     decay_GRCC = jnp.where(gap_CC >= 0, decay_GRCC, 0)
     scores = jnp.einsum("BGRZCK,BGZMK->BGRZCM", queries, keys, preferred_element_type=jnp.float32)
-    scores = (scores * decay_GRCC[:, :, None]).astype(queries.dtype)
+    decay_GR1CC = decay_GRCC[:, :, None]
+    scores = scores * decay_GR1CC
+    scores = scores.astype(queries.dtype)
     return jnp.einsum("BGRZCM,BGZMK->BGRZCK", scores, values)
 
 
 def _from_earlier_chunks(
-    queries: Float[Array, "B G R Z C K"],
-    keys: Float[Array, "B G Z C K"],
-    values: Float[Array, "B G Z C K"],
+    queries: Queries,
+    keys: KeysOrValues,
+    values: KeysOrValues,
     log_decay_GR: Float[Array, "G R"],
 ) -> Float[Array, "B G R Z2 C K"]:
     """What positions of all chunks but the first read of the chunks before their own, by way of the state."""
@@ -89,9 +113,18 @@ def _from_earlier_chunks(
     log_decay_GR11 = log_decay_GR[..., None, None]
 
     # What each chunk adds to the state until its own end. Nobody reads the state after the last chunk.
-    until_end_GRC1 = jnp.exp(log_decay_GR11 * (size - 1 - at_C)[:, None])
-    decayed_keys = (keys[:, :, None, :-1] * until_end_GRC1[:, :, None]).astype(dtype)
-    added = jnp.einsum("BGRZCK,BGZCV->ZBGRKV", decayed_keys, values[:, :, :-1], preferred_element_type=jnp.float32)
+    until_end_C = size - 1 - at_C
+    decay_GRC1 = jnp.exp(log_decay_GR11 * until_end_C[:, None])
+    decay_GR1C1 = decay_GRC1[:, :, None]
+    decayed_keys = keys[:, :, None, :-1] * decay_GR1C1
+    decayed_keys = decayed_keys.astype(dtype)
+    read_values = values[:, :, :-1]
+    added = jnp.einsum(
+        "BGRZCK,BGZCV->ZBGRKV",
+        decayed_keys,
+        read_values,
+        preferred_element_type=jnp.float32,
+    )
 
     # The state at the end of each chunk: the one before, decayed over a chunk, and what this one adds.
     over_chunk_GR11 = jnp.exp(log_decay_GR11 * size)
@@ -100,11 +133,17 @@ def _from_earlier_chunks(
         state = over_chunk_GR11 * state + new
         return state, state
 
-    _, states = jax.lax.scan(next_state, jnp.zeros_like(added[0]), added)
+    empty = jnp.zeros_like(added[0])
+    _, states = jax.lax.scan(next_state, empty, added)
+    states = states.astype(dtype)
 
-    seen = jnp.einsum("BGRZCK,ZBGRKV->BGRZCV", queries[:, :, :, 1:], states.astype(dtype))
-    since_start_GRC1 = jnp.exp(log_decay_GR11 * (at_C + 1)[:, None])
-    return (seen * since_start_GRC1[:, :, None]).astype(dtype)
+    # What was read of the state as it was when the chunk began has decayed since.
+    behind_first = queries[:, :, :, 1:]
+    seen = jnp.einsum("BGRZCK,ZBGRKV->BGRZCV", behind_first, states)
+    since_start_C = at_C + 1
+    decay_GRC1 = jnp.exp(log_decay_GR11 * since_start_C[:, None])
+    decay_GR1C1 = decay_GRC1[:, :, None]
+    return (seen * decay_GR1C1).astype(dtype)
 
 
 def flops(heads: int, size: int, chunk: int, seq_len: int) -> tuple[float, float]:

@@ -26,6 +26,13 @@ from models.numerics.formats import Format, straight_through
 ENTER: tuple[str, ...] = ("experts", "embed", "ff")
 LEAVE: tuple[str, ...] = ("experts", "ff", "embed")
 
+Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
+State = Float[Array, "B L W"]
+Logits = Float[Array, "B L E"]
+Choices = Integer[Array, "B L C"]  # numbers of a token's experts, best first
+Weights = Float[Array, "B L C"]  # and what their outputs are multiplied by
+Chosen = Bool[Array, "B L E"]  # the choices as a mask
+
 
 class Cell(nnx.Module):
     """The gated recurrent unit that all layers' routers share (RMoE, Qiu et al. 2024); in float32."""
@@ -36,11 +43,16 @@ class Cell(nnx.Module):
         self.input = Linear(rngs, Role.READS, axes, std, bias=True)
         self.hidden = Linear(rngs, Role.READS, axes, std, bias=True)
 
-    def __call__(self, u_BLW: Float[Array, "B L W"], h_BLW: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
-        reset, update, new = jnp.split(self.input(u_BLW), 3, axis=-1)
-        reset_h, update_h, new_h = jnp.split(self.hidden(h_BLW), 3, axis=-1)
+    def __call__(self, u_BLW: State, h_BLW: State) -> State:
+        """Return the next state from an input and the state before."""
+        of_input = self.input(u_BLW)
+        of_state = self.hidden(h_BLW)
+        reset, update, new = jnp.split(of_input, 3, axis=-1)
+        reset_h, update_h, new_h = jnp.split(of_state, 3, axis=-1)
         keep = jax.nn.sigmoid(update + update_h)
-        candidate = jnp.tanh(new + jax.nn.sigmoid(reset + reset_h) * new_h)
+        # As in torch, the reset gate multiplies the state behind its matrix, not before it.
+        let_through = jax.nn.sigmoid(reset + reset_h)
+        candidate = jnp.tanh(new + let_through * new_h)
         return (1 - keep) * candidate + keep * h_BLW
 
 
@@ -48,34 +60,41 @@ class Router(nnx.Module):
     """Logits of all experts, in float32 whatever the compute type; and the selection bias, where there is one."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Any, std: Any):
-        D, E, W = cfg.width, cfg.experts, cfg.router_width
-        recurrent = cfg.router == "recurrent"
-        enter = {"state": W} if recurrent else {"embed": D}
-        self.down = Linear(rngs, Role.READS, {"embed": D, "state": W}, std) if recurrent else None
-        self.out = Linear(rngs, Role.ROUTER, enter | {"router": E}, std)
-        self.bias = param(rngs, Role.ROUTER, {"router": E}) if cfg.bias_rate else None
+        stream = {"embed": cfg.width}
+        state = {"state": cfg.router_width}
+        experts = {"router": cfg.experts}
+        if cfg.router == "recurrent":
+            enter = state
+            self.down = Linear(rngs, Role.READS, stream | state, std)
+        else:
+            enter = stream
+            self.down = None
+        self.out = Linear(rngs, Role.ROUTER, enter | experts, std)
+        self.bias = param(rngs, Role.ROUTER, experts) if cfg.bias_rate else None
         self.scale = 1 / cfg.width_ratio
 
-    def __call__(
-        self, x_BLD: Float[Array, "B L D"], h_BLW: Float[Array, "B L W"] | None, cell: Cell | None
-    ) -> tuple[Float[Array, "B L E"], Float[Array, "B L W"] | None]:
+    def __call__(self, x_BLD: Stream, h_BLW: State | None, cell: Cell | None) -> tuple[Logits, State | None]:
         """Return logits, and the state for the next layer's router (none without a cell)."""
         x_BLD = x_BLD.astype(jnp.float32)
+        # A rounded logit could change a choice, and float32 products are rounded on some backends unless told not to.
         with jax.default_matmul_precision("highest"):
             if cell is None:
                 z_BLE = self.out(x_BLD)
             else:
                 assert self.down is not None and h_BLW is not None
-                h_BLW = constrain(cell(self.down(x_BLD), h_BLW), "batch", "position", "state")
+                u_BLW = self.down(x_BLD)
+                h_BLW = cell(u_BLW, h_BLW)
+                h_BLW = constrain(h_BLW, "batch", "position", "state")
                 z_BLE = self.out(h_BLW)
-            return constrain(z_BLE * self.scale, "batch", "position", "router"), h_BLW
+            z_BLE = constrain(z_BLE * self.scale, "batch", "position", "router")
+            return z_BLE, h_BLW
 
 
 class Routed(NamedTuple):
     """What the experts made of a batch."""
 
-    y_BLD: Float[Array, "B L D"]
-    chosen_BLE: Bool[Array, "B L E"]
+    y_BLD: Stream
+    chosen_BLE: Chosen
     dropped: Float[Array, ""]  # share; see routing.Load
 
 
@@ -84,20 +103,37 @@ class Mixture(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Any, std: Scales):
         assert cfg.expert_ff is not None
-        D, E, F = cfg.width, cfg.experts, cfg.expert_ff
-        self.cfg = cfg = untraced(cfg)
-        self.router = Router(rngs, cfg, std.hidden * cfg.width_ratio**0.5)  # muP: the head's, not a hidden matrix's
-        enter = dict(zip(ENTER, (E, D, F), strict=True))
-        leave = dict(zip(LEAVE, (E, F, D), strict=True))
+        cfg = untraced(cfg)
+        self.cfg = cfg
+        # muP: a router's matrix starts as the head's does, not as a hidden matrix.
+        router_std = std.hidden * cfg.width_ratio**0.5
+        self.router = Router(rngs, cfg, router_std)
+
+        sizes = {"experts": cfg.experts, "embed": cfg.width, "ff": cfg.expert_ff}
+        enter = {axis: sizes[axis] for axis in ENTER}
+        leave = {axis: sizes[axis] for axis in LEAVE}
         self.gate = param(rngs, Role.READS, enter, std.value) if cfg.gated else None
         self.up = param(rngs, Role.READS, enter, std.value)
         self.down = param(rngs, Role.WRITES, leave, std.out)
-        shared = cfg.shared_experts * F
-        self.shared = Mlp(rngs, D, shared, cfg.activation, cfg.bias, std.value, std.out, cfg.quant) if shared else None
+
+        # Experts that are always on together are one feed-forward of their summed size.
+        if cfg.shared_experts:
+            self.shared = Mlp(
+                rngs,
+                cfg.width,
+                cfg.shared_experts * cfg.expert_ff,
+                cfg.activation,
+                cfg.bias,
+                std.value,
+                std.out,
+                cfg.quant,
+            )
+        else:
+            self.shared = None
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], h_BLW: Float[Array, "B L W"] | None = None, cell: Cell | None = None
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L W"] | None, routing.Load]:
+        self, x_BLD: Stream, h_BLW: State | None = None, cell: Cell | None = None
+    ) -> tuple[Stream, State | None, routing.Load]:
         """Return the output, the router's state for the next layer, and the load."""
         cfg = self.cfg
         z_BLE, h_BLW = self.router(x_BLD, h_BLW, cell)
@@ -113,13 +149,17 @@ class Mixture(nnx.Module):
 
     def _weights(self, dtype: Any) -> routing.Matrices:
         """The experts' matrices, rounded as the config says, in the type in which they are multiplied."""
-        form = None if self.cfg.quant is None else self.cfg.quant.weight
+        quant = self.cfg.quant
+        form = None if quant is None else quant.weight
 
         def rounded(weight: Any) -> Array:
-            return straight_through(weight[...], form, -2).astype(dtype)
+            value = straight_through(weight[...], form, -2)
+            return value.astype(dtype)
 
         gate = None if self.gate is None else rounded(self.gate)
-        return routing.Matrices(gate, rounded(self.up), rounded(self.down))
+        up = rounded(self.up)
+        down = rounded(self.down)
+        return routing.Matrices(gate, up, down)
 
     def _weight_axes(self) -> routing.Matrices:
         """Logical axes in the places of the matrices."""
@@ -128,19 +168,24 @@ class Mixture(nnx.Module):
 
     @property
     def _act_format(self) -> Format | None:
-        return None if self.cfg.quant is None else self.cfg.quant.act
+        """The format that rows are rounded to, where there is one."""
+        quant = self.cfg.quant
+        return None if quant is None else quant.act
 
-    def _by_tokens(self, x_BLD: Float[Array, "B L D"], z_BLE: Float[Array, "B L E"]) -> Routed:
+    def _by_tokens(self, x_BLD: Stream, z_BLE: Logits) -> Routed:
         """Each token chooses its experts."""
         cfg = self.cfg
+        bias = self.router.bias
+        bias_E = None if bias is None else bias[...]
+        groups = (cfg.n_group, cfg.topk_group)
         choice = routing.choose(
             z_BLE,
             cfg.top_k,
             cfg.score,
             cfg.renormalise,
             cfg.routed_scaling,
-            None if self.router.bias is None else self.router.bias[...],
-            (cfg.n_group, cfg.topk_group),
+            bias_E,
+            groups,
         )
         if cfg.mode == "dropless":
             return self._dropless(x_BLD, *choice)
@@ -148,26 +193,37 @@ class Mixture(nnx.Module):
 
     def _dropless(
         self,
-        x_BLD: Float[Array, "B L D"],
-        expert_BLC: Integer[Array, "B L C"],
-        weight_BLC: Float[Array, "B L C"],
-        chosen_BLE: Bool[Array, "B L E"],
+        x_BLD: Stream,
+        expert_BLC: Choices,
+        weight_BLC: Weights,
+        chosen_BLE: Chosen,
     ) -> Routed:
         """Serve every choice: matrices travel to the tokens."""
         form = self._act_format
         act = layers.ACTIVATIONS[self.cfg.activation]
         serve = functools.partial(routing.dropless, act=act, kernel=self.cfg.kernel, form=form)
-        by_row = [flatten_tokens(x_BLD), flatten_tokens(expert_BLC), flatten_tokens(weight_BLC)]
-        # A rounding to the largest of a row has to see all of it.
-        y_ND = per_shard(serve, by_row, self._weights(x_BLD.dtype), self._weight_axes(), partial=form is None)
-        return Routed(unflatten_tokens(y_ND, x_BLD.shape[:2]), chosen_BLE, jnp.zeros(()))
+        x_ND = flatten_tokens(x_BLD)
+        expert_NC = flatten_tokens(expert_BLC)
+        weight_NC = flatten_tokens(weight_BLC)
+        weights = self._weights(x_BLD.dtype)
+        y_ND = per_shard(
+            serve,
+            [x_ND, expert_NC, weight_NC],
+            weights,
+            self._weight_axes(),
+            # A rounding to the largest of a row has to see all of it.
+            partial=form is None,
+        )
+        y_BLD = unflatten_tokens(y_ND, x_BLD.shape[:2])
+        none_dropped = jnp.zeros(())
+        return Routed(y_BLD, chosen_BLE, none_dropped)
 
     def _with_capacity(
         self,
-        x_BLD: Float[Array, "B L D"],
-        expert_BLC: Integer[Array, "B L C"],
-        weight_BLC: Float[Array, "B L C"],
-        chosen_BLE: Bool[Array, "B L E"],
+        x_BLD: Stream,
+        expert_BLC: Choices,
+        weight_BLC: Weights,
+        chosen_BLE: Chosen,
     ) -> Routed:
         """Serve as many choices of a sequence as each expert has slots: rows travel to the experts and back."""
         cfg = self.cfg
@@ -178,46 +234,66 @@ class Mixture(nnx.Module):
 
         # A capacity is of a whole sequence: where positions are split, they are gathered here.
         seats = functools.partial(routing.seats, experts=E, count=count, priority=cfg.priority)
-        row_BLC = jax.vmap(seats)(constrain(expert_BLC, "batch", "attended", "slots"))
+        expert_BLC = constrain(expert_BLC, "batch", "attended", "slots")
+        row_BLC = jax.vmap(seats)(expert_BLC)
         x_BLD = constrain(x_BLD, "batch", "attended", "width")
-        x_BRD = jax.vmap(functools.partial(routing.take, rows=E * count))(x_BLD, row_BLC)
+        rows = E * count
+        take = functools.partial(routing.take, rows=rows)
+        x_BRD = jax.vmap(take)(x_BLD, row_BLC)
 
         # Where the tokens are, then where the experts are: XLA moves rows from one to the other.
         at_token = ("batch", "experts", "slots", "width")
         at_expert = ("sequences", "experts", "slots", "width")
-        x_BESD = constrain(x_BRD.reshape(B, E, count, D), *at_token)
+        x_BESD = x_BRD.reshape(B, E, count, D)
+        x_BESD = constrain(x_BESD, *at_token)
         x_BESD = constrain(x_BESD, *at_expert)
         product = functools.partial(jnp.einsum, "BESI,EIO->BESO")
         act = layers.ACTIVATIONS[cfg.activation]
         serve = functools.partial(routing.feed_forward, product, act=act, form=self._act_format)
         y_BESD = per_shard(serve, [x_BESD], weights, self._weight_axes(), ("sequences",))
         y_BESD = constrain(y_BESD, *at_expert)
-        y_BRD = constrain(y_BESD, *at_token).reshape(B, E * count, D)
+        y_BESD = constrain(y_BESD, *at_token)
+        y_BRD = y_BESD.reshape(B, rows, D)
 
-        dropped = jnp.mean(row_BLC == E * count, dtype=jnp.float32)
+        # A choice without a slot has the row behind the last one.
+        is_dropped_BLC = row_BLC == rows
+        dropped = jnp.mean(is_dropped_BLC, dtype=jnp.float32)
         weight_BLC = constrain(weight_BLC, "batch", "attended", "slots")
-        return Routed(jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC), chosen_BLE, dropped)
+        y_BLD = jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC)
+        return Routed(y_BLD, chosen_BLE, dropped)
 
-    def _by_experts(self, x_BLD: Float[Array, "B L D"], z_BLE: Float[Array, "B L E"]) -> Routed:
+    def _by_experts(self, x_BLD: Stream, z_BLE: Logits) -> Routed:
         """Each expert chooses its tokens among all of the batch."""
         cfg = self.cfg
         B, L, D = x_BLD.shape
+        N = B * L
         E = cfg.experts
-        count = routing.choice_slots(B * L, cfg.top_k, E)
+        count = routing.choice_slots(N, cfg.top_k, E)
         weights = self._weights(x_BLD.dtype)
         # Experts look at all tokens of the batch: XLA cannot gather from split rows beside a manual trial axis.
-        x_ND = constrain(x_BLD.reshape(-1, D), "attended", "width")
-        p_NE = constrain(routing.probabilities(z_BLE, cfg.score).reshape(-1, E), "attended", "router")
+        x_ND = x_BLD.reshape(-1, D)
+        x_ND = constrain(x_ND, "attended", "width")
+        p_BLE = routing.probabilities(z_BLE, cfg.score)
+        p_NE = p_BLE.reshape(-1, E)
+        p_NE = constrain(p_NE, "attended", "router")
         gate_ES, token_ES = routing.expert_choice(p_NE, count)
         x_ESD = constrain(x_ND[token_ES], "experts", "slots", "width")
 
         product = functools.partial(jnp.einsum, "ESI,EIO->ESO")
         act = layers.ACTIVATIONS[cfg.activation]
         y_ESD = routing.feed_forward(product, x_ESD, weights, act, self._act_format)
-        y_ESD = constrain(y_ESD.astype(jnp.float32) * gate_ES[..., None], "attended", "slots", "width")
-        y_ND = jnp.zeros(x_ND.shape, jnp.float32).at[token_ES].add(y_ESD).astype(x_BLD.dtype)
+        y_ESD = y_ESD.astype(jnp.float32) * gate_ES[..., None]
+        y_ESD = constrain(y_ESD, "attended", "slots", "width")
+        # A token that several experts chose has the sum of what they made of it; one that none chose has zeros.
+        nothing_ND = jnp.zeros(x_ND.shape, jnp.float32)
+        y_ND = nothing_ND.at[token_ES].add(y_ESD)
+        y_ND = y_ND.astype(x_BLD.dtype)
+        y_BLD = y_ND.reshape(B, L, D)
 
         expert_E1 = jnp.arange(E)[:, None]
-        chosen_NE = jnp.zeros((B * L, E), bool).at[token_ES, expert_E1].set(True)
-        missed = jnp.mean(~chosen_NE.any(axis=1), dtype=jnp.float32)
-        return Routed(y_ND.reshape(B, L, D), chosen_NE.reshape(B, L, E), missed)
+        nobody_NE = jnp.zeros((N, E), bool)
+        chosen_NE = nobody_NE.at[token_ES, expert_E1].set(True)
+        is_missed_N = ~chosen_NE.any(axis=1)
+        missed = jnp.mean(is_missed_N, dtype=jnp.float32)
+        chosen_BLE = chosen_NE.reshape(B, L, E)
+        return Routed(y_BLD, chosen_BLE, missed)

@@ -65,7 +65,8 @@ def choose(
         ranked = _within_groups(ranked, count, kept)
     _, expert = jax.lax.top_k(ranked, top_k)
     # Masked sums, not gathers: their gradient is no scatter.
-    hot = jax.nn.one_hot(expert, z.shape[-1], dtype=bool)
+    experts = z.shape[-1]
+    hot = jax.nn.one_hot(expert, experts, dtype=bool)
     weight = jnp.where(hot, value[..., None, :], 0.0).sum(axis=-1)
     if score == "softmax_after":
         weight = jax.nn.softmax(weight, axis=-1)
@@ -100,10 +101,16 @@ def measure(
     top_k: int,
     dropped: Float[Array, ""],
 ) -> Load:
-    """Measure the load of one layer. The sequence balance is the load balance of each sequence by itself (DeepSeek-V3), averaged."""
+    """Measure the load of one layer.
+
+    The sequence balance is the load balance of each sequence by itself (DeepSeek-V3), averaged.
+    """
     p_BLE = probabilities(z_BLE, score)
-    share_BE = chosen_BLE.mean(axis=1, dtype=jnp.float32) * (z_BLE.shape[-1] / top_k)
-    balance_B = jnp.sum(share_BE * p_BLE.mean(axis=1), axis=-1)
+    experts = z_BLE.shape[-1]
+    chosen_BE = chosen_BLE.mean(axis=1, dtype=jnp.float32)
+    share_BE = chosen_BE * (experts / top_k)
+    p_BE = p_BLE.mean(axis=1)
+    balance_B = jnp.sum(share_BE * p_BE, axis=-1)
     log_z_BL = jax.nn.logsumexp(z_BLE, axis=-1)
     entropy_BL = jnp.sum(jax.scipy.special.entr(p_BLE), axis=-1)
     return Load(
@@ -124,6 +131,15 @@ def shares(chosen: Integer[Array, "*y E"]) -> Float[Array, "*y E"]:
 def load_balance(load: Load) -> Float[Array, "*y"]:
     """Return sum_e share_e P_e: 1 at perfect balance for every number of choices (Switch, Fedus et al. 2021, eq. 4)."""
     return jnp.sum(shares(load.chosen_E) * load.probability_E, axis=-1)
+
+
+def balance_terms(load: Load) -> dict[str, Array]:
+    """Return the terms that training adds to its loss, of each layer; `load` is stacked over layers."""
+    return {
+        "load_balance": load_balance(load),
+        "sequence_balance": load.sequence_balance,
+        "router_z": load.router_z,
+    }
 
 
 def published_scale(form: str, top_k: int) -> float:
@@ -175,7 +191,10 @@ def places(expert_A: Integer[Array, "A"], experts: int) -> tuple[Integer[Array, 
     """Count the assignments before each one that are to the same expert, and those of each expert: a stable sort."""
     hot_AE = (expert_A[:, None] == jnp.arange(experts)).astype(jnp.int32)
     before_AE = jnp.cumsum(hot_AE, axis=0) - hot_AE
-    return jnp.sum(before_AE * hot_AE, axis=1), hot_AE.sum(axis=0)
+    # Of a row of `before_AE` only the column of the assignment's own expert counts.
+    place_A = jnp.sum(before_AE * hot_AE, axis=1)
+    chosen_E = hot_AE.sum(axis=0)
+    return place_A, chosen_E
 
 
 def take(x_ND: Float[Array, "N D"], row_NC: Integer[Array, "N C"], rows: int) -> Float[Array, "R D"]:

@@ -19,6 +19,10 @@ from models.contract import Role
 from models.mesh.exchange import exchange
 from models.numerics.formats import straight_through
 
+Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
+Queries = Float[Array, "B L H K"]
+Keys = Float[Array, "B L G K"]
+
 
 class Scales(NamedTuple):
     """Standard deviations of initial weights; traced numbers where init_std is one."""
@@ -53,17 +57,22 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, rngs: nnx.Rngs, cfg: Any):
-        std = init_scales(cfg)
-        to_heads = {"embed": cfg.width, "heads": cfg.heads * cfg.head_size}
-        to_kv_heads = {"embed": cfg.width, "kv_heads": cfg.kv_heads * cfg.head_size}
-        from_heads = {"heads": cfg.heads * cfg.head_size, "embed": cfg.width}
-        linear = cfg.attention == "linear"
         self.cfg = untraced(cfg)
-        self.query = Linear(rngs, Role.QUERY, to_heads, std.hidden, cfg.bias, cfg.quant)
-        self.key = Linear(rngs, Role.KEY, to_kv_heads, std.hidden, cfg.bias, cfg.quant)
-        self.value = Linear(rngs, Role.VALUE, to_kv_heads, std.value, cfg.bias, cfg.quant)
-        self.out = Linear(rngs, Role.WRITES, from_heads, std.out, cfg.bias, cfg.quant)
-        self.gate = Linear(rngs, Role.READS, to_heads, std.value, cfg.bias, cfg.quant) if linear else None
+        std = init_scales(cfg)
+        stream = {"embed": cfg.width}
+        heads = {"heads": cfg.heads * cfg.head_size}
+        kv_heads = {"kv_heads": cfg.kv_heads * cfg.head_size}
+
+        def linear(role: Role, axes: dict[str, int], scale: Any) -> Linear:
+            return Linear(rngs, role, axes, scale, cfg.bias, cfg.quant)
+
+        # Initial values follow the order in which parameters are made.
+        self.query = linear(Role.QUERY, stream | heads, std.hidden)
+        self.key = linear(Role.KEY, stream | kv_heads, std.hidden)
+        self.value = linear(Role.VALUE, stream | kv_heads, std.value)
+        self.out = linear(Role.WRITES, heads | stream, std.out)
+        self.gate = linear(Role.READS, stream | heads, std.value) if cfg.attention == "linear" else None
+
         query_axes, key_axes = self._norm_axes()
         self.query_norm = Norm(rngs, query_axes, "rms", cfg.norm_eps) if cfg.qk_norm else None
         self.key_norm = Norm(rngs, key_axes, "rms", cfg.norm_eps) if cfg.qk_norm else None
@@ -71,37 +80,48 @@ class Attention(nnx.Module):
     def _norm_axes(self) -> tuple[dict[str, int], dict[str, int]]:
         """Axes of the norms of queries and of keys."""
         cfg = self.cfg
+        size = cfg.head_size
         if cfg.qk_norm_over == "all":
-            return {"heads": cfg.heads * cfg.head_size}, {"kv_heads": cfg.kv_heads * cfg.head_size}
-        return {"head_size": cfg.head_size}, {"head_size": cfg.head_size}
+            return {"heads": cfg.heads * size}, {"kv_heads": cfg.kv_heads * size}
+        return {"head_size": size}, {"head_size": size}
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], layer: Integer[Array, ""]) -> Float[Array, "B L D"]:
+    def __call__(self, x_BLD: Stream, layer: Integer[Array, ""]) -> Stream:
         """Return what is added to the stream. `layer` counts from 1; only decays depend on it."""
         cfg = self.cfg
         B, L, _ = x_BLD.shape
         q_BLHK, k_BLGK = self._queries_and_keys(x_BLD)
-        v_BLGK = self.value(x_BLD).reshape(B, L, cfg.kv_heads, cfg.head_size)
+        v = self.value(x_BLD)
+        v_BLGK = v.reshape(B, L, cfg.kv_heads, cfg.head_size)
 
+        # Where positions are split over devices, attention needs all of them: devices change to a part of the heads.
         q_BLHK = exchange(q_BLHK, "heads", "head_size")
         k_BLGK = exchange(k_BLGK, "kv_heads", "head_size")
         v_BLGK = exchange(v_BLGK, "kv_heads", "head_size")
         k_BLGK = straight_through(k_BLGK, cfg.kv_format, -1)
         v_BLGK = straight_through(v_BLGK, cfg.kv_format, -1)
+
         if cfg.attention == "linear":
             decay_H = log_decay(cfg.heads, layer, cfg.depth)
             o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, cfg.score_scale, cfg.chunk)
         else:
-            o_BLHK = attention(q_BLHK, k_BLGK, v_BLGK, cfg.score_scale, window=cfg.window, kernel=cfg.attention_kernel)
-        o_BLHK = checkpoint_name(exchange(o_BLHK, "heads", "head_size", back=True), "attention")
+            o_BLHK = attention(
+                q_BLHK,
+                k_BLGK,
+                v_BLGK,
+                cfg.score_scale,
+                window=cfg.window,
+                kernel=cfg.attention_kernel,
+            )
+        o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
+        o_BLHK = checkpoint_name(o_BLHK, "attention")  # which remat "attention" keeps
 
         o = o_BLHK.reshape(B, L, cfg.heads * cfg.head_size)
         if self.gate is not None:
-            o = layers.normalise(o, "rms", cfg.norm_eps) * self.gate(x_BLD)
+            normalised = layers.normalise(o, "rms", cfg.norm_eps)
+            o = normalised * self.gate(x_BLD)
         return self.out(o)
 
-    def _queries_and_keys(
-        self, x_BLD: Float[Array, "B L D"]
-    ) -> tuple[Float[Array, "B L H K"], Float[Array, "B L G K"]]:
+    def _queries_and_keys(self, x_BLD: Stream) -> tuple[Queries, Keys]:
         """Project, normalise and turn by the position, as the config says."""
         cfg = self.cfg
         B, L, _ = x_BLD.shape
@@ -114,8 +134,9 @@ class Attention(nnx.Module):
         if cfg.qk_norm_over == "head":
             q_BLHK, k_BLGK = self._normalised(q_BLHK, k_BLGK)
         if cfg.attention == "linear":
-            q_BLHK = FEATURES[cfg.features](q_BLHK)
-            k_BLGK = FEATURES[cfg.features](k_BLGK)
+            feature = FEATURES[cfg.features]
+            q_BLHK = feature(q_BLHK)
+            k_BLGK = feature(k_BLGK)
         if cfg.position == "rope":
             q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta)
             k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta)

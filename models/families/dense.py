@@ -259,7 +259,10 @@ class LayerCounts(NamedTuple):
 def layer_counts(cfg: Config, seq_len: int) -> LayerCounts:
     """Count one layer of a resolved config."""
     assert cfg.kv_heads is not None and cfg.head_size is not None
-    D, H, G, K = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size
+    D = cfg.width
+    H = cfg.heads
+    G = cfg.kv_heads
+    K = cfg.head_size
     F = cfg.ff or cfg.derived_ff
     linear = cfg.attention == "linear"
     enter_ff = 2 if cfg.gated else 1
@@ -276,13 +279,15 @@ def layer_counts(cfg: Config, seq_len: int) -> LayerCounts:
         params["attention"] += projected + D
         params["mlp"] += enter_ff * F + D
     norms = 4 if cfg.norm_placement == "sandwich" else 2
-    params["norm"] = norms * D * (2 if cfg.bias else 1)
+    params_of_norm = 2 * D if cfg.bias else D
+    params["norm"] = norms * params_of_norm
     if cfg.qk_norm:
         params["norm"] += K * (H + G) if cfg.qk_norm_over == "all" else K * 2
 
     if linear:
         assert cfg.chunk is not None
         return LayerCounts(params, matrices, linear_flops(H, K, cfg.chunk, seq_len))
+    # Causal: a position sees those before it, up to the window; the mean over positions is (2 L - seen + 1) seen / (2 L).
     seen = min(cfg.window or seq_len, seq_len)
     full = 4.0 * H * K * seen
     causal = 2.0 * H * K * (2 * seq_len - seen + 1) * seen / seq_len

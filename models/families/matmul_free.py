@@ -28,6 +28,9 @@ from models.mesh.current import backend, constrain
 from models.mesh.tokens import flatten_tokens, unflatten_tokens
 from models.option import AT_LEAST_ONE, POSITIVE, inherit, missing, option
 
+Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
+Product = Float[Array, "..."]  # [*batch, *O]
+
 TERNARY_GROUPS = ("head", "mixer", "mlp")  # of `account`: the ternary matrices, and nothing else
 ROUNDED = "weights are ternary, inputs have model.act_bits"
 LEAST = 1e-5  # a magnitude that is divided by is at least so large
@@ -68,8 +71,11 @@ def ternary(kernel: Float[Array, "I *O"]) -> tuple[Float[Array, "I *O"], Float[A
 
     As BitNet b1.58 does (Ma et al. 2024).
     """
-    mean = jnp.maximum(jnp.mean(jnp.abs(kernel)), LEAST)
-    return jnp.clip(jnp.round(kernel * (1 / mean)), -1, 1), mean
+    magnitude = jnp.mean(jnp.abs(kernel))
+    mean = jnp.maximum(magnitude, LEAST)
+    # As in the released code, a product with the reciprocal: a quotient would round some entries to other numbers.
+    rounded = jnp.round(kernel * (1 / mean))
+    return jnp.clip(rounded, -1, 1), mean
 
 
 def quantise(y_NI: Float[Array, "N I"], bits: int) -> tuple[Float[Array, "N I"], Float[Array, "N 1"]]:
@@ -78,12 +84,14 @@ def quantise(y_NI: Float[Array, "N I"], bits: int) -> tuple[Float[Array, "N I"],
         return y_NI, jnp.ones_like(y_NI[:, :1])
     most_N1 = jnp.max(jnp.abs(y_NI), axis=1, keepdims=True)
     levels_N1 = 127 / jnp.maximum(most_N1, LEAST)
-    return jnp.clip(jnp.round(y_NI * levels_N1), -128, 127), 1 / levels_N1
+    rounded_NI = jnp.round(y_NI * levels_N1)
+    return jnp.clip(rounded_NI, -128, 127), 1 / levels_N1
 
 
 def _normalised_rows(x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], eps: float) -> Float[Array, "N I"]:
     """RMSNorm of flattened rows, in float32."""
-    return layers.normalise(flatten_tokens(x).astype(jnp.float32), "rms", eps) * norm_I
+    x_NI = flatten_tokens(x).astype(jnp.float32)
+    return layers.normalise(x_NI, "rms", eps) * norm_I
 
 
 def whole_matmul(
@@ -93,15 +101,21 @@ def whole_matmul(
     mean: Float[Array, ""],
     eps: float,
     bits: int,
-) -> Float[Array, "..."]:
+) -> Product:
     """Normalise, quantise and multiply with a matrix of -1, 0, 1 times `mean`: [*batch, *O] in the type of `x`.
 
     At 8 bits both factors are whole numbers that bfloat16 holds exactly, and float32 sums of them are exact in any order.
     """
-    q_NI, step_N1 = quantise(_normalised_rows(x, norm_I, eps), bits)
-    out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), (1,), (0,))
-    scale = (mean * step_N1).reshape(-1, *[1] * (out.ndim - 1))
-    return unflatten_tokens((out * scale).astype(x.dtype), x.shape[:-1])
+    dtype = x.dtype
+    y_NI = _normalised_rows(x, norm_I, eps)
+    q_NI, step_N1 = quantise(y_NI, bits)
+    out = _dot(q_NI.astype(dtype), whole.astype(dtype), (1,), (0,))
+    # One factor a row, for all axes of the output.
+    scale_N1 = mean * step_N1
+    output_axes = out.ndim - 1
+    scale = scale_N1.reshape(-1, *[1] * output_axes)
+    scaled = (out * scale).astype(dtype)
+    return unflatten_tokens(scaled, x.shape[:-1])
 
 
 def _dot(a: Array, b: Array, axes_a: Sequence[int], axes_b: Sequence[int]) -> Array:
@@ -120,7 +134,7 @@ def bit_linear(
     eps: float,
     bits: int,
     axes: tuple[str, ...] = (),
-) -> Float[Array, "..."]:
+) -> Product:
     """Multiply Quantise(RMSNorm(x) norm) with Ternary(kernel), trained straight through both roundings: [*batch, *O].
 
     With y the normalised rows: d kernel = Quantise(y)^T d out, d y = d out Ternary(kernel)^T, then the gradient of the
@@ -136,31 +150,41 @@ def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
     """`ternary`, whole along fsdp."""
     whole, mean = ternary(kernel)
     if axes and gather.fully_sharded():
-        whole = gather.gathered(whole.astype(jnp.int8), *axes).astype(whole.dtype)
+        in_bytes = whole.astype(jnp.int8)
+        whole = gather.gathered(in_bytes, *axes).astype(whole.dtype)
     return whole, mean
 
 
 def _bit_linear_forward(
     x: Array, norm_I: Array, kernel: Array, eps: float, bits: int, axes: tuple[str, ...]
 ) -> tuple[Array, tuple[Array, Array, Array]]:
+    """Return the product, and what the backward pass needs: the arguments themselves."""
     return bit_linear(x, norm_I, kernel, eps, bits, axes), (x, norm_I, kernel)
 
 
 def _bit_linear_backward(
     eps: float, bits: int, axes: tuple[str, ...], saved: tuple[Array, Array, Array], d_out: Array
 ) -> tuple[Array, Array, Array]:
+    """Return the gradients of x, norm_I and kernel: see `bit_linear`."""
     x, norm_I, kernel = saved
-    y_NI, norm_gradient = jax.vjp(functools.partial(_normalised_rows, eps=eps), x, norm_I)
+    normalised_rows = functools.partial(_normalised_rows, eps=eps)
+    y_NI, norm_gradient = jax.vjp(normalised_rows, x, norm_I)
     q_NI, step_N1 = quantise(y_NI, bits)
     whole, mean = _gathered(kernel, axes)
 
     outputs = tuple(range(1, kernel.ndim))
     d_NO = flatten_tokens(d_out, kernel.ndim - 1)
-    d_y_NI = _dot(d_NO, whole.astype(d_out.dtype), outputs, outputs) * mean
+    whole = whole.astype(d_out.dtype)
+    d_y_NI = _dot(d_NO, whole, outputs, outputs) * mean
     d_x, d_norm = norm_gradient(d_y_NI)
 
-    y = unflatten_tokens((q_NI * step_N1).astype(d_out.dtype), x.shape[:-1])
-    d_kernel = gather.weight_gradient(lambda a, b: _dot(a, b, (0,), (0,)), y, d_out, axes)
+    def over_rows(a: Array, b: Array) -> Array:
+        return _dot(a, b, (0,), (0,))
+
+    # The gradient of a weight is taken with the rounded rows, which are what it was multiplied with.
+    rounded_NI = (q_NI * step_N1).astype(d_out.dtype)
+    y = unflatten_tokens(rounded_NI, x.shape[:-1])
+    d_kernel = gather.weight_gradient(over_rows, y, d_out, axes)
     return d_x, d_norm, d_kernel.astype(kernel.dtype)
 
 
@@ -183,12 +207,14 @@ class BitLinear(nnx.Module):
         self.bits = cfg.act_bits
         self.axes = tuple(axes)
         self.kernel = param(rngs, role, axes, std, draw=draw)
-        self.norm = param(rngs, Role.NORM_SCALE, {"norm": next(iter(axes.values()))}, fill=1.0)
+        input_size = next(iter(axes.values()))
+        self.norm = param(rngs, Role.NORM_SCALE, {"norm": input_size}, fill=1.0)
 
-    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
-        return checkpoint_name(self.product(x, self.norm[...], self.kernel[...]), "product")
+    def __call__(self, x: Float[Array, "*batch I"]) -> Product:
+        y = self.product(x, self.norm[...], self.kernel[...])
+        return checkpoint_name(y, "product")  # which remat "dots" keeps
 
-    def product(self, x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Array) -> Float[Array, "..."]:
+    def product(self, x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Array) -> Product:
         """Multiply with a kernel behind its norm."""
         return bit_linear(x, norm_I, kernel, self.eps, self.bits, self.axes)
 
@@ -225,18 +251,22 @@ class Mlgru(nnx.Module):
         self.out = linear(rngs, cfg, Role.WRITES, {"ff": D, "embed": D}, std, _uniform)
         self.gate_norm = Norm(rngs, {"norm": D}, "rms", cfg.norm_eps) if cfg.gate_form == "code" else None
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], floor_D: Float[Array, "D"] | None) -> Float[Array, "B L D"]:
-        i_BLD = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
-        f_BLD = jax.nn.sigmoid(self.forget(x_BLD).astype(jnp.float32))
+    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None) -> Stream:
+        i_BLD = self.candidate(x_BLD).astype(jnp.float32)
+        i_BLD = constrain(i_BLD, "batch", "position", "ff")
+        f_BLD = self.forget(x_BLD).astype(jnp.float32)
+        f_BLD = jax.nn.sigmoid(f_BLD)
         f_BLD = constrain(f_BLD, "batch", "position", "ff")
         g_BLD = constrain(self.gate(x_BLD), "batch", "position", "ff")
         if floor_D is not None:
             f_BLD = floor_D + (1 - floor_D) * f_BLD
-        s_BLD = linear_recurrence(f_BLD, jax.nn.silu(i_BLD) * (1 - f_BLD))
+        new_BLD = jax.nn.silu(i_BLD) * (1 - f_BLD)
+        s_BLD = linear_recurrence(f_BLD, new_BLD)
         if self.gate_norm is not None:
             o_BLD = self.gate_norm(g_BLD) * jax.nn.silu(s_BLD)
         else:
-            o_BLD = jax.nn.sigmoid(g_BLD.astype(jnp.float32)) * s_BLD
+            g_BLD = g_BLD.astype(jnp.float32)
+            o_BLD = jax.nn.sigmoid(g_BLD) * s_BLD
         return self.out(o_BLD.astype(x_BLD.dtype))
 
 
@@ -250,11 +280,13 @@ class Glu(nnx.Module):
         self.gate_up = linear(rngs, cfg, Role.READS, {"embed": D, "pair": 2, "ff": F}, cfg.init_std)
         self.down = linear(rngs, cfg, Role.WRITES, {"ff": F, "embed": D}, decoder.residual_std(cfg))
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        h_BLPF = constrain(self.gate_up(x_BLD), "batch", "position", "pair", "ff")
+    def __call__(self, x_BLD: Stream) -> Stream:
+        h_BLPF = self.gate_up(x_BLD)
+        h_BLPF = constrain(h_BLPF, "batch", "position", "pair", "ff")
         gate_BLF = h_BLPF[:, :, 0]
         up_BLF = h_BLPF[:, :, 1]
-        return self.down(jax.nn.silu(gate_BLF) * up_BLF)
+        h_BLF = jax.nn.silu(gate_BLF) * up_BLF
+        return self.down(h_BLF)
 
 
 class Block(nnx.Module):
@@ -266,9 +298,11 @@ class Block(nnx.Module):
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mlp = Glu(rngs, cfg, linear)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], floor_D: Float[Array, "D"] | None = None) -> Float[Array, "B L D"]:
-        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD), floor_D)
-        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD))
+    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None = None) -> Stream:
+        normalised_BLD = self.mixer_norm(x_BLD)
+        x_BLD = x_BLD + self.mixer(normalised_BLD, floor_D)
+        normalised_BLD = self.mlp_norm(x_BLD)
+        x_BLD = x_BLD + self.mlp(normalised_BLD)
         return constrain(x_BLD, "batch", "position", "width")
 
 
@@ -284,9 +318,9 @@ class Model(decoder.Decoder):
     def __init__(self, cfg: Config, rngs: nnx.Rngs, linear: Callable = BitLinear):
         super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg, linear))
         # In place of the one that a decoder makes, after its draw: initial values stay those of earlier versions.
-        self.head = linear(
-            rngs, cfg, Role.HEAD, dict(zip(decoder.HEAD, (cfg.width, cfg.vocab), strict=True)), cfg.init_std
-        )
+        sizes = (cfg.width, cfg.vocab)
+        head_axes = dict(zip(decoder.HEAD, sizes, strict=True))
+        self.head = linear(rngs, cfg, Role.HEAD, head_axes, cfg.init_std)
         floors = {"layers": cfg.depth, "norm": cfg.width}
         self.gamma = param(rngs, Role.FLOOR, floors) if cfg.lower_bounds else None
 
@@ -294,7 +328,7 @@ class Model(decoder.Decoder):
         """Return the product with the ternary head."""
         return self.head.as_head()
 
-    def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
+    def layers(self, x_BLD: Stream) -> tuple[Stream, Output]:
         """Run all layers, each with the floor of its forget gate."""
         cfg = self.cfg
         inputs = [] if self.gamma is None else [floors(self.gamma[...])]
@@ -309,9 +343,12 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     """
     del seq_len
     assert cfg.ff is not None
-    D, F, Y = cfg.width, cfg.ff, cfg.depth
+    D = cfg.width
+    F = cfg.ff
+    Y = cfg.depth
     params, matmul = decoder.outside(cfg)
-    bit_norms = Y * (5 * D + F) + D
+    # A ternary matrix has a norm of its input's size: five of a layer have `width` inputs, one has `ff`.
+    bit_norms = Y * (5 * D + F) + D  # the last is the head's
     layer_norms = 3 if cfg.gate_form == "code" else 2
     params["mixer"] = Y * 4 * D * D
     params["mlp"] = Y * 3 * D * F

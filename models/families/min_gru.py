@@ -22,6 +22,8 @@ from models.mesh.current import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
 from models.option import AT_LEAST_ONE, inherit, missing, option
 
+Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
@@ -43,7 +45,9 @@ class Config(Options):
     def derived(self, seq_len: int) -> dict[str, Any]:
         """Return by name the options that follow from others, as they are or as their rules give them."""
         del seq_len
-        return {"state": self.state or self.width, "ff": self.ff or layers.round_up(8 * self.width / 3, 16)}
+        state = self.state or self.width
+        ff = self.ff or layers.round_up(8 * self.width / 3, 16)
+        return {"state": state, "ff": ff}
 
 
 class MinGru(nnx.Module):
@@ -57,10 +61,13 @@ class MinGru(nnx.Module):
         self.candidate = Linear(rngs, Role.READS, enter, std, quant=cfg.quant)
         self.out = Linear(rngs, Role.WRITES, leave, out_std, quant=cfg.quant)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        z_BLR = jax.nn.sigmoid(self.gate(x_BLD).astype(jnp.float32))
+    def __call__(self, x_BLD: Stream) -> Stream:
+        # The recurrence multiplies many gates: it is float32 whatever the compute type.
+        z_BLR = self.gate(x_BLD).astype(jnp.float32)
+        z_BLR = jax.nn.sigmoid(z_BLR)
         z_BLR = constrain(z_BLR, "batch", "position", "ff")
-        c_BLR = constrain(self.candidate(x_BLD).astype(jnp.float32), "batch", "position", "ff")
+        c_BLR = self.candidate(x_BLD).astype(jnp.float32)
+        c_BLR = constrain(c_BLR, "batch", "position", "ff")
         h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
         return self.out(h_BLR.astype(x_BLD.dtype))
 
@@ -77,9 +84,11 @@ class Block(nnx.Module):
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mlp = Mlp(rngs, cfg.width, cfg.ff, "swiglu", False, std, out_std, cfg.quant)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD)) * self.scale
-        x_BLD = x_BLD + self.mlp(self.mlp_norm(x_BLD)) * self.scale
+    def __call__(self, x_BLD: Stream) -> Stream:
+        mixed_BLD = self.mixer(self.mixer_norm(x_BLD))
+        x_BLD = x_BLD + mixed_BLD * self.scale
+        fed_BLD = self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = x_BLD + fed_BLD * self.scale
         return constrain(x_BLD, "batch", "position", "width")
 
 
@@ -97,8 +106,11 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     mixer = cfg.depth * 3 * cfg.width * cfg.state
     mlp = cfg.depth * 3 * cfg.width * cfg.ff
     params, matmul = decoder.outside(cfg)
-    params |= {"mixer": mixer, "mlp": mlp, "norm": params["norm"] + cfg.depth * 2 * cfg.width}
-    matmul |= {"mixer": 2.0 * mixer, "mlp": 2.0 * mlp}
+    params["mixer"] = mixer
+    params["mlp"] = mlp
+    params["norm"] += cfg.depth * 2 * cfg.width
+    matmul["mixer"] = 2.0 * mixer
+    matmul["mlp"] = 2.0 * mlp
     # 1 - z, z c, and a multiplication and an addition a step.
     recurrence = {"recurrence": 4.0 * cfg.depth * cfg.state}
     return Accounting(params, params, matmul, recurrence, recurrence, {})

@@ -11,8 +11,7 @@ do, so that no imbalance changes a shape or a chip's work. See models/blocks/mix
 """
 
 import dataclasses
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from jaxtyping import Array, Float, Integer
 from models.accounting import Accounting, Dispatch, transformer_conventions
 from models.blocks import layers, routing, stack
 from models.blocks.mixture import Cell, Mixture
+from models.blocks.mixture_counts import expert_rows, mixture_counts
 from models.blocks.residual import Residual
 from models.blocks.transformer import Attention, init_scales
 from models.contract import Output
@@ -272,7 +272,7 @@ class Model(dense.Model):
             remat=cfg.remat,
         )
         of_batch = load if chosen_YE is None else load._replace(chosen_E=chosen_YE)
-        terms_Y = _balance_terms(of_batch)
+        terms_Y = routing.balance_terms(of_batch)
         output = Output(
             None,
             aux=self._aux(of_batch, terms_Y),
@@ -309,52 +309,6 @@ class Model(dense.Model):
         if bias is None:
             return {}
         return {"blocks/mlp/router/bias": routing.balanced_bias(bias[...], load.chosen_E, self.cfg.bias_rate)}
-
-
-def _balance_terms(load: routing.Load) -> dict[str, Array]:
-    """Terms that training adds to its loss, of each layer; `load` is stacked over layers."""
-    return {
-        "load_balance": routing.load_balance(load),
-        "sequence_balance": load.sequence_balance,
-        "router_z": load.router_z,
-    }
-
-
-def expert_rows(cfg: Config, batch: int, seq_len: int) -> float:
-    """Count rows that expert matrices multiply per token of a batch: top_k, and those that pad blocks or capacities."""
-    tokens = batch * seq_len
-    E = cfg.experts
-    if cfg.mode == "capacity":
-        return E * routing.slots(seq_len, cfg.top_k, E, cfg.capacity_factor) / seq_len
-    if cfg.mode == "expert_choice":
-        return E * routing.choice_slots(tokens, cfg.top_k, E) / tokens
-    return math.prod(routing.block_rows(tokens * cfg.top_k, E, cfg.kernel)) / tokens
-
-
-class MixtureCounts(NamedTuple):
-    """What a layer's mixture has and multiplies."""
-
-    expert: int  # parameters of one expert
-    shared: int  # matrix entries of the shared experts
-    shared_bias: int
-    router: int  # matrix entries of the layer's own router
-    cell: int  # and of the cell, which is stored once and multiplied in every layer
-    cell_bias: int
-
-
-def mixture_counts(cfg: Config) -> MixtureCounts:
-    """Count one layer's mixture of a resolved config."""
-    assert cfg.expert_ff is not None
-    D, E, W = cfg.width, cfg.experts, cfg.router_width
-    enter_ff = 2 if cfg.gated else 1
-    expert = (enter_ff + 1) * D * cfg.expert_ff
-    shared = expert * cfg.shared_experts
-    shared_bias = 0
-    if cfg.bias and shared:
-        shared_bias = enter_ff * cfg.expert_ff * cfg.shared_experts + D
-    if cfg.router == "recurrent":
-        return MixtureCounts(expert, shared, shared_bias, router=D * W + W * E, cell=6 * W * W, cell_bias=6 * W)
-    return MixtureCounts(expert, shared, shared_bias, router=D * E, cell=0, cell_bias=0)
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:

@@ -36,6 +36,10 @@ _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a grad
 AXES: tuple[str, ...] = ("ff", "embed")  # logical axes of keys and values
 
 
+Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
+Affinities = Float[Array, "N P"]  # of rows to parameter tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(AttentionOptions):
     """Options of the TokenFormer family besides those of blocks/options.py."""
@@ -84,21 +88,25 @@ class Config(AttentionOptions):
 
 def scores(
     x: Float[Array, "N I"], key: Float[Array, "P I"], tau: float, kind: str, quant: Recipe | None = None
-) -> Float[Array, "N P"]:
+) -> Affinities:
     """Return how much each row takes from each of P parameter tokens, in float32. `kind`: see Config.score."""
     if quant is not None:
-        a_NP = jnp.asarray(quantized_matmul(x, key.T, quant))
+        product = quantized_matmul(x, key.T, quant)
+        a_NP = jnp.asarray(product)
     else:
         whole = gathered(key.astype(x.dtype), *AXES)
         a_NP = jnp.einsum("NI,PI->NP", x, whole, preferred_element_type=jnp.float32)
     if kind == "softmax":
         return tau**2 * jax.nn.softmax(a_NP, axis=-1)
     if kind == "gelu_l2":
-        return tau * _of_unit_length(jax.nn.gelu(a_NP, approximate=False))
-    return jax.nn.gelu(tau * _of_unit_length(a_NP), approximate=False)
+        activated_NP = jax.nn.gelu(a_NP, approximate=False)
+        return tau * _of_unit_length(activated_NP)
+    scaled_NP = tau * _of_unit_length(a_NP)
+    return jax.nn.gelu(scaled_NP, approximate=False)
 
 
-def _of_unit_length(a_NP: Float[Array, "N P"]) -> Float[Array, "N P"]:
+def _of_unit_length(a_NP: Affinities) -> Affinities:
+    """Divide each row by its length."""
     square_N1 = jnp.sum(a_NP * a_NP, axis=-1, keepdims=True)
     return a_NP * jax.lax.rsqrt(square_N1 + _EPS)
 
@@ -118,12 +126,19 @@ class Pattention(nnx.Module):
         self.key = param(rngs, Role.TOKEN_KEYS, axes, cfg.init_std)
         self.value = param(rngs, role, axes, value_std)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        weights_NP = scores(flatten_tokens(x_BLD), self.key[...], self.tau, self.score, self.quant).astype(x_BLD.dtype)
+    def __call__(self, x_BLD: Stream) -> Stream:
+        dtype = x_BLD.dtype
+        key = self.key[...]
+        value = self.value[...]
+        x_ND = flatten_tokens(x_BLD)
+        weights_NP = scores(x_ND, key, self.tau, self.score, self.quant)
+        weights_NP = weights_NP.astype(dtype)
         if self.quant is not None:
-            y_ND = jnp.asarray(quantized_matmul(weights_NP, self.value[...], self.quant)).astype(x_BLD.dtype)
+            product = quantized_matmul(weights_NP, value, self.quant)
+            y_ND = jnp.asarray(product).astype(dtype)
         else:
-            y_ND = weights_NP @ gathered(self.value[...].astype(x_BLD.dtype), *AXES)
+            whole = gathered(value.astype(dtype), *AXES)
+            y_ND = weights_NP @ whole
         return unflatten_tokens(y_ND, x_BLD.shape[:-1])
 
 
@@ -140,18 +155,24 @@ class Block(nnx.Module):
         self.out = Pattention(rngs, cfg, Role.WRITES, tokens, tau)
         self.ff = Pattention(rngs, cfg, Role.WRITES, cfg.ff_tokens, cfg.ff_tau)
 
-    def attention(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def attention(self, x_BLD: Stream) -> Stream:
         """Causal attention whose four projections are Pattention."""
         cfg = self.cfg
         B, L, D = x_BLD.shape
         size = D // cfg.heads
+        # Dimensions turn in pairs: an even number of them carries the position.
         turned = 2 * int(size * cfg.rope_share / 2)
 
-        q_BLHK = self.query(x_BLD).reshape(B, L, cfg.heads, size)
-        k_BLHK = self.key(x_BLD).reshape(B, L, cfg.heads, size)
-        v_BLHK = self.value(x_BLD).reshape(B, L, cfg.heads, size)
-        q_BLHK = exchange(layers.rotary(q_BLHK, cfg.rope_theta, turned), "heads", "head_size")
-        k_BLHK = exchange(layers.rotary(k_BLHK, cfg.rope_theta, turned), "heads", "head_size")
+        by_head = (B, L, cfg.heads, size)
+        q_BLHK = self.query(x_BLD).reshape(by_head)
+        k_BLHK = self.key(x_BLD).reshape(by_head)
+        v_BLHK = self.value(x_BLD).reshape(by_head)
+        q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned)
+        k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned)
+
+        # Where positions are split over devices, attention needs all of them: devices change to a part of the heads.
+        q_BLHK = exchange(q_BLHK, "heads", "head_size")
+        k_BLHK = exchange(k_BLHK, "heads", "head_size")
         v_BLHK = exchange(v_BLHK, "heads", "head_size")
         k_BLHK = straight_through(k_BLHK, cfg.kv_format, -1)
         v_BLHK = straight_through(v_BLHK, cfg.kv_format, -1)
@@ -159,11 +180,13 @@ class Block(nnx.Module):
         o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
         return self.out(o_BLHK.reshape(B, L, D))
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x_BLD: Stream) -> Stream:
         norm = self.cfg.norm
         eps = self.cfg.norm_eps
-        x_BLD = x_BLD + self.attention(layers.normalise(x_BLD, norm, eps))
-        x_BLD = x_BLD + self.ff(layers.normalise(x_BLD, norm, eps))
+        normalised_BLD = layers.normalise(x_BLD, norm, eps)
+        x_BLD = x_BLD + self.attention(normalised_BLD)
+        normalised_BLD = layers.normalise(x_BLD, norm, eps)
+        x_BLD = x_BLD + self.ff(normalised_BLD)
         return constrain(x_BLD, "batch", "position", "width")
 
 
@@ -177,6 +200,7 @@ class Model(decoder.Decoder):
 def account(cfg: Config, seq_len: int) -> Accounting:
     """Count a resolved config. Groups: embed, head, attention, ff, norm. A token meets every parameter token."""
     assert cfg.attention_tokens is not None and cfg.ff_tokens is not None
+    # Keys and values of four projections in attention, and of one feed-forward.
     attention_params = cfg.depth * 8 * cfg.attention_tokens * cfg.width
     ff_params = cfg.depth * 2 * cfg.ff_tokens * cfg.width
     params, matmul = decoder.outside(cfg, bias=cfg.norm == "layer")

@@ -180,7 +180,7 @@ def test_rmoe():
         loads.append(load)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loads)
     run, _ = make("moe", balance_layers="pooled", experts=4)
-    aux = moe.Model(run.model, nnx.Rngs(params=0))._aux(stacked, moe._balance_terms(stacked))
+    aux = moe.Model(run.model, nnx.Rngs(params=0))._aux(stacked, routing.balance_terms(stacked))
     np.testing.assert_allclose(2 * aux["load_balance"], RMOE["lb_loss_topk2"], rtol=1e-5)
 
 

@@ -1,7 +1,8 @@
 """Fit critical batch sizes from runs of several batch sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -28,33 +29,48 @@ def contours(columns: Columns, losses: Sequence[float]) -> Columns:
     found: dict[str, list[float]] = {"loss": [], "batch": [], "S": []}
     runs = []
     file_rows: list[int] = []
-    for run in dict.fromkeys(columns["run"]):
-        rows = np.flatnonzero(columns["run"] == run)
-        rows = rows[np.argsort(columns["S"][rows], kind="stable")]
-        least = np.minimum.accumulate(columns["loss"][rows])
+    label = columns["run"]
+    for run in dict.fromkeys(label):
+        rows = np.flatnonzero(label == run)
+        by_step = np.argsort(columns["S"][rows], kind="stable")
+        rows = rows[by_step]
+        own_losses = columns["loss"][rows]
         log_steps = np.log(columns["S"][rows])
+        # Losses are noisy: along the least one so far, a run reaches each loss once.
+        least = np.minimum.accumulate(own_losses)
         for loss in losses:
             if not least[-1] <= loss < least[0]:
                 continue
             after = int(np.argmax(least <= loss))
+            checkpoint = rows[after]
+            batch = columns["batch"][checkpoint]
             found["loss"].append(loss)
-            found["batch"].append(float(columns["batch"][rows[after]]))
+            found["batch"].append(float(batch))
             found["S"].append(_steps_to(loss, least, log_steps, after))
             runs.append(run)
-            file_rows.append(int(columns.row[rows[after]]))
+            file_rows.append(int(columns.row[checkpoint]))
     if not runs:
         raise InputError(
             f"losses: no run crosses any of {list(losses)}; expected losses within the range of the curves"
         )
-    values = {role: np.array(column) for role, column in found.items()} | {"run": np.array(runs)}
-    return Columns(values, np.array(file_rows), {role: role for role in values}, ())
+    return _table(found | {"run": runs}, file_rows)
+
+
+def _table(found: Mapping[str, list[Any]], file_rows: list[int]) -> Columns:
+    """Return columns of what was found by role, with the rows of the file that each comes from."""
+    values = {role: np.array(column) for role, column in found.items()}
+    sources = {role: role for role in values}
+    return Columns(values, np.array(file_rows), sources, ())
 
 
 def _steps_to(loss: float, least: Array, log_steps: Array, after: int) -> float:
     """Return the steps at which a curve reaches a loss between the checkpoints `after` - 1 and `after`."""
     before = after - 1
-    share = (least[before] - loss) / (least[before] - least[after])
-    return float(np.exp(log_steps[before] + share * (log_steps[after] - log_steps[before])))
+    fall = least[before] - least[after]
+    share = (least[before] - loss) / fall
+    distance = log_steps[after] - log_steps[before]
+    log_reached = log_steps[before] + share * distance
+    return float(np.exp(log_reached))
 
 
 def critical_batches(columns: Columns, spec: FitSpec | None = None) -> Columns:
@@ -67,9 +83,11 @@ def critical_batches(columns: Columns, spec: FitSpec | None = None) -> Columns:
     file_rows: list[int] = []
     for loss in np.unique(columns["loss"]):
         rows = columns.take(columns["loss"] == loss)
-        if len(np.unique(rows["batch"])) < 2:
+        batches = np.unique(rows["batch"])
+        if len(batches) < 2:
             continue
-        law = fit_one_formula(rows, StepsExamples, spec).law
+        result = fit_one_formula(rows, StepsExamples, spec)
+        law = result.law
         critical = float(law.critical_batch())
         has_both_limits = law.S_min > LEAST_CONSTANT and law.E_min > LEAST_CONSTANT
         if 0 < critical < np.inf and has_both_limits:
@@ -78,8 +96,7 @@ def critical_batches(columns: Columns, spec: FitSpec | None = None) -> Columns:
             file_rows.append(int(rows.row[0]))
     if not file_rows:
         raise InputError("GRID: no loss is reached at two batch sizes that differ in steps and in tokens; expected one")
-    values = {role: np.array(column) for role, column in found.items()}
-    return Columns(values, np.array(file_rows), {role: role for role in values}, ())
+    return _table(found, file_rows)
 
 
 def three_steps(converged: Columns, tradeoff: Columns, curves: Columns) -> BatchTrajectory:
@@ -92,6 +109,11 @@ def three_steps(converged: Columns, tradeoff: Columns, curves: Columns) -> Batch
     """
     least_squares = dataclasses.replace(QUICK, objective=Objective("least_squares", "log"))
     size = fit_one_formula(converged, KaplanN, least_squares).law
-    critical = fit_one_formula(critical_batches(tradeoff), CriticalBatch, QUICK).law
-    known = {"N_c": size.A_N ** (1 / size.alpha_N), "alpha_N": size.alpha_N} | critical.coefficients()
-    return fit_one_formula(curves, BatchTrajectory, dataclasses.replace(QUICK, fixed=known)).law
+    batches = critical_batches(tradeoff)
+    critical = fit_one_formula(batches, CriticalBatch, QUICK).law
+
+    # BatchTrajectory has (N_c / N)^alpha_N where KaplanN has A_N N^-alpha_N.
+    n_c = size.A_N ** (1 / size.alpha_N)
+    known = {"N_c": n_c, "alpha_N": size.alpha_N} | critical.coefficients()
+    held = dataclasses.replace(QUICK, fixed=known)
+    return fit_one_formula(curves, BatchTrajectory, held).law

@@ -1,12 +1,12 @@
 """Fit a task-loss law and the accuracy that follows from it, both on the same resampled rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from analysis.fitting.formula_fit import fit_one_formula, pose
+from analysis.fitting.formula_fit import fit_one_formula, pose, row_weights
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -31,21 +31,21 @@ def fit_two_step(columns: Columns, law: type[TwoStep], spec: FitSpec) -> FitResu
     Raises InputError for too few rows, FitError when a step has no optimum.
     """
     _check_spec(spec, law)
-    first = fit_one_formula(columns, law.FIRST, _spec_of_step(spec, law.FIRST, is_first=True))
-    second = fit_one_formula(columns, law.SECOND, _spec_of_step(spec, law.SECOND, is_first=False))
+    spec_of_first = _spec_of_step(spec, law.FIRST, is_first=True)
+    spec_of_second = _spec_of_step(spec, law.SECOND, is_first=False)
+    first = fit_one_formula(columns, law.FIRST, spec_of_first)
+    second = fit_one_formula(columns, law.SECOND, spec_of_second)
     steps = (first, second)
-    fitted = law(*first.law.coefficients().values(), *second.law.coefficients().values())
+    of_first = first.law.coefficients()
+    of_second = second.law.coefficients()
+    fitted = law(*of_first.values(), *of_second.values())
 
+    # Both steps are fitted again to the same rows, of which there must be enough for either.
     fewest = max(len(law.FIRST.names()), len(law.SECOND.names()))
-    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"), fewest)
+    run = columns.values.get("run")
+    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, run, fewest)
     draws = np.hstack([refit(step, counts) for step in steps])
-    observed = columns["accuracy"]
-    predicted = np.asarray(fitted.predict(**{role: columns[role] for role in law.FIRST.inputs()}))
-    is_additive = bool((observed <= 0).any())
-    if is_additive:
-        residual = predicted - observed
-    else:
-        residual = np.log(np.maximum(predicted, TINY)) - np.log(observed)
+    residual, is_additive = _residual(fitted, columns, law.FIRST.inputs())
     return FitResult(
         law=fitted,
         spec=spec,
@@ -59,11 +59,25 @@ def fit_two_step(columns: Columns, law: type[TwoStep], spec: FitSpec) -> FitResu
     )
 
 
+def _residual(law: TwoStep, columns: Columns, roles: Iterable[str]) -> tuple[Array, bool]:
+    """Return the residuals of the accuracy [rows], and whether they are differences and not those of logarithms."""
+    inputs = {role: columns[role] for role in roles}
+    predicted = np.asarray(law.predict(**inputs))
+    observed = columns["accuracy"]
+    # An accuracy of 0 has no logarithm.
+    is_additive = bool((observed <= 0).any())
+    if is_additive:
+        return predicted - observed, True
+    log_predicted = np.log(np.maximum(predicted, TINY))
+    return log_predicted - np.log(observed), False
+
+
 def _check_spec(spec: FitSpec, law: type[TwoStep]) -> None:
     """Raise InputError for what two steps taken together cannot do."""
+    known = law.names()
     for name in spec.fixed:
-        if name not in law.names():
-            raise InputError(f"--fix: {name!r} is not a coefficient of {law.NAME}; expected {', '.join(law.names())}")
+        if name not in known:
+            raise InputError(f"--fix: {name!r} is not a coefficient of {law.NAME}; expected {', '.join(known)}")
     if spec.resample != "paired":
         raise InputError(
             f"--resample: {spec.resample!r} cannot keep the two steps of {law.NAME} together; expected paired"
@@ -75,22 +89,21 @@ def _spec_of_step(spec: FitSpec, step: type[FormulaLaw], is_first: bool) -> FitS
 
     What the user says of the objective is meant for the accuracy; the loss has the objective of its source.
     """
-    return dataclasses.replace(
-        spec,
-        bootstrap=0,
-        objective=step.OBJECTIVE if is_first else spec.objective,
-        fixed={name: value for name, value in spec.fixed.items() if name in step.names()},
-    )
+    own = step.names()
+    fixed = {name: value for name, value in spec.fixed.items() if name in own}
+    objective = step.OBJECTIVE if is_first else spec.objective
+    return dataclasses.replace(spec, bootstrap=0, objective=objective, fixed=fixed)
 
 
 def _describe(step: FitResult) -> dict[str, Any]:
     """Describe a step for JSON."""
     objective = step.spec.settled_objective
+    mean_square = np.mean(step.residual**2)
     return {
         "objective": step.objective,
         "loss": objective.loss,
         "residual": objective.residual,
-        "rms_residual": float(np.sqrt(np.mean(step.residual**2))),
+        "rms_residual": float(np.sqrt(mean_square)),
     }
 
 
@@ -100,28 +113,35 @@ def refit(result: FitResult, counts: Array) -> Array:
     law = type(result.law)
     objective = result.spec.settled_objective
     problem = pose(columns, law, result.spec)
-    weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
-    typical = float(np.median(np.abs(columns[law.TARGET])))
+    weight = row_weights(columns)
+    typical = np.median(np.abs(columns[law.TARGET]))
+    stages = objective.stages(float(typical))
     start = parameters(problem, result.law)
     starts = np.repeat(start[None], len(counts), axis=0)
-    ends = newton.minimise(problem, starts, counts * weight, objective.stages(typical), tolerance=REPLICATE)
+    ends = newton.minimise(problem, starts, counts * weight, stages, tolerance=REPLICATE)
     return problem.coefficients(ends)
 
 
 def parameters(problem: Problem, law: FormulaLaw) -> Array:
     """Return where in a problem [p] a law lies: logarithms of what is searched over logarithms, within the bounds."""
     if isinstance(problem, SumProblem) and isinstance(law, SumLaw):
-        powers = np.array([float(getattr(law, name)) for name in law.exponents()])
-        sizes = np.array([float(getattr(law, name)) for name in law.prefactors()])
+        powers = _coefficients(law, law.exponents())
+        sizes = _coefficients(law, law.prefactors())
         # Prefactors of a sum are those at the middle of the rows.
-        log_sizes = np.log(np.maximum(sizes, TINY)) + problem.centre @ powers
-        theta = np.r_[log_sizes, powers]
+        log_sizes = np.log(np.maximum(sizes, TINY))
+        log_sizes_at_middle = log_sizes + problem.centre @ powers
+        theta = np.r_[log_sizes_at_middle, powers]
     else:
-        values = np.array([float(getattr(law, name)) for name in problem.names])
+        values = _coefficients(law, problem.names)
         positive = np.where(problem.logs, np.maximum(values, VANISHED), 1.0)
         theta = np.where(problem.logs, np.log(positive), values)
     low, high = problem.bounds()
     return np.clip(theta, low, high)
+
+
+def _coefficients(law: FormulaLaw, names: Iterable[str]) -> Array:
+    """Return coefficients of a law by their names."""
+    return np.array([float(getattr(law, name)) for name in names])
 
 
 def join(certificates: Sequence[Certificate], residual: Array, columns: Columns) -> Certificate:
@@ -137,6 +157,7 @@ def join(certificates: Sequence[Certificate], residual: Array, columns: Columns)
         if one.condition is not None:
             conditions.append(one.condition)
     worst = int(np.argmax(np.abs(residual)))
+    mean_square = np.mean(residual**2)
     return Certificate(
         converged=all(one.converged for one in certificates),
         agreeing_starts=min(one.agreeing_starts for one in certificates),
@@ -144,7 +165,7 @@ def join(certificates: Sequence[Certificate], residual: Array, columns: Columns)
         not_identified=not_identified,
         at_bound=tuple(at_bound),
         condition=max(conditions, default=None),
-        rms_log_residual=float(np.sqrt(np.mean(residual**2))),
+        rms_log_residual=float(np.sqrt(mean_square)),
         worst_row=int(columns.row[worst]),
         worst_log_residual=float(residual[worst]),
         warnings=tuple(dict.fromkeys(warnings)),

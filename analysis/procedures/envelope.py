@@ -24,13 +24,16 @@ def lower_hull(x: Array, y: Array) -> Array:
     closer than SAME in x only the lowest counts: runs of one budget whose C differ by rounding are no frontier.
     """
     lowest = _lowest_of_windows(x, y)
-    hull_x = np.r_[x[lowest], x.max() + np.log(2)]
-    hull_y = np.r_[y[lowest], y.max() + np.log(2)]
-    hull = [point for point in _convex_chain(hull_x, hull_y) if point < len(lowest)]
+    far_x = x.max() + np.log(2)
+    far_y = y.max() + np.log(2)
+    hull_x = np.r_[x[lowest], far_x]
+    hull_y = np.r_[y[lowest], far_y]
+    chain = _convex_chain(hull_x, hull_y)
+    hull = np.array([point for point in chain if point < len(lowest)])
     heights = hull_y[hull]
-    before = np.minimum.accumulate(heights)[:-1]
-    decreases = np.r_[True, heights[1:] < before]
-    return lowest[np.array(hull)[decreases]]
+    least_so_far = np.minimum.accumulate(heights)
+    decreases = np.r_[True, heights[1:] < least_so_far[:-1]]
+    return lowest[hull[decreases]]
 
 
 def _lowest_of_windows(x: Array, y: Array) -> Array:
@@ -51,7 +54,11 @@ def _convex_chain(x: Array, y: Array) -> list[int]:
     """Return the points that bend upwards from left to right (Andrew's monotone chain), for sorted x."""
     hull: list[int] = []
     for point in range(len(x)):
-        while len(hull) > 1 and not _turns_left(x, y, hull[-2], hull[-1], point):
+        # The last point of the chain goes as long as the way over it to the new one bends downwards.
+        while len(hull) > 1:
+            before, last = hull[-2:]
+            if _turns_left(x, y, before, last, point):
+                break
             hull.pop()
         if not hull or x[point] > x[hull[-1]]:
             hull.append(point)
@@ -60,9 +67,12 @@ def _convex_chain(x: Array, y: Array) -> list[int]:
 
 def _turns_left(x: Array, y: Array, first: int, second: int, third: int) -> bool:
     """Say whether the way over three points turns left at the second."""
-    forward = (x[second] - x[first]) * (y[third] - y[first])
-    sideways = (y[second] - y[first]) * (x[third] - x[first])
-    return forward - sideways > 0
+    # The sign of the cross product of the two ways from the first point.
+    x_to_second = x[second] - x[first]
+    y_to_second = y[second] - y[first]
+    x_to_third = x[third] - x[first]
+    y_to_third = y[third] - y[first]
+    return x_to_second * y_to_third - y_to_second * x_to_third > 0
 
 
 def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitResult:
@@ -70,7 +80,8 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
     log_c = np.log(columns["C"])
     log_loss = np.log(columns["loss"])
     log_n = np.log(columns["N"])
-    points = np.stack([log_n, log_tokens(columns), log_loss], axis=1)
+    log_d = log_tokens(columns)
+    points = np.stack([log_n, log_d, log_loss], axis=1)
     hull = lower_hull(log_c, log_loss)
     if len(hull) < FEWEST_ON_HULL:
         raise InputError(f"GRID: the lower hull of {len(columns)} rows has {len(hull)} point, envelope needs 2")
@@ -84,7 +95,9 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
     warnings = []
     if "run" not in columns:
         warnings.append("runs of fixed length are used as points; whole loss curves give a denser hull")
-    loss_residual = log_loss[hull] - np.log(fitted.predict(columns["C"][hull]))
+    predicted = fitted.predict(columns["C"][hull])
+    loss_residual = log_loss[hull] - np.log(predicted)
+    hull_rows = columns.row[hull].tolist()
     return FitResult(
         law=fitted,
         spec=spec,
@@ -100,23 +113,27 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
             warnings=tuple(warnings),
         ),
         draws=_draws(columns, log_c, points, spec, len(law.names())),
-        details={"hull_rows": [int(row) for row in columns.row[hull]]},
+        details={"hull_rows": hull_rows},
     )
 
 
 def _draws(columns: Columns, log_c: Array, points: Array, spec: FitSpec, coefficients: int) -> Array:
     """Regress the hulls of resampled rows [replicates, coefficients]; points [rows, 3] are ln N, ln D, ln loss."""
     log_loss = points[:, 2]
-    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, columns.values.get("run"))
+    run = columns.values.get("run")
+    counts = bootstrap.row_counts(len(columns), spec.bootstrap, spec.seed, run)
     on_hull = np.zeros(counts.shape, dtype=bool)
     for replicate, count in enumerate(counts):
         drawn = np.flatnonzero(count)
-        on_hull[replicate, drawn[lower_hull(log_c[drawn], log_loss[drawn])]] = True
-    on_hull = on_hull[on_hull.sum(axis=1) >= FEWEST_ON_HULL]
+        hull = lower_hull(log_c[drawn], log_loss[drawn])
+        on_hull[replicate, drawn[hull]] = True
+    hull_points = on_hull.sum(axis=1)
+    on_hull = on_hull[hull_points >= FEWEST_ON_HULL]
     if not len(on_hull):
         return np.empty((0, coefficients))
     # Only rows that are on some hull take part; a row that is not on the hull of a replicate is missing there.
-    ever = np.flatnonzero(on_hull.any(axis=0))
+    is_ever_on_hull = on_hull.any(axis=0)
+    ever = np.flatnonzero(is_ever_on_hull)
     copies = np.where(on_hull[:, ever, None], points[ever], np.nan)
     draws, _ = allocation.regress(log_c[ever], copies)
     return draws

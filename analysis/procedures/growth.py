@@ -24,8 +24,11 @@ def speedup(
     order = np.argsort(loss_scratch)
     loss = np.asarray(loss_scratch, float)[order]
     flops = np.asarray(flops_scratch, float)[order]
-    log_flops = np.interp(loss_grown, loss, np.log(flops), left=np.nan, right=np.nan)
-    return np.asarray(np.exp(log_flops) / flops_grown - 1)
+    log_flops = np.log(flops)
+    # np.nan on both sides: a loss that no run from scratch has bracketed is not extrapolated.
+    log_flops_needed = np.interp(loss_grown, loss, log_flops, left=np.nan, right=np.nan)
+    flops_needed = np.exp(log_flops_needed)
+    return np.asarray(flops_needed / flops_grown - 1)
 
 
 def speedup_rows(
@@ -41,15 +44,22 @@ def speedup_rows(
     """
     flops = np.asarray(flops_grown, dtype=np.float64)
     loss = np.asarray(loss_grown, dtype=np.float64)
-    pairs = zip(flops, loss, strict=True)
-    saved = np.array([float(speedup(cost, end, flops_scratch, loss_scratch)) for cost, end in pairs])
-    is_known = np.isfinite(saved)
+    found = []
+    for cost, end in zip(flops, loss, strict=True):
+        saved = speedup(cost, end, flops_scratch, loss_scratch)
+        found.append(float(saved))
+    speedups = np.array(found)
+    is_known = np.isfinite(speedups)
     if not is_known.any():
+        least = np.min(loss_scratch)
+        most = np.max(loss_scratch)
         raise InputError(
             f"loss_grown: {loss.min():.4g} to {loss.max():.4g} lies outside of the losses from scratch, "
-            f"{np.min(loss_scratch):.4g} to {np.max(loss_scratch):.4g}; expected runs from scratch on both sides"
+            f"{least:.4g} to {most:.4g}; expected runs from scratch on both sides"
         )
-    rows = Columns({"C": flops, "speedup": saved}, np.arange(len(flops)), {"C": "C", "speedup": "speedup"}, ())
+    values = {"C": flops, "speedup": speedups}
+    sources = {role: role for role in values}
+    rows = Columns(values, np.arange(len(flops)), sources, ())
     return rows.take(is_known, "its loss is outside of the losses from scratch")
 
 
@@ -68,10 +78,12 @@ def best_choices(columns: Columns, role: str) -> Columns:
         best = _best_value(columns[role][rows], columns["loss"][rows])
         if best is None:
             reason = f"the best {role} of its N and C is on the edge"
-            dropped += [Dropped(int(row), reason) for row in columns.row[rows]]
+            for row in columns.row[rows]:
+                dropped.append(Dropped(int(row), reason))
             continue
-        found["N"].append(_geometric_mean(columns["N"][rows]))
-        found["C"].append(_geometric_mean(columns["C"][rows]))
+        for name in ("N", "C"):
+            own = columns[name][rows]
+            found[name].append(_geometric_mean(own))
         found[role].append(best)
         first_rows.append(int(columns.row[rows[0]]))
     if not first_rows:
@@ -79,29 +91,42 @@ def best_choices(columns: Columns, role: str) -> Columns:
             f"GRID: no N and C have runs on both sides of their best {role}; expected three or more values"
         )
     values = {name: np.array(column) for name, column in found.items()}
-    return Columns(values, np.array(first_rows), {name: name for name in values}, tuple(dropped))
+    sources = {name: name for name in values}
+    return Columns(values, np.array(first_rows), sources, tuple(dropped))
 
 
 def _groups(columns: Columns) -> list[Array]:
     """Return the rows of runs with equal N and C, up to 1%."""
-    logs = np.stack([np.log(columns["N"]), np.log(columns["C"])], axis=1)
-    _, member = np.unique(np.round(logs / SAME), axis=0, return_inverse=True)
+    log_sizes = np.log(columns["N"])
+    log_costs = np.log(columns["C"])
+    logs = np.stack([log_sizes, log_costs], axis=1)
+    cell = np.round(logs / SAME)
+    _, member = np.unique(cell, axis=0, return_inverse=True)
     member = member.ravel()
-    return [np.flatnonzero(member == group) for group in range(int(member.max()) + 1)]
+    groups = int(member.max()) + 1
+    return [np.flatnonzero(member == group) for group in range(groups)]
 
 
 def _best_value(values: Array, losses: Array) -> float | None:
     """Return where a parabola through the lowest run and its neighbours is lowest; None where that run is on the edge."""
     log_value, member = np.unique(np.log(values), return_inverse=True)
-    loss = np.bincount(member, weights=losses) / np.bincount(member)
+    total = np.bincount(member, weights=losses)
+    repeats = np.bincount(member)
+    loss = total / repeats
     lowest = int(np.argmin(loss))
-    if not 0 < lowest < len(loss) - 1:
+    last = len(loss) - 1
+    if not 0 < lowest < last:
         return None
+    # Measured from the lowest run, the parabola's coefficients are of moderate size.
+    middle = log_value[lowest]
     around = slice(lowest - 1, lowest + 2)
-    bend, tilt, _ = np.polyfit(log_value[around] - log_value[lowest], loss[around], 2)
-    return float(np.exp(log_value[lowest] + vertex(bend, tilt)))
+    from_middle = log_value[around] - middle
+    bend, tilt, _ = np.polyfit(from_middle, loss[around], 2)
+    log_best = middle + vertex(bend, tilt)
+    return float(np.exp(log_best))
 
 
 def _geometric_mean(values: Array) -> float:
     """Return the mean of positive numbers on a logarithmic scale."""
-    return float(np.exp(np.log(values).mean()))
+    log_mean = np.log(values).mean()
+    return float(np.exp(log_mean))

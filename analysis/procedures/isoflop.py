@@ -38,22 +38,24 @@ class Noise:
 
 def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResult:
     """Fit approach 2. Raises InputError when fewer than two budgets have a minimum inside their sizes."""
-    columns, groups = split_budgets(columns, FEWEST_SIZES[spec.interpolation])
+    fewest_sizes = FEWEST_SIZES[spec.interpolation]
+    columns, groups = split_budgets(columns, fewest_sizes)
     slopes = compute_slopes(columns, groups)
-    budgets = [find_minimum(make_budget(columns, rows, slopes), spec.interpolation) for rows in groups]
-    used = [budget for budget in budgets if not budget.reason]
-    if len(used) < FEWEST_MINIMA:
-        lost = [budget for budget in budgets if budget.reason]
-        why = "".join(f"; {budget.flops:.3g} FLOPs: {budget.reason}" for budget in lost)
-        raise InputError(
-            f"GRID: {len(used)} of {len(budgets)} budgets have a minimum inside their sizes, isoflop needs 2{why}"
-        )
+    budgets = []
+    for rows in groups:
+        budget = make_budget(columns, rows, slopes)
+        budgets.append(find_minimum(budget, spec.interpolation))
+    used = _with_minimum(budgets)
 
     noise = estimate_noise(columns, budgets, spec.interpolation)
     copies = bootstrap_minima(used, spec, noise)
     trust = precision(used, copies) if spec.weighted else np.ones(len(used))
     log_c = np.log([budget.flops for budget in used])
-    minima = np.array([[budget.minimum, budget.tokens(budget.minimum), budget.loss] for budget in used])
+    found = []
+    for budget in used:
+        log_d = budget.tokens(budget.minimum)
+        found.append([budget.minimum, log_d, budget.loss])
+    minima = np.array(found)
     coefficients, squares = allocation.regress(log_c, minima[None], trust)
     fitted = law(*map(float, coefficients[0]))
     draws = _draws(log_c, copies, trust, len(law.names()))
@@ -75,9 +77,26 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
     )
 
 
+def _with_minimum(budgets: list[Budget]) -> list[Budget]:
+    """Return the budgets with a minimum inside their sizes. Raises InputError for fewer than two."""
+    used = []
+    why = ""
+    for budget in budgets:
+        if budget.reason:
+            why += f"; {budget.flops:.3g} FLOPs: {budget.reason}"
+        else:
+            used.append(budget)
+    if len(used) < FEWEST_MINIMA:
+        raise InputError(
+            f"GRID: {len(used)} of {len(budgets)} budgets have a minimum inside their sizes, isoflop needs 2{why}"
+        )
+    return used
+
+
 def _draws(log_c: Array, copies: Array, trust: Array, coefficients: int) -> Array:
     """Regress noisy copies of the minima [replicates, budgets, 3]; copies that lost all but one minimum are left out."""
-    minima_found = np.isfinite(copies[:, :, 0]).sum(axis=1)
+    has_minimum = np.isfinite(copies[:, :, 0])
+    minima_found = has_minimum.sum(axis=1)
     enough = copies[minima_found >= FEWEST_MINIMA]
     if not len(enough):
         return np.empty((0, coefficients))
@@ -87,13 +106,16 @@ def _draws(log_c: Array, copies: Array, trust: Array, coefficients: int) -> Arra
 
 def find_minimum(budget: Budget, interpolation: str) -> Budget:
     """Return the budget with its minimum, or with the reason why it has none inside its sizes."""
-    log_n, log_loss = minimise_curves(budget, budget.log_loss[:, None], interpolation)
-    if not np.isnan(log_n[0]):
-        return dataclasses.replace(budget, minimum=float(log_n[0]), loss=float(log_loss[0]))
+    one_copy = budget.log_loss[:, None]
+    log_n, log_loss = minimise_curves(budget, one_copy, interpolation)
+    minimum = float(log_n[0])
+    if not math.isnan(minimum):
+        return dataclasses.replace(budget, minimum=minimum, loss=float(log_loss[0]))
     best = int(np.argmin(budget.log_loss))
+    last = len(budget.log_n) - 1
     if best == 0:
         reason = "its minimum is on the edge: the smallest size is best"
-    elif best == len(budget.log_n) - 1:
+    elif best == last:
         reason = "its minimum is on the edge: the largest size is best"
     else:
         reason = f"no {interpolation} minimum inside"
@@ -112,9 +134,11 @@ def minimise_curves(budget: Budget, log_loss: Array, interpolation: str) -> tupl
     coefficients = _fit_polynomials(x, log_loss, budget.repeats, degree)
     with np.errstate(divide="ignore", invalid="ignore"):
         lowest = _parabola_minimum(coefficients) if degree == 2 else _cubic_minimum(coefficients)
-    lowest = np.where((lowest > x[0]) & (lowest < x[-1]), lowest, np.nan)
+    is_inside = (lowest > x[0]) & (lowest < x[-1])
+    lowest = np.where(is_inside, lowest, np.nan)
     powers = np.vander(lowest, degree + 1).T
-    return lowest + budget.middle, np.sum(coefficients * powers, axis=0)
+    least = np.sum(coefficients * powers, axis=0)
+    return lowest + budget.middle, least
 
 
 def _fit_polynomials(x: Array, y: Array, repeats: Array, degree: int) -> Array:
@@ -124,7 +148,8 @@ def _fit_polynomials(x: Array, y: Array, repeats: Array, degree: int) -> Array:
     """
     root = np.sqrt(repeats)[:, None]
     design = np.vander(x, degree + 1)
-    return np.linalg.lstsq(design * root, y * root, rcond=None)[0]
+    coefficients, *_ = np.linalg.lstsq(design * root, y * root, rcond=None)
+    return coefficients
 
 
 def _parabola_minimum(coefficients: Array) -> Array:
@@ -137,9 +162,13 @@ def _cubic_minimum(coefficients: Array) -> Array:
     """Return where cubics [4, copies] have their local minimum; NaN where they have none."""
     cubic, bend, tilt, _ = coefficients
     # Without its cubic term the curve is a parabola, and the formula of the cubic would divide by zero.
-    is_parabola = np.abs(cubic) < 1e-12 * np.maximum(np.abs(bend), 1e-300)
+    size_of_bend = np.maximum(np.abs(bend), 1e-300)
+    is_parabola = np.abs(cubic) < 1e-12 * size_of_bend
+    # Of the two points without slope, the one with the positive root is the minimum.
     root = np.sqrt(bend * bend - 3 * cubic * tilt)
-    lowest = np.where(is_parabola, vertex(bend, tilt), (-bend + root) / (3 * cubic))
+    of_cubic = (-bend + root) / (3 * cubic)
+    of_parabola = vertex(bend, tilt)
+    lowest = np.where(is_parabola, of_parabola, of_cubic)
     curvature = 6 * cubic * lowest + 2 * bend
     return np.where(curvature > 0, lowest, np.nan)
 
@@ -148,17 +177,24 @@ def _akima_minimum(log_n: Array, log_loss: Array) -> tuple[Array, Array]:
     """Find the minimum of Akima curves on 25 (k-1) log-spaced sizes (Porian et al. 2024), then refine by a parabola."""
     from scipy.interpolate import Akima1DInterpolator
 
-    grid = np.linspace(log_n[0], log_n[-1], AKIMA_STEPS * (len(log_n) - 1))
-    curve = Akima1DInterpolator(log_n, log_loss, axis=0)(grid)
+    gaps = len(log_n) - 1
+    grid = np.linspace(log_n[0], log_n[-1], AKIMA_STEPS * gaps)
+    interpolate = Akima1DInterpolator(log_n, log_loss, axis=0)
+    curve = interpolate(grid)
     lowest = np.argmin(curve, axis=0)
     last = len(grid) - 1
     is_inside = (lowest > 0) & (lowest < last)
-    at = np.clip(lowest, 1, last - 1)
+    at = np.clip(lowest, 1, last - 1)  # the refinement needs a neighbour on either side
     copies = np.arange(log_loss.shape[1])
-    shift, value = refine_lowest(curve[at - 1, copies], curve[at, copies], curve[at + 1, copies])
+    before = curve[at - 1, copies]
+    middle = curve[at, copies]
+    after = curve[at + 1, copies]
+    shift, value = refine_lowest(before, middle, after)
     spacing = grid[1] - grid[0]
     where = grid[at] + shift * spacing
-    return np.where(is_inside, where, np.nan), np.where(is_inside, value, np.nan)
+    log_minimum = np.where(is_inside, where, np.nan)
+    least = np.where(is_inside, value, np.nan)
+    return log_minimum, least
 
 
 def estimate_noise(columns: Columns, budgets: list[Budget], interpolation: str) -> Noise:
@@ -174,7 +210,8 @@ def _noise_of_repeats(columns: Columns, budgets: list[Budget]) -> Noise:
     squares = 0.0
     freedom = 0
     for budget in budgets:
-        label = size_labels(np.log(columns["N"][budget.rows]))
+        log_n = np.log(columns["N"][budget.rows])
+        label = size_labels(log_n)
         from_mean = budget.run_log_loss - budget.log_loss[label]
         squares += float(from_mean @ from_mean)
         freedom += len(from_mean) - len(budget.log_n)
@@ -194,10 +231,13 @@ def _noise_around_curves(budgets: list[Budget], interpolation: str) -> Noise:
         degree = 2 if interpolation == "quadratic" or sizes <= 4 else 3
         if sizes <= degree + 1:
             continue
+        # A size counts as often as it has runs.
         root = np.sqrt(budget.repeats)
-        design = np.vander(budget.log_n - budget.middle, degree + 1) * root[:, None]
+        x = budget.log_n - budget.middle
+        design = np.vander(x, degree + 1) * root[:, None]
         goal = budget.log_loss * root
-        residual = goal - design @ np.linalg.lstsq(design, goal, rcond=None)[0]
+        fitted, *_ = np.linalg.lstsq(design, goal, rcond=None)
+        residual = goal - design @ fitted
         squares += float(np.sum(residual**2))
         freedom += sizes - degree - 1
     return _noise(squares, freedom)
@@ -223,10 +263,12 @@ def precision(used: list[Budget], copies: Array) -> Array:
     for at, budget in enumerate(used):
         minima = copies[:, at, 0]
         inside = minima[np.isfinite(minima)]
-        spacing = np.ptp(budget.log_n) / (len(budget.log_n) - 1)
+        gaps = len(budget.log_n) - 1
+        spacing = np.ptp(budget.log_n) / gaps
         deviation = float(inside.std()) if len(inside) > 1 else np.inf
+        least = LEAST_SHARE_OF_SPACING * spacing
         share_inside = max(len(inside) / len(copies), 1 / len(copies))
-        deviations.append(max(deviation, LEAST_SHARE_OF_SPACING * spacing) / share_inside)
+        deviations.append(max(deviation, least) / share_inside)
     s = np.array(deviations)
     weight = np.where(np.isfinite(s), 1 / s**2, 0.0)
     return weight / weight.mean() if weight.any() else equal
@@ -242,7 +284,9 @@ def bootstrap_minima(used: list[Budget], spec: FitSpec, noise: Noise) -> Array:
         return np.empty((0, len(used), 3))
     stream = np.random.RandomState(spec.seed)
     minima = np.empty((spec.bootstrap, len(used), 3))
-    sd = noise.sd * np.sqrt(noise.freedom / stream.chisquare(noise.freedom, spec.bootstrap))
+    # Of a variance with so many degrees of freedom, the truth is this many times the estimate.
+    ratio = noise.freedom / stream.chisquare(noise.freedom, spec.bootstrap)
+    sd = noise.sd * np.sqrt(ratio)
     for at, budget in enumerate(used):
         scale = sd / np.sqrt(budget.repeats)[:, None]
         disturbance = stream.standard_normal((len(budget.log_n), spec.bootstrap))
@@ -258,8 +302,9 @@ def _describe(budget: Budget) -> dict[str, object]:
     if budget.reason:
         described |= {"N": None, "D": None, "loss": None}
     else:
+        log_d = float(budget.tokens(budget.minimum))
         described["N"] = math.exp(budget.minimum)
-        described["D"] = math.exp(float(budget.tokens(budget.minimum)))
+        described["D"] = math.exp(log_d)
         described["loss"] = math.exp(budget.loss)
     described["reason"] = budget.reason
     return described
@@ -267,14 +312,18 @@ def _describe(budget: Budget) -> dict[str, object]:
 
 def _certify(law: IsoFlop, budgets: list[Budget], noise: Noise, draws: Array, spec: FitSpec) -> Certificate:
     """Say what the minima leave open."""
-    found = [f"{budget.flops:.3g} FLOPs left out: {budget.reason}" for budget in budgets if budget.reason]
+    found = []
+    for budget in budgets:
+        if budget.reason:
+            found.append(f"{budget.flops:.3g} FLOPs left out: {budget.reason}")
     used = len(budgets) - len(found)
     if used == FEWEST_MINIMA:
         found.append("two budgets: the exponents go through both points and nothing checks them")
     if not len(draws):
         found.append("no scatter to learn the noise from: no intervals")
     elif len(draws) < 0.9 * spec.bootstrap:
-        found.append(f"{1 - len(draws) / spec.bootstrap:.0%} of the replicates lost their minima on an edge")
+        lost = 1 - len(draws) / spec.bootstrap
+        found.append(f"{lost:.0%} of the replicates lost their minima on an edge")
     elif noise.freedom < 5:
         found.append(f"the noise is estimated from {noise.freedom} degrees of freedom")
     exponents = law.a + law.b
@@ -296,7 +345,8 @@ def _not_identified(law: IsoFlop, used: int, draws: Array, level: float) -> dict
         return {"E": f"{used} budgets: the loss at the minima is fitted as a power law without a floor"}
     if not len(draws):
         return {}
-    floor = Interval.of(draws[:, law.names().index("E")], level)
+    column = law.names().index("E")
+    floor = Interval.of(draws[:, column], level)
     if floor is None or floor.high <= WIDEST_CONSTANT * max(floor.low, 0.0):
         return {}
     return {"E": f"its {floor.level:.0%} interval is {floor.low:.3g} to {floor.high:.3g}"}

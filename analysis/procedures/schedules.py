@@ -19,17 +19,21 @@ def curve_columns(curves: Sequence[Curve], decay: float) -> Columns:
     if not curves:
         raise InputError("curves: none given; expected the curve of at least one run")
     inputs = [curve.inputs(decay) for curve in curves]
+    losses = [np.asarray(curve.loss, dtype=np.float64) for curve in curves]
     values = {
         "S1": np.concatenate([areas["S1"] for areas in inputs]),
         "S2": np.concatenate([areas["S2"] for areas in inputs]),
-        "loss": np.concatenate([np.asarray(curve.loss, dtype=np.float64) for curve in curves]),
+        "loss": np.concatenate(losses),
     }
     points = len(values["loss"])
     if points != len(values["S1"]):
         raise InputError("loss: not as many as steps; expected one loss for each step")
     if len(curves) > 1:  # rows of a single run are all there is to resample
-        values["run"] = np.repeat(np.arange(len(curves)), [len(curve.step) for curve in curves])
-    return Columns(values, np.arange(points), {role: role for role in values}, ())
+        runs = np.arange(len(curves))
+        steps_of_run = [len(curve.step) for curve in curves]
+        values["run"] = np.repeat(runs, steps_of_run)
+    sources = {role: role for role in values}
+    return Columns(values, np.arange(points), sources, ())
 
 
 def fit_curves(curves: Sequence[Curve], spec: FitSpec | None = None, decays: Sequence[float] = DECAYS) -> FitResult:
@@ -40,10 +44,14 @@ def fit_curves(curves: Sequence[Curve], spec: FitSpec | None = None, decays: Seq
     if not decays:
         raise InputError("decays: none given; expected for example 0.999")
     spec = spec or FitSpec()
-    results = {decay: fit_one_formula(curve_columns(curves, decay), Annealing, spec) for decay in decays}
-    decay = min(results, key=lambda one: results[one].objective)
-    best = results[decay]
-    return dataclasses.replace(best, details={**best.details, "decay": decay})
+    results = {}
+    for decay in decays:
+        columns = curve_columns(curves, decay)
+        results[decay] = fit_one_formula(columns, Annealing, spec)
+    best_decay = min(results, key=lambda decay: results[decay].objective)
+    best = results[best_decay]
+    details = {**best.details, "decay": best_decay}
+    return dataclasses.replace(best, details=details)
 
 
 def fit_logged_curves(columns: Columns, law: type[AnnealingCurve], spec: FitSpec) -> FitResult:
@@ -60,12 +68,15 @@ def fit_logged_curves(columns: Columns, law: type[AnnealingCurve], spec: FitSpec
         is_warm = curve.step > curve.warmup()
         used_rows.append(rows[is_warm])
         if is_warm.any():
-            curves.append(Curve(curve.rate, curve.step[is_warm], curve.loss[is_warm]))
+            # The rates of the warm-up stay: the areas of later steps count from the first one.
+            annealed = Curve(curve.rate, curve.step[is_warm], curve.loss[is_warm])
+            curves.append(annealed)
     if not curves:
         raise InputError("lr: the rate rises in every row; expected rows after the warm-up")
     result = fit_curves(curves, spec)
     used = np.concatenate(used_rows)
-    return dataclasses.replace(result, columns=_as_given(result.columns, columns, used, notes))
+    told = _as_given(result.columns, columns, used, notes)
+    return dataclasses.replace(result, columns=told)
 
 
 def _runs(columns: Columns) -> dict[Hashable, Array]:
@@ -74,22 +85,31 @@ def _runs(columns: Columns) -> dict[Hashable, Array]:
     by_step = np.argsort(columns["S"], kind="stable")
     runs = {}
     for label in dict.fromkeys(labels):
-        runs[label] = by_step[labels[by_step] == label]
+        is_own = labels[by_step] == label
+        runs[label] = by_step[is_own]
     return runs
 
 
 def _begins_late(curve: Curve) -> bool:
     """Say whether a log begins later than its own spacing explains."""
-    spacing = np.median(np.diff(curve.step, prepend=0))
+    gaps = np.diff(curve.step, prepend=0)
+    spacing = np.median(gaps)
     return bool(curve.step[0] > 2 * spacing)
 
 
 def _as_given(fitted: Columns, given: Columns, used: Array, notes: Sequence[str]) -> Columns:
     """Return the fitted columns with the rows, sources and notes of the table they come from."""
-    is_used = np.isin(np.arange(len(given)), used)
+    rows = np.arange(len(given))
+    is_used = np.isin(rows, used)
     rate = given.sources.get("lr", "lr")
     sources = {role: given.sources.get(role, role) for role in fitted.values}
     sources["S1"] = f"sum of {rate} over steps"
     sources["S2"] = f"annealing area of {rate}"
-    dropped = given.take(is_used, "it is in the warm-up").dropped
-    return dataclasses.replace(fitted, row=given.row[used], dropped=dropped, notes=tuple(notes), sources=sources)
+    kept = given.take(is_used, "it is in the warm-up")
+    return dataclasses.replace(
+        fitted,
+        row=given.row[used],
+        dropped=kept.dropped,
+        notes=tuple(notes),
+        sources=sources,
+    )

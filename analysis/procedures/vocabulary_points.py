@@ -53,21 +53,27 @@ class Tokenizer:
     """Tokens per character of any vocabulary: a parabola in ln V through the grid's own C = 6 (N_nv + N_v) H f(V)."""
 
     def __init__(self, columns: Columns):
+        V = columns["V"]
         params = columns["N_nv"] + columns["N_v"]
-        rate = columns["C"] / (FLOPS_PER_PARAM_TOKEN * params * columns["H"])
-        log_v = np.log(columns["V"])
-        degree = min(2, len(np.unique(log_v)) - 1)
+        flops_at_one_token = FLOPS_PER_PARAM_TOKEN * params * columns["H"]
+        rate = columns["C"] / flops_at_one_token
+        log_v = np.log(V)
+        vocabularies = np.unique(log_v)
+        degree = min(2, len(vocabularies) - 1)
         self.centre = log_v.mean()
         self.coefficients = np.polyfit(log_v - self.centre, rate, degree)
         # A grid of the paper's own tokenizers has the paper's constants, without the rounding of a fit.
-        from_paper = np.abs(tokens_per_character(columns["V"]) / rate - 1)
+        ratio = tokens_per_character(V) / rate
+        from_paper = np.abs(ratio - 1)
         if from_paper.max() < 1e-6:
             self.centre = 0.0
             self.coefficients = np.array(TOKENS_PER_CHARACTER)
 
     def rate(self, V: Array) -> Array:
         """Return tokens per character of vocabularies [points]."""
-        log_v = np.log(np.minimum(V, LARGEST_MEASURED))
+        # Above the largest vocabulary that was measured, the rate is taken as constant.
+        measured_v = np.minimum(V, LARGEST_MEASURED)
+        log_v = np.log(measured_v)
         return np.polyval(self.coefficients, log_v - self.centre)
 
 
@@ -76,12 +82,15 @@ def width_between(columns: Columns, N_nv: Array) -> Array:
 
     It is the paper's step function where the grid's models follow it, else a line between models in logarithms.
     """
+    sizes = columns["N_nv"]
     width = columns["N_v"] / columns["V"]
-    if np.allclose(width_of(columns["N_nv"]), width, rtol=1e-9):
+    if np.allclose(width_of(sizes), width, rtol=1e-9):
         return width_of(N_nv)
-    order = np.argsort(columns["N_nv"])
-    log_sizes = np.log(columns["N_nv"][order])
-    return np.exp(np.interp(np.log(N_nv), log_sizes, np.log(width[order])))
+    order = np.argsort(sizes)
+    log_sizes = np.log(sizes[order])
+    log_widths = np.log(width[order])
+    log_width = np.interp(np.log(N_nv), log_sizes, log_widths)
+    return np.exp(log_width)
 
 
 def between(columns: Columns) -> Points:
@@ -101,7 +110,8 @@ def _points_at(columns: Columns, tokenizer: Tokenizer, N_nv: Array, H: Array, V:
     """Return points at sizes, characters and vocabularies [points] with their cost; those without a loss are left out."""
     N_v = V * width_between(columns, N_nv)
     C = FLOPS_PER_PARAM_TOKEN * (N_nv + N_v) * H * tokenizer.rate(V)
-    return Points(N_nv, N_v, H, C, loss).take(np.isfinite(loss))
+    points = Points(N_nv, N_v, H, C, loss)
+    return points.take(np.isfinite(loss))
 
 
 def _on_surfaces(columns: Columns, tokenizer: Tokenizer) -> Iterator[Points]:
@@ -114,6 +124,7 @@ def _on_surfaces(columns: Columns, tokenizer: Tokenizer) -> Iterator[Points]:
 
     N_nv = columns["N_nv"]
     H = columns["H"]
+    losses = columns["loss"]
     sizes = np.geomspace(N_nv.min(), N_nv.max(), ALONG_SIZES)
     lengths = np.geomspace(H.min(), H.max(), ALONG_SIZES)
     pairs = np.stack([sizes, lengths], axis=1)
@@ -121,10 +132,11 @@ def _on_surfaces(columns: Columns, tokenizer: Tokenizer) -> Iterator[Points]:
         rows = columns["V"] == vocabulary
         runs = np.stack([N_nv[rows], H[rows]], axis=1)
         try:
-            loss = griddata(runs, columns["loss"][rows], pairs, "cubic")
+            loss = griddata(runs, losses[rows], pairs, "cubic")
         except (QhullError, ValueError):  # too few runs, or all on one line: no surface
             continue
-        yield _points_at(columns, tokenizer, sizes, lengths, np.full(ALONG_SIZES, vocabulary), loss)
+        same_vocabulary = np.full(ALONG_SIZES, vocabulary)
+        yield _points_at(columns, tokenizer, sizes, lengths, same_vocabulary, loss)
 
 
 def _on_curves(columns: Columns, tokenizer: Tokenizer) -> Iterator[Points]:
@@ -136,16 +148,24 @@ def _on_curves(columns: Columns, tokenizer: Tokenizer) -> Iterator[Points]:
         last = _last_of_each(V, rows)
         if len(last) < FEWEST_FOR_CURVE:
             continue
-        loss = quadratic_curve(V[last], columns["loss"][last], vocabularies)
+        last_losses = columns["loss"][last]
+        loss = quadratic_curve(V[last], last_losses, vocabularies)
+        # The same tokens are more characters where a larger vocabulary makes fewer tokens of each.
         tokens = columns["H"][rows] * tokenizer.rate(V[rows])
-        size = np.full(ALONG_VOCABULARIES, columns["N_nv"][rows[0]])
-        yield _points_at(columns, tokenizer, size, tokens.max() / rates, vocabularies, loss)
+        characters = tokens.max() / rates
+        size = columns["N_nv"][rows[0]]
+        same_size = np.full(ALONG_VOCABULARIES, size)
+        yield _points_at(columns, tokenizer, same_size, characters, vocabularies, loss)
 
 
 def _last_of_each(values: Array, rows: Array) -> Array:
     """Return the last of the rows that has each of their values, by increasing value."""
     own = values[rows]
-    return np.array([rows[own == one][-1] for one in np.unique(own)])
+    last = []
+    for one in np.unique(own):
+        with_it = rows[own == one]
+        last.append(with_it[-1])
+    return np.array(last)
 
 
 def quadratic_curve(x: Array, y: Array, at: Array | float) -> Array:
@@ -161,11 +181,14 @@ def models(columns: Columns) -> Iterator[Array]:
     """Return the rows of every model, smallest first, each by characters seen."""
     for size in np.unique(columns["N_nv"]):
         rows = np.flatnonzero(columns["N_nv"] == size)
-        yield rows[np.argsort(columns["H"][rows], kind="stable")]
+        by_characters = np.argsort(columns["H"][rows], kind="stable")
+        yield rows[by_characters]
 
 
 def frontier(points: Points) -> Points:
     """Return the points that have a lower loss than every point of no more FLOPs, by FLOPs."""
-    points = points.take(np.argsort(points.C, kind="stable"))
-    least_before = np.r_[np.inf, np.minimum.accumulate(points.loss)[:-1]]
+    by_flops = np.argsort(points.C, kind="stable")
+    points = points.take(by_flops)
+    least_so_far = np.minimum.accumulate(points.loss)
+    least_before = np.r_[np.inf, least_so_far[:-1]]
     return points.take(points.loss < least_before)

@@ -46,17 +46,21 @@ def loss_at_hours(hours: Array, loss: Array, at: Array, method: str = "isotonic"
     order = np.lexsort((loss, hours))
     hours = np.asarray(hours, dtype=np.float64)[order]
     loss = np.asarray(loss, dtype=np.float64)[order]
-    improves = np.r_[True, loss[1:] < np.minimum.accumulate(loss)[:-1]]
+    least_so_far = np.minimum.accumulate(loss)
+    improves = np.r_[True, loss[1:] < least_so_far[:-1]]
     front = hours[improves]
     least = loss[improves]
     if method == "isotonic":
         is_inside = (at >= hours[0]) & (at <= hours[-1])
-        return np.where(is_inside, np.interp(np.log(at), np.log(front), least), np.nan)
+        interpolated = np.interp(np.log(at), np.log(front), least)
+        return np.where(is_inside, interpolated, np.nan)
     if method != "power":
         raise InputError(f"--hours_method: {method!r} is not a method; expected isotonic or power")
-    columns = Columns({"X": front, "loss": least}, np.arange(len(front)), {}, ())
-    fitted = fitting.fit(columns, Plateau, FitSpec(bootstrap=0)).law
-    return np.asarray(fitted.predict(at), dtype=np.float64)
+    values = {"X": front, "loss": least}
+    columns = Columns(values, np.arange(len(front)), {}, ())
+    result = fitting.fit(columns, Plateau, FitSpec(bootstrap=0))
+    predicted = result.law.predict(at)
+    return np.asarray(predicted, dtype=np.float64)
 
 
 def equal_hours(
@@ -84,11 +88,15 @@ def equal_hours(
     names = list(runs)
     found = []
     for place, hours in enumerate(at):
-        if np.isfinite(losses[:, place]).any():
-            found.append(_class(float(hours), losses[:, place], replicates[:, :, place], names))
+        losses_there = losses[:, place]
+        replicates_there = replicates[:, :, place]
+        if np.isfinite(losses_there).any():
+            found.append(_class(float(hours), losses_there, replicates_there, names))
     notes = ("shares and intervals are those of the isotonic curves",) if method == "power" else ()
     first = baseline if baseline is not None and baseline in runs else names[0]
-    crossings = _crossings(grid, losses[:, len(at) :], replicates[:, :, len(at) :], names, first, level)
+    losses_on_grid = losses[:, len(at) :]
+    replicates_on_grid = replicates[:, :, len(at) :]
+    crossings = _crossings(grid, losses_on_grid, replicates_on_grid, names, first, level)
     return EqualHours(method, tuple(found), crossings, notes)
 
 
@@ -105,9 +113,11 @@ def _overlap(runs: Runs) -> tuple[float, float]:
 def _classes(low: float, high: float, classes: Sequence[float] | None) -> Array:
     """Return the hours to compare at: those given, or doublings."""
     if classes is None:
-        return low * 2.0 ** np.arange(0, np.log2(high / low) + 1e-9)
+        doublings = np.arange(0, np.log2(high / low) + 1e-9)
+        return low * 2.0**doublings
     at = np.asarray(classes, dtype=np.float64)
-    if not ((at > 0) & np.isfinite(at)).all():
+    is_number = (at > 0) & np.isfinite(at)
+    if not is_number.all():
         raise InputError("hours: classes must be positive numbers")
     return at
 
@@ -140,8 +150,9 @@ def _resampled(runs: Runs, at: Array, draws: int, seed: int) -> Array:
         own_seed = int(stream.integers(2**31))
         counts = row_counts(len(hours), draws, own_seed, None, 2)
         for replicate, count in enumerate(counts):
-            drawn_hours = hours[count > 0]
-            drawn_loss = loss[count > 0]
+            is_drawn = count > 0
+            drawn_hours = hours[is_drawn]
+            drawn_loss = loss[is_drawn]
             # A resampled family has a smaller range; its best run keeps counting past its end.
             within = np.clip(at, drawn_hours.min(), drawn_hours.max())
             found[replicate, family] = loss_at_hours(drawn_hours, drawn_loss, within)
@@ -151,7 +162,14 @@ def _resampled(runs: Runs, at: Array, draws: int, seed: int) -> Array:
 def _class(hours: float, losses: Array, replicates: Array, names: list[str]) -> HoursClass:
     """Return one class of hours: losses [families] and their replicates [replicates, families]."""
     best = int(np.nanargmin(losses))
-    known = replicates[np.isfinite(replicates).all(axis=1)]
-    share = float((known.argmin(axis=1) == best).mean()) if len(known) else float("nan")
-    named = {name: float(loss) for name, loss in zip(names, losses, strict=True) if np.isfinite(loss)}
+    is_known = np.isfinite(replicates).all(axis=1)
+    known = replicates[is_known]
+    share = float("nan")
+    if len(known):
+        winners = known.argmin(axis=1)
+        share = float((winners == best).mean())
+    named = {}
+    for name, loss in zip(names, losses, strict=True):
+        if np.isfinite(loss):
+            named[name] = float(loss)
     return HoursClass(hours, named, names[best], share)

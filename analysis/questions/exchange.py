@@ -64,8 +64,10 @@ def compute_for(family: Family, loss: Array, around: Array) -> Array:
     loss = np.asarray(loss, dtype=np.float64)
     around = np.asarray(around, dtype=np.float64)
     found = _invert(family.loss, loss, around)
-    factor = np.abs(np.log(found / around))
-    return np.where(factor < np.log(WIDEST) - 1e-6, found, np.nan)
+    log_factor = np.abs(np.log(found / around))
+    # The search ends at WIDEST where it finds nothing.
+    is_found = log_factor < np.log(WIDEST) - 1e-6
+    return np.where(is_found, found, np.nan)
 
 
 def _invert(curve: Callable[[Array], Array], loss: Array, around: Array) -> Array:
@@ -86,16 +88,20 @@ def exchange_rate(a: Family, b: Family, compute: Array | float, level: float = 0
     C = np.atleast_1d(np.asarray(compute, dtype=np.float64))
     is_compute = np.isfinite(C) & (C > 0)
     if not is_compute.all():
-        raise InputError(f"compute: {C[~is_compute][0]} is not a positive number of FLOPs")
+        wrong = C[~is_compute]
+        raise InputError(f"compute: {wrong[0]} is not a positive number of FLOPs")
     loss = b.loss(C)
     needed = compute_for(a, loss, C)
     low = np.full(len(C), np.nan)
     high = np.full(len(C), np.nan)
-    for at, draws in enumerate(exchange_draws(a, b, C).T):
+    multipliers = exchange_draws(a, b, C)
+    for at, draws in enumerate(multipliers.T):
         interval = Interval.of(draws, level)
         if interval is not None:
             low[at] = interval.low
             high[at] = interval.high
+    is_beyond_a = a.C[1] < needed
+    is_beyond_b = b.C[1] < C
     return ExchangeRate(
         family=a.name,
         baseline=b.name,
@@ -104,7 +110,7 @@ def exchange_rate(a: Family, b: Family, compute: Array | float, level: float = 0
         multiplier=C / needed,
         low=low,
         high=high,
-        extrapolated=(b.C[1] < C) | (a.C[1] < needed),
+        extrapolated=is_beyond_b | is_beyond_a,
     )
 
 
@@ -116,7 +122,8 @@ def exchange_draws(a: Family, b: Family, C: Array) -> Array:
     a = dataclasses.replace(a, draws=a.draws[:count])
     b = dataclasses.replace(b, draws=b.draws[:count])
     loss = b.losses(C)
-    needed = _invert(a.losses, loss, np.broadcast_to(C, loss.shape))
+    around = np.broadcast_to(C, loss.shape)
+    needed = _invert(a.losses, loss, around)
     return C / needed
 
 
@@ -129,11 +136,13 @@ def exchange_at_loss(a: Family, b: Family, loss: float, level: float = 0.9) -> E
 
 def window(a: Family, b: Family) -> tuple[float, float, float]:
     """Return the compute from which, and up to which, both families have runs, and ten times the most that either has."""
-    low = max(a.C[0], b.C[0])
-    high = min(a.C[1], b.C[1])
-    most = max(a.C[1], b.C[1])
+    least_a, most_a = a.C
+    least_b, most_b = b.C
+    low = max(least_a, least_b)
+    high = min(most_a, most_b)
+    most = max(most_a, most_b)
     if low >= most:
-        low = min(a.C[0], b.C[0])
+        low = min(least_a, least_b)
     return low, high, BEYOND * most
 
 
@@ -164,14 +173,16 @@ def turn(x: Array, point: Array, draws: Array, names: tuple[str, str], end: floa
     extrapolation. Of several changes the first sure one counts, else the first.
     """
     changes = _sign_changes(x, point, draws, level)
+    low = float(x[0])
+    high = float(x[-1])
     if not changes:
-        return Crossing("none in range", None, None, 0.0, None, False, float(x[0]), float(x[-1]))
+        return Crossing("none in range", None, None, 0.0, None, False, low, high)
     best = next((change for change in changes if change.is_sure), changes[0])
     share = 0.0
     interval = None
     if len(draws) > 1:
         places = np.array([_crosses(x, one, best.falls) for one in draws])
-        is_inside = (places > x[0]) & (places < x[-1])
+        is_inside = (places > low) & (places < high)
         share = float(is_inside.mean())
         interval = Interval.of(places, level)
     return Crossing(
@@ -181,8 +192,8 @@ def turn(x: Array, point: Array, draws: Array, names: tuple[str, str], end: floa
         share=share,
         better_after=names[0] if best.falls else names[1],
         extrapolated=best.at > end,
-        low=float(x[0]),
-        high=float(x[-1]),
+        low=low,
+        high=high,
     )
 
 
@@ -200,8 +211,11 @@ def _sign_changes(x: Array, point: Array, draws: Array, level: float) -> list[_S
         falls = bool(point[flip] > 0)
         before = is_above if falls else is_below
         after = is_below if falls else is_above
-        is_sure = bool(before[: flip + 1].any() and after[flip + 1 :].any())
-        changes.append(_SignChange(_root(x, point, flip), falls, is_sure))
+        is_sure_before = before[: flip + 1].any()
+        is_sure_after = after[flip + 1 :].any()
+        is_sure = bool(is_sure_before and is_sure_after)
+        at = _root(x, point, flip)
+        changes.append(_SignChange(at, falls, is_sure))
     return changes
 
 
@@ -211,9 +225,11 @@ def simultaneous(point: Array, draws: Array, level: float) -> tuple[Array, Array
     A search for a crossing looks at every point, so a band for one point at a time would find too many. Its width, in
     standard errors, is the largest deviation of a replicate; infinite without replicates.
     """
-    finite = draws[np.isfinite(draws).all(axis=1)]
+    is_finite = np.isfinite(draws).all(axis=1)
+    finite = draws[is_finite]
     if len(finite) < 2:
-        return np.full_like(point, -np.inf), np.full_like(point, np.inf)
+        unbounded = np.full_like(point, np.inf)
+        return -unbounded, unbounded
     error = np.maximum(finite.std(axis=0, ddof=1), 1e-15)
     largest_deviation = np.abs((finite - point) / error).max(axis=1)
     reach = np.quantile(largest_deviation, level)
@@ -225,13 +241,16 @@ def _root(x: Array, y: Array, flip: int) -> float:
     left = np.log(x[flip])
     right = np.log(x[flip + 1])
     share = y[flip] / (y[flip] - y[flip + 1])
-    return float(np.exp(left + (right - left) * share))
+    log_root = left + (right - left) * share
+    return float(np.exp(log_root))
 
 
 def _crosses(x: Array, y: Array, falls: bool) -> float:
     """Return the first crossing in a direction; without one, the end of the range on whose far side it must be."""
     start = 1 if falls else -1
-    flips = np.flatnonzero((start * y[:-1] > 0) & (start * y[1:] <= 0))
+    before = start * y[:-1]
+    after = start * y[1:]
+    flips = np.flatnonzero((before > 0) & (after <= 0))
     if len(flips):
         return _root(x, y, int(flips[0]))
     return float(x[0] if start * y[-1] < 0 else x[-1])

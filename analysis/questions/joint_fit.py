@@ -59,17 +59,21 @@ def fit_jointly(
         )
     ends = replicates(best, parts, columns, spec)
     is_weak, _ = identification.weak_directions(problem, best.theta, weight)
+    best_values = problem.values(best.theta[None])
+    values_of_replicates = problem.values(ends)
     families = {}
     for copy, (name, part) in enumerate(parts.items()):
-        values = problem.of_copy(problem.values(best.theta[None]), copy)
+        own_values = problem.of_copy(best_values, copy)
+        factor, _ = formula_fit.flops_factor(part)
+        lost = _lost(problem, is_weak, copy)
         families[name] = Family(
             name=name,
-            law=law(*map(float, values[0])),
-            draws=problem.of_copy(problem.values(ends), copy),
+            law=law(*map(float, own_values[0])),
+            draws=problem.of_copy(values_of_replicates, copy),
             C=compute[name],
             rows=len(part),
-            flops_per_param_token=formula_fit.flops_factor(part)[0],
-            not_identified=dict.fromkeys(_lost(problem, is_weak, copy), NOT_SEPARATED),
+            flops_per_param_token=factor,
+            not_identified=dict.fromkeys(lost, NOT_SEPARATED),
         )
     return Families(families, shared, None, best.value, best.gradient)
 
@@ -85,32 +89,37 @@ def _lost(problem: JointProblem, is_weak: Array, copy: int) -> list[str]:
 
 def optimum_of(problem: JointProblem, weight: Array, spec: FitSpec) -> optimum.Optimum:
     """Return the best end of all starts."""
+    objective = spec.settled_objective
     typical = float(np.median(problem.target))  # sets the scale of raw residuals; log residuals have none
-    deltas = spec.settled_objective.stages(typical)
-    return optimum.find(problem, weight, spec.settled_objective, deltas, spec.starts)
+    deltas = objective.stages(typical)
+    return optimum.find(problem, weight, objective, deltas, spec.starts)
 
 
 def join(
     parts: Mapping[str, Columns], columns: Columns, law: type[FormulaLaw], spec: FitSpec, shared: tuple[str, ...]
 ) -> tuple[JointProblem, Array]:
     """Pose the fit of all families together. Returns the problem and the weights of its rows."""
-    is_raw = spec.settled_objective.residual == "raw"
+    objective = spec.settled_objective
+    is_raw = objective.residual == "raw"
     target = columns[law.TARGET]
     if not is_raw and not (target > 0).all():
         raise InputError(f"--residual=log: {law.TARGET} is not positive in every row; expected --residual=raw")
     place = {name: at for at, name in enumerate(parts)}
+    label = columns["family"].astype(str)
+    member = [place[name] for name in label]
     problem = JointProblem(
         law=law,
         inputs={role: columns[role] for role in law.inputs()},
         target=target if is_raw else np.log(target),
         raw=is_raw,
         fixed=spec.fixed,
-        member=np.array([place[name] for name in columns["family"].astype(str)]),
+        member=np.array(member),
         shared=shared,
-        above=spec.settled_objective.shares(columns.values.get("censored")),
+        above=objective.shares(columns.values.get("censored")),
     )
-    weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(len(columns))
-    return dataclasses.replace(problem, points=_starts(problem, parts, columns, spec)), weight
+    # The starts come from fits of the families alone, posed as the joint problem says.
+    points = _starts(problem, parts, columns, spec)
+    return dataclasses.replace(problem, points=points), formula_fit.row_weights(columns)
 
 
 def _starts(problem: JointProblem, parts: Mapping[str, Columns], columns: Columns, spec: FitSpec) -> Array:
@@ -119,7 +128,10 @@ def _starts(problem: JointProblem, parts: Mapping[str, Columns], columns: Column
     guesses = _guesses(problem.law, [*parts.values(), columns], free, spec)
     if not guesses:
         raise InputError(f"GRID: {problem.law.NAME} fits none of the families {', '.join(parts)} alone")
-    between = {name: float(np.median([guess[name] for guess in guesses])) for name in free}
+    between = {}
+    for name in free:
+        values = [guess[name] for guess in guesses]
+        between[name] = float(np.median(values))
     low, high = problem.bounds()
     points = [_start(problem, parts, guess, spec) for guess in (*guesses, between)]
     return np.clip(points, low, high)
@@ -133,10 +145,11 @@ def _guesses(
     guesses = []
     for table in tables:
         try:
-            alone = fitting.fit(table, law, quick).law
+            result = fitting.fit(table, law, quick)
         except (FitError, InputError):
             continue  # too few rows to stand alone; the others will do
-        guesses.append({name: float(getattr(alone, name)) for name in free})
+        guess = {name: float(getattr(result.law, name)) for name in free}
+        guesses.append(guess)
     return guesses
 
 
@@ -144,15 +157,19 @@ def _start(problem: JointProblem, parts: Mapping[str, Columns], guess: Mapping[s
     """Return one start [p]: the guess of the shared coefficients, and each family's own ones solved for given it."""
     theta = np.empty(problem.size)
     for name, value in guess.items():
+        place = problem.parameters.index((name, None))
         is_log = problem.law.COEFFICIENTS[name].log
-        theta[problem.parameters.index((name, None))] = np.log(max(value, VANISHED)) if is_log else value
+        theta[place] = np.log(max(value, VANISHED)) if is_log else value
+    held = {**spec.fixed, **guess}
     for copy, part in enumerate(parts.values()):
-        rest = formula.problem(problem.law, part.values, problem.raw, {**spec.fixed, **guess})
+        rest = formula.problem(problem.law, part.values, problem.raw, held)
         if not rest.size:
             continue
-        own = rest.starts(np.ones(len(part)), 1)[0]
+        alike = np.ones(len(part))
+        own = rest.starts(alike, 1)[0]
         for name, value in zip(rest.names, own, strict=True):
-            theta[problem.parameters.index((name, copy))] = value
+            place = problem.parameters.index((name, copy))
+            theta[place] = value
     return theta
 
 
@@ -177,7 +194,8 @@ def resample(parts: Mapping[str, Columns], columns: Columns, spec: FitSpec, size
     drawn = []
     for at, part in enumerate(parts.values()):
         own_seed = (spec.seed + at) % 2**32
-        drawn.append(bootstrap.row_counts(len(part), spec.bootstrap, own_seed, part.values.get("run"), fewest))
+        run = part.values.get("run")
+        drawn.append(bootstrap.row_counts(len(part), spec.bootstrap, own_seed, run, fewest))
     replicates_of_all = min(len(counts) for counts in drawn)
     label = columns["family"].astype(str)
     counts = np.empty((replicates_of_all, len(columns)))

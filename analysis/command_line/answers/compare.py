@@ -21,11 +21,14 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
     _show_sharing(result.families, console)
     console.print(rates_table(result, level))
     for name, crossing in result.crossings.items():
-        console.print(f"{name} against {result.baseline}: {describe(crossing, 'FLOPs')}", highlight=False)
-    if result.hours is not None:
-        console.print(hours_table(result.hours))
-        for pair, crossing in result.hours.crossings.items():
-            console.print(f"{pair}: {describe(crossing, 'hours')}", highlight=False)
+        told = describe(crossing, "FLOPs")
+        console.print(f"{name} against {result.baseline}: {told}", highlight=False)
+    hours = result.hours
+    if hours is not None:
+        console.print(hours_table(hours))
+        for pair, crossing in hours.crossings.items():
+            told = describe(crossing, "hours")
+            console.print(f"{pair}: {told}", highlight=False)
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
     console.print(f"columns: {chosen}", highlight=False)
     for text in (*columns.notes, *result.families.notes, *result.notes):
@@ -34,8 +37,9 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
 
 def families_table(found: Families) -> Table:
     """Return the coefficients of every family; a question mark stands by those that its rows do not determine."""
-    first = next(iter(found.families.values()))
-    table = Table("family", "rows", *first.law.names(), title="families, one law", title_justify="left")
+    first, *_ = found.families.values()
+    names = first.law.names()
+    table = Table("family", "rows", *names, title="families, one law", title_justify="left")
     for name, family in found.families.items():
         cells = []
         for coefficient, value in family.law.coefficients().items():
@@ -47,10 +51,13 @@ def families_table(found: Families) -> Table:
 
 def _show_sharing(found: Families, console: Console) -> None:
     """Print whether sharing coefficients is justified, where that was tested."""
-    if found.sharing is None:
+    sharing = found.sharing
+    if sharing is None:
         return
-    verdict = "is justified" if found.sharing.justified else "[yellow]is not justified[/]: compare with --shared="
-    console.print(f"sharing {', '.join(found.shared)} {verdict} (p = {number(found.sharing.p_value, 3)})")
+    verdict = "is justified" if sharing.justified else "[yellow]is not justified[/]: compare with --shared="
+    shared = ", ".join(found.shared)
+    p_value = number(sharing.p_value, 3)
+    console.print(f"sharing {shared} {verdict} (p = {p_value})")
 
 
 def rates_table(result: Comparison, level: float) -> Table:
@@ -80,7 +87,11 @@ def rates_table(result: Comparison, level: float) -> Table:
 
 def hours_table(hours: EqualHours) -> Table:
     """Return the losses of every family at equal accelerator hours, and who wins."""
-    names = list(dict.fromkeys(name for one in hours.classes for name in one.losses))
+    # By first appearance: the first classes may lack families.
+    known: dict[str, None] = {}
+    for one in hours.classes:
+        known |= dict.fromkeys(one.losses)
+    names = list(known)
     table = Table("hours", *names, "winner", "share", title="equal accelerator hours", title_justify="left")
     for one in hours.classes:
         losses = [number(one.losses.get(name)) for name in names]
@@ -92,7 +103,10 @@ def shown(rate: ExchangeRate) -> list[int]:
     """Return the points of a rate to print: the ends and the middle of what the data cover, and the furthest."""
     inside = [at for at, is_beyond in enumerate(rate.extrapolated) if not is_beyond] or [0]
     last = len(inside) - 1
-    points = {inside[round(position * last)] for position in POSITIONS}
+    points = set()
+    for position in POSITIONS:
+        place = round(position * last)
+        points.add(inside[place])
     points.add(len(rate.compute) - 1)
     return sorted(points)
 
@@ -100,9 +114,14 @@ def shown(rate: ExchangeRate) -> list[int]:
 def describe(cross: Crossing, unit: str) -> str:
     """Return a crossing in words."""
     if cross.at is None:
-        return f"no crossing in range ({number(cross.low, 3)} to {number(cross.high, 3)} {unit})"
+        low = number(cross.low, 3)
+        high = number(cross.high, 3)
+        return f"no crossing in range ({low} to {high} {unit})"
     place = f"{number(cross.at, 3)} {unit}"
-    band = "" if cross.interval is None else f" ({cross.interval.level:.0%} interval {span(cross.interval, 3)})"
+    band = ""
+    if cross.interval is not None:
+        ends = span(cross.interval, 3)
+        band = f" ({cross.interval.level:.0%} interval {ends})"
     beyond = ", beyond the data" if cross.extrapolated else ""
     if cross.status == "found":
         return f"{cross.better_after} is better from {place} on{band}{beyond}"

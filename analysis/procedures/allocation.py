@@ -47,8 +47,9 @@ def regress(log_c: Array, minima: Array, trust: Array | float = 1.0) -> tuple[Ar
     is_inside = np.isfinite(log_n)
     with np.errstate(all="ignore"):  # copies whose minima ran away
         loss = np.exp(np.where(is_inside, minima[:, :, 2], 0.0))
-        params = fit_lines(log_c, log_n, is_inside * trust)
-        tokens = fit_lines(log_c, log_d, is_inside * trust)
+        weight = is_inside * trust
+        params = fit_lines(log_c, log_n, weight)
+        tokens = fit_lines(log_c, log_d, weight)
         curves = fit_loss_curves(log_c, loss, is_inside)
         coefficients = [
             params.slope,
@@ -66,8 +67,10 @@ def fit_lines(x: Array, y: Array, weight: Array) -> Lines:
     """Fit straight lines by least squares to y [copies, points] over x [points]; weight 0 marks a missing point."""
     total = weight.sum(axis=1)
     y = np.where(weight > 0, y, 0.0)
-    mean_x = (weight * x).sum(axis=1) / total
-    mean_y = (weight * y).sum(axis=1) / total
+    sum_x = (weight * x).sum(axis=1)
+    sum_y = (weight * y).sum(axis=1)
+    mean_x = sum_x / total
+    mean_y = sum_y / total
     from_x = x - mean_x[:, None]
     from_y = y - mean_y[:, None]
     covariance = (weight * from_x * from_y).sum(axis=1)
@@ -90,12 +93,16 @@ def fit_loss_curves(log_c: Array, loss: Array, is_inside: Array) -> LossCurves:
     middle = log_c.mean()
     weight = np.where(is_inside, 1.0 / loss**2, 0.0)
     problem = _SeparableFit(log_c - middle, loss, weight)
-    gamma = _golden_section(problem, *_bracket(problem))
+    low, high = _bracket(problem)
+    gamma = _golden_section(problem, low, high)
     E, K, _ = problem.solve(gamma)
-    log_k = np.log(np.maximum(K, TINY)) + gamma * middle
+    # K is that at the middle of ln C; the law's stands at C = 1.
+    log_k_at_middle = np.log(np.maximum(K, TINY))
+    log_k = log_k_at_middle + gamma * middle
 
     line = fit_lines(log_c, np.log(loss), is_inside)
-    has_no_floor = (is_inside.sum(axis=1) < FEWEST_FOR_FLOOR) | (E <= 0)
+    points = is_inside.sum(axis=1)
+    has_no_floor = (points < FEWEST_FOR_FLOOR) | (E <= 0)
     return LossCurves(
         E=np.where(has_no_floor, 0.0, E),
         K=np.exp(np.where(has_no_floor, line.intercept, log_k)),
@@ -142,9 +149,12 @@ def _bracket(problem: _SeparableFit) -> tuple[Array, Array]:
     for gamma in EXPONENTS:
         _, _, misfit = problem.solve(np.full(copies, gamma))
         misfits.append(misfit)
-    best = np.argmin(np.stack(misfits, axis=1), axis=1)
-    best = np.clip(best, 1, len(EXPONENTS) - 2)
-    return np.log(EXPONENTS[best - 1]), np.log(EXPONENTS[best + 1])
+    misfit_of = np.stack(misfits, axis=1)
+    best = np.argmin(misfit_of, axis=1)
+    best = np.clip(best, 1, len(EXPONENTS) - 2)  # with a neighbour on either side
+    low = np.log(EXPONENTS[best - 1])
+    high = np.log(EXPONENTS[best + 1])
+    return low, high
 
 
 def _golden_section(problem: _SeparableFit, low: Array, high: Array) -> Array:

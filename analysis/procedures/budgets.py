@@ -65,7 +65,10 @@ def split_budgets(columns: Columns, fewest_sizes: int) -> tuple[Columns, list[Ar
         columns = columns.take(is_near, "its C is not near an IsoFLOP budget")
         label = label[is_near]
 
-    sizes_of = {one: count_sizes(columns["N"][label == one]) for one in np.unique(label)}
+    sizes_of = {}
+    for one in np.unique(label):
+        params = columns["N"][label == one]
+        sizes_of[one] = count_sizes(params)
     has_enough = np.array([sizes_of[one] >= fewest_sizes for one in label], dtype=bool)
     in_budgets = int(has_enough.sum())
     is_chance = not is_named and in_budgets < SHARE_IN_BUDGETS * total
@@ -89,7 +92,9 @@ def cluster(log_c: Array) -> tuple[Array, Array]:
 
     Returns the cluster of each row [rows], and whether the row lies near the middle of its cluster.
     """
-    grid = np.arange(log_c.min() - 3 * BANDWIDTH, log_c.max() + 4 * BANDWIDTH, BANDWIDTH / 8)
+    low = log_c.min() - 3 * BANDWIDTH
+    high = log_c.max() + 4 * BANDWIDTH
+    grid = np.arange(low, high, BANDWIDTH / 8)
     distance = (grid[:, None] - np.sort(log_c)) / BANDWIDTH
     density = np.exp(-0.5 * distance**2).sum(axis=1)
     inner = density[1:-1]
@@ -99,8 +104,10 @@ def cluster(log_c: Array) -> tuple[Array, Array]:
 
     middle = np.full(len(borders) + 1, np.nan)
     for one in np.unique(label):
-        middle[one] = np.median(log_c[label == one])
-    return label, np.abs(log_c - middle[label]) <= WIDEST
+        own = log_c[label == one]
+        middle[one] = np.median(own)
+    from_middle = np.abs(log_c - middle[label])
+    return label, from_middle <= WIDEST
 
 
 def size_labels(log_n: Array) -> Array:
@@ -114,7 +121,8 @@ def size_labels(log_n: Array) -> Array:
 
 def count_sizes(params: Array) -> int:
     """Count the different sizes among runs with these parameters [rows]."""
-    return int(size_labels(np.log(params)).max()) + 1
+    label = size_labels(np.log(params))
+    return int(label.max()) + 1
 
 
 def compute_slopes(columns: Columns, groups: list[Array]) -> Array:
@@ -132,7 +140,8 @@ def compute_slopes(columns: Columns, groups: list[Array]) -> Array:
     n = log_n - log_n.mean()
     c = log_c - log_c.mean()
     design = np.stack([np.ones_like(n), n, c, n * n, n * c, c * c], axis=1)
-    surface = np.linalg.lstsq(design, np.log(columns["loss"]), rcond=None)[0]
+    log_loss = np.log(columns["loss"])
+    surface, *_ = np.linalg.lstsq(design, log_loss, rcond=None)
     _, _, by_c, _, by_nc, by_cc = surface
     slopes = by_c + by_nc * n + 2 * by_cc * c
     return np.clip(slopes, -0.5, 0.0)

@@ -25,7 +25,8 @@ def fit_density(
     spec = spec or FitSpec()
     answer = fit_one_formula(losses, AnswerLoss, spec)
     accuracy = fit_one_formula(scores, Accuracy, spec)
-    return Density(answer.law, accuracy.law, tokens), {AnswerLoss.NAME: answer, Accuracy.NAME: accuracy}
+    measure = Density(answer.law, accuracy.law, tokens)
+    return measure, {AnswerLoss.NAME: answer, Accuracy.NAME: accuracy}
 
 
 def records(days: Array, density: Array) -> Array:
@@ -46,9 +47,11 @@ def fit_records(columns: Columns, law_class: type[DensityGrowth], spec: FitSpec)
     columns = columns.take(is_record, "an earlier model is as dense")
     # Days may count from far away, where intercept and slope could hardly be told apart: fit around their middle.
     middle = float(columns["days"].mean())
-    centred = dataclasses.replace(columns, values={**columns.values, "days": columns["days"] - middle})
+    from_middle = columns["days"] - middle
+    centred = dataclasses.replace(columns, values={**columns.values, "days": from_middle})
     result = fit_formula(centred, law_class, spec)
-    law = law_class(result.law.A, result.law.B - result.law.A * middle)
+    growth_rate = result.law.A
+    law = law_class(growth_rate, result.law.B - growth_rate * middle)
     draws = result.draws
     doubling: dict[str, Any] = {"value": law.doubling_days()}
     if len(draws):

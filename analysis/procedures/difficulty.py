@@ -79,7 +79,10 @@ def cluster(scores: Array, diameter: float = 0.3, least: int = 10) -> Array:
     tree = hierarchy.linkage(scores / np.sqrt(models), "complete")
     found = hierarchy.fcluster(tree, diameter, "distance")
     names, sizes = np.unique(found, return_counts=True)
-    mean_scores = {name: scores[found == name].mean() for name in names[sizes >= least]}
+    mean_scores = {}
+    for name in names[sizes >= least]:
+        own = scores[found == name]
+        mean_scores[name] = own.mean()
     easiest_first = sorted(mean_scores, key=lambda name: -mean_scores[name])
     labels = np.full(len(scores), -1)
     for label, name in enumerate(easiest_first):
@@ -92,14 +95,17 @@ def extrapolatable(scores: Array, C: Array, guess: float) -> tuple[Difficulty | 
     curve = scores.mean(axis=0)
     variance = np.maximum(scores.var(axis=0, ddof=1), 1e-6)
     error = np.sqrt(variance / len(scores))
-    reason = _does_not_rise(curve, error, np.argsort(C))
+    smallest_first = np.argsort(C)
+    reason = _does_not_rise(curve, error, smallest_first)
     if reason:
         return None, reason
     columns = Columns({"C": C, "accuracy": curve}, np.arange(len(C)), {}, ())
+    spec = FitSpec(bootstrap=0, fixed={"g": guess})
     try:
-        law = fit_one_formula(columns, Difficulty, FitSpec(bootstrap=0, fixed={"g": guess})).law
+        result = fit_one_formula(columns, Difficulty, spec)
     except (FitError, InputError) as failure:
         return None, str(failure)
+    law = result.law
     residual = law.predict(C) - curve
     misfit = float(np.sqrt(np.mean(residual**2)))
     if misfit > MOST_MISFIT + 2 * float(error.mean()):
@@ -111,7 +117,8 @@ def _does_not_rise(curve: Array, error: Array, order: Array) -> str:
     """Say why a mean accuracy [models] with its standard error does not rise with compute; nothing where it does."""
     rising = curve[order]
     drop = np.maximum.accumulate(rising) - rising
-    allowed = MOST_DROP * np.sqrt(2) * np.maximum(error[order], LEAST_ERROR)  # of a difference of two
+    own_error = np.maximum(error[order], LEAST_ERROR)
+    allowed = MOST_DROP * np.sqrt(2) * own_error  # of a difference of two
     if (drop > allowed).any():
         return f"its accuracy falls by {drop.max():.3f} on the way up"
     if rising[-1] - rising[0] <= allowed.max():
@@ -129,12 +136,15 @@ def anchored(part: Array, whole: Array) -> Array:
     whole = np.asarray(whole, dtype=np.float64)
     best = np.empty(0)
     least = float(np.mean((whole - part) ** 2))
-    for count in range(1, min(MOST_BENDS, len(part) - 1) + 1):
+    shares = np.linspace(0, 1, 101)
+    most = min(MOST_BENDS, len(part) - 1)
+    for count in range(1, most + 1):
         fitted = _fit_map(part, whole, count)
         if fitted is None:
             continue
         p, left_out = fitted
-        rises = np.diff(whole_from(p, np.linspace(0, 1, 101))).min() >= 0
+        steps = np.diff(whole_from(p, shares))
+        rises = steps.min() >= 0
         if left_out < least and rises:
             best = p
             least = left_out
@@ -155,7 +165,9 @@ def _fit_map(part: Array, whole: Array, count: int) -> tuple[Array, float] | Non
     if rank < count or free.min() < 1e-9:
         return None
     residual = whole - part - design @ p
-    return p, float(np.mean((residual / free) ** 2))
+    # What a point misses when it is held out follows from its leverage, without another fit.
+    left_out = residual / free
+    return p, float(np.mean(left_out**2))
 
 
 def whole_from(p: Array, part: Array | float) -> Array:
@@ -198,14 +210,17 @@ def forecast(
 
     size = np.array([len(one.tasks) for one in kept], dtype=np.float64)
     at_target = np.array([float(one.law.predict(target)) for one in kept if one.law is not None])
-    curve = np.average([one.curve for one in kept], axis=0, weights=size)
-    p = anchored(curve, benchmark.scores.mean(axis=0))
+    curves = [one.curve for one in kept]
+    curve = np.average(curves, axis=0, weights=size)
+    mean_scores = benchmark.scores.mean(axis=0)
+    p = anchored(curve, mean_scores)
     subset = float(np.average(at_target, weights=size))
     stream = np.random.default_rng(seed)
+    replicates = _replicates(benchmark, target, kept, draws, stream)
     return SubsetForecast(
         subset=subset,
         whole=float(whole_from(p, subset)),
-        interval=Interval.of(_replicates(benchmark, target, kept, draws, stream), level),
+        interval=Interval.of(replicates, level),
         share=float(size.sum() / len(benchmark.scores)),
         labels=labels,
         clusters=tuple(clusters),
@@ -243,9 +258,11 @@ def _replicates(
     forecasts = np.zeros(draws)
     for one in kept:
         drawn = _resampled(benchmark.scores[one.tasks], draws, stream)
-        forecasts = forecasts + _refitted(one, benchmark, drawn, sign, target) * len(one.tasks)
-        part = part + drawn * len(one.tasks)
-        total = total + drawn * len(one.tasks)
+        end = _refitted(one, benchmark, drawn, sign, target)
+        own_tasks = len(one.tasks)
+        forecasts = forecasts + end * own_tasks
+        part = part + drawn * own_tasks
+        total = total + drawn * own_tasks
     size = len(predictable)
     found = []
     for part_curve, whole_curve, end in zip(part / size, total / tasks, forecasts / size, strict=True):
@@ -262,11 +279,13 @@ def _refitted(one: Cluster, benchmark: Benchmark, drawn: Array, sign: Array, tar
     problem = formula.problem(Difficulty, {"C": C, "accuracy": one.curve}, True, {"g": benchmark.guess})
     start = parameters(problem, one.law)
     # Residuals are smaller than the noise by what the fitted coefficients took of it.
-    enlarged = np.sqrt(len(C) / max(len(C) - problem.size, 1))
+    models = len(C)
+    freedom = max(models - problem.size, 1)
+    enlarged = np.sqrt(models / freedom)
     residual = sign * enlarged * (one.curve - fitted)
     other = dataclasses.replace(problem, target=fitted + drawn - one.curve + residual)
     starts = np.repeat(start[None], len(drawn), axis=0)
-    ends = newton.minimise(other, starts, np.ones(len(C)), (np.inf,))
+    ends = newton.minimise(other, starts, np.ones(models), (np.inf,))
     laws = Difficulty(*problem.coefficients(ends).T)
     return laws.predict(target)
 

@@ -140,18 +140,25 @@ def emergence(
     spread = float(spreads[0])
     null_bends, null_spreads = _bend(task, curve, power_laws)
     simulated = null_bends / null_spreads
-    p_faster = float((1 + (simulated <= bend / spread).sum()) / (draws + 1))
-    p_slower = float((1 + (simulated >= bend / spread).sum()) / (draws + 1))
+    observed = bend / spread
+    as_fast = (simulated <= observed).sum()
+    as_slow = (simulated >= observed).sum()
+    # The observation counts as one more data set.
+    p_faster = float((1 + as_fast) / (draws + 1))
+    p_slower = float((1 + as_slow) / (draws + 1))
     # A studentised interval: the ends change sides, because the deviation is subtracted.
     other_bends, other_spreads = _bend(task, curve, bent_ones)
     deviation = (other_bends - bend) / other_spreads
     low, high = np.percentile(deviation, [50 * (1 + level), 50 * (1 - level)])
+    low_bend = float(bend - low * spread)
+    high_bend = float(bend - high * spread)
     aicc = _aicc_gain(task, line, curve)
+    height, slope = straight
     return Emergence(
-        c=float(np.exp(straight[0] - straight[1] * middle)),
-        alpha=float(-straight[1]),
+        c=float(np.exp(height - slope * middle)),
+        alpha=float(-slope),
         bend=bend,
-        bend_interval=Interval(level, float(bend - low * spread), float(bend - high * spread), spread),
+        bend_interval=Interval(level, low_bend, high_bend, spread),
         aicc=aicc,
         p_faster=p_faster,
         p_slower=p_slower,
@@ -166,7 +173,8 @@ def _task(N: Array, rate: Array, error: Array | None) -> _Task:
         raise InputError(f"N: {sizes} sizes; expected at least {FEWEST_SIZES} positive ones to see a bend")
     is_rate = (rate > 0) & (rate < 1)
     if not is_rate.all():
-        raise InputError(f"pass_rate: {rate[~is_rate][0]} is not between 0 and 1")
+        wrong = rate[~is_rate]
+        raise InputError(f"pass_rate: {wrong[0]} is not between 0 and 1")
     surprise = -np.log(rate)
     y = np.log(surprise)
     if error is None:
@@ -195,7 +203,8 @@ def _aicc_gain(task: _Task, line: Array, curve: Array) -> float | None:
         return None
     found = []
     for design in (line, curve):
-        mean_square = max(float(np.mean(task.residual(design) ** 2)), LEAST_MEAN_SQUARE)
+        residual = task.residual(design)
+        mean_square = max(float(np.mean(residual**2)), LEAST_MEAN_SQUARE)
         found.append(aicc_of_squares(models, mean_square, design.shape[1] + 1))
     return found[0] - found[1]
 
@@ -209,7 +218,8 @@ def _noise(task: _Task, design: Array, draws: int, stream: np.random.Generator) 
     models = len(task.y)
     basis, _ = np.linalg.qr(design / task.scale[:, None])
     leverage = (basis**2).sum(axis=1)
-    pool = task.residual(design) / np.sqrt(np.maximum(1 - leverage, 1e-3))
+    left = np.maximum(1 - leverage, 1e-3)
+    pool = task.residual(design) / np.sqrt(left)
     pool = pool - pool.mean()
     if task.is_scale_known:
         pool = pool * max(1.0, 1 / max(float(pool.std()), 1e-12))
@@ -227,5 +237,8 @@ def _bend(task: _Task, curve: Array, y: Array) -> tuple[Array, Array]:
     found = goal @ inverse.T
     residual = goal - found @ design.T
     least = 1.0 if task.is_scale_known else 1e-24
-    variance = np.maximum((residual**2).sum(axis=1) / max(models - 3, 1), least)
-    return found[:, 2], np.sqrt(variance * (inverse[2] ** 2).sum())
+    freedom = max(models - 3, 1)
+    squares = (residual**2).sum(axis=1)
+    variance = np.maximum(squares / freedom, least)
+    of_bend = (inverse[2] ** 2).sum()
+    return found[:, 2], np.sqrt(variance * of_bend)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.formula_fit import row_weights
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -31,13 +32,18 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
         raise InputError(
             f"GRID: {rows} usable rows, {law.NAME} has {parts} coefficients; expected at least {parts} rows"
         )
-    weight = columns["weight"] / columns["weight"].mean() if "weight" in columns else np.ones(rows)
-    fitted = law(*map(float, least_squares(share, loss, weight[None])[0]))
-    counts = bootstrap.row_counts(rows, spec.bootstrap, spec.seed, columns.values.get("run"), parts)
+    weight = row_weights(columns)
+    best, *_ = least_squares(share, loss, weight[None])
+    fitted = law(*map(float, best))
+    run = columns.values.get("run")
+    counts = bootstrap.row_counts(rows, spec.bootstrap, spec.seed, run, parts)
 
     difference = fitted.predict(share) - loss
-    residual = np.log(np.maximum(difference + loss, TINY)) - np.log(loss)
+    # A straight line may predict a loss below 0, which has no logarithm.
+    predicted = np.maximum(difference + loss, TINY)
+    residual = np.log(predicted) - np.log(loss)
     worst = int(np.argmax(np.abs(residual)))
+    mean_square = np.mean(residual**2)
     return FitResult(
         law=fitted,
         spec=spec,
@@ -49,7 +55,7 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
             agreeing_starts=1.0,
             gradient=_scaled_gradient(share, weight, difference),
             not_identified=undetermined(share, columns.parts["share"]),
-            rms_log_residual=float(np.sqrt(np.mean(residual**2))),
+            rms_log_residual=float(np.sqrt(mean_square)),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
             warnings=caution.warnings(columns, parts, 1.0, residual),
@@ -71,9 +77,12 @@ def _check_linear(spec: FitSpec, law: type[LinearMixing]) -> None:
 def _scaled_gradient(share: Array, weight: Array, difference: Array) -> float:
     """Return how far from stationary the weights of the parts are: 0 at the optimum, 1 where all rows pull one way."""
     mean = np.average(share, axis=0, weights=weight)
-    pull = (share - mean) * (weight * difference)[:, None]
-    most = np.maximum(np.abs(pull).sum(axis=0), 1e-12 * len(share))
-    return float(np.max(np.abs(pull.sum(axis=0)) / most))
+    weighted = weight * difference
+    pull = (share - mean) * weighted[:, None]
+    together = np.abs(pull.sum(axis=0))
+    one_way = np.abs(pull).sum(axis=0)
+    most = np.maximum(one_way, 1e-12 * len(share))
+    return float(np.max(together / most))
 
 
 def least_squares(share: Array, loss: Array, weight: Array) -> Array:
@@ -85,14 +94,15 @@ def least_squares(share: Array, loss: Array, weight: Array) -> Array:
     total = weight.sum(axis=1, keepdims=True)
     mean_share = weight @ share / total
     mean_loss = weight @ loss / total[:, 0]
-    adds_up = np.ptp(share.sum(axis=1)) < 1e-9
+    sum_of_shares = share.sum(axis=1)
+    adds_up = np.ptp(sum_of_shares) < 1e-9
     average = share.mean(axis=0)
     found = np.empty((len(weight), 1 + share.shape[1]))
     for at, trust in enumerate(weight):
         root = np.sqrt(trust)
         design = (share - mean_share[at]) * root[:, None]
         goal = (loss - mean_loss[at]) * root
-        w = np.linalg.lstsq(design, goal, rcond=COLLINEAR)[0]
+        w, *_ = np.linalg.lstsq(design, goal, rcond=COLLINEAR)
         b = mean_loss[at] - w @ mean_share[at]
         if adds_up:  # then a constant may move between b and all w; this is the choice
             shift = w @ average
@@ -104,13 +114,17 @@ def least_squares(share: Array, loss: Array, weight: Array) -> Array:
 
 def undetermined(share: Array, parts: tuple[str, ...]) -> dict[str, str]:
     """Return coefficients of parts that the rows do not separate, with the reason."""
-    reference = int(np.argmax(share.mean(axis=0)))
-    centred = np.delete(share - share.mean(axis=0), reference, axis=1)
+    # Shares add up to 1: one part, the largest, follows from the others.
+    average = share.mean(axis=0)
+    reference = int(np.argmax(average))
+    centred = np.delete(share - average, reference, axis=1)
     size = np.linalg.norm(centred, axis=0)
     scaled = centred / np.where(size > 0, size, 1.0)
     _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
-    is_empty = np.asarray(values <= COLLINEAR * max(values[0], TINY))
-    is_lost = np.asarray((np.abs(vectors[is_empty]) > INVOLVED).any(axis=0))
+    largest = max(values[0], TINY)
+    is_empty = np.asarray(values <= COLLINEAR * largest)
+    is_involved = np.abs(vectors[is_empty]) > INVOLVED
+    is_lost = np.asarray(is_involved.any(axis=0))
     others = [part for at, part in enumerate(parts) if at != reference]
     found = {}
     for at, name in enumerate(others):
@@ -149,7 +163,8 @@ def _cross_validated(law: type[BoostedMixing], share: Array, loss: Array, rounds
     """Predict every row [rows] by trees that have not seen it."""
     unseen = np.empty(len(loss))
     for learn, test in folds(len(loss)):
-        unseen[test] = law(train(share[learn], loss[learn], rounds)).predict(share[test])
+        trees = train(share[learn], loss[learn], rounds)
+        unseen[test] = law(trees).predict(share[test])
     return unseen
 
 
@@ -172,20 +187,23 @@ def _boosted_result(
     is_unseen = is_held if is_held.any() else np.ones(len(loss), dtype=bool)
     residual = np.log(np.maximum(unseen, TINY)) - np.log(loss)
     candidates = np.flatnonzero(is_unseen)
-    worst = int(candidates[np.argmax(np.abs(residual[candidates]))])
+    sizes = np.abs(residual[candidates])
+    worst = int(candidates[np.argmax(sizes)])
+    mean_square = np.mean(residual[is_unseen] ** 2)
+    squares = (predicted - loss)[~is_held] ** 2
     ranked: Any = spearmanr(unseen[is_unseen], loss[is_unseen])
     correlation = ranked.statistic
     return FitResult(
         law=fitted,
         spec=dataclasses.replace(spec, bootstrap=0),
         columns=columns,
-        objective=float(0.5 * ((predicted - loss)[~is_held] ** 2).sum()),
+        objective=float(0.5 * squares.sum()),
         residual=residual,
         certificate=Certificate(
             converged=True,
             agreeing_starts=1.0,
             gradient=0.0,
-            rms_log_residual=float(np.sqrt(np.mean(residual[is_unseen] ** 2))),
+            rms_log_residual=float(np.sqrt(mean_square)),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
             warnings=("trees are greedy: a certificate of an optimum does not apply, and there are no intervals",),

@@ -26,8 +26,9 @@ def refine_lowest(left: Array, middle: Array, right: Array) -> tuple[Array, Arra
     curvature = left - 2 * middle + right
     bends_up = curvature > 0
     safe = np.where(bends_up, curvature, 1.0)
-    shift = np.where(bends_up, 0.5 * (left - right) / safe, 0.0)
-    lowest = middle - 0.25 * (left - right) * shift
+    fall = left - right
+    shift = np.where(bends_up, 0.5 * fall / safe, 0.0)
+    lowest = middle - 0.25 * fall * shift
     return shift, lowest
 
 

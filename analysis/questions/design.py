@@ -107,14 +107,14 @@ def propose(
     results = fit_plausible(columns, chosen, spec)
     cloud = make_cloud(results, target, candidates)
     cost = candidates["C"]
-    picks = _best_order(cloud, cost, budget, count)
     steps = []
     spent = 0.0
-    for candidate, variance in picks:
+    for candidate, variance in _best_order(cloud, cost, budget, count):
         spent += float(cost[candidate])
         low, high = cloud.interval(variance, spec.level)
         steps.append(Step(candidate, spent, low, high))
-    low, high = cloud.interval(cloud.covariance[0, 0], spec.level)
+    variance_now = cloud.covariance[0, 0]
+    low, high = cloud.interval(variance_now, spec.level)
     return Design(
         target=target,
         value=cloud.value,
@@ -139,7 +139,8 @@ def of_single_runs(laws: Sequence[type[Law]]) -> list[type[FormulaLaw]]:
 
 def _check_target(target: Target, law: type[FormulaLaw]) -> None:
     """Raise InputError when a law does not have the target, before anything is fitted."""
-    any_law = law(*np.ones(len(law.names())))
+    ones = np.ones(len(law.names()))
+    any_law = law(*ones)
     with np.errstate(all="ignore"):
         target.of(any_law, FLOPS_PER_PARAM_TOKEN)
 
@@ -149,14 +150,22 @@ def fit_plausible(columns: Columns, chosen: Sequence[type[FormulaLaw]], spec: Fi
 
     They count alike: AICc would often leave one law, and be as wrong as that one is.
     """
-    spec = dataclasses.replace(spec, objective=spec.objective or Objective(), thorough=False)
-    scores = scoreboard.scoreboard(columns, chosen, dataclasses.replace(spec, bootstrap=0))
+    objective = spec.objective or Objective()
+    spec = dataclasses.replace(spec, objective=objective, thorough=False)
+    without_draws = dataclasses.replace(spec, bootstrap=0)
+    scores = scoreboard.scoreboard(columns, chosen, without_draws)
     errors = {score.law: score.held_out_rms for score in scores if math.isfinite(score.aicc)}
     best = np.nanmin([*errors.values(), np.inf])
     # A law without a back-test (its error is nan) stays: nothing speaks against it.
     implausible = {name for name, error in errors.items() if error > PLAUSIBLE * best}
-    fits = [fitting.fit(columns, law, spec) for law in chosen if law.NAME in errors and law.NAME not in implausible]
-    results = [result for result in fits if len(result.draws) > 1]
+    plausible = errors.keys() - implausible
+    results = []
+    for law in chosen:
+        if law.NAME not in plausible:
+            continue
+        result = fitting.fit(columns, law, spec)
+        if len(result.draws) > 1:
+            results.append(result)
     if not results:
         reasons = dict.fromkeys(score.reason for score in scores if score.reason)
         why = "; ".join(reasons) or "too few rows"
@@ -166,20 +175,31 @@ def fit_plausible(columns: Columns, chosen: Sequence[type[FormulaLaw]], spec: Fi
 
 def make_cloud(results: Sequence[FitResult], target: Target, candidates: Columns) -> Cloud:
     """Gather what the refits of laws say of the target and of ln loss at the candidates; laws count alike."""
-    targets = [_target_draws(result, target) for result in results]
+    of_law = 1 / len(results)
+    targets = []
+    log_losses = []
+    shares = []
+    noises = []
+    for result in results:
+        draws = _target_draws(result, target)
+        targets.append(draws)
+        log_losses.append(_log_losses(result, candidates))
+        shares.append(np.full(len(draws), of_law / len(draws)))
+        noises.append(of_law * _robust_deviation(result.residual))
     is_log = all((draws > 0).all() for draws in targets)
-    spread = np.concatenate([np.log(draws) if is_log else draws for draws in targets])
-    log_losses = np.concatenate([_log_losses(result, candidates) for result in results])
-    share = np.concatenate([np.full(len(draws), 1 / len(results) / len(draws)) for draws in targets])
-    covariance, centre = _moments(np.column_stack([spread, log_losses]), share)
-    noise = float(np.sum([1 / len(results) * _robust_deviation(result.residual) for result in results]))
+    if is_log:
+        targets = [np.log(draws) for draws in targets]
+    joint = np.column_stack([np.concatenate(targets), np.concatenate(log_losses)])
+    covariance, centre = _moments(joint, np.concatenate(shares))
+    noise = float(np.sum(noises))
     return Cloud(covariance, centre, max(noise, LEAST_NOISE), is_log)
 
 
 def _target_draws(result: FitResult, target: Target) -> Array:
     """Return the target under every refit [replicates]."""
     with np.errstate(all="ignore"):
-        return np.asarray(target.of(result.stacked(), result.flops_per_param_token), dtype=np.float64)
+        draws = target.of(result.stacked(), result.flops_per_param_token)
+    return np.asarray(draws, dtype=np.float64)
 
 
 def _log_losses(result: FitResult, candidates: Columns) -> Array:
@@ -204,7 +224,8 @@ def _moments(joint: Array, share: Array) -> tuple[Array, Array]:
     is_unknown = np.isnan(joint).all(axis=0)
     joint = np.where(is_unknown, 0.0, joint)  # a candidate that no law can speak of tells nothing
     low, high = np.nanpercentile(joint, [100 * TRIM, 100 * (1 - TRIM)], axis=0)
-    joint = np.clip(np.where(np.isnan(joint), high, joint), low, high)
+    joint = np.where(np.isnan(joint), high, joint)
+    joint = np.clip(joint, low, high)
     centre = share @ joint
     from_centre = joint - centre
     covariance = (from_centre * share[:, None]).T @ from_centre
@@ -263,24 +284,29 @@ def lattice(columns: Columns, largest: float) -> Columns:
     factor, _ = formula_fit.flops_factor(columns)
     C = factor * N * D
     seen = columns["D"] / columns["N"]
-    is_like_seen = (seen.min() / AROUND <= D / N) & (seen.max() * AROUND >= D / N)
+    ratio = D / N
+    is_like_seen = (seen.min() / AROUND <= ratio) & (seen.max() * AROUND >= ratio)
     keep = (largest >= C) & is_like_seen
     if not keep.any():
         raise InputError(f"--budget: {largest:g} FLOPs is less than the smallest run of the lattice costs")
     values = {"N": N[keep], "D": D[keep], "C": C[keep]}
-    return Columns(values, np.arange(int(keep.sum())), {role: role for role in values}, ())
+    sources = {role: role for role in values}
+    return Columns(values, np.arange(int(keep.sum())), sources, ())
 
 
 def _steps(values: Array) -> Array:
     """Return the steps of the lattice in one direction."""
-    return np.geomspace(values.min() / AROUND, values.max() * BEYOND, LATTICE)
+    smallest = values.min() / AROUND
+    largest = values.max() * BEYOND
+    return np.geomspace(smallest, largest, LATTICE)
 
 
 def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
     """Return design.json: the runs in order, with the interval of the target after each."""
+    target = design.target
     return {
         "schema": SCHEMA,
-        "target": {"name": design.target.name, "at": dict(design.target.at)},
+        "target": {"name": target.name, "at": dict(target.at)},
         "now": {"value": design.value, "low": design.low, "high": design.high, "level": design.level},
         "laws": design.weights,
         "runs": [_describe(design.candidates, step) for step in design.steps],

@@ -46,7 +46,8 @@ def judge_sharing(
     except (FitError, InputError) as error:
         return None, f"sharing is not tested: {error}"
     # A joint fit cannot be better than separate ones; where it seems so, the latter did not quite converge.
-    apart = max(min(float((weight * residual**2).sum()), together), TINY)
+    squares = float((weight * residual**2).sum())
+    apart = max(min(squares, together), TINY)
     return _f_test(together, apart, rows, without, saved), ""
 
 
@@ -56,7 +57,8 @@ def _residual_apart(parts: Mapping[str, Columns], columns: Columns, law: type[Fo
     residual = np.empty(len(columns))
     for name, part in parts.items():
         fitted = fitting.fit(part, law, spec).law
-        predicted = np.asarray(fitted.predict(**{role: part[role] for role in law.inputs()}))
+        inputs = {role: part[role] for role in law.inputs()}
+        predicted = np.asarray(fitted.predict(**inputs))
         observed = part[law.TARGET]
         is_raw = spec.settled_objective.residual == "raw"
         residual[label == name] = predicted - observed if is_raw else np.log(predicted / observed)
@@ -69,7 +71,8 @@ def _f_test(together: float, apart: float, rows: int, without: int, saved: int) 
 
     statistic = rows * math.log(max(together, TINY) / apart)
     noise = apart / (rows - without)
-    p_value = float(stats.f.sf((together - apart) / saved / noise, saved, rows - without))
+    ratio = (together - apart) / saved / noise
+    p_value = float(stats.f.sf(ratio, saved, rows - without))
     aicc = None
     if rows > without + 2:
         # The noise is one more parameter.

@@ -71,7 +71,9 @@ def find_trend(
     AICc lets five rows never show a turn, and six only one far above the noise.
     Raises InputError for fewer than 4 rows or 3 different x, or values that are not finite.
     """
-    series = _series(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    x = np.asarray(x, dtype=np.float64)
+    y = np.asarray(y, dtype=np.float64)
+    series = _series(x, y)
     if series is None:
         return Trend("flat", None, None, 1.0, 1.0, {"flat": 0.0})
     stream = np.random.default_rng(seed)
@@ -126,7 +128,8 @@ def _p_of_no_trend(series: _Series, monotone: list[Shape], replicates: int, stre
     flat = monotone[:1]
     trends = monotone[1:]
     permuted = np.stack([stream.permutation(series.y) for _ in range(replicates)])
-    return _p_value(_gain(series.y[None], flat, trends)[0], _gain(permuted, flat, trends))
+    observed = _gain(series.y[None], flat, trends)
+    return _p_value(observed[0], _gain(permuted, flat, trends))
 
 
 def _p_of_no_turn(
@@ -187,7 +190,9 @@ def _resample(residual: Array, parameters: int, copies: int, stream: np.random.G
 def _gain(y: Array, without: list[Shape], added: list[Shape]) -> Array:
     """Return ln of the share by which the best of `added` lowers the squares that the best of `without` leaves [copies]."""
     floor = y.shape[1] * NOISE_FLOOR**2
-    return np.log((_least_squares(y, without) + floor) / (_least_squares(y, added) + floor))
+    before = _least_squares(y, without) + floor
+    after = _least_squares(y, added) + floor
+    return np.log(before / after)
 
 
 def _least_squares(y: Array, competing: list[Shape]) -> Array:

@@ -78,8 +78,9 @@ def run_table(survey: Survey, grid: Grid, rows: Sequence[int]) -> dict[str, Any]
 def _against_law(survey: Survey, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return what the parametric law says of runs, and their loss over it minus 1; NaN where either is not known."""
     at = {role: values[role] for role in "ND"}
+    fitted = survey["chinchilla"].law
     with np.errstate(all="ignore"):
-        law = np.asarray(survey["chinchilla"].law.target_at(at))
+        law = np.asarray(fitted.target_at(at))
         return law, values["loss"] / law - 1
 
 

@@ -10,10 +10,10 @@ from analysis.writing.numbers import human, number
 def show(design: Design, console: Console) -> None:
     """Print the design for people."""
     laws = ", ".join(f"{law} {share:.0%}" for law, share in design.weights.items())
-    console.print(
-        f"{design.target} = [bold]{number(design.value)}[/], {design.level:.0%} interval {number(design.low)} to "
-        f"{number(design.high)}; laws {laws}"
-    )
+    value = number(design.value)
+    low = number(design.low)
+    high = number(design.high)
+    console.print(f"{design.target} = [bold]{value}[/], {design.level:.0%} interval {low} to {high}; laws {laws}")
     if not design.steps:
         console.print("no candidate within the budget would shrink it")
         return
@@ -25,16 +25,21 @@ def runs_table(design: Design) -> Table:
     candidates = design.candidates
     roles = [role for role in ("N", "D") if role in candidates]
     table = Table("run", *roles, "FLOPs", "spent", "interval after it", "width")
+    # The interval after each run is told as a share of the one before any.
     width = design.high - design.low
     for turn, step in enumerate(design.steps, 1):
-        sizes = [human(float(candidates[role][step.candidate])) for role in roles]
+        run = step.candidate
+        sizes = [human(float(candidates[role][run])) for role in roles]
+        cost = float(candidates["C"][run])
+        low = number(step.low)
+        high = number(step.high)
         left = (step.high - step.low) / width if width > 0 else None
         table.add_row(
             str(turn),
             *sizes,
-            number(float(candidates["C"][step.candidate]), 3),
+            number(cost, 3),
             number(step.spent, 3),
-            f"{number(step.low)} to {number(step.high)}",
+            f"{low} to {high}",
             "-" if left is None else f"{left:.0%}",
         )
     return table

@@ -15,16 +15,17 @@ from analysis.writing.numbers import number, span
 def show(result: FitResult, console: Console) -> None:
     """Print a fit for people."""
     certificate = result.certificate
+    columns = result.columns
     console.print(coefficients(result))
     console.print(
-        f"{len(result.columns)} rows used, {len(result.columns.dropped)} dropped; objective {result.objective:.8g}; "
+        f"{len(columns)} rows used, {len(columns.dropped)} dropped; objective {result.objective:.8g}; "
         f"{certificate.agreeing_starts:.0%} of the starts agree; scaled gradient {certificate.gradient:.0e}"
     )
-    chosen = ", ".join(f"{role} = {source}" for role, source in result.columns.sources.items())
+    chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
     console.print(f"columns: {chosen}", highlight=False)
     for name, why in certificate.not_identified.items():
         console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
-    for text in (*certificate.warnings, *result.columns.notes):
+    for text in (*certificate.warnings, *columns.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
 
 
@@ -36,10 +37,12 @@ def coefficients(result: FitResult) -> Table:
     table.add_column("value", justify="right")
     table.add_column(f"{result.spec.level:.0%} interval", justify="right")
     intervals = result.intervals()
-    for name, value in (law.coefficients() | law.optimum_exponents()).items():
+    values = law.coefficients() | law.optimum_exponents()
+    for name, value in values.items():
         is_lost = name in result.certificate.not_identified
         label = f"{name} (not identified)" if is_lost else name
-        table.add_row(label, number(float(value), 6), span(intervals.get(name)))
+        told = number(float(value), 6)
+        table.add_row(label, told, span(intervals.get(name)))
     return table
 
 

@@ -16,7 +16,8 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
     given = [f"{name} = {value:g}" for name, value in prediction.at.items() if value]
     value = number(prediction.loss, 5)
     unit = " nats per token" if law.TARGET == "loss" else ""
-    console.print(f"{', '.join(given)}: {law.TARGET} [bold]{value}[/]{unit}")
+    place = ", ".join(given)
+    console.print(f"{place}: {law.TARGET} [bold]{value}[/]{unit}")
     if prediction.interval is not None:
         of_law = span(prediction.interval, 5)
         of_run = span(prediction.new_run, 5)

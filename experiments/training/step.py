@@ -34,15 +34,18 @@ def init_state(run: Run, values: Run) -> TrainState:
     params = functional.init_params(run.family, values.model, values.seed)
     infos = functional.param_info(run.family, run.model)
     opt = optimizer.transform(values, infos).init(params)
-    return TrainState(params, opt, jnp.zeros((), jnp.int32))
+    first_step = jnp.zeros((), jnp.int32)
+    return TrainState(params, opt, first_step)
 
 
 def state_axes(run: Run) -> TrainState:
     """Return a TrainState of the logical axes of every leaf; those of the optimizer follow from their parameter's."""
     axes = functional.param_axes(run.family, run.model)
+    # Shapes are enough: nothing is computed.
     params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
     infos = functional.param_info(run.family, run.model)
-    return TrainState(axes, optimizer.state_axes(run, infos, params), ())
+    opt_axes = optimizer.state_axes(run, infos, params)
+    return TrainState(axes, opt_axes, ())
 
 
 def objective(
@@ -91,7 +94,9 @@ def train_step(
     updates, opt = transform.update(grads, state.opt, state.params)
     tokens_after = (state.step + 1).astype(jnp.float32) * run.batch_tokens
     lr = values.opt.lr * schedule.schedule(values, tokens_after - run.batch_tokens)
-    params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates) | ruled_params
+    updated_params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+    # A rule of the model decides over what the optimizer made of the same parameter.
+    params = updated_params | ruled_params
     metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
     return TrainState(params, opt, state.step + 1), metrics
 
@@ -122,16 +127,18 @@ def _gradients(
 
     def count(tokens_BT: Array) -> tuple[Array, ...]:
         inputs_BL, _ = _inputs_and_targets(tokens_BT)
-        _, output = functional.model(run.family, run.model, params).hidden(inputs_BL)
+        model = functional.model(run.family, run.model, params)
+        _, output = model.hidden(inputs_BL)
         return output.counts
 
     tokens_PBT = microbatches.split_batch(tokens_BT, microbatch_count)
     batch_counts = microbatches.sum_counts(count, tokens_PBT)
-    grads, (metrics, ruled_params) = microbatches.mean_gradient(
-        lambda tokens_BT: gradient(state.params, tokens_BT, *batch_counts),
-        tokens_PBT,
-        functional.param_axes(run.family, run.model),
-    )
+
+    def part_gradient(tokens_BT: Array) -> tuple[Params, tuple[Metrics, Params]]:
+        return gradient(state.params, tokens_BT, *batch_counts)
+
+    axes = functional.param_axes(run.family, run.model)
+    grads, (metrics, ruled_params) = microbatches.mean_gradient(part_gradient, tokens_PBT, axes)
     return grads, metrics, ruled_params
 
 

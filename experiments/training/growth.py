@@ -64,6 +64,7 @@ def first_state(parent: Parent, child: Run, fresh: TrainState, batch: Batch) -> 
 def _read_state(parent: Parent, with_optimizer: bool) -> TrainState:
     """Read the parent's last state; without what is not asked for. Raises InputError where it is not its last step's."""
     if parent.run is None:
+        # Converted weights lie in one file, without a run and its steps.
         return TrainState(weights.load(parent.directory).params, None, None)
     run = parent.run
     abstract = jax.eval_shape(lambda: step.init_state(run, run))
@@ -107,8 +108,12 @@ def _grow_optimizer_state(before: Any, fresh: Any, followed: Mapping[str, str], 
     for moment, values in moments.items():
         # A moment of some parameters only (an optimizer in two halves) grows as if it were zero for the others.
         missing = source.shapes.keys() - values.keys()
-        zeros = {path: np.zeros(source.shapes[path], np.float32) for path in missing}
-        for path, value in grow(values | zeros, True).items():
+        zeros = {}
+        for path in missing:
+            shape = source.shapes[path]
+            zeros[path] = np.zeros(shape, np.float32)
+        grown_moment = grow(values | zeros, True)
+        for path, value in grown_moment.items():
             name = moment + _name_in_dict(path)
             if name in wanted or not missing:
                 grown[name] = value
@@ -150,4 +155,7 @@ def combine(run: Run, plan: operators.Plan, params: Params, batch: Batch) -> dic
         tokens_BT = batch(number)
         learned, opt, _ = update(learned, opt, source, tokens_BT)
     grown = plan.expand(learned, source)
-    return {path: np.asarray(value) for path, value in grown.items()}
+    on_host = {}
+    for path, value in grown.items():
+        on_host[path] = np.asarray(value)
+    return on_host

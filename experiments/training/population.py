@@ -33,8 +33,12 @@ class Population:
         added = []
         for trial in self.slots:
             # An empty slot has any run; it never takes a step.
-            runs.append(trial.run if trial else trials[0].run)
-            added.append(trial.added() if trial else None)
+            if trial is None:
+                runs.append(trials[0].run)
+                added.append(None)
+            else:
+                runs.append(trial.run)
+                added.append(trial.added())
         values = self.program.stack_values(runs, added)
         self.values = hosts.put(values, self.program.slot_sharding)
         self.state = self._first_states(runs)
@@ -59,7 +63,12 @@ class Population:
                 trial.recall(int(restored.step), notes)
                 replaced[slot] = restored
             trial.metrics.cut(trial.step)
-        newborn = {slot: trial for slot, trial in self.seated() if trial.parent and slot not in replaced}
+
+        # A trial with a checkpoint of its own needs its parent's no more.
+        newborn = {}
+        for slot, trial in self.seated():
+            if trial.parent and slot not in replaced:
+                newborn[slot] = trial
         if not replaced and not newborn:
             return state
         host = _on_host(state)
@@ -123,11 +132,11 @@ class Population:
 
     def held_out_tokens(self, due: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
         """Return the held-out tokens of some trials, by slot, and the number of batches of every slot."""
-        of_due = [trial.held_out for trial in due]
-        most = max(held_out.batches for held_out in of_due)
-        dtype = np.result_type(*(held_out.tokens.dtype for held_out in of_due))
+        most = max(trial.held_out.batches for trial in due)
+        dtypes = [trial.held_out.tokens.dtype for trial in due]
         shape = self.program.token_shape(most)
-        tokens = np.zeros(shape, dtype)
+        # Token files may differ in type: the widest holds the tokens of all.
+        tokens = np.zeros(shape, np.result_type(*dtypes))
         batches = np.zeros(len(self.slots), np.int32)
         for slot, trial in self.seated():
             if trial in due:
@@ -146,7 +155,10 @@ class Population:
     def columns(self) -> dict[str, Any]:
         """Return columns of a record: how the trials share the devices."""
         program = self.program
-        sizes = [f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1]
+        sizes = []
+        for name, size in program.mesh.shape.items():
+            if size > 1:
+                sizes.append(f"{name}={size}")
         return {
             "packing": program.packing,
             "packing_trials": len(self.trials),
@@ -188,10 +200,16 @@ def _of_one_slot(state: TrainState) -> TrainState:
 
 def _on_host(state: TrainState) -> TrainState:
     """Return all states as numpy arrays that may be written to."""
-    return jax.tree.map(lambda leaf: np.array(hosts.whole(leaf)), state)
+
+    def copied(leaf: jax.Array) -> np.ndarray:
+        whole = hosts.whole(leaf)
+        return np.array(whole)
+
+    return jax.tree.map(copied, state)
 
 
 def _copy_slot(host: TrainState, slot: int) -> TrainState:
+    """Return a copy of one slot's state, without the axis of slots."""
     return jax.tree.map(lambda leaf: leaf[slot].copy(), host)
 
 

@@ -103,7 +103,7 @@ def test_what_has_no_kernel_says_why(tiny):
     np.testing.assert_array_equal(*same)
     with pytest.raises(InputError, match=r"'fused' cannot be: there is no kernel for cpu; expected 'auto'"):
         attention(q, k, v, 1.0, kernel="fused")
-    with pytest.raises(InputError, match="no meaning for model.attention='linear'"):
+    with pytest.raises(InputError, match="has an effect only where model.attention='softmax'"):
         freeze.freeze(tiny(**{"model.attention": "linear", "model.attention_kernel": "fused"}))
     with pytest.raises(InputError, match="attention_kernel='flash' is not known"):
         freeze.freeze(tiny(**{"model.attention_kernel": "flash"}))

@@ -1,6 +1,6 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
-# make lint    ruff and pyright             make test-hf     against transformers (installs torch)
+# make lint    ruff, pyright, density     make test-hf     against transformers (installs torch)
 # make test-executors   Slurm, Ray, gcloud, several hosts (installs ray and submitit)
 # make setup   only the virtual environment
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
@@ -63,6 +63,7 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/pyright -p .pyrightconfig.json
+	@$(RUN) .ci/density.py
 
 clean:
 	rm -rf $(WORKDIR)

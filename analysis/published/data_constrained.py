@@ -105,7 +105,7 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     profile = []
     for R_D in np.geomspace(*FLAT, 9):
         held = {**BASE, "R_D": R_D}
-        at = descend(columns, held, (local.R_N,))
+        at = descend(columns, held, (float(local.R_N),))
         profile.append(sum_of_huber(at, columns))
     which = best.law.names().index("R_D")
     draws = best.draws[:, which]
@@ -114,8 +114,8 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     unknown = f"200 refits put R_D anywhere between {low:.3g} and {high:.3g}"
     return {
         "sum of Huber of the published constants": Found(sum_of_huber(PUBLISHED, columns)),
-        "R_D": Found(local.R_D, lower),
-        "R_N": Found(local.R_N, lower),
+        "R_D": Found(float(local.R_D), lower),
+        "R_N": Found(float(local.R_N), lower),
         "sum of Huber from the published start": Found(sum_of_huber(local, columns), lower),
         "R^2 of the published constants": Found(r_squared(PUBLISHED.predict(N, D, U), loss)),
         "R^2 without decay": Found(r_squared(plain, loss)),
@@ -131,7 +131,7 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
         "95% interval of R_D, low": Found(low),
         "95% interval of R_D, high": Found(high),
         "all rows: R_D": Found(
-            every.R_D, "on all 296 rows the best fit has repeats that never wear out", identified=every.R_D < 1e4
+            float(every.R_D), "on all 296 rows the best fit has repeats that never wear out", identified=bool(every.R_D < 1e4)
         ),
     }
 

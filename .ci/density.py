@@ -20,7 +20,13 @@ import tokenize
 PACKAGES = ("models", "experiments", "sweeps", "analysis")
 MOST_MEAN = 1.35  # nodes a line over all packages
 MOST_IN_FILE = 1.6
-CELLS = "notebooks"  # a cell is a sentence, told by the text around it: such files have no limit of their own
+# Where readability and the number differ, and readability wins. A cell of a notebook is a sentence, told by the text
+# around it. A solver's line is one array formula with an axis in each subscript; cut further, the mathematics is hidden.
+MOST_IN_ROOM = {
+    "analysis/notebooks": 1.9,
+    "analysis/solve": 2.3,
+    "analysis/trust": 2.2,
+}
 MOST_LINES = 400  # of a file
 MOST_CLASS_LINES = 250
 DENSE_NODES = (
@@ -159,8 +165,9 @@ def main() -> int:
 
     faults = [f"{one.path}:{fault}" for one in measured for fault in one.faults]
     for one in measured:
-        if one.density > MOST_IN_FILE and one.path.parent.name != CELLS:
-            faults.append(f"{one.path}:1: {one.density:.2f} nodes a line; expected at most {MOST_IN_FILE}")
+        most = MOST_IN_ROOM.get(one.path.parent.as_posix(), MOST_IN_FILE)
+        if one.density > most:
+            faults.append(f"{one.path}:1: {one.density:.2f} nodes a line; expected at most {most}")
     mean = sum(one.nodes for one in measured) / max(sum(one.code_lines for one in measured), 1)
     if mean > MOST_MEAN:
         faults.append(f"{' '.join(given.places)}: {mean:.2f} nodes a line; expected at most {MOST_MEAN}")

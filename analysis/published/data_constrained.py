@@ -131,7 +131,9 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
         "95% interval of R_D, low": Found(low),
         "95% interval of R_D, high": Found(high),
         "all rows: R_D": Found(
-            float(every.R_D), "on all 296 rows the best fit has repeats that never wear out", identified=bool(every.R_D < 1e4)
+            float(every.R_D),
+            "on all 296 rows the best fit has repeats that never wear out",
+            identified=bool(every.R_D < 1e4),
         ),
     }
 

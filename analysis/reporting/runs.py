@@ -118,7 +118,7 @@ def extra_columns(frame: "pd.DataFrame", survey: Survey) -> list[str]:
     for name in columns:
         if name in taken or str(name).startswith("rule_") or columns.count(name) > 1:
             continue
-        values = frame[name]
+        values: Any = frame[name]
         different = values.astype(str).nunique()
         known = int(values.notna().sum())
         if different > 1 and known:

@@ -93,7 +93,7 @@ def test_rows_are_drawn_as_one_by_one(fewest, monkeypatch):
 def test_the_benchmark_compares_like_with_like(monkeypatch):
     monkeypatch.setattr(benchmark, "REPLICATES", 40)
     monkeypatch.setattr(benchmark, "STARTS", 300)
-    monkeypatch.setattr(scipy_fit, "GRID", ((6, 6.2), (7.5, 7.6), (0.5, 0.6), (0.34, 0.35), (0.36, 0.37)))
+    monkeypatch.setattr(scipy_fit, "STARTS", ((6, 6.2), (7.5, 7.6), (0.5, 0.6), (0.34, 0.35), (0.36, 0.37)))
     fit, refits = benchmark.bench_analysis(1)
     assert fit["lower"].startswith(("ours", "equal"))  # so few of scipy's starts may miss the optimum
     assert refits["apart"] < 0.02 and "scipy in 0 refits" in refits["lower"]

@@ -41,6 +41,7 @@ def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
 
 
 def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray | float | None) -> SumProblem:
+    # The problem takes prefactors first; the law names its coefficients in an order of its own.
     names = (*law.prefactors(), *law.exponents())
     order = tuple(names.index(name) for name in law.names())
     slopes = law.slopes(columns.values)
@@ -51,7 +52,8 @@ def row_weights(columns: Columns) -> np.ndarray:
     """Return the weights of the rows, with mean 1; all alike where no column gives them."""
     if "weight" not in columns:
         return np.ones(len(columns))
-    return columns["weight"] / columns["weight"].mean()
+    weight = columns["weight"]
+    return weight / weight.mean()
 
 
 def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
@@ -62,8 +64,11 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
     problem = pose(columns, law, spec)
     _check_rows(columns, law, spec, problem)
     objective = spec.settled_objective
-    deltas = objective.stages(float(np.median(np.abs(columns[law.TARGET]))))
-    found = optimum.find(problem, row_weights(columns), objective, deltas, spec.starts)
+    # The robust losses of raw residuals are scaled by a typical size of the target.
+    typical = float(np.median(np.abs(columns[law.TARGET])))
+    deltas = objective.stages(typical)
+    weights = row_weights(columns)
+    found = optimum.find(problem, weights, objective, deltas, spec.starts)
     if not found.gradient <= optimum.STATIONARY:
         raise FitError(
             f"{law.NAME}: the best of {found.starts} starts is not at a stationary point (scaled gradient "
@@ -89,25 +94,32 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
     leverage = influence.leverage(found)
     refits = bootstrap.refits(found, spec.resample, spec.bootstrap, spec.seed, run, leverage)
     draws = problem.coefficients(refits)
+    # The jackknife and the profiles take as long as many refits: only where all was asked for.
     left_out = np.empty((0, problem.size))
     profiles: Mapping[str, profile.Profile] = {}
     if spec.thorough and len(draws):
         left_out = bootstrap.jackknife(found, run)
         profiles = profile.profiles(found, spec.level)
+    coefficients_left_out = problem.coefficients(left_out)
 
-    coefficients = problem.coefficients(found.theta[None])[0]
+    point = found.theta[None]
+    coefficients = problem.coefficients(point)[0]
     fitted = law(*coefficients.tolist())
-    additive = bool((columns[law.TARGET] <= 0).any())
+    target = columns[law.TARGET]
+    additive = bool((target <= 0).any())
+    bare = certificate.Certificate(True, found.agreeing, found.gradient)
+    units_of_rows = bootstrap.unit_count(len(columns), run)
+    freedom = units_of_rows - problem.size
     result = FitResult(
         law=fitted,
         spec=spec,
         columns=columns,
         objective=found.value,
         residual=residuals(fitted, columns, additive),
-        certificate=certificate.Certificate(True, found.agreeing, found.gradient),
+        certificate=bare,
         draws=draws,
-        left_out=problem.coefficients(left_out),
-        freedom=bootstrap.unit_count(len(columns), run) - problem.size,
+        left_out=coefficients_left_out,
+        freedom=freedom,
         additive=additive,
         profiles=profiles,
     )
@@ -116,7 +128,7 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
         columns=columns,
         residual=result.residual,
         intervals=result.intervals(),
-        left_out=problem.coefficients(left_out),
+        left_out=coefficients_left_out,
         profiles=profiles,
         loss=spec.settled_objective.loss,
         fixed=tuple(spec.fixed),
@@ -128,24 +140,32 @@ def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:
     """Return ln predicted - ln observed [rows], or their plain difference for a target that may be negative."""
     inputs = {role: columns[role] for role in law.inputs()}
     observed = columns[law.TARGET]
+    # A law may overflow far from its rows; what is not finite shows in the residual.
     with np.errstate(all="ignore"):
-        predicted = np.asarray(law.predict(**inputs), dtype=np.float64)
+        value = law.predict(**inputs)
+    predicted = np.asarray(value, dtype=np.float64)
     predicted = np.broadcast_to(predicted, observed.shape)
     if additive:
         return predicted - observed
-    return np.log(np.maximum(predicted, 1e-300)) - np.log(observed)
+    positive = np.maximum(predicted, 1e-300)
+    return np.log(positive) - np.log(observed)
 
 
 def flops_factor(columns: Columns) -> tuple[float, str]:
     """Return C/(N D), the geometric mean over the rows, and a note when it varies; 6 when a role is missing."""
     if not all(role in columns for role in ("N", "D", "C")):
         return FLOPS_PER_PARAM_TOKEN, ""
-    logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])
+    log_c = np.log(columns["C"])
+    log_n = np.log(columns["N"])
+    log_d = np.log(columns["D"])
+    logs = log_c - log_n - log_d
     factor = float(np.exp(logs.mean()))
     if abs(factor / FLOPS_PER_PARAM_TOKEN - 1) < 1e-9:
         factor = FLOPS_PER_PARAM_TOKEN  # to the digit, where only rounding lies between
-    low = np.exp(logs.min())
-    high = np.exp(logs.max())
+    least = logs.min()
+    most = logs.max()
+    low = np.exp(least)
+    high = np.exp(most)
     if high <= VARIES * low:
         return factor, ""
     note = f"C = {factor:.3g} N D on average, {low:.3g} to {high:.3g} over the rows; optima at given C use the average"

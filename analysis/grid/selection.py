@@ -44,7 +44,11 @@ class LeftOut:
 
     def dropped(self) -> tuple[Dropped, ...]:
         """Return the rows that are left out, in order."""
-        return tuple(Dropped(row, reason) for row, reason in enumerate(self.reasons) if reason is not None)
+        found = []
+        for row, reason in enumerate(self.reasons):
+            if reason is not None:
+                found.append(Dropped(row, reason))
+        return tuple(found)
 
 
 def select(
@@ -127,7 +131,10 @@ def _leave_out_unfinished(grid: Grid, left: LeftOut) -> None:
     status = grid.words("status")
     if not set(status) <= STATUSES:  # the word means something else in this table
         return
-    why = grid.frame["reason"].fillna("").astype(str).to_numpy() if "reason" in grid else [""] * len(status)
+    why = [""] * len(status)
+    if "reason" in grid:
+        told_reasons = grid.frame["reason"].fillna("")
+        why = told_reasons.astype(str).tolist()
 
     def reason_of(row: int) -> str:
         told = f" ({why[row]})" if why[row] else ""
@@ -192,7 +199,8 @@ def _leave_out_unusable(grid: Grid, source: str, role: str, value: np.ndarray, l
 
 def _scale_shares(source: str, role: str, value: np.ndarray, left: LeftOut) -> tuple[np.ndarray, list[str]]:
     """Scale shares [rows, parts] to add up to 1, with a note where that changes them; rows that are far off are left out."""
-    left.mark(np.asarray((value < 0).any(axis=1)), f"{role} ({source}) has a negative part")
+    is_negative = np.asarray((value < 0).any(axis=1))
+    left.mark(is_negative, f"{role} ({source}) has a negative part")
     total = value.sum(axis=1)
     with np.errstate(invalid="ignore"):
         is_near = np.abs(total - 1) <= SHARES_OFF

@@ -105,6 +105,7 @@ def bench_analysis(rounds: int, data: str | None = None) -> list[dict[str, Any]]
 
 
 def _bench_fit(ours: Ours, theirs: ScipyFit, rows: int, rounds: int) -> dict[str, Any]:
+    """Fit from thousands of starts both ways: seconds, and whether the optimum is the same."""
     slow, (value, at, agree) = timed(theirs.fit)
     fast, (our_value, our_at, our_agree) = timed(ours.fit, rounds)
     return {
@@ -119,6 +120,7 @@ def _bench_fit(ours: Ours, theirs: ScipyFit, rows: int, rounds: int) -> dict[str
 
 
 def _bench_bootstrap(ours: Ours, theirs: ScipyFit, rows: int, rounds: int) -> dict[str, Any]:
+    """Refit to resampled rows both ways: seconds, standard errors, and how often either end is lower."""
     picks = resampled(rows, REPLICATES, SEED)
     slow, (found, values) = timed(lambda: theirs.bootstrap(picks))
     fast, draws = timed(ours.bootstrap, rounds)

@@ -238,6 +238,7 @@ _UNITS = {
 
 
 def _cell(name: str, value: Any) -> str:
+    """Write a value in the unit that its name ends with."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -250,6 +251,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _heading(name: str) -> str:
+    """Write a name as a heading, with the unit that it ends with."""
     for ending, (unit, _) in _UNITS.items():
         if name.endswith(ending):
             words = name.removesuffix(ending).replace("_", " ")
@@ -258,6 +260,7 @@ def _heading(name: str) -> str:
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return rows of equal keys as a table for people."""
     table = Table(title=title, title_justify="left")
     names = [name for name in rows[0] if name != "all"]
     for name in names:

@@ -52,6 +52,7 @@ def main(_: list[str]) -> int:
 
 
 def _write_candidates(spec: str, path: str) -> int:
+    """Write the study's runs as candidates for analysis.design; compiles nothing."""
     study = studies.load(spec)
     files.write_bytes(path, candidates_csv(study).encode())
     Console(highlight=False).print(f"{len(study.cells)} runs, nothing compiled; written: {path}")
@@ -59,6 +60,7 @@ def _write_candidates(spec: str, path: str) -> int:
 
 
 def _print_plan(study: studies.Study, plan: table.Plan) -> None:
+    """Print the study's notes and the plan's tables."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH

@@ -41,6 +41,7 @@ def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
 
 
 def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray | float | None) -> SumProblem:
+    """Pose a sum of monomials, whose terms are linear in the logarithms of its prefactors."""
     # The problem takes prefactors first; the law names its coefficients in an order of its own.
     names = (*law.prefactors(), *law.exponents())
     order = tuple(names.index(name) for name in law.names())
@@ -78,6 +79,7 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
 
 
 def _check_rows(columns: Columns, law: type[FormulaLaw], spec: FitSpec, problem: Problem) -> None:
+    """Raise InputError where there are fewer rows than coefficients to fit."""
     if len(columns) >= problem.size:
         return
     free = ", ".join(name for name in law.names() if name not in spec.fixed)

@@ -58,6 +58,7 @@ def _side(node: ast.AST, lookup: Lookup) -> Side:
 
 
 def _constant(node: ast.AST) -> Scalar:
+    """Return the number, text or truth value that a node writes out. Raises InputError for anything else."""
     match node:
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return value
@@ -123,6 +124,7 @@ def _as_text(value: np.ndarray | Scalar) -> np.ndarray | Scalar:
 
 
 def _refusal(node: ast.AST) -> InputError:
+    """Make the error for a part of --where that is no comparison."""
     return InputError(
         f"--where: {ast.unparse(node)!r} is not a comparison of a column with a number or a string; "
         "expected for example \"a==1 and (b<2 or not c=='x')\""

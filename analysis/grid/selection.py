@@ -167,6 +167,7 @@ def _leave_out_by_condition(grid: Grid, where: str, values: dict[str, np.ndarray
     """Leave out the rows for which `--where` does not hold. It may name columns, and roles that are no columns."""
 
     def look_up(name: str) -> np.ndarray:
+        """Return a column by its name, or a role where no column has the name."""
         if name not in grid and name in values and values[name].ndim == 1:
             return values[name]
         column = grid.column(name, "--where")

@@ -34,6 +34,7 @@ def _reach(columns: Columns, role: str) -> str:
 
 
 def _doubt_size(columns: Columns, role: str, least: float, what: str) -> list[str]:
+    """Ask whether sizes or tokens are in millions or billions where the largest is small."""
     if role not in columns or columns[role].max() >= least:
         return []
     reach = _reach(columns, role)
@@ -42,6 +43,7 @@ def _doubt_size(columns: Columns, role: str, least: float, what: str) -> list[st
 
 
 def _doubt_flops(columns: Columns) -> list[str]:
+    """Ask whether FLOPs are in another unit where they are far from 6 N D."""
     if not all(role in columns for role in ("N", "D", "C")):
         return []
     logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])
@@ -54,6 +56,7 @@ def _doubt_flops(columns: Columns) -> list[str]:
 
 
 def _doubt_loss(columns: Columns) -> list[str]:
+    """Ask whether losses are in nats per token."""
     if "loss" not in columns:
         return []
     loss = columns["loss"]

@@ -241,6 +241,7 @@ class SumLaw(FormulaLaw):
             return sum(self._term(term, inputs) for term in self.TERMS)
 
     def _term(self, term: Term, inputs: Inputs) -> Any:
+        """Return one monomial at the inputs."""
         value = getattr(self, term.prefactor)
         for role, sign, name in term.powers:
             value = value * power(inputs[role], sign * getattr(self, name))

@@ -141,6 +141,7 @@ class _Step:
 
 
 def _newton_step(x: Any, size: Any, step: Any, critical: Any, alpha_S: Any, alpha_B: Any) -> _Step:
+    """Take one Newton step towards the logarithm of the loss at which a run stands."""
     extra = critical * np.exp(-x / alpha_B)
     late = step * np.exp(alpha_S * np.log(1 + extra))
     total = size + late

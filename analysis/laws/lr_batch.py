@@ -31,6 +31,7 @@ class HyperparameterLaw(Law):
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
 
     def _power(self, scale: str, exponents: Mapping[str, str], at: Mapping[str, Any]) -> Any:
+        """Return a product of powers: the scale times each role to its exponent."""
         value = np.log(getattr(self, scale))
         for role, name in exponents.items():
             value = value + getattr(self, name) * np.log(at[role])

@@ -109,6 +109,7 @@ def _regress_both(points: Optima, law: type[HyperparameterLaw], spec: FitSpec) -
     counts = bootstrap.row_counts(len(points.cell), spec.bootstrap, spec.seed, fewest=fewest)
 
     def one(goal: Array, scale: str, exponents: Mapping[str, str]) -> Regression:
+        """Regress one logarithm on those of the inputs. Raises InputError for fewer points than coefficients."""
         names = [scale, *exponents.values()]
         if len(goal) < len(names):
             raise InputError(f"GRID: {len(goal)} near-optimal points, {law.NAME} needs at least {len(names)}")

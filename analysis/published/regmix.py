@@ -85,6 +85,7 @@ def tables(grids: Mapping[str, Grid], domain: str) -> tuple[Columns, dict[str, C
         raise InputError(f"{TRAIN}: its mix_* columns are {', '.join(parts) or 'none'}; expected {', '.join(PRIOR)}")
 
     def columns(grid: Grid, keep: np.ndarray) -> Columns:
+        """Return the rows to keep whose shares and loss are known."""
         share = np.stack([grid.numbers(f"mix_{part}", "regmix") for part in parts], axis=1)
         loss = grid.numbers(f"loss_{domain}", "regmix")
         rows = np.flatnonzero(keep & np.isfinite(loss) & np.isfinite(share).all(axis=1))

@@ -150,6 +150,7 @@ def fetch(folder: str, file: str) -> str:
 
 
 def _download(address: str) -> bytes:
+    """Return what lies at an address. Raises RuntimeError when it cannot be had."""
     import urllib.error
     import urllib.request
 

@@ -146,6 +146,7 @@ def _influence_warning(moving: Sequence[Mapping[str, Any]], lost: Set[str]) -> l
 
 
 def _trend_warnings(trends: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say along which quantities the residuals have a trend that chance would rarely give."""
     found = []
     for role, trend in trends.items():
         if trend["p"] < RARE:
@@ -157,6 +158,7 @@ def _trend_warnings(trends: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _noise_warning(noise: Mapping[str, float] | None) -> list[str]:
+    """Say that the law misses by more than other seeds scatter, where it does."""
     if not noise or noise.get("p", 1.0) >= RARE:
         return []
     scatter = noise["standard_deviation"]

@@ -160,6 +160,7 @@ class Lease:
         files.write_json(self._path, {"schema": SCHEMA, "beat": self._beats, "worker": me})
 
     def _run(self) -> None:
+        """Beat until the lease is given up."""
         while not self._over.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError), self._writing:  # a full disk is for whoever has something to save
                 if not self._over.is_set():
@@ -170,6 +171,7 @@ class Lease:
         return all(self._bears(claim_path(directory)) for directory in directories)
 
     def _bears(self, path: epath.Path) -> bool:
+        """Whether the claim in a file is ours: it bears our token."""
         try:
             return files.read_json(path)["token"] == self.token
         except (FileNotFoundError, ValueError, KeyError, TypeError):

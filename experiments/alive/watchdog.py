@@ -74,6 +74,7 @@ class Watchdog:
             self._longest[phase] = 0.0  # the first time says nothing: it compiles
 
     def _run(self) -> None:
+        """Watch how long the phase at hand takes, and end the process when it takes too long."""
         while True:
             time.sleep(self._tick)
             with self._lock:

@@ -93,6 +93,7 @@ def _write(folder: epath.Path, texts: Callable[[dict[str, int]], Texts]) -> dict
 
 
 def _checksums(folder: epath.Path) -> dict[str, Any]:
+    """Return the checksum and size of every file below a folder."""
     checksums = {}
     for path in sorted(pathlib.Path(folder).rglob("*")):
         if path.is_file():

@@ -49,6 +49,7 @@ class Data:
         _check_tokenizer(self.tokenizer)
 
     def _check_corpora(self) -> None:
+        """Raise InputError for corpora that are missing, unnamed or named twice."""
         if not self.corpus or not all(isinstance(name, str) and name for name in self.corpus):
             raise InputError(f"data.corpus={self.corpus!r}: expected one or more names or paths")
         if len(set(self.corpus)) < len(self.corpus):
@@ -59,6 +60,7 @@ class Data:
             sources.check(name)
 
     def _check_weights(self) -> None:
+        """Raise InputError for weights that are not positive, or not one per corpus."""
         if self.weights and len(self.weights) != len(self.corpus):
             raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
         if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
@@ -66,6 +68,7 @@ class Data:
 
 
 def _check_tokenizer(spec: str) -> None:
+    """Raise InputError for a tokenizer that is neither known nor a file."""
     if spec == "bytes" or spec.endswith((".json", ".model")):
         return
     size = re.fullmatch(r"bpe:(\d+)", spec)

@@ -112,6 +112,7 @@ def _checked(value: Any, field: str, where: str) -> str:
 
 
 def _json_lines(path: epath.Path, field: str) -> Iterator[str]:
+    """Yield the text of each line. Raises InputError naming file, line and field."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -129,6 +130,7 @@ def _json_lines(path: epath.Path, field: str) -> Iterator[str]:
 
 
 def _parquet(path: epath.Path, field: str) -> Iterator[str]:
+    """Yield the text of each row. Raises InputError naming file and field."""
     import pyarrow
     from pyarrow import parquet
 

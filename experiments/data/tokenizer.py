@@ -267,6 +267,7 @@ def parse(name: str, content: bytes | None, kind: str | None = None) -> Tokenize
 
 
 def _read(path: str) -> bytes:
+    """Return the bytes of a tokenizer's file. Raises InputError when there is none."""
     from etils import epath
 
     file = epath.Path(path)

@@ -62,6 +62,7 @@ def _as_kind(name: str, value: Any, kind: Any) -> Any:
 
 
 def _as_integer(value: Any) -> Any:
+    """Return a whole number as an int, also where it was written as 2e6; else _NO_MATCH."""
     if isinstance(value, int):
         return value
     if isinstance(value, float) and value.is_integer():

@@ -80,6 +80,7 @@ def with_runtime(run: Run, values: Mapping[str, Any]) -> Run:
 
 
 def _with_values(node: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """Return the dataclass tree with the values whose dotted paths are given."""
     changed = {}
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)

@@ -40,6 +40,7 @@ def rows(family: str) -> Iterator[Row]:
 
 
 def _section(cls: type, prefix: str) -> Iterator[Row]:
+    """Yield the rows of a section's options, those of sections inside it too."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
@@ -50,6 +51,7 @@ def _section(cls: type, prefix: str) -> Iterator[Row]:
 
 
 def _row(cls: type, field: dataclasses.Field[Any], prefix: str) -> Row:
+    """Return one option as a row of text."""
     hint = typing.get_type_hints(cls)[field.name]
     conditions = [f"{prefix}{condition.text}" for condition in field.metadata.get("when", ())]
     return Row(

@@ -45,6 +45,7 @@ def read_checked(values: Mapping[str, Any]) -> Run:
 
 
 def _with_idle_options_unset(run: Run) -> Run:
+    """Return a run of before with options that do nothing at their defaults, in every section."""
     sections = {}
     for field in dataclasses.fields(run):
         value = getattr(run, field.name)

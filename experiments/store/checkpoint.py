@@ -42,6 +42,7 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
 
 
 def _shapes_of_seals(seals: Mapping[str, Seal]) -> Shapes:
+    """Return shapes and types of the arrays that a checkpoint's seals describe."""
     shapes = {}
     for name, seal in seals.items():
         shape = tuple(seal["shape"])
@@ -149,6 +150,7 @@ class Checkpoints:
 
 
 def _manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
+    """Open Orbax's manager of a folder, also where a checkpoint in it is damaged."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
     try:
         return ocp.CheckpointManager(directory, options=options)

@@ -104,6 +104,7 @@ class Metrics:
         self.cut(step)
 
     def _release(self) -> None:
+        """Close the log and its mirrors."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -44,6 +44,7 @@ def reserve(
 
 
 def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
+    """Raise InputError where a folder belongs to another run, or its run.json is damaged."""
     try:
         found = files.read_json(path)
         other = found["fingerprint"]

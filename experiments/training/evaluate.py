@@ -75,6 +75,7 @@ class HeldOut:
         )
 
     def _corpus_losses(self, per_token: np.ndarray) -> tuple[float, ...]:
+        """Return the loss of each corpus; none where there is only one."""
         if self._corpora == 1:
             return ()
         losses = []

@@ -70,12 +70,14 @@ class Loop:
                 self._save_and_stop()
 
     def _save_and_stop(self) -> None:
+        """Save what is under way and raise Stopped: the same command goes on from there."""
         self._save([trial for trial in self.trials if trial.running])
         for trial in self.trials:
             trial.checkpoints.close()
         raise Stopped
 
     def _report_start(self) -> None:
+        """Tell whoever started this process which runs it trains."""
         self.report(
             {
                 "event": "start",
@@ -118,6 +120,7 @@ class Loop:
         self._report_progress(latest_loss, total * batch_tokens / seconds)
 
     def _report_progress(self, loss: float, tokens_per_second: float) -> None:
+        """Tell how many steps are done, and how fast."""
         # A trial that has ended, early or not, has nothing left to do.
         done = sum(trial.step if trial.running else trial.run.steps for trial in self.trials)
         speed = round(tokens_per_second)

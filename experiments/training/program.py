@@ -109,6 +109,7 @@ class Program:
         return values
 
     def _stack_masks(self, added: Sequence[Masks | None]) -> dict[str, Array]:
+        """Stack the masks of grown trials; a trial that did not grow has none of its parameters new."""
         stacked = {}
         for path, shape in self._mask_shapes.items():
             nothing = np.zeros(shape, np.float32)
@@ -203,6 +204,7 @@ class Program:
 
     @functools.cached_property
     def _train(self) -> Any:
+        """Return the compiled function that takes several steps of all trials."""
         slots, tokens, state, _ = self._placement
         return jax.jit(
             self._on_all_devices(self._functions.train),
@@ -214,6 +216,7 @@ class Program:
 
     @functools.cached_property
     def _evaluate(self) -> Any:
+        """Return the compiled function that evaluates all trials."""
         slots, tokens, state, _ = self._placement
         return jax.jit(
             self._on_all_devices(self._functions.evaluate),
@@ -229,6 +232,7 @@ class Program:
 
     @functools.cached_property
     def _take(self) -> Any:
+        """Return the compiled function that copies the state of one slot."""
         shardings = self.state_sharding
 
         def take_leaf(x: Array, sharding: NamedSharding, slot: Array) -> Array:

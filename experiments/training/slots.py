@@ -136,6 +136,7 @@ class Slots:
         return self._each(self._evaluate_one, params, tokens_KSBT, batches_K)
 
     def _evaluate_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B"]:
+        """Return the nats of every held-out sequence for one trial."""
         evaluate = functools.partial(step.eval_step, self.run, params)
 
         def body(i: Array, nats_SB: Array) -> Array:

@@ -126,6 +126,7 @@ def _gradients(
     params = effective(run, values, state, added)
 
     def count(tokens_BT: Array) -> tuple[Array, ...]:
+        """Return the whole-batch counts of these tokens; their sums are those of the batch."""
         inputs_BL, _ = _inputs_and_targets(tokens_BT)
         model = functional.model(run.family, run.model, params)
         _, output = model.hidden(inputs_BL)

@@ -65,6 +65,7 @@ class Trial:
         self.checkpoints = Checkpoints(self.directory / "checkpoints", execution.keep_checkpoints, self.fingerprint)
 
     def _mirrors(self) -> list[Mirror]:
+        """Return the mirrors of the metrics that the execution asks for."""
         project = self.execution.wandb
         if project is None:
             return []

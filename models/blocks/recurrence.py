@@ -34,6 +34,7 @@ def linear_recurrence(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _recurrence(decay_BLR: Array, update_BLR: Array, chunk: int) -> Array:
+    """Return all states of the recurrence; `chunk` 0 scans in parallel, else chunk by chunk."""
     batch, length, size = decay_BLR.shape
     if chunk == 0:
         _, states_BLR = jax.lax.associative_scan(_then, (decay_BLR, update_BLR), axis=1)

@@ -59,6 +59,7 @@ def layers(
 
 
 def _gradual(source: int, target: int) -> Integer[np.ndarray, "L"]:
+    """Return which layer each layer copies: all of them again, or as many of the last as are missing."""
     index = np.arange(source)
     while len(index) < target:
         more = min(len(index), target - len(index))

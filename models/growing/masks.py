@@ -21,6 +21,7 @@ def mask_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def _mask_shape(parameter: ParamInfo) -> tuple[int, ...]:
+    """Return the shape of a parameter's mask: alike for all its inputs and all experts."""
     shape = list(parameter.shape)
     for axis, name in enumerate(parameter.axes):
         if name == "experts" or axis == parameter.input_axis:

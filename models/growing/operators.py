@@ -75,6 +75,7 @@ class Plan:
         }
 
     def _widen(self, one: GrowingParameter, value: np.ndarray, fresh: np.ndarray, moments: bool) -> np.ndarray:
+        """Grow one parameter in width by the chosen operator; those of no wider axis stay."""
         if not one.is_wider:
             return value
         operator = self.how.width

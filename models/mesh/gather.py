@@ -65,6 +65,7 @@ def _gathered_matmul_forward(x: Array, weight: Array, axes: tuple[str, ...]) -> 
 
 
 def _gathered_matmul_backward(axes: tuple[str, ...], saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    """Return the gradients of both factors; the weight's is left scattered as it is stored."""
     x, weight = saved
 
     def product(x_NI: Array, d_NO: Array) -> Array:

@@ -114,6 +114,7 @@ def _forward(x: Array, w: Array, how: Recipe, axes: tuple[str, ...]) -> tuple[Ar
 
 
 def _backward(how: Recipe, axes: tuple[str, ...], saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    """Return the gradients of both factors, each rounded as the recipe says."""
     x, w = saved
     x_dtype = x.dtype
     w_dtype = w.dtype

@@ -77,6 +77,7 @@ class CachedCompiler:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def _read(self, key: str) -> Compiled | None:
+        """Return what was kept of a compilation; None where nothing readable was."""
         path = self._folder / f"{key}.json" if self._folder else None
         if path is None or not path.exists():
             return None
@@ -86,6 +87,7 @@ class CachedCompiler:
             return None
 
     def _compile(self, run: Run, layout: Layout, execution: Execution, rest: bool) -> Compiled:
+        """Compile for the target's chips, and count it."""
         assert self.target.chip and self.target.topology, "only TPU slices are compiled for"
         devices = topology(self.target.chip, self.target.topology)
         result = compile_for(devices, run, layout, execution, rest)
@@ -93,6 +95,7 @@ class CachedCompiler:
         return result
 
     def _write(self, key: str, run: Run, layout: Layout, result: Compiled) -> None:
+        """Keep a compilation with what it was of."""
         if self._folder is None:
             return
         value = {

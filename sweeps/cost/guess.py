@@ -60,6 +60,7 @@ class _Step:
 
 
 def _step_of(run: Run, layout: Layout, execution: Execution) -> _Step:
+    """Guess from the ledger what a step computes, moves and sends."""
     model = run.model
     params = _ledger(run)["params_total"]
     tokens = run.batch_tokens / layout.batch_shards

@@ -194,6 +194,7 @@ class Module:
         self._read(_KERNEL_METADATA.sub(r"kernel_metadata={\1}", text).splitlines())
 
     def _read(self, lines: Iterable[str]) -> None:
+        """Read the lines of a module into computations and tables of sources."""
         table: dict[int, str] | None = None
         computation: Computation | None = None
         for line in lines:
@@ -236,6 +237,7 @@ class Module:
         yield from self._walk(self.entry, 1.0, False)
 
     def _walk(self, name: str, times: float, fused: bool) -> Iterator[Executed]:
+        """Yield what a computation executes, bodies of loops as often as they run."""
         computation = self.computations.get(name, {})
         for instruction in computation.values():
             yield Executed(instruction, computation, times, fused)

@@ -63,6 +63,7 @@ def matmul_flops(instruction: Instruction, computation: Computation) -> float:
 
 
 def _dot_flops(instruction: Instruction, left: tuple[int, ...], result: tuple[int, ...]) -> float:
+    """Return 2 FLOPs for each entry of the result and of the contracted axes."""
     contracted = instruction.search(_CONTRACTED)
     axes = contracted[1].split(",") if contracted else []
     sizes = [left[int(axis)] for axis in axes if axis]
@@ -72,6 +73,7 @@ def _dot_flops(instruction: Instruction, left: tuple[int, ...], result: tuple[in
 def _convolution_flops(
     instruction: Instruction, left: tuple[int, ...], right: tuple[int, ...], result: tuple[int, ...]
 ) -> float:
+    """Return the FLOPs of a matmul that a TPU runs as a convolution; 0 where it cannot be read."""
     labels = instruction.search(_LABELS)
     if labels is None:
         return 0.0

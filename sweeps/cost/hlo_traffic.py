@@ -48,6 +48,7 @@ def bytes_in_hbm(module: Module) -> float:
 
 
 def _moved(module: Module, instruction: Instruction, computation: Computation) -> float:
+    """Return the bytes of HBM that an instruction reads and writes."""
     operands = operands_of(instruction, computation)
     written = hbm_bytes(instruction.shapes)
     if instruction.opcode in SLICES:

@@ -143,6 +143,7 @@ def _replaced_rows(path: str) -> dict[str, dict[str, Any]]:
 
 
 def _chip(name: str, row: dict[str, Any], override: str | None) -> Chip:
+    """Make a chip of a row of the table. Raises InputError naming the field that is missing."""
     for field in dataclasses.fields(Chip):
         if field.default is dataclasses.MISSING and field.name not in row:
             raise InputError(f"--prices={override}: chip {name!r} has no {field.name}")
@@ -150,6 +151,7 @@ def _chip(name: str, row: dict[str, Any], override: str | None) -> Chip:
 
 
 def _read(path: str) -> str:
+    """Return the text of a table of prices. Raises InputError when it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()

@@ -76,6 +76,7 @@ def plan_on_gpu(groups: Sequence[Sequence[Cell]], target: Target, chip: Chip) ->
 
 
 def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Sequence[Any]) -> SignaturePlan:
+    """Plan one signature by steps taken on the GPUs of this machine."""
     run = group[0].run
     execution = group[0].execution
     fields = ledger_fields(group)

@@ -203,6 +203,7 @@ def _peak(tried: dict[str, Any]) -> str:
 
 
 def _size(count: float) -> str:
+    """Write bytes in the unit that suits them."""
     for unit, scale in UNITS:
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
@@ -210,6 +211,7 @@ def _size(count: float) -> str:
 
 
 def _time(seconds: float) -> str:
+    """Write seconds in the unit that suits them."""
     if seconds >= 3600:
         return f"{seconds / 3600:.3g} h"
     if seconds >= 60:

@@ -162,6 +162,7 @@ def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
 
 
 def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Point:
+    """Return the point with one key by a rule of the others, and the rule's name beside it."""
     try:
         run, _ = freeze(point.config)
         value = rule(run, point.tags)

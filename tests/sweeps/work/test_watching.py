@@ -241,7 +241,7 @@ def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypat
     found = inherit.find(child, epath.Path(tmp_path / "child"), execution)
     trial = Trial(child, "x", epath.Path(tmp_path / "child"), manifests, execution, found)
     whole = batches.Batches(manifests, child.data, child.seq_len, child.batch, child.seed)
-    np.testing.assert_array_equal(trial.sequences(0, 20), whole.sequences(156 * 8, 176 * 8))
+    np.testing.assert_array_equal(trial.sequences(0, 20), whole.records(156 * 8, 176 * 8))
     ((_, read),) = trial.lineage.reads
     assert read.sequences == 176 * 8, "and its own child behind that"
 

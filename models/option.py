@@ -12,6 +12,8 @@ A config that builds on another gets its options with it, and says with `inherit
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
+import types
+import typing
 from typing import Any, NamedTuple
 
 from models.errors import InputError, nearest
@@ -180,39 +182,68 @@ def check_value(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
 
 
 class Row(NamedTuple):
-    """One option, for people: a line of the table of a config's options."""
+    """One option, in words: a line of the table of a config's options."""
 
     name: str
     default: str
-    values: str  # choices or range; the type where neither is declared
-    applies: str  # condition under which it has an effect; empty: always
+    allowed: str  # choices or range; the type where neither is declared
+    applies_when: str  # condition under which it has an effect; empty: always
     help: str
 
 
 def describe(config: type[Any]) -> list[Row]:
     """List the options of a config dataclass in the order of their declaration, without those that it has not."""
     fields = _fields(config)
-    rows = []
-    for field in fields.values():
-        if not _can_apply(field, fields):
-            continue
-        conditions = [condition.text for condition in field.metadata.get("when", ())]
-        row = Row(
-            field.name, str(field.default), _values(field), " and ".join(conditions), field.metadata.get("help", "")
-        )
-        rows.append(row)
-    return rows
+    return [row_of(config, field) for field in fields.values() if _can_apply(field, fields)]
 
 
-def _values(field: dataclasses.Field[Any]) -> str:
-    """What an option may be, in words."""
+def row_of(config: type[Any], field: dataclasses.Field[Any], prefix: str = "") -> Row:
+    """Describe one option of a config dataclass; `prefix` is the section that its names stand behind: "model."."""
+    hint = typing.get_type_hints(config)[field.name]
+    conditions = [f"{prefix}{condition.text}" for condition in field.metadata.get("when", ())]
+    return Row(
+        name=f"{prefix}{field.name}",
+        default=_spelt(field.default),
+        allowed=_allowed(field, hint),
+        applies_when=" and ".join(conditions),
+        help=field.metadata.get("help", ""),
+    )
+
+
+def _spelt(value: Any) -> str:
+    """Return a value as a command line has it."""
+    return "none" if value is None else str(value)
+
+
+def _allowed(field: dataclasses.Field[Any], hint: Any) -> str:
+    """Return the choices of an option, or its range, or its type; with `none` where it may be unset."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    may_be_unset = type(None) in kinds
     choices = field.metadata.get("choices", ())
     if choices:
-        return " | ".join(str(choice) for choice in choices)
+        return " | ".join(_spelt(choice) for choice in choices)
     valid = field.metadata.get("valid")
     if valid is not None:
-        return valid.text
-    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        allowed = valid.text
+    else:
+        allowed = " or ".join(_type_name(kind) for kind in kinds if _is_plain(kind))
+    return f"{allowed}, or none" if may_be_unset else allowed
+
+
+_TYPES = {str: "text", int: "a whole number", float: "a number", bool: "True | False"}
+_ITEMS = {str: "texts", int: "whole numbers", float: "numbers"}
+
+
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a user can write a value of the type: some options may also be arrays, in a compiled program."""
+    return kind in _TYPES or typing.get_origin(kind) is tuple
+
+
+def _type_name(kind: Any) -> str:
+    """Return a type in words."""
+    if typing.get_origin(kind) is tuple:
+        return f"a tuple of {_ITEMS[typing.get_args(kind)[0]]}"
+    return _TYPES[kind]
 
 
 def _can_apply(field: dataclasses.Field[Any], fields: Mapping[str, dataclasses.Field[Any]]) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
+from analysis.trust.information import aicc_penalty
 
 FEWEST_VALUES = 4  # of a quantity along which a trend is sought
 FEWEST_REPEATS = 2  # rows beside the first of their inputs
@@ -82,4 +83,4 @@ def aicc(residual: np.ndarray, coefficients: int, loss: str) -> float | None:
         deviance = rows * (math.log(2 * math.pi * float(np.mean(size**2))) + 1)
     else:
         deviance = 2 * rows * (math.log(2 * float(np.mean(size))) + 1)
-    return deviance + 2 * k + 2 * k * (k + 1) / (rows - k - 1)
+    return deviance + aicc_penalty(rows, k)

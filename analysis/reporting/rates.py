@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
+from analysis.procedures.parabola import vertex
 from analysis.writing.numbers import human
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def parabola_minimum(rate: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     """Return the rate and the loss at the minimum of the parabola in logarithms through three points."""
     curve = np.polyfit(np.log(rate), np.log(loss), 2)
     bend, slope, _ = curve
-    middle = -slope / (2 * bend)
+    middle = vertex(bend, slope)
     lowest = np.polyval(curve, middle)
     return float(np.exp(middle)), float(np.exp(lowest))
 

@@ -20,13 +20,16 @@ SECOND_MIXER = np.uint64(0x94D049BB133111EB)
 class Holdout:
     """The evaluation sequences of a run, in one order that depends on nothing but the manifests, weights and length.
 
+    `weights`: the shares of the corpora; empty: by the sizes of their held-out texts. The mixture that is trained on
+    has no say, so that runs of any mixture can be compared.
+
     `holdout[low:high]` gives tokens [n, seq_len + 1] and target_bytes [n, seq_len]: how many bytes of text each
     target stands for (0 for separators), so that bits per byte is exact for any tokenizer. Any prefix of the order
     is a fair sample of each corpus and holds the corpora in proportion. `corpus[i]` is the number of the corpus
     that sequence i comes from.
     """
 
-    def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int):
+    def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int, weights: Sequence[float] = ()):
         Mixture(manifests, data, seq_len)  # for its checks
         self.seq_len = seq_len
         self._tokens: list[np.ndarray] = []  # of each corpus, [records, seq_len + 1]
@@ -35,7 +38,7 @@ class Holdout:
             self._tokens.append(_held_out(manifest, data, seq_len))
             self._bytes.append(_bytes_of(manifest, seq_len))
         sizes = [len(view) for view in self._tokens]
-        self.corpus, self._row = _order(sizes, data.weights or sizes)
+        self.corpus, self._row = _order(sizes, weights or sizes)
 
     def __len__(self) -> int:
         """Return how many sequences there are."""

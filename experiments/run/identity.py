@@ -50,6 +50,9 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
         changes_numbers = metadata.get("numerics", True) and path not in _IN_MANIFEST
         if changes_numbers and not _is_default(path, value, metadata["default"]):
             options[path] = value
+    if run.data.weights and not run.evaluation.weights:
+        # Such runs were judged in the shares of data.weights once: those of today have other numbers, and other names.
+        options["evaluation.weights"] = "by size"
     return short_digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
 
 

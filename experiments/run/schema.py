@@ -71,7 +71,7 @@ class Evaluation:
 
     tokens: int = option(65_536, valid=AT_LEAST_ONE, help="at most; fewer when the corpus holds out fewer")
     weights: tuple[float, ...] = option(
-        (), help="share of each corpus in what is evaluated; empty: data.weights, or by size"
+        (), help="share of each corpus in what is evaluated; empty: by the size of its held-out text"
     )
 
 

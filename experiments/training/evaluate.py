@@ -45,8 +45,7 @@ class HeldOut:
     """
 
     def __init__(self, run: Run, manifests: Sequence[Manifest]):
-        weights = run.evaluation.weights or run.data.weights
-        holdout = Holdout(manifests, dataclasses.replace(run.data, weights=weights), run.seq_len)
+        holdout = Holdout(manifests, run.data, run.seq_len, run.evaluation.weights)
         wanted = max(1, run.evaluation.tokens // run.seq_len)
         self.sequence_count = min(len(holdout), wanted)
         self.corpus = holdout.corpus[: self.sequence_count]

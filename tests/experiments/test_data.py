@@ -275,7 +275,7 @@ def test_holdout_order_is_fixed_and_complete(here: pathlib.Path):
 
 
 def test_holdout_follows_the_weights(here: pathlib.Path):
-    ms, data = ready(here, "a.jsonl", "b.jsonl", weights=(1.0, 1.0))
-    held = Holdout(ms, data, L)
+    ms, data = ready(here, "a.jsonl", "b.jsonl")
+    held = Holdout(ms, data, L, weights=(1.0, 1.0))
     assert abs(np.count_nonzero(held.corpus == 0) - np.count_nonzero(held.corpus == 1)) <= 1
     assert abs(np.cumsum(held.corpus * 2 - 1)).max() <= 1

@@ -42,6 +42,52 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
     assert identity.fingerprint(alone, ("m",)) == "88642c69fb5f2f95", "the name of a run of before has not changed"
 
 
+def test_every_mixture_is_judged_on_one_text(two: tuple[str, ...], tmp_path: pathlib.Path):
+    """Without evaluation.weights the held-out text is the same for all mixtures: each corpus by the size of its own."""
+    held = {}
+    for weights in ((), (0.9, 0.1), (0.1, 0.9)):
+        values = {"data": {"corpus": two, "holdout": 0.2, "weights": weights}, "seq_len": 32, "batch_tokens": 256}
+        run, _ = freeze.freeze(values | {"evaluation": {"tokens": 2_048}})
+        manifests = prepare(run.data, tmp_path / "root", progress=False)
+        held[weights] = evaluate.HeldOut(run, manifests)
+    for mixture in held.values():
+        np.testing.assert_array_equal(mixture.tokens, held[()].tokens)
+    sizes = [manifest.holdout.tokens for manifest in manifests]
+    assert np.mean(held[0.1, 0.9].corpus) == pytest.approx(sizes[1] / sum(sizes), abs=0.02)
+
+
+# Data weights, evaluation weights, the fingerprint when data.weights were the shares of the held-out text too.
+OF_BEFORE = [
+    ((), (), "6f9c83df20f9b630"),
+    ((), (1.0, 1.0), "9fbeb1367d42b4d3"),
+    ((0.9, 0.1), (1.0, 1.0), "3ca59b7511cb4fea"),
+    ((0.9, 0.1), (), "d3030541401afcc7"),
+]
+
+
+@pytest.mark.parametrize(("weights", "shares", "name"), OF_BEFORE)
+def test_runs_that_are_judged_otherwise_have_another_name(
+    weights: tuple[float, ...], shares: tuple[float, ...], name: str
+):
+    values = {"data": {"corpus": ("a.txt", "b.txt"), "weights": weights}, "evaluation": {"weights": shares}}
+    run, _ = freeze.freeze(values)
+    judged_as_before = not weights or bool(shares)
+    assert (identity.fingerprint(run, ("m", "n")) == name) is judged_as_before
+
+
+def test_what_is_repeated_in_training_does_not_bind_the_held_out_text(two: tuple[str, ...], tmp_path: pathlib.Path):
+    """Half of the unique tokens would be more than the small part holds; a tenth of them is not."""
+    (tmp_path / "b" / "0.txt").write_text("short")
+    for number in range(20, 60):
+        (tmp_path / "b" / f"{number}.txt").unlink()
+    data = {"corpus": two, "holdout": 0.2, "weights": (0.9, 0.1), "unique_tokens": 60_000}
+    run, _ = freeze.freeze(
+        {"data": data, "seq_len": 32, "batch_tokens": 256, "evaluation": {"weights": (1.0, 1.0), "tokens": 1_024}}
+    )
+    held = evaluate.HeldOut(run, prepare(run.data, tmp_path / "root", progress=False))
+    assert abs(np.mean(held.corpus) - 0.5) < 0.02
+
+
 def test_a_package_of_the_embedded_corpus(tmp_path: pathlib.Path):
     """Its text only; the whole corpus keeps its identity."""
     (manifest,) = prepare(Data(corpus=("embedded/absl-py:1",), holdout=0.1), tmp_path, progress=False)

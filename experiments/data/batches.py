@@ -4,7 +4,7 @@ There is no iterator state: a resumed or rescaled run sees the same tokens.
 
 `prepare` makes the streams that are read here; this file opens them and says which record is where. A record of L+1
 tokens starts at every L-th token of a stream, so each token is a target once per epoch; records may cross
-documents, which a separator token keeps apart. Nothing heavy is imported before the first `Batches`.
+documents, which a separator token keeps apart.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
+from experiments.data.order import Order
 from models.errors import InputError
 
 Manifests = Sequence[Manifest]
@@ -111,15 +112,13 @@ class Batches:
     """`batches[step]` is the global batch of that step: tokens [batch, seq_len + 1] in the stored integer type.
 
     A pure function of (manifests, data, seq_len, batch, seed, step). Records are shuffled globally and anew each
-    epoch by grain's random-access shuffle. Without weights an epoch holds every record of every corpus once. With
+    epoch (experiments/data/order.py). Without weights an epoch holds every record of every corpus once. With
     weights each corpus has its own epochs, and any stretch of records holds its share as nearly as whole records
     allow. `part` gives only some rows of the batch, for hosts that feed a part of it; `records` any stretch of the
     run's sequence of records.
     """
 
     def __init__(self, manifests: Manifests, data: Data, seq_len: int, batch: int, seed: int):
-        import grain  # half of what it imports is jax; who trains has that already
-
         if batch < 1:
             raise InputError(f"batch={batch!r}: expected a positive number of sequences")
         if seed < 0:
@@ -134,14 +133,12 @@ class Batches:
         # Where each corpus ends and begins among the records of an epoch, without weights.
         self._ends = np.cumsum(mixture.rows)
         self._starts = np.concatenate([[0], self._ends])
-        # One order for all records, or one a corpus. The seed is hashed, because grain adds the epoch to it.
+        # One order for all records, or one a corpus. The seed is hashed, because an order adds the epoch to it.
         sizes = mixture.rows if weighted else [self.rows]
         seeds = np.random.SeedSequence([seed]).generate_state(len(sizes))
         self._orders = []
         for size, key in zip(sizes, seeds, strict=True):
-            numbers = grain.MapDataset.range(size)
-            shuffled = numbers.shuffle(int(key))
-            self._orders.append(shuffled.repeat())
+            self._orders.append(Order(size, int(key)))
         self._views = []
         for manifest in manifests:
             stream = manifest.open("train.npy")
@@ -174,15 +171,15 @@ class Batches:
     def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which corpus and which of its records stand at positions [start, stop) of the run."""
         if self._weights is None:
-            order = self._orders[0]
-            record = np.array([order[position] for position in range(start, stop)], np.int64)
+            positions = np.arange(start, stop)
+            record = self._orders[0].at(positions)
             corpus = np.searchsorted(self._ends, record, side="right")
             return corpus, record - self._starts[corpus]
         corpus, nth = _interleave(start, stop, self._weights)
         row = np.empty(stop - start, np.int64)
-        for position in range(stop - start):
-            order = self._orders[int(corpus[position])]
-            row[position] = order[int(nth[position])]
+        for index, order in enumerate(self._orders):
+            chosen = corpus == index
+            row[chosen] = order.at(nth[chosen])
         return corpus, row
 
 
@@ -195,9 +192,10 @@ def _interleave(start: int, stop: int, weights: Sequence[int]) -> tuple[np.ndarr
     """
     part = np.full(stop - start, -1)
     nth = np.zeros(stop - start, np.int64)
-    # Python's integers: products may pass 64 bits.
-    positions = np.array(range(start, stop + 1), dtype=object)
     left = sum(weights)
+    fits = stop * left < 2**63
+    # Python's integers where products may pass 64 bits.
+    positions = np.arange(start, stop + 1, dtype=np.int64 if fits else object)
     for index, weight in enumerate(weights):
         rest = positions * (left - weight) // left
         mine = positions - rest

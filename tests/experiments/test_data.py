@@ -4,8 +4,10 @@ from collections import Counter
 import hashlib
 import json
 import pathlib
+import random
 import shutil
 
+import grain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -16,6 +18,7 @@ from experiments.data.batches import Batches, _interleave, check_enough, tokens_
 from experiments.data.holdout import Holdout
 from experiments.data.manifest import load
 from experiments.data.options import Data
+from experiments.data.order import Order, _Cipher
 from experiments.prepare import prepare
 from tests.support.data import (
     FINGERPRINT,
@@ -188,6 +191,36 @@ def test_order_of_batches_is_pinned(tmp_path: pathlib.Path):
     ms = prepare(data, tmp_path / "root", False)
     assert ms[0].files["train.npy"]["sha256"][:16] == "ec7c096422cf59b8"
     assert Batches(ms, data, L, 8, seed=0).locate(0, 8)[1].tolist() == [233, 377, 372, 246, 407, 428, 243, 490]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.one_of(st.integers(1, 300), st.integers(0, 40).flatmap(lambda k: st.integers(max(1, 2**k - 2), 2**k + 2))),
+    seed=st.one_of(st.integers(0, 2**32 - 1), st.just(2**32 - 1)),
+    draw=st.randoms(use_true_random=False),
+)
+def test_an_order_is_the_one_of_grain(size: int, seed: int, draw: random.Random):
+    """Number by number, of any stretch and across epochs; computed at once, or records would cost microseconds each."""
+    order = Order(size, seed)
+    theirs = grain.MapDataset.range(size).shuffle(seed).repeat(4)
+    for first in (0, size - 1, 2 * size - 3, draw.randrange(4 * size)):
+        positions = np.arange(max(first, 0), min(first + 20, 4 * size))
+        expected = [theirs[int(position)] for position in positions]
+        assert order.at(positions).tolist() == expected
+
+
+def test_a_stretch_of_an_order_is_one_call(monkeypatch):
+    """The work of Python does not grow with the records."""
+    calls = []
+    plain = _Cipher.permuted
+
+    def counted(self, positions):
+        calls.append(len(positions))
+        return plain(self, positions)
+
+    monkeypatch.setattr(_Cipher, "permuted", counted)
+    numbers = Order(100_000, 3).at(np.arange(95_000, 105_000))
+    assert calls == [5_000, 5_000] and numbers.max() < 100_000
 
 
 def test_mixture_keeps_its_shares_and_epochs(here: pathlib.Path):

@@ -72,6 +72,12 @@ def param_shapes(family: str, cfg: Any) -> dict[str, tuple[int, ...]]:
     return {path: info.shape for path, info in param_info(family, cfg).items()}
 
 
+def abstract_params(family: str, cfg: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and type of every parameter by path; nothing is computed."""
+    _, state = _abstract(family, cfg)
+    return {path: variable.get_value() for path, variable in by_path(state).items()}
+
+
 def layout(family: str, cfg: Any) -> Layout:
     """Describe the model without its values, as growth looks at it."""
     return Layout(family, cfg, param_info(family, cfg))

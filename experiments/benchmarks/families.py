@@ -90,7 +90,7 @@ def _compile(run: Run, gradient_only: bool = False, **model: Any) -> Any:
     def whole_step(state: Any, tokens_BT: Any) -> Any:
         return step.train_step(run, run, state, tokens_BT)
 
-    state = jax.eval_shape(lambda: step.init_state(run, run))
+    state = step.abstract_state(run)
     tokens = jax.ShapeDtypeStruct((run.batch, run.seq_len + 1), np.int32)
     function = gradient if gradient_only else whole_step
     lowered = jax.jit(function).lower(state, tokens)

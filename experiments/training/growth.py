@@ -67,7 +67,7 @@ def _read_state(parent: Parent, with_optimizer: bool) -> TrainState:
         # Converted weights lie in one file, without a run and its steps.
         return TrainState(weights.load(parent.directory).params, None, None)
     run = parent.run
-    abstract = jax.eval_shape(lambda: step.init_state(run, run))
+    abstract = step.abstract_state(run)
     opt = abstract.opt if with_optimizer else None
     like = TrainState(abstract.params, opt, None)
     folder = parent.directory / "checkpoints"

@@ -42,6 +42,7 @@ def map_microbatches(function: Callable[[Array], Array], tokens_BT: Sequences, c
 
 def sum_counts(count_one: Callable[[Array], Any], tokens_PBT: Microbatches) -> Any:
     """Sum over the microbatches a tree of counts, which `count_one` gives of one of them."""
+    count_one = jax.jit(count_one, inline=True)  # traced once: for shapes, and for the loop
     shapes = jax.eval_shape(count_one, tokens_PBT[0])
     if not jax.tree.leaves(shapes):
         return shapes
@@ -64,6 +65,8 @@ def mean_gradient(
     `axes`: logical axes of the parameters. Sums are split over devices as they are, so that each device adds up what
     its share of the optimizer's state needs.
     """
+
+    gradient = jax.jit(gradient, inline=True)  # traced once: for shapes, and for the loop
 
     def laid_out(gradients: Gradients) -> Gradients:
         return {path: constrain(value, *axes[path]) for path, value in gradients.items()}

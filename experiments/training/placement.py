@@ -28,8 +28,9 @@ class Placement(NamedTuple):
     state_shapes: TrainState
 
 
-def place(run: Run, shapes: TrainState, mesh: Mesh, offloaded: str) -> Placement:
-    """Place a run's arrays. `shapes`: of the states of all slots; `offloaded`: what lies with the host, or "none"."""
+def place(run: Run, slots: int, mesh: Mesh, offloaded: str) -> Placement:
+    """Place the arrays of so many slots of a run. `offloaded`: what lies with the host, or "none"."""
+    shapes = _state_shapes(run, slots)
     axes = step.state_axes(run)
     state = rules.shardings(axes, shapes, mesh)
     if offloaded != "none":
@@ -37,9 +38,18 @@ def place(run: Run, shapes: TrainState, mesh: Mesh, offloaded: str) -> Placement
         state = state._replace(opt=opt)
         shapes = jax.tree.map(_with_sharding, shapes, state)
     batch_axes = rules.split_by(["batch"])[0]
-    slots = NamedSharding(mesh, P("trial"))
+    by_slot = NamedSharding(mesh, P("trial"))
     tokens = NamedSharding(mesh, P("trial", None, batch_axes))
-    return Placement(slots, tokens, state, shapes)
+    return Placement(by_slot, tokens, state, shapes)
+
+
+def _state_shapes(run: Run, slots: int) -> TrainState:
+    """Return shape and type of every leaf of the states of all slots."""
+
+    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(of_all, step.abstract_state(run))
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

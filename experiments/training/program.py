@@ -69,8 +69,7 @@ class Program:
         self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, backend)
         self._check_host_memory(execution, devices[0])
         self._functions = Slots(run, self.packing, microbatches, execution.offload)
-        shapes = self._functions.abstract_init(self._abstract_values())
-        placement = place(run, shapes, self.mesh, execution.offload)
+        placement = place(run, self.slots, self.mesh, execution.offload)
         self._placement = placement
         self.slot_sharding = placement.slots
         self.state_sharding = placement.state
@@ -94,7 +93,7 @@ class Program:
     # --- what goes in
 
     def stack_values(self, runs: Sequence[Run], added: Sequence[Masks | None] = ()) -> Values:
-        """Return the runtime options of the run in each slot, by path.
+        """Return the runtime options of the run in each slot, by path, as arrays of the host.
 
         Where programs have masks, also under "added" what each run's growth has added (None: nothing).
         """
@@ -102,19 +101,19 @@ class Program:
         values: Values = {}
         for path in of_runs[0]:
             column = [one[path] for one in of_runs]
-            dtype = jnp.uint32 if path == "seed" else jnp.float32
-            values[path] = jnp.asarray(column, dtype)
+            dtype = np.uint32 if path == "seed" else np.float32
+            values[path] = np.asarray(column, dtype)
         if self.run.growth.masked:
             values["added"] = self._stack_masks(added or [None] * len(runs))
         return values
 
-    def _stack_masks(self, added: Sequence[Masks | None]) -> dict[str, Array]:
+    def _stack_masks(self, added: Sequence[Masks | None]) -> Masks:
         """Stack the masks of grown trials; a trial that did not grow has none of its parameters new."""
         stacked = {}
         for path, shape in self._mask_shapes.items():
             nothing = np.zeros(shape, np.float32)
             masks = [one[path] if one else nothing for one in added]
-            stacked[path] = jnp.asarray(np.stack(masks))
+            stacked[path] = np.stack(masks)
         return stacked
 
     @functools.cached_property

@@ -63,10 +63,6 @@ class Slots:
         """Return the initial state of every slot."""
         return self._each(self._init_one, values)
 
-    def abstract_init(self, values: Values) -> TrainState:
-        """Return shapes and types of the initial states, of the slots of all devices."""
-        return jax.eval_shape(lambda: jax.lax.map(self._init_one, values))
-
     def _init_one(self, values: Values) -> TrainState:
         return step.init_state(self.run, self._traced_run(values))
 
@@ -94,13 +90,14 @@ class Slots:
         start = jnp.min(jnp.where(has_steps, slots, stop))
         inputs = (values, tokens_KSBT, steps_K)
         first_slot = _at((states, *inputs), 0)
-        _, metrics = jax.eval_shape(self._train_one, *first_slot)
+        train_one = jax.jit(self._train_one, inline=True)  # traced once: for shapes of metrics, and for the loop
+        _, metrics = jax.eval_shape(train_one, *first_slot)
         log = {name: jnp.zeros((count, *one.shape), one.dtype) for name, one in metrics.items()}
 
         def body(slot: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             states, _ = carry
             state = _at(states, slot)
-            done = self._train_one(state, *_at(inputs, slot))
+            done = train_one(state, *_at(inputs, slot))
             return _with_slot(carry, slot, done)
 
         return jax.lax.fori_loop(start, stop, body, (states, log))
@@ -109,25 +106,30 @@ class Slots:
         self, state: TrainState, values: Values, tokens_SBT: Array, steps: Array
     ) -> tuple[TrainState, Metrics]:
         """Take `steps` steps of one slot, on as many of the batches as that."""
-        take_step = functools.partial(
-            step.train_step,
-            self.run,
-            self._traced_run(values),
-            added=values.get("added"),
-            microbatch_count=self.microbatches,
-            offload=self.offload,
-        )
-        _, metrics = jax.eval_shape(take_step, state, tokens_SBT[0])
+        take_step = jax.jit(self._take_step, inline=True)  # traced once: for the names of metrics, and for the loop
+        _, metrics = jax.eval_shape(take_step, state, values, tokens_SBT[0])
         batches = tokens_SBT.shape[0]
         log = {name: jnp.zeros(batches, jnp.float32) for name in metrics}
 
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            state, metrics = take_step(state, tokens_SBT[i])
+            state, metrics = take_step(state, values, tokens_SBT[i])
             logged = {name: values_S.at[i].set(metrics[name]) for name, values_S in log.items()}
             return state, logged
 
         return jax.lax.fori_loop(0, steps, body, (state, log))
+
+    def _take_step(self, state: TrainState, values: Values, tokens_BT: Array) -> tuple[TrainState, Metrics]:
+        """Take one step of one slot."""
+        return step.train_step(
+            self.run,
+            self._traced_run(values),
+            state,
+            tokens_BT,
+            values.get("added"),
+            self.microbatches,
+            self.offload,
+        )
 
     # --- evaluation
 

@@ -38,11 +38,19 @@ def init_state(run: Run, values: Run) -> TrainState:
     return TrainState(params, opt, first_step)
 
 
+def abstract_state(run: Run) -> TrainState:
+    """Return shape and type of every leaf of `init_state`; nothing is computed, and the model is not traced again."""
+    params = functional.abstract_params(run.family, run.model)
+    infos = functional.param_info(run.family, run.model)
+    opt = jax.eval_shape(optimizer.transform(run, infos).init, params)
+    first_step = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(params, opt, first_step)
+
+
 def state_axes(run: Run) -> TrainState:
     """Return a TrainState of the logical axes of every leaf; those of the optimizer follow from their parameter's."""
     axes = functional.param_axes(run.family, run.model)
-    # Shapes are enough: nothing is computed.
-    params = jax.eval_shape(lambda: functional.init_params(run.family, run.model, run.seed))
+    params = functional.abstract_params(run.family, run.model)
     infos = functional.param_info(run.family, run.model)
     opt_axes = optimizer.state_axes(run, infos, params)
     return TrainState(axes, opt_axes, ())

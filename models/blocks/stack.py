@@ -42,8 +42,7 @@ class Run(NamedTuple):
 def stack(make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) -> nnx.Module:
     """Make `count` independently initialised copies of a module as a single one with a leading layer axis."""
     keys = jax.random.split(rngs.params(), count)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))
-    states = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
+    graphdef, states = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(params=key))))(keys)
     return nnx.merge(graphdef, states)
 
 

@@ -1,0 +1,72 @@
+"""What a process does before its first step: each function is traced once, and nothing is loaded that it does not need."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.run import freeze
+from experiments.training import program as programs
+from experiments.training import step
+import models
+from tests.support.families import TINY
+
+SHAPE = {"seq_len": 16, "batch_tokens": 64, "tokens": 640}
+
+
+def frozen(family="dense", **execution):
+    run, default = freeze.freeze({"family": family, "model": TINY[family]} | SHAPE)
+    return run, dataclasses.replace(default, **execution)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """How often each pure function of a step was traced, by its name."""
+    counts = collections.Counter()
+
+    def count(name):
+        function = getattr(step, name)
+
+        def counted(*args):
+            counts[name] += 1
+            return function(*args)
+
+        monkeypatch.setattr(step, name, counted)
+
+    for name in ("init_state", "train_step", "objective", "eval_step"):
+        count(name)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"slots": 3, "packing": "vmap"}, {"slots": 3, "packing": "map", "microbatches": 4}],
+    ids=lambda options: "-".join(map(str, options.values())) or "one run",
+)
+def test_every_function_of_a_program_is_traced_once(options, traced):
+    slots = options.pop("slots", 1)
+    run, execution = frozen(**options)
+    program = programs.Program(run, slots, execution, jax.devices()[:1])
+    assert not traced, "a program is made from shapes"
+    rows = [run] * slots
+    state = program.init(rows)
+    values = program.stack_values(rows)
+    steps = np.ones(slots, np.int32)
+    tokens = np.zeros(program.token_shape(), np.uint16)
+    for _ in range(2):
+        state, _ = program.train(state, values, tokens, steps)
+        program.evaluate(state.params, tokens, steps)
+    assert traced == {"init_state": 1, "train_step": 1, "objective": 1, "eval_step": 1}
+
+
+@pytest.mark.parametrize("family", models.family_names())
+def test_the_state_is_known_without_tracing_its_initialisation(family):
+    run, _ = frozen(family)
+    expected = jax.eval_shape(lambda: step.init_state(run, run))
+    found = step.abstract_state(run)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert leaf.shape == other.shape
+        assert leaf.dtype == other.dtype

@@ -22,7 +22,6 @@ from analysis.published.scipy_fit import ScipyFit, resampled
 from analysis.solve.newton import one_thread
 from analysis.writing.terminal import open_console
 from experiments import cli
-from experiments.cli import InputError
 
 STARTS = 4500
 REPLICATES = 4000
@@ -162,13 +161,11 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     open_console().print(table)
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Run the command line."""
     from analysis.writing.output_file import check_writable, write
 
     given = flags.FLAGS
-    if argv:
-        raise InputError(f"unexpected argument {argv[0]!r}; a grid is given as --data=FILE")
     if given.out:
         check_writable(given.out, "--out")
     rows = bench_analysis(given.rounds, given.data)
@@ -179,7 +176,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "The grid to fit (chinchilla_epoch.csv); planted rows without it.")
-    flags.DEFINE_integer("rounds", 5, "How often ours runs; scipy's runs once.", lower_bound=1)
-    flags.DEFINE_string("out", None, "The JSON file to write.")
+    cli.define_path("data", None, "The grid to fit (chinchilla_epoch.csv); planted rows without it.")
+    cli.define_integer("rounds", 5, "How often ours runs; scipy's runs once.", lower_bound=1)
+    cli.define_path("out", None, "The JSON file to write.")
     cli.run(main)

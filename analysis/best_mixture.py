@@ -11,10 +11,10 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("prior", None, "Share of each part in the data that there is: web=0.6,code=0.4.")
-    flags.DEFINE_integer("draws", 100_000, "Mixtures to draw.")
-    flags.DEFINE_integer("top", 128, "How many of the best to average.")
-    flags.DEFINE_integer("seed", 42, "Seed of the draws.")
-    flags.DEFINE_string("json", None, "A JSON file to write.")
+    cli.define_integer("draws", 100_000, "Mixtures to draw.")
+    cli.define_integer("top", 128, "How many of the best to average.")
+    cli.define_integer("seed", 42, "Seed of the draws.")
+    cli.define_path("json", None, "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -42,4 +42,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["prior"])
+    cli.run(main, required=["prior"], arguments="FIT")

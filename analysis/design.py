@@ -25,11 +25,11 @@ def define_flags() -> None:
     flags.FLAGS["bootstrap"].default = 400
     flags.DEFINE_string("target", None, 'The number to pin down: "loss@N=7e10,D=1.4e12", "N@C=1e24", exponent_N, E.')
     flags.DEFINE_float("budget", None, "FLOPs that may be spent; by default as many as the grid has cost.")
-    flags.DEFINE_integer("count", 8, "How many runs at most.", lower_bound=1)
-    flags.DEFINE_string("candidates", None, "A table of runs that could be made; by default a lattice around the grid.")
+    cli.define_integer("count", 8, "How many runs at most.", lower_bound=1)
+    cli.define_path("candidates", None, "A table of runs that could be made; by default a lattice around the grid.")
     flags.DEFINE_string("candidate_columns", None, "As --columns, for the candidates.")
     flags.DEFINE_list("laws", list(DEFAULT_LAWS), "Laws that are plausible here.")
-    flags.DEFINE_string("out", None, "A JSON file to write.")
+    cli.define_path("out", None, "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -73,4 +73,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["target"])
+    cli.run(main, required=["target"], arguments="GRID")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # imported where they are used: --help stays instant
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'The run to forecast: "N=1e9,D=2e10".')
-    flags.DEFINE_string("score", None, "A grid with outcomes: scores the forecasts that are given.")
-    flags.DEFINE_string("figure", None, "With --score: the calibration of all forecasts as an SVG or PNG file.")
+    cli.define_path("score", None, "A grid with outcomes: scores the forecasts that are given.")
+    cli.define_path("figure", None, "With --score: the calibration of all forecasts as an SVG or PNG file.")
     flags.DEFINE_string("columns", None, "As for analysis.fit; by default the columns that the fit used.")
     flags.DEFINE_string("where", None, "As for analysis.fit.")
     flags.DEFINE_float("tolerance", 0.02, "Largest ln ratio between a row's inputs and the forecast's.")
     flags.DEFINE_float("level", 0.9, "Level of the intervals that are printed.")
-    flags.DEFINE_string("out", None, "The JSON file to write.")
+    cli.define_path("out", None, "The JSON file to write.")
 
 
 def freeze_forecast(argv: Sequence[str], console: "Console") -> None:
@@ -106,4 +106,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["out"])
+    cli.run(main, required=["out"], arguments="FIT, or FORECAST ...")

@@ -12,7 +12,7 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
-    flags.DEFINE_string("json", None, "A JSON file to write.")
+    cli.define_path("json", None, "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -40,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["at"])
+    cli.run(main, required=["at"], arguments="FIT")

@@ -15,7 +15,7 @@ def define_flags() -> None:
     """Declare the flags of the command."""
     options.define()
     flags.adopt_module_key_flags(options)
-    flags.DEFINE_string("out", None, "The HTML file to write; numbers.json and figures/ go beside it.")
+    cli.define_path("out", None, "The HTML file to write; numbers.json and figures/ go beside it.")
 
 
 def main(argv: list[str]) -> None:
@@ -56,4 +56,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["out"])
+    cli.run(main, required=["out"], arguments="GRID")

@@ -16,7 +16,7 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(options)
     flags.FLAGS["bootstrap"].default = 200
     flags.DEFINE_list("laws", [], "The laws to compare; by default all whose columns the grid has.")
-    flags.DEFINE_string("out", None, "A JSON file to write.")
+    cli.define_path("out", None, "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -53,4 +53,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run(main, arguments="GRID")

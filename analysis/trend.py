@@ -13,8 +13,8 @@ def define_flags() -> None:
     flags.DEFINE_string("columns", None, "X=COLUMN,loss=COLUMN: what it is a function of, and the quantity itself.")
     flags.DEFINE_string("where", None, "Rows to use: comparisons joined by and, or, not.")
     flags.DEFINE_float("level", 0.9, "Level of the turning point's interval.")
-    flags.DEFINE_integer("seed", 0, "Seed of the permutations and the bootstrap.")
-    flags.DEFINE_string("json", None, "A JSON file to write.")
+    cli.define_integer("seed", 0, "Seed of the permutations and the bootstrap.")
+    cli.define_path("json", None, "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -42,4 +42,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run(main, arguments="GRID")

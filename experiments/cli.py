@@ -4,7 +4,9 @@ Exit codes: 0 success, 1 a failure at work, 2 bad input, 75 stopped from outside
 A traceback is shown only with --verbosity=1 or higher.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import difflib
 import errno
 import os
 import re
@@ -12,6 +14,7 @@ import sys
 import threading
 import traceback
 from types import TracebackType
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -76,6 +79,56 @@ def _quieten() -> None:
     sys.unraisablehook = _ignore_unraisable
 
 
+# --- flags
+
+flags.disclaim_key_flags()  # what is declared here belongs to the command that calls, as --help shows it
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Reads a path: `~` is the home folder, also where the shell has left it alone; an empty one is refused."""
+
+    def parse(self, argument: str) -> str:
+        """Return the path. Raises ValueError for none, which is what a variable of the shell that is not set leaves."""
+        if not argument.strip():
+            raise ValueError("the path is empty")
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        """Return the type, for --help."""
+        return "path"
+
+
+class _WholeNumberParser(flags.IntegerParser):
+    """Reads a whole number, also one that is written as 1e9."""
+
+    def convert(self, argument: int | str) -> int:
+        """Return the number. Raises ValueError."""
+        return whole_number(str(argument))
+
+
+def define_path(name: str, default: str | None, help: str) -> None:
+    """Declare a flag that is the path of a file or folder."""
+    flags.DEFINE(_PathParser(), name, default, help)
+
+
+def define_integer(name: str, default: int | None, help: str, lower_bound: int | None = None) -> None:
+    """Declare a flag that is a whole number."""
+    parser = _WholeNumberParser(lower_bound=lower_bound)
+    flags.DEFINE(parser, name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number as people write it: 12, 1_000, 1e9, 2.5e6. Raises ValueError for anything else."""
+    try:
+        return int(text)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            number = float(text)
+            if number.is_integer():
+                return int(number)
+    raise ValueError(f"{text!r} is not a whole number")
+
+
 def require(names: Iterable[str]) -> None:
     """Raise InputError for a flag that is not given."""
     for name in names:
@@ -83,27 +136,72 @@ def require(names: Iterable[str]) -> None:
             raise InputError(f"--{name} is missing; --help shows what it expects")
 
 
+def _meant(word: str, overrides: Iterable[str]) -> str:
+    """Return the flag that a word of the command line may have meant, as a question; empty when none is near.
+
+    `overrides`: names of flags that absl does not know of.
+    """
+    name, equals, value = word.partition("=")
+    name = name.lstrip("-\u2013\u2014")  # a text editor makes long dashes of two hyphens
+    candidates = {}
+    for known in (*_own_flags(), *overrides):
+        candidates[known] = known
+        candidates[known.removeprefix("config.")] = known
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.7)
+    return f"did you mean --{candidates[close[0]]}{equals}{value}?" if close else ""
+
+
+def _own_flags() -> Iterator[str]:
+    """Yield the names of the flags of the command itself; libraries declare others."""
+    for module, declared in flags.FLAGS.flags_by_module_dict().items():
+        if not module.startswith("absl."):
+            for flag in declared:
+                yield flag.name
+
+
+def _refuse_stray(words: list[str], overrides: Iterable[str]) -> None:
+    """Raise InputError for words that the command would not look at."""
+    if words:
+        hint = _meant(words[0], overrides) or "this command takes flags only, such as --name=value"
+        raise InputError(f"unexpected argument {words[0]!r}; {hint}")
+
+
+def _no_overrides() -> Iterable[str]:
+    """Return the overrides of a command that has none."""
+    return ()
+
+
+# --- the command
+
+
 def run(
     main: Callable[[list[str]], int | None],
     required: Iterable[str] = (),
     check: Callable[[list[str]], list[str]] | None = None,
+    arguments: str | None = None,
+    overrides: Callable[[], Iterable[str]] = _no_overrides,
 ) -> None:
     """Parse absl flags and call `main` with the positional arguments; turn exceptions into one line and an exit code.
 
-    `check` may look at the raw arguments first and return others in their place.
+    `check` may look at the raw arguments first and return others in their place. `arguments` says what the positional
+    ones are; without it they are refused. `overrides` names flags of which absl does not know, such as --config.a.b.
     """
 
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(check(argv) if check else argv)
+        except flags.UnrecognizedFlagError as error:
+            hint = _meant(error.flagvalue, overrides()) or "--help lists the flags"  # absl has the whole argument there
+            _refuse(f"unknown flag --{error.flagname}; {hint}")
         except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
-            print(f"error: {_one_line(error.args[0] if error.args else error)}", file=sys.stderr)
-            sys.exit(EXIT_INPUT)
+            _refuse(error.args[0] if error.args else error)
 
     def guarded(argv: list[str]) -> int:
         if flags.FLAGS.verbosity < 1:
             _quieten()
         try:
+            if arguments is None:
+                _refuse_stray(argv[1:], overrides())
             require(required)
             return main(argv[1:]) or 0
         except KeyboardInterrupt:
@@ -116,3 +214,9 @@ def run(
             return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
 
     app.run(guarded, flags_parser=parse)
+
+
+def _refuse(problem: object) -> NoReturn:
+    """Say what is wrong with the command line, and end."""
+    print(f"error: {_one_line(problem)}", file=sys.stderr)
+    sys.exit(EXIT_INPUT)

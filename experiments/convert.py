@@ -335,6 +335,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", None, "import: a Hugging Face checkpoint; export: an import, or the workdir of a run")
-    flags.DEFINE_string("out", None, "folder to write; it must be new or empty")
-    cli.run(main, ["source", "out"])
+    cli.define_path("source", None, "import: a Hugging Face checkpoint; export: an import, or the workdir of a run")
+    cli.define_path("out", None, "folder to write; it must be new or empty")
+    cli.run(main, ["source", "out"], arguments="import or export")

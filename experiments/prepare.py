@@ -70,8 +70,11 @@ def look(data: Data, root: PathLike) -> tuple[Path, list[Origin], list[Path | No
     """Return the root as a path, the corpora as they are now, and the folder of each one's records, None without one."""
     data.check()
     root = Path(root).expanduser()
-    if root.exists() and not root.is_dir():
-        raise InputError(f"execution.data_root={os.fspath(root)!r}: expected a folder, this is a file")
+    for folder in (root, *root.parents):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                f"execution.data_root={os.fspath(root)!r}: expected a folder, {os.fspath(folder)} is a file"
+            )
     origins = [describe(name, data.text_field) for name in data.corpus]
     return root, origins, [_find(origin, origins, data, root) for origin in origins]
 
@@ -321,12 +324,10 @@ def _sizes(split: Split) -> tuple[str, str, str, str]:
     return f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes:,}", f"{bytes_per_token:.4f}"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Prepare what the config's run needs; show it, and the run's first record as text."""
     from experiments.run import config_file  # imports jax
 
-    if argv:
-        raise InputError(f"unexpected argument {argv[0]!r}; options are given as --config.data.corpus=...")
     run, execution = config_file.frozen()
     console = Console(highlight=False)
     _, _, ready = look(run.data, execution.data_root)
@@ -352,4 +353,4 @@ if __name__ == "__main__":
     from experiments.run import config_file  # imports jax
 
     config_file.define()
-    cli.run(main, required=("config",), check=config_file.check_arguments)
+    cli.run(main, required=("config",), check=config_file.check_arguments, overrides=config_file.names)

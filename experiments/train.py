@@ -283,10 +283,10 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     config_file.define()
-    flags.DEFINE_string("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
+    cli.define_path("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
     flags.DEFINE_string("options", None, "print every option of a run of this family (dense without one), and end")
     flags.DEFINE_string(
         "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/alive/hosts.py)"
     )
-    flags.DEFINE_string("population", None, "used by sweeps.launch: a population file whose runs train as one program")
-    cli.run(main, check=_check_arguments)
+    cli.define_path("population", None, "used by sweeps.launch: a population file whose runs train as one program")
+    cli.run(main, check=_check_arguments, overrides=config_file.names)

@@ -318,9 +318,14 @@ def _places(certificate: Row) -> str:
 
 if __name__ == "__main__":
     config_file.define()
-    flags.DEFINE_string("workdir", None, "folder for the certificate and both trainings")
-    flags.DEFINE_integer("steps", 200, "compare after so many steps of the config", lower_bound=4)
-    flags.DEFINE_integer("kills", 3, "how often to kill", lower_bound=1)
-    flags.DEFINE_integer("processes", 1, "train on so many processes of this machine together", lower_bound=1)
-    flags.DEFINE_integer("seed", None, "which steps to kill after; default: drawn afresh")
-    cli.run(main, ["workdir"], config_file.check_arguments)
+    cli.define_path("workdir", None, "folder for the certificate and both trainings")
+    cli.define_integer("steps", 200, "compare after so many steps of the config", lower_bound=4)
+    cli.define_integer("kills", 3, "how often to kill", lower_bound=1)
+    cli.define_integer("processes", 1, "train on so many processes of this machine together", lower_bound=1)
+    cli.define_integer("seed", None, "which steps to kill after; default: drawn afresh")
+    cli.run(
+        main,
+        required=["workdir"],
+        check=config_file.check_arguments,
+        overrides=config_file.names,
+    )

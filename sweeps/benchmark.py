@@ -119,8 +119,8 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("runs", 200, "runs of the study", lower_bound=1)
-    flags.DEFINE_integer("steps", 100, "steps of each run", lower_bound=1)
-    flags.DEFINE_string("data_root", "data", "where prepared corpora are")
-    flags.DEFINE_string("json", None, "write the numbers here too")
+    cli.define_integer("runs", 200, "runs of the study", lower_bound=1)
+    cli.define_integer("steps", 100, "steps of each run", lower_bound=1)
+    cli.define_path("data_root", "data", "where prepared corpora are")
+    cli.define_path("json", None, "write the numbers here too")
     cli.run(main)

@@ -48,7 +48,7 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the study")
-    flags.DEFINE_string("out", None, "the table to write: a name that ends in .parquet or .csv")
+    cli.define_path("workdir", None, "folder of the study")
+    cli.define_path("out", None, "the table to write: a name that ends in .parquet or .csv")
     flags.DEFINE_bool("allow_damaged", False, "succeed although some record cannot be read")
     cli.run(main, required=("workdir", "out"))

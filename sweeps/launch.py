@@ -78,10 +78,10 @@ def accept_dash(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     default_budgets = ",".join(f"{kind}={count}" for kind, count in retries.BUDGETS.items())
-    flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-    flags.DEFINE_string("workdir", None, "folder of the study: records, checkpoints, logs")
+    cli.define_path("study", None, "FILE.py[:ARG] with get_study(arg)")
+    cli.define_path("workdir", None, "folder of the study: records, checkpoints, logs")
     flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.executor_names())}")
-    flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
+    cli.define_path("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed; finish those stopped early")
     flags.DEFINE_list("retries", [], f"tries after each kind of failure, by kind; default: {default_budgets}")
     flags.DEFINE_bool("stop_dominated", False, "stop runs whose loss curve cannot reach that of their best rival")

@@ -58,10 +58,10 @@ def options_help() -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
-    flags.DEFINE_string("workdir", None, "folder of the study, as for sweeps.launch; runs come back to it")
+    cli.define_path("study", None, "FILE.py[:ARG] with get_study(arg)")
+    cli.define_path("workdir", None, "folder of the study, as for sweeps.launch; runs come back to it")
     flags.DEFINE_string("kind", None, f"what to write: {', '.join(manifests.kinds())}")
-    flags.DEFINE_string("out", None, "folder for the files; its name is that of a folder in the bucket")
+    cli.define_path("out", None, "folder for the files; its name is that of a folder in the bucket")
     flags.DEFINE_string("options", "", options_help())
-    flags.DEFINE_string("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
+    cli.define_path("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     cli.run(main, required=("study", "workdir", "kind", "out"))

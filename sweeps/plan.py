@@ -41,7 +41,7 @@ def main(_: list[str]) -> int:
     def say(text: str) -> None:
         progress.print(text, markup=False, soft_wrap=True)
 
-    cache = CACHE if given.cache is None else given.cache or None
+    cache = None if given.cache == "none" else given.cache
     plan = plan_study(study, target, chips, given.layouts, cache, say)
     _print_plan(study, plan)
     if given.json:
@@ -70,14 +70,14 @@ def _print_plan(study: studies.Study, plan: table.Plan) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("study", None, "FILE.py[:ARG] with get_study(arg)")
+    cli.define_path("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(machines.EXAMPLES)}")
-    flags.DEFINE_string("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
-    flags.DEFINE_string("json", None, "write the plan to this file as well")
-    flags.DEFINE_string("workdir", None, "folder of the study: leave the plan there as its lock")
-    flags.DEFINE_string("prices", None, "JSON like sweeps/cost/chips.json with the figures and prices to use instead")
-    flags.DEFINE_integer(
+    cli.define_path("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
+    cli.define_path("json", None, "write the plan to this file as well")
+    cli.define_path("workdir", None, "folder of the study: leave the plan there as its lock")
+    cli.define_path("prices", None, "JSON like sweeps/cost/chips.json with the figures and prices to use instead")
+    cli.define_integer(
         "layouts", 1, "layouts of a signature that are compiled and compared, of those that are close", 1
     )
-    flags.DEFINE_string("cache", None, f"folder for results of compilations; default {CACHE}; empty: keep none")
+    cli.define_path("cache", CACHE, "folder for results of compilations; none: keep none")
     cli.run(main, required=("study",))

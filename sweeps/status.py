@@ -53,8 +53,8 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the study")
-    flags.DEFINE_string("json", None, "write the states to this file as well")
+    cli.define_path("workdir", None, "folder of the study")
+    cli.define_path("json", None, "write the states to this file as well")
     flags.DEFINE_bool("watch", False, "show the table again and again until nothing is under way")
     flags.DEFINE_float("seconds", 5.0, "between two looks with --watch", lower_bound=0.1)
     cli.run(main, required=("workdir",))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from experiments import cli
 from experiments.cli import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def define() -> None:
         "How much a row above the law counts next to one below it (1). Less than 1 for runs that were not tuned.",
     )
     flags.DEFINE_list("fix", [], "Coefficients to hold: E=1.69,alpha=0.34.")
-    flags.DEFINE_integer("bootstrap", 1000, "Bootstrap replicates; 0 for no intervals.")
+    cli.define_integer("bootstrap", 1000, "Bootstrap replicates; 0 for no intervals.")
     flags.DEFINE_string(
         "resample", "paired", "What a replicate resamples: paired (rows, or runs), wild (signs), residual (residuals)."
     )
@@ -49,7 +50,7 @@ def define() -> None:
     )
     flags.DEFINE_bool("weighted", False, "IsoFLOP minima that noise moves less count more (isoflop).")
     flags.DEFINE_float("level", 0.9, "Level of the intervals.")
-    flags.DEFINE_integer("seed", 42, "Seed of the bootstrap.")
+    cli.define_integer("seed", 42, "Seed of the bootstrap.")
 
 
 def spec(interpolation: str = "quadratic", law: "type[Law] | None" = None) -> "FitSpec":

@@ -155,7 +155,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "The folder of the tidy tables (chinchilla_epoch.csv, ...).")
+    cli.define_path("data", None, "The folder of the tidy tables (chinchilla_epoch.csv, ...).")
     flags.DEFINE_bool("fetch", False, "Download what is missing there. Without it nothing goes over the network.")
-    flags.DEFINE_string("json", None, "A JSON file to write.")
-    cli.run(main, required=["data"])
+    cli.define_path("json", None, "A JSON file to write.")
+    cli.run(main, required=["data"], arguments="NAME ...")

@@ -6,6 +6,7 @@ absl and ml_collections parse most of it. Here are the errors that name the key,
 type, and `--config.opt.name`, which brings the options of another optimizer.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import importlib.util
 import os
@@ -15,11 +16,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments import cli
 from experiments.configs import default
 from experiments.run import freeze, schema
 from models.errors import InputError, nearest
 
 CONFIG = re.compile(r"--?config=(.*)")
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -28,6 +31,7 @@ class _Overrides:
     """What a command line says and absl cannot parse: kept from `check_arguments` until `frozen`."""
 
     unset: list[str] = dataclasses.field(default_factory=list)
+    names: list[str] = dataclasses.field(default_factory=list)  # of all options of the config
     # Where --config.opt.name chooses an optimizer, all --config.opt overrides: the flags of the config are parsed for
     # the options of another one.
     of_optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -83,10 +87,37 @@ def check_arguments(argv: list[str]) -> list[str]:
     given = [match[1] for match in map(CONFIG.fullmatch, argv) if match]
     if not given:
         return argv
-    path, _, argument = given[-1].partition(":")
+    path, _, argument = os.path.expanduser(given[-1]).partition(":")
     config = call(load_module(path, "get_config", "--config"), argument or None, f"--config={given[-1]}")
+    _overrides.names = list(_names(config, "config."))
     _choose_optimizer(config, argv)
-    return [arg for arg in argv if not _taken(config, arg)]
+    return [_as_absl_reads(config, arg) for arg in argv if not _taken(config, arg)]
+
+
+def names() -> list[str]:
+    """Return the names of all overrides of the config that `check_arguments` has read."""
+    return _overrides.names
+
+
+def _names(config: ConfigDict, prefix: str) -> Iterator[str]:
+    """Yield the dotted names of a config's options, sections inside it too."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            yield from _names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _as_absl_reads(config: ConfigDict, arg: str) -> str:
+    """Return an argument as absl reads it: a whole number without an exponent, a home folder by its path."""
+    chosen = CONFIG.fullmatch(arg)
+    if chosen:
+        return f"--config={os.path.expanduser(chosen[1])}"
+    match = OVERRIDE.fullmatch(arg)
+    if match and match[2] is not None and _kind(config, match[1]) is int:
+        return f"--config.{match[1]}={cli.whole_number(match[2])}"
+    return arg
 
 
 def _choose_optimizer(config: ConfigDict, argv: list[str]) -> None:
@@ -136,8 +167,8 @@ def _check_value(key: str, value: str | None, kind: type) -> None:
         return
     try:
         _parse(value, kind)
-    except ValueError:
-        raise InputError(f"--config.{key}={value} is not of type {kind.__name__}") from None
+    except (ValueError, OverflowError):
+        raise InputError(f"--config.{key}={value} is not {_KINDS[kind]}") from None
 
 
 def _parse(value: str | None, kind: type) -> Any:
@@ -148,7 +179,9 @@ def _parse(value: str | None, kind: type) -> Any:
         if value.lower() not in ("true", "false"):
             raise ValueError(value)
         return value.lower() == "true"
-    return kind(value) if kind in (int, float) else value
+    if kind is int:
+        return cli.whole_number(value)
+    return float(value) if kind is float else value
 
 
 def frozen() -> tuple[schema.Run, schema.Execution]:

@@ -146,7 +146,7 @@ def test_signature_ignores_runtime_options():
     ("arguments", "words"),
     [
         (["--config.model.witdh=3"], ["model.witdh", "width"]),
-        (["--config.model.width=abc"], ["model.width=abc", "int"]),
+        (["--config.model.width=abc"], ["model.width=abc", "whole number"]),
         (["--config.model.heads=5"], ["model.width=48", "model.heads=5"]),
         (["--confg=x"], ["confg"]),
     ],

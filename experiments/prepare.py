@@ -27,7 +27,7 @@ from rich.text import Text
 
 from experiments import cli, files
 from experiments.cli import InputError
-from experiments.data import streams
+from experiments.data import split, streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
 from experiments.data.documents import Documents
@@ -203,6 +203,8 @@ class _Work:
         finally:
             if temporary.exists():
                 temporary.rmtree()
+        if manifest.details["held_out"] == split.END:
+            self._say(f"{origin.name}: too few documents to hold out whole ones; held out: {split.END}")
         tokens = manifest.train.tokens + manifest.holdout.tokens
         self._say(f"{origin.name}: {tokens:,} tokens in {os.fspath(final)}")
 
@@ -247,7 +249,8 @@ class _Work:
         """Yield the training documents of a corpus."""
         documents, _ = self._documents(origin)
         share = self._data.holdout
-        held_out = iter(streams.held_out(documents, share, origin.name, _advance_nothing))
+        chosen, _ = split.held_out(documents, share, origin.name, _advance_nothing)
+        held_out = iter(chosen)
         for block in documents.blocks():
             for text in block:
                 if not next(held_out):
@@ -267,7 +270,7 @@ def _read_trained(path: Path) -> tokenizers.Tokenizer:
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int, shown: bool) -> Iterator[streams.Advance]:
+def _bar(label: str, total: int, shown: bool) -> Iterator[split.Advance]:
     """Show progress on a terminal, for as long as a block of code runs."""
     console = Console(stderr=True)
     columns = (

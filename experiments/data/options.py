@@ -5,11 +5,15 @@ import math
 import re
 
 from experiments.data import sources
+from experiments.data.fields import parts
 from models.errors import InputError
 from models.option import AT_LEAST_ONE, Valid, When, check_options, option
 
 SHARE = Valid("a share above 0 and below 1, such as 0.02", lambda value: 0 < value < 1)
-FIELD = Valid("the name of a field, such as 'text'", bool)
+FIELD = Valid(
+    "the name of a field, such as 'text', 'content.text' or 'title+text'",
+    lambda spec: all(name for path in parts(spec) for name in path.split(".")),
+)
 SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
 
 
@@ -19,8 +23,8 @@ class Data:
 
     corpus: tuple[str, ...] = option(
         ("embedded",),
-        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", or the path of a .txt, '
-        ".jsonl or .parquet file, a folder or a glob of them",
+        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", or the path of a '
+        ".txt .md .jsonl .json .csv .tsv .parquet or .arrow file (texts also .gz or .zst), a folder or a glob",
     )
     weights: tuple[float, ...] = option(
         (),
@@ -31,7 +35,11 @@ class Data:
         "bytes",
         help='"bytes", "bpe:4096" (trained on the corpus), or the path of a `tokenizers` JSON or SentencePiece .model',
     )
-    text_field: str = option("text", valid=FIELD, help="field of JSON lines, Parquet or TFDS rows that holds the text")
+    text_field: str = option(
+        "text",
+        valid=FIELD,
+        help='field of a row that holds the text; "content.text": inside another; "title+text": joined by a blank line',
+    )
     holdout: float = option(
         0.02, valid=SHARE, help="share of the documents, chosen by the hash of their text, that is held out"
     )

@@ -1,25 +1,46 @@
-"""Read the documents of local files: a .txt file is one (a long one several), so is each line of .jsonl and row of .parquet.
+"""Read the documents of local files: a .txt file is one (a long one comes in pieces), so is each row of a table.
 
 Whatever cannot be read raises InputError with the file and the line or row.
 """
 
-from collections.abc import Iterator
-import json
+import codecs
+from collections.abc import Callable, Iterator
+import itertools
 import os
 import pathlib
 import re
-from typing import Any
 
 from etils import epath
 
+from experiments.data import fields, rows, split
+from experiments.data.opening import COMPRESSED, opened
 from models.errors import InputError, nearest
 
 VERSION = 1  # raise when the same files would give other documents
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+WHOLE = (".txt", ".md")  # a file is a document
+# What a folder is searched for. The others have to be named, by a path or a glob: in a folder of texts such files are
+# more often about the texts (README.md, dataset_infos.json) than texts.
+SEARCHED = (".txt", ".jsonl", ".parquet", ".arrow")
+NAMED = (".md", ".json", ".csv", ".tsv")
 PIECE = (
     65_536  # characters; a longer text file is cut before that, at a blank line if there is one, else at a line's end
 )
+Reader = Callable[[epath.Path, str], Iterator[rows.Row]]
 _WILDCARD = re.compile(r"[*?\[]")
+
+
+def kind_of(name: str) -> str:
+    """Return the ending that says how a file is read, before that of its compression; "" for one that is not read."""
+    stem, suffix = os.path.splitext(name)
+    if suffix in COMPRESSED:
+        suffix = os.path.splitext(stem)[1]
+        return "" if suffix in (".parquet", ".arrow") else _known(suffix)
+    return _known(suffix)
+
+
+def _known(suffix: str) -> str:
+    """Return an ending that can be read, "" in place of any other."""
+    return suffix if suffix in (*SEARCHED, *NAMED) else ""
 
 
 def find(name: str) -> list[tuple[str, epath.Path]]:
@@ -28,15 +49,17 @@ def find(name: str) -> list[tuple[str, epath.Path]]:
     Raises InputError.
     """
     path = epath.Path(name).expanduser()
+    kinds = (*SEARCHED, kind_of(name))
     if _WILDCARD.search(name):
         base, files = _glob(name, path)
     elif path.is_dir():
         base = path
+        kinds = SEARCHED
         files = [epath.Path(folder) / file for folder, _, names in path.walk() for file in names]
     else:
         base = path.parent
         files = [path] if path.exists() else []
-    files = [file for file in files if file.suffix in SUFFIXES and not file.is_dir()]
+    files = [file for file in files if kind_of(file.name) in kinds and not file.is_dir()]
     if not files:
         raise _nothing_found(name, path, base)
     return sorted((os.fspath(file).removeprefix(os.fspath(base)).lstrip("/"), file) for file in files)
@@ -55,38 +78,75 @@ def _glob(name: str, path: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
 def _nothing_found(name: str, path: epath.Path, base: epath.Path) -> InputError:
     """Return the error for a corpus of no file, with the nearest name that is there."""
     if base == path:
-        return InputError(f"data.corpus={name!r}: no {', '.join(SUFFIXES)} file in this folder")
+        others = f"{', '.join(NAMED)} are read where a glob names them, such as {os.path.join(name, '*.md')!r}"
+        return InputError(f"data.corpus={name!r}: no {', '.join(SEARCHED)} file in this folder; {others}")
     if not base.is_dir():
         return InputError(f"data.corpus={name!r}: no such file or folder; 'embedded' needs none")
-    there = [found.name for found in base.iterdir() if found.suffix in SUFFIXES or found.is_dir()]
+    there = [found.name for found in base.iterdir() if kind_of(found.name) or found.is_dir()]
     hint = nearest(path.name, there, "file")
     return InputError(f"data.corpus={name!r}: no such text; {hint} (in {os.fspath(base)!r})")
 
 
-def documents(path: epath.Path, field: str) -> Iterator[str]:
-    """Yield the texts in a file, empty ones left out. `field` is that of JSON lines and Parquet rows."""
-    reader = {".txt": _text, ".jsonl": _json_lines, ".parquet": _parquet}[path.suffix]
-    for text in reader(path, field):
-        if text.strip():
-            yield text
+def is_cut(path: epath.Path, size: int) -> bool:
+    """Tell whether a file of so many bytes may be a text that is cut into pieces."""
+    return kind_of(path.name) in WHOLE and (size > PIECE or path.suffix in COMPRESSED)
 
 
-def _text(path: epath.Path, field: str) -> Iterator[str]:
+def documents(path: epath.Path, field: str, dropped: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield the texts in a file, and for a piece of a longer document the name of that, else "".
+
+    Texts that are null or blank are counted in `dropped`. `field`: what of a row is its text, see fields.py.
+    """
+    kind = kind_of(path.name)
+    found = _pieces(path) if kind in WHOLE else _texts_of_rows(path, rows.READERS[kind], field)
+    for document, text in found:
+        reason = "null" if text is None else "empty"
+        if text is not None and text.strip():
+            yield document, text
+        else:
+            dropped[reason] = dropped.get(reason, 0) + 1
+
+
+def _texts_of_rows(path: epath.Path, reader: Reader, field: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the texts of the rows in a file, each a document."""
+    for where, row in reader(path, field):
+        yield "", fields.text_of(row, field, where)
+
+
+def _pieces(path: epath.Path) -> Iterator[tuple[str, str]]:
+    """Yield a text file whole, or in pieces with the name of the document, which equal documents share."""
+    pieces = _cut_file(path)
+    first = next(pieces)
+    second = next(pieces, None)
+    if second is None:
+        yield "", first
+        return
+    document = split.name_of(first.encode())
+    for piece in itertools.chain((first, second), pieces):
+        yield document, piece
+
+
+def _cut_file(path: epath.Path) -> Iterator[str]:
     """Yield a text file in pieces; only one of them is in memory at a time."""
-    del field
-    local = "://" not in os.fspath(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") if local else path.open("r") as file:
-            held = ""
-            while block := file.read(PIECE):
-                held += block
-                while len(held) > PIECE:
-                    cut = _cut(held)
-                    yield held[:cut]
-                    held = held[cut:]
-            yield held
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}: byte 0x{error.object[error.start]:02x})") from error
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    lines = 0
+    held = ""
+    with opened(path) as file:
+        block = True
+        while block:
+            block = file.read(PIECE)
+            try:
+                held += decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                line = lines + error.object.count(b"\n", 0, error.start) + 1
+                what = f"{error.reason}: byte 0x{error.object[error.start]:02x}"
+                raise InputError(f"{path}:{line}: not UTF-8 text ({what})") from error
+            lines += block.count(b"\n")
+            while len(held) > PIECE:
+                cut = _cut(held)
+                yield held[:cut]
+                held = held[cut:]
+    yield held
 
 
 def _cut(text: str) -> int:
@@ -96,55 +156,3 @@ def _cut(text: str) -> int:
         if at >= 0:
             return at + len(mark)
     return PIECE
-
-
-def _checked(value: Any, field: str, where: str) -> str:
-    """Return a value that is a text. Raises InputError for anything else, and for what UTF-8 cannot hold."""
-    if not isinstance(value, str):
-        raise InputError(f"{where}: data.text_field={field!r} holds {type(value).__name__}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where}: data.text_field={field!r} holds half of a surrogate pair, which is no text"
-        ) from error
-    return value
-
-
-def _json_lines(path: epath.Path, field: str) -> Iterator[str]:
-    """Yield the text of each line. Raises InputError naming file, line and field."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:  # bad JSON and bad UTF-8 alike
-                raise InputError(f"{where}: not a line of JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: expected a JSON object with a field {field!r}, found {type(row).__name__}")
-            if field not in row:
-                raise InputError(f"{where}: no field data.text_field={field!r}; {nearest(field, row, 'field')}")
-            yield _checked(row[field], field, where)
-
-
-def _parquet(path: epath.Path, field: str) -> Iterator[str]:
-    """Yield the text of each row. Raises InputError naming file and field."""
-    import pyarrow
-    from pyarrow import parquet
-
-    with path.open("rb") as file:
-        try:
-            table = parquet.ParquetFile(file)
-            names = table.schema_arrow.names
-            if field not in names:
-                hint = nearest(field, names, "column")
-                raise InputError(f"{path}: no column data.text_field={field!r}; {hint}")
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield _checked(value, field, f"{path}, row {row}")
-                    row += 1
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({error})") from error

@@ -3,9 +3,8 @@
 Memory stays small.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
-import hashlib
 import os
 from typing import Any, Self
 
@@ -17,41 +16,11 @@ from experiments.data.documents import Documents
 from experiments.data.manifest import Manifest, Split, sha256, to_json
 from experiments.data.options import Data
 from experiments.data.origin import Origin
+from experiments.data.split import Advance, held_out
 from experiments.data.tokenizer import Tokenizer, dtype_for
-from models.errors import InputError
 
 VERSION = 1  # raise when the same documents would give other tokens
 BLOCK_BYTES = 4_000_000  # text that is tokenised at once
-
-Advance = Callable[[int], None]
-
-
-def held_out(documents: Documents, share: float, name: str, advance: Advance) -> np.ndarray:
-    """Return which documents are held out: those whose hash, as a number in [0, 1), is below the share.
-
-    Equal texts thus go together. At least the one with the smallest hash, so that a small corpus has something to
-    evaluate on. Raises InputError when nothing would be left for one side.
-    """
-    hashes = []
-    for block in documents.blocks():
-        hashes += [_hash(text) for text in block]
-        advance(len(block))
-    value = np.array(hashes, np.uint64)
-    if len(np.unique(value)) < 2:
-        raise InputError(
-            f"data.corpus={name!r}: {len(value)} document(s); expected at least two different ones, one to hold out"
-        )
-    held = value < np.uint64(int(share * 2**64))
-    if not held.any():
-        held = value == value.min()
-    if held.all():
-        held = value != value.max()
-    return held
-
-
-def _hash(text: bytes) -> int:
-    """Hash a text in 64 bits. It is a hash of its own: corpora may have been chosen by another hash of the text."""
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"holdout").digest())
 
 
 class _Stream:
@@ -121,7 +90,7 @@ def write(
     advance: Advance,
 ) -> Manifest:
     """Write the streams of a corpus, its tokenizer and, last, its manifest into an empty folder."""
-    held = held_out(documents, data.holdout, origin.name, advance)
+    held, of = held_out(documents, data.holdout, origin.name, advance)
     tallies = _write_streams(documents, held, codec, folder, advance)
     if codec.content is not None:
         (folder / f"tokenizer{codec.suffix}").write_bytes(codec.content)
@@ -140,7 +109,7 @@ def write(
         holdout=tallies["holdout"].split(),
         unigram_entropy_nats=tallies["train"].entropy(),
         files=written,
-        details={**details, "tokenizer": data.tokenizer},
+        details={**details, "tokenizer": data.tokenizer, "held_out": of},
         inputs=str(origin.inputs),
         directory=folder,
     )

@@ -3,21 +3,30 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 
 class TextDataset(tfds.core.GeneratorBasedBuilder):
-    """Texts of one split, in an order that TFDS makes from their keys. `texts`: (key, text)."""
+    """Texts of one split, in an order that TFDS makes from their keys.
+
+    rows: (key, its text and more). in_pieces: also of which document it is a piece, and where there.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, texts: Iterable[tuple[str, str | bytes]] = (), **options: Any):
-        self._texts = texts
+    def __init__(self, *, rows: Iterable[tuple[str, dict[str, Any]]] = (), in_pieces: bool = False, **options: Any):
+        self._rows = rows
+        self._in_pieces = in_pieces
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        named: dict[str, Any] = {"text": tfds.features.Text()}
+        if self._in_pieces:
+            named["document"] = tfds.features.Text()
+            named["position"] = tfds.features.Scalar(np.int64)
+        features = tfds.features.FeaturesDict(named)
         return tfds.core.DatasetInfo(builder=self, description="Texts.", features=features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -25,5 +34,4 @@ class TextDataset(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for key, text in self._texts:
-            yield key, {"text": text}
+        yield from self._rows

@@ -51,7 +51,7 @@ def test_a_long_text_is_cut_at_blank_lines(tmp_path: pathlib.Path):
     text = "\n\n".join("paragraph " + "word " * int(n) for n in draw.integers(5, 300, 400))
     path = tmp_path / "book.txt"
     path.write_text(text)
-    pieces = list(reading.documents(reading.find(str(path))[0][1], "text"))
+    pieces = [piece for _, piece in reading.documents(reading.find(str(path))[0][1], "text", {})]
     assert "".join(pieces) == text and len(pieces) > 4
     assert all(len(piece) <= reading.PIECE for piece in pieces) and all(piece.endswith("\n\n") for piece in pieces[:-1])
 
@@ -61,10 +61,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "list.jsonl": (b'{"text": "a"}\n[1]\n', r"list\.jsonl:2: expected a JSON object"),
     "field.jsonl": (b'{"texts": "a"}\n', r"field\.jsonl:1: no field data\.text_field='text'; did you mean 'texts'"),
     "number.jsonl": (b'{"text": "a"}\n{"text": 3}\n', r"number\.jsonl:2: data\.text_field='text' holds int"),
-    "null.jsonl": (b'{"text": null}\n', r"null\.jsonl:1: .* holds NoneType"),
+    "null.jsonl": (b'{"text": null}\n', r"no text in .*null\.jsonl, 1 null"),
     "latin.jsonl": (b'{"text": "caf\xe9"}\n', r"latin\.jsonl:1: not a line of JSON .*utf-8"),
     "half.jsonl": (b'{"text": "\\ud800"}\n', r"half\.jsonl:1: .*surrogate"),
-    "latin.txt": (b"plain\ncaf\xe9 au lait\n", r"latin\.txt: not UTF-8 text .*0xe9"),
+    "latin.txt": (b"plain\ncaf\xe9 au lait\n", r"latin\.txt:2: not UTF-8 text .*0xe9"),
     "cut.parquet": (b"PAR1 and then nothing", r"cut\.parquet: not a readable Parquet file"),
     "empty.jsonl": (b"\n\n", r"data\.corpus: no text in .*empty\.jsonl"),
     "one.txt": (b"only this", r"1 document\(s\); expected at least two"),
@@ -96,7 +96,8 @@ def test_a_bad_parquet_column_is_named(tmp_path: pathlib.Path):
         ({"corpus": ("embedded", "embedded")}, r"data\.corpus=.* named twice"),
         ({"corpus": ("embedded:big",)}, r"data\.corpus='embedded:big': expected 'embedded'"),
         ({"corpus": ("tfds:",)}, r"data\.corpus='tfds:': expected 'tfds:NAME'"),
-        ({"corpus": ("text.csv",)}, r"data\.corpus='text\.csv': expected a file ending in \.txt"),
+        ({"corpus": ("text.docx",)}, r"data\.corpus='text\.docx': expected a file ending in \.txt"),
+        ({"corpus": ("text.parquet.gz",)}, r"data\.corpus='text\.parquet\.gz': expected a file ending in \.txt"),
         ({"weights": (1.0, 2.0)}, r"data\.weights=.* expected 1, one per corpus"),
         ({"weights": (0.0,)}, r"data\.weights=.* expected positive"),
         ({"weights": (float("nan"),)}, r"data\.weights=.* expected positive"),
@@ -116,7 +117,9 @@ def test_impossible_options_are_named(options: dict, message: str):
 def test_missing_files_come_with_a_hint(here: pathlib.Path, tmp_path: pathlib.Path):
     with pytest.raises(InputError, match=r"no such text; did you mean 'a\.jsonl'"):
         prepare(Data(corpus=(str(here / "aa.jsonl"),)), tmp_path, False)
-    with pytest.raises(InputError, match=r"no \.txt, \.jsonl, \.parquet file in this folder"):
+    with pytest.raises(
+        InputError, match=r"no \.txt, \.jsonl, \.parquet, \.arrow file in this folder; \.md, .*'.*\*\.md'"
+    ):
         prepare(Data(corpus=(str(tmp_path),)), tmp_path / "root", False)
     with pytest.raises(InputError, match=r"data\.corpus='/nowhere/x/y\.txt': no such file or folder"):
         prepare(Data(corpus=("/nowhere/x/y.txt",)), tmp_path, False)
@@ -141,8 +144,10 @@ def test_tfds_by_name_from_disk(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     path = write_corpus(tmp_path / "c.jsonl", 40)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     with quiet():
-        texts = ((f"0:{i}", text) for i, text in enumerate(reading.documents(epath.Path(path), "text")))
-        TextDataset(texts=texts, data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
+        rows = (
+            (f"0:{i}", {"text": text}) for i, (_, text) in enumerate(reading.documents(epath.Path(path), "text", {}))
+        )
+        TextDataset(rows=rows, data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
     (m,) = prepare(Data(corpus=("tfds:text_dataset",), holdout=0.1), tmp_path / "root", False)
     assert m.train.documents + m.holdout.documents == 40 and m.details["version"] == "1.0.0"
     (direct,) = prepare(Data(corpus=(str(path),), holdout=0.1), tmp_path / "root", False)

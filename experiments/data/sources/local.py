@@ -1,9 +1,9 @@
-"""Local text files, and those of an object store: a .txt, .jsonl or .parquet file, a folder or a glob of them.
+"""Local text files, and those of an object store: a file, a folder or a glob of them.
 
-experiments/data/reading.py says what a document is.
+experiments/data/reading.py says which files are read and what a document is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import os
 import re
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from etils import epath
 
 from experiments.data import reading
-from experiments.data.documents import Documents, Texts, written
+from experiments.data.documents import Documents, Piece, written
+from experiments.data.opening import COMPRESSED
 from experiments.data.origin import Origin
 from experiments.data.sources import Found
 from models.errors import InputError
@@ -23,9 +24,11 @@ def check(name: str) -> None:
     """Check that a name that ends like a file's has an ending that can be read. Raises InputError."""
     suffix = os.path.splitext(name)[1]
     like_a_file = re.fullmatch(r"\.\w{1,8}", suffix) is not None
-    if like_a_file and suffix not in reading.SUFFIXES and not os.path.isdir(name):
+    if like_a_file and not reading.kind_of(name) and not os.path.isdir(name):
+        endings = ", ".join((*reading.SEARCHED, *reading.NAMED))
         raise InputError(
-            f"data.corpus={name!r}: expected a file ending in {', '.join(reading.SUFFIXES)}, a folder or a glob of them"
+            f"data.corpus={name!r}: expected a file ending in {endings} (the texts among them also with"
+            f" {' or '.join(COMPRESSED)} behind), a folder or a glob of them"
         )
 
 
@@ -36,9 +39,18 @@ def options(name: str, text_field: str) -> dict[str, Any]:
 
 
 def look(name: str) -> Found:
-    """Return names, sizes and times of the files."""
-    listed = [(relative, *_state(path)) for relative, path in reading.find(name)]
-    return Found([reading.VERSION, listed], {"files": [entry[0] for entry in listed]})
+    """Return names, sizes and times of the files, and whether there are documents in pieces, which were split once."""
+    found = reading.find(name)
+    listed = [(relative, *_state(path)) for relative, path in found]
+    inputs = [reading.VERSION, listed]
+    if _in_pieces(found):
+        inputs.append("pieces stay together")
+    return Found(inputs, {"files": [entry[0] for entry in listed]})
+
+
+def _in_pieces(found: list[tuple[str, epath.Path]]) -> bool:
+    """Tell whether some of the files may be texts that are cut into pieces."""
+    return any(reading.is_cut(path, _state(path)[0]) for _, path in found)
 
 
 def _state(path: epath.Path) -> tuple[int, int]:
@@ -59,15 +71,17 @@ def open_documents(
 ) -> tuple[Documents, dict[str, Any]]:
     """Open the files' documents, which are first written to `folder`."""
 
-    def texts(dropped: dict[str, int]) -> Texts:
-        del dropped  # all of them are taken
-        paths = [path for _, path in reading.find(origin.name)]
+    found = reading.find(origin.name)
+    paths = [path for _, path in found]
+
+    def texts(dropped: dict[str, int]) -> Iterator[Piece]:
         index = -1
         for number, path in enumerate(paths):
-            for text in reading.documents(path, text_field):
+            for document, text in reading.documents(path, text_field, dropped):
                 index += 1
-                yield f"{number}:{index}", text
+                yield Piece(f"{number}:{index}", text, document, index)
         if index < 0:
-            raise InputError(f"data.corpus: no text in {', '.join(map(str, paths[:5]))}")
+            counts = [f", {count} {reason}" for reason, count in dropped.items()]
+            raise InputError(f"data.corpus: no text in {', '.join(map(str, paths[:5]))}{''.join(counts)}")
 
-    return written(origin, folder, texts, say)
+    return written(origin, folder, texts, say, _in_pieces(found))

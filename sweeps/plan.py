@@ -17,6 +17,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import cli, files
+from experiments.benchmarks.chips import load_chips
 from sweeps.cost import compiler, machines, plan_file, table
 from sweeps.cost.compile_cache import CACHE
 from sweeps.cost.study_plan import plan_study
@@ -32,7 +33,7 @@ def main(_: list[str]) -> int:
     if given.runs:
         return _write_candidates(given.study, given.runs)
     target = machines.target(given.target)
-    chips = machines.load_chips(given.prices)
+    chips = load_chips(given.prices)
     if target.kind == "tpu" and (reason := compiler.missing()):
         raise cli.InputError(f"--target={target.name}: {reason}")
     study = studies.load(given.study)
@@ -75,7 +76,9 @@ if __name__ == "__main__":
     cli.define_path("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
     cli.define_path("json", None, "write the plan to this file as well")
     cli.define_path("workdir", None, "folder of the study: leave the plan there as its lock")
-    cli.define_path("prices", None, "JSON like sweeps/cost/chips.json with the figures and prices to use instead")
+    cli.define_path(
+        "prices", None, "JSON like experiments/benchmarks/chips.json with the figures and prices to use instead"
+    )
     cli.define_integer(
         "layouts", 1, "layouts of a signature that are compiled and compared, of those that are close", 1
     )

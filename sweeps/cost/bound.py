@@ -7,8 +7,9 @@ step is slower, never faster.
 
 import dataclasses
 
+from experiments.benchmarks.chips import Chip
 from sweeps.cost.compiler import Compiled
-from sweeps.cost.machines import Chip, Target
+from sweeps.cost.machines import Target
 
 BOUNDS = ("compute", "memory", "network", "host")
 

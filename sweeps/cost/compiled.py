@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from experiments.benchmarks.chips import Chip
 from experiments.cli import InputError
 from experiments.run import check
 from sweeps.cost import compiler as compilers
@@ -18,7 +19,6 @@ from sweeps.cost.compile_cache import CachedCompiler
 from sweeps.cost.compiler import Compiled
 from sweeps.cost.guess import Guess, best_guesses
 from sweeps.cost.layouts import Layout
-from sweeps.cost.machines import Chip
 from sweeps.cost.signature_plan import SignaturePlan, label, ledger_fields, program_steps
 from sweeps.cost.smaller import changed, smaller_options
 from sweeps.executors import local

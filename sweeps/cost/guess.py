@@ -8,12 +8,12 @@ confirm.
 import dataclasses
 import functools
 
+from experiments.benchmarks.chips import Chip
 from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
 from models.accounting import Dispatch
 from models.mesh.mesh import MeshShape
 from sweeps.cost.layouts import Layout, dispatch, divisors, possible
-from sweeps.cost.machines import Chip
 
 STATE_BYTES = 12  # a parameter in float32 and two moments
 MOMENT_BYTES = 8  # the two moments of them

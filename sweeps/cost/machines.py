@@ -1,4 +1,4 @@
-"""Know machines to plan for: their names, and a dated table of what their chips can do and cost (sweeps/cost/chips.json).
+"""Know machines to plan for by their names. What their chips can do and cost: experiments/benchmarks/chips.py.
 
     cpu                 this machine
     v5e-16, v5p-128     a TPU slice by its accelerator type. As Google Cloud has it, the number counts chips for v5e and v6e, but
@@ -11,15 +11,12 @@ Nothing here starts jax.
 """
 
 import dataclasses
-import json
 import math
-import os
 import re
-from typing import Any
 
+from experiments.benchmarks.chips import load_chips
 from experiments.cli import InputError, nearest
 
-TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "chips.json")
 # Slices that are sold under an accelerator type, by their number of chips.
 _TWO_D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _THREE_D = {
@@ -38,7 +35,6 @@ _THREE_D = {
 SLICES = {"v5e": _TWO_D, "v6e": _TWO_D, "v4": _THREE_D, "v5p": _THREE_D, "tpu7x": _THREE_D}
 CORES = {"v4": 2, "v5p": 2}  # in an accelerator type, for each chip
 DEVICES = {"tpu7x": 2}  # that jax sees of one chip
-TEXT_FIELDS = ("source", "date", "price_source", "price_date")  # of a chip; all others are numbers
 EXAMPLES = ("cpu", "v5e-16", "v5p-128", "v6e-256", "v5p:4x4x4", "h100-8")
 
 
@@ -99,72 +95,3 @@ def _gpu(name: str) -> Target | None:
     if chip in SLICES or chip not in load_chips():
         return None
     return Target(name, "gpu", chip, None, int(found["count"]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Peak figures of one chip (units: sweeps/cost/chips.json), and what an hour of it costs, where that is known."""
-
-    peak_flops: float
-    hbm_bytes_per_second: float
-    ici_bytes_per_second: float
-    hbm_bytes: int
-    price_usd: float | None
-    source: str
-    date: str
-    price_source: str | None = None
-    price_date: str | None = None
-    host_bytes_per_second: float | None = None  # None: what moves between a chip and its host counts as nothing
-
-
-def load_chips(override: str | None = None) -> dict[str, Chip]:
-    """Read the table of chips, with the rows and values that a file of the same form has replaced.
-
-    Raises InputError naming the file and the field for what is not a number.
-    """
-    rows = json.loads(_read(TABLE))["chips"]
-    if override is not None:
-        for chip, row in _replaced_rows(override).items():
-            rows[chip] = rows.get(chip, {}) | row
-    return {chip: _chip(chip, row, override) for chip, row in rows.items()}
-
-
-def _replaced_rows(path: str) -> dict[str, dict[str, Any]]:
-    """Read and check the rows of a user's file, which may be parts of rows."""
-    try:
-        value = json.loads(_read(path))["chips"]
-        rows = {chip: dict(row) for chip, row in value.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--prices={path} is not a table like sweeps/cost/chips.json ({error})") from error
-    for chip, row in rows.items():
-        for name, value in row.items():
-            _check_field(path, chip, name, value)
-    return rows
-
-
-def _chip(name: str, row: dict[str, Any], override: str | None) -> Chip:
-    """Make a chip of a row of the table. Raises InputError naming the field that is missing."""
-    for field in dataclasses.fields(Chip):
-        if field.default is dataclasses.MISSING and field.name not in row:
-            raise InputError(f"--prices={override}: chip {name!r} has no {field.name}")
-    return Chip(**row)
-
-
-def _read(path: str) -> str:
-    """Return the text of a table of prices. Raises InputError when it cannot be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"--prices={path} cannot be read ({error.strerror})") from error
-
-
-def _check_field(path: str, chip: str, name: str, value: Any) -> None:
-    """Raise InputError, naming file and field, for a field that no chip has and for a figure that is no number."""
-    fields = {f.name for f in dataclasses.fields(Chip)}
-    if name not in fields:
-        raise InputError(f"--prices={path}: chip {chip!r}: unknown field {name!r}; {nearest(name, fields, 'field')}")
-    if name in TEXT_FIELDS or (name == "price_usd" and value is None):
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"--prices={path}: chip {chip!r}: {name}={value!r} must be a positive number")

@@ -7,13 +7,14 @@ import os
 import time
 from typing import Any
 
+from experiments.benchmarks.chips import Chip
 from experiments.cli import InputError
 from experiments.run.schema import Execution, Run
 from models.mesh.mesh import MeshShape
 from sweeps.cost.bound import mfu
 from sweeps.cost.compiler import token_type
 from sweeps.cost.guess import best_guesses
-from sweeps.cost.machines import Chip, Target
+from sweeps.cost.machines import Target
 from sweeps.cost.signature_plan import SignaturePlan, ledger_fields, program_steps
 from sweeps.executors import local
 from sweeps.study.cells import Cell

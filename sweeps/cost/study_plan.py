@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from experiments.benchmarks.chips import Chip
 from experiments.run import identity
 from sweeps.cost import compiler as compilers
 from sweeps.cost import plan_file
 from sweeps.cost.compile_cache import CACHE, CachedCompiler
 from sweeps.cost.compiled import Say, be_silent, plan_on_tpu
-from sweeps.cost.machines import Chip, Target
+from sweeps.cost.machines import Target
 from sweeps.cost.measured import plan_on_cpu, plan_on_gpu
 from sweeps.cost.signature_plan import SignaturePlan, by_signature
 from sweeps.executors import local

@@ -1,37 +1,27 @@
 """How far the runs of a workdir are, how fast, at what share of the chips' peak, and what is left in time and money.
 
 Everything is computed from what lies in the workdir: metrics, records, machine.json (what a run's worker ran on) and,
-for the price, plan.json. What is not known is None: no peak is made up for a chip that sweeps/cost/chips.json does not have.
+for the price, plan.json. What is not known is None: no peak is made up for a chip that experiments/benchmarks/chips.json does not have.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
-import re
 from typing import Any
 
 from experiments import files
+from experiments.benchmarks.chips import chip_of
 from experiments.run import schema, stored
 from experiments.store.record import ledger
 from models.errors import InputError
 from sweeps.cost import plan_file
-from sweeps.cost.machines import load_chips
 from sweeps.work import curves, stopping
 from sweeps.work.workdir import State, Workdir
 
 FORECAST_LEVEL = 0.9  # of the interval of a forecast
 LARGEST = 1e18  # of a number in a log that means anything
 SECONDS_PER_HOUR = 3600
-# What jax calls a device (jax.Device.device_kind) -> the row of sweeps/cost/chips.json.
-_CHIP_OF_KIND = (
-    (r"TPU v4$", "v4"),
-    (r"TPU (v5 lite|v5e)", "v5e"),
-    (r"TPU v5p?$", "v5p"),
-    (r"TPU (v6 lite|v6e)", "v6e"),
-    (r"TPU ?(v7|7x)", "tpu7x"),
-    (r"H100", "h100"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +74,8 @@ class _LogEnd:
 
 def peak_flops(device_kind: str | None) -> float | None:
     """Return the dense bfloat16 FLOP/s of one device, where it is known."""
-    if not device_kind:
-        return None
-    for pattern, name in _CHIP_OF_KIND:
-        if re.search(pattern, device_kind):
-            chip = load_chips().get(name)
-            return chip.peak_flops if chip else None
-    return None
+    chip = chip_of(device_kind)
+    return chip.peak_flops if chip else None
 
 
 def _read_machine(workdir: Workdir, fingerprint: str) -> _Machine:

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from experiments.benchmarks.chips import load_chips
 from experiments.run.freeze import freeze
 from experiments.store.record import ledger
 from models.mesh import mesh
@@ -20,7 +21,7 @@ from tests.support.plans import LARGE, SMALL, needs_libtpu, study_of
 
 pytestmark = [pytest.mark.tpu_aot, needs_libtpu, pytest.mark.slow]
 
-CHIPS = machines.load_chips()
+CHIPS = load_chips()
 KEYS = "name runs fits peak_bytes flops_per_step collective_bytes step_seconds_bound bound_by compile_seconds"
 
 

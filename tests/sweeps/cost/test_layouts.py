@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from experiments.benchmarks.chips import load_chips
 from experiments.run.freeze import freeze
 from experiments.run.schema import Execution, Run
 from models.accounting import Dispatch
-from sweeps.cost import guess, layouts, machines, smaller
+from sweeps.cost import guess, layouts, smaller
 from sweeps.cost.layouts import Layout
 from sweeps.study.grid import cases, nest
 from tests.support.plans import LARGE, SMALL, study_of
 
-CHIP = machines.load_chips()["v5e"]
+CHIP = load_chips()["v5e"]
 
 
 def frozen(values: dict[str, Any]) -> tuple[Run, Execution]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from experiments.benchmarks.chips import chip_of, load_chips
 from experiments.cli import InputError
 from sweeps.cost import machines
 
-CHIPS = machines.load_chips()
+CHIPS = load_chips()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_what_is_no_machine_is_refused(name: str, said: str):
 
 
 def write_prices(path: pathlib.Path, chips: Any) -> str:
-    """A file like sweeps/cost/chips.json."""
+    """A file like experiments/benchmarks/chips.json."""
     path.write_text(json.dumps({"chips": chips}))
     return str(path)
 
@@ -55,7 +56,7 @@ def write_prices(path: pathlib.Path, chips: Any) -> str:
 def test_figures_and_prices_can_be_replaced(tmp_path: pathlib.Path):
     """Part of a row, by a user's file; all other values stay."""
     path = write_prices(tmp_path / "prices.json", {"v5e": {"price_usd": 0.5, "price_date": "2026-01"}})
-    chips = machines.load_chips(path)
+    chips = load_chips(path)
     assert chips["v5e"].price_usd == 0.5
     assert chips["v5e"].peak_flops == 197e12
     assert chips["v6e"] == CHIPS["v6e"]
@@ -74,8 +75,28 @@ def test_a_wrong_table_is_refused(chips: Any, said: str, tmp_path: pathlib.Path)
     """What is wrong is named with its file."""
     path = write_prices(tmp_path / "prices.json", chips)
     with pytest.raises(InputError, match=said):
-        machines.load_chips(path)
+        load_chips(path)
 
 
 def test_every_chip_says_where_its_figures_are_from():
     assert all(chip.source and chip.date for chip in CHIPS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "chip"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU7x", "tpu7x"),
+    ],
+)
+def test_a_device_is_known_by_what_jax_calls_it(kind: str, chip: str):
+    assert chip_of(kind) == CHIPS[chip]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA H1000", "", None])
+def test_no_peak_is_made_up_for_a_device_that_is_not_in_the_table(kind: str | None):
+    assert chip_of(kind) is None

@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from experiments.benchmarks.chips import load_chips
 from experiments.cli import InputError
 from experiments.run import identity
 from sweeps.cost import bound, machines, study_plan, table
@@ -16,7 +17,7 @@ from sweeps.work import populations
 from tests.support.plans import SMALL, planned, study_of
 from tests.support.studies import nodes_of
 
-CHIPS = machines.load_chips()
+CHIPS = load_chips()
 
 
 def test_a_bound_is_the_slowest_of_four():

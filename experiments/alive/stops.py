@@ -5,10 +5,13 @@ whole run would have reached. Who asks, and why, is not decided here (sweeps/wor
 """
 
 import dataclasses
+import math
+import time
 
 from etils import epath
 
 from experiments import files
+from experiments.cli import InputError
 
 SCHEMA = 1
 FILE = "stop.json"
@@ -23,16 +26,43 @@ class Stop:
     reason: str
 
 
+class Looks:
+    """Spaces out looks for a request, where each costs something."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._last = -math.inf
+
+    def due(self) -> bool:
+        """Tell whether it is time to look; True once every so many seconds."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
 def ask(directory: epath.Path, stop: Stop) -> None:
     """Ask the worker of a run to end it."""
     files.write_json(directory / FILE, {"schema": SCHEMA, **dataclasses.asdict(stop)})
 
 
 def asked(directory: epath.Path) -> Stop | None:
-    """Return what was asked of a run. A file that cannot be understood asks for nothing."""
+    """Return what was asked of a run; None: nothing.
+
+    Raises InputError, naming the file, for one that cannot be understood, and OSError for one that cannot be read.
+    """
+    path = directory / FILE
     try:
-        value = files.read_json(directory / FILE)
+        value = files.read_json(path)
         stop = Stop(value["status"], str(value["reason"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
-    return stop if stop.status in STATUSES else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be understood ({type(error).__name__}): expected a status and a reason"
+        ) from error
+    if stop.status not in STATUSES:
+        expected = " or ".join(STATUSES)
+        raise InputError(f"{path}: status={stop.status!r} cannot be asked for; expected {expected}")
+    return stop

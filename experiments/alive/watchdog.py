@@ -1,7 +1,8 @@
 """End a process that hangs, with the stacks of all its threads, so that whoever started it can start it again.
 
-Work is marked by phase ("step", "evaluate", "save"); a phase is late when it takes `factor` times its longest so far,
-and never before `floor` seconds. The first time a phase compiles, and has FIRST_SECONDS. Time is counted in ticks of
+Work is marked by phase ("step", "evaluate", "save"); a phase is late when it takes `factor` times its longest sound
+instance, the first one included, and never before `floor` seconds. Before there is one it compiles, and has
+FIRST_SECONDS. What raised an error says nothing of how long sound work takes. Time is counted in ticks of
 the watching thread: while the whole process is stopped (Ctrl-Z, a suspended machine) no time passes, and no clock can
 jump. A call that never lets go of Python's lock stops the ticks too: the launcher then misses the signs of life of
 `breathe` and kills the process.
@@ -20,13 +21,17 @@ from experiments.cli import EXIT_AGAIN
 
 FIRST_SECONDS = 3600.0
 ALIVE_SECONDS = 15.0
+STDERR = 2
 
 
 def _die(text: str) -> None:
     """Write all stacks and one line to stderr, and end at once: the main thread cannot be asked."""
-    faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    print(f"error: stalled: {text}", file=sys.stderr, flush=True)
-    os._exit(EXIT_AGAIN)
+    try:
+        # Of the process: sys.stderr may be an object without a file, as in a notebook.
+        faulthandler.dump_traceback(STDERR, all_threads=True)
+        print(f"error: stalled: {text}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(EXIT_AGAIN)
 
 
 class Watchdog:
@@ -68,10 +73,8 @@ class Watchdog:
         finally:
             with self._lock:
                 self._phase = None
-        if phase in self._longest:
-            self._longest[phase] = max(self._longest[phase], time.monotonic() - start)
-        else:
-            self._longest[phase] = 0.0  # the first time says nothing: it compiles
+        seconds = time.monotonic() - start
+        self._longest[phase] = max(self._longest.get(phase, 0.0), seconds)
 
     def _run(self) -> None:
         """Watch how long the phase at hand takes, and end the process when it takes too long."""

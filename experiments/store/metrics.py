@@ -6,6 +6,7 @@ nothing here reads.
 
 from collections.abc import Sequence
 import json
+import sys
 from typing import Any, Protocol
 
 from etils import epath
@@ -14,6 +15,7 @@ from experiments import files
 from experiments.store.record import finite_or_null
 
 Row = dict[str, Any]  # `step`, `tokens`, and values by name
+EVALUATED = "eval_loss"  # column that the rows of evaluations have, and no others
 
 
 class Mirror(Protocol):
@@ -65,26 +67,40 @@ class Metrics:
         self._file: Any = None
         self._tensorboard = TensorBoard(directory / "tb") if tensorboard else None
         self._mirrors = tuple(mirrors)
+        self._evaluated: int | None = None  # newest step whose evaluation the log has
 
     def cut(self, step: int) -> None:
-        """Forget rows after `step` (and a half-written last line): they will be written again."""
-        kept = self._lines_until(step) if self.path.exists() else []
-        content = "".join(line + "\n" for line in kept)
+        """Forget rows after `step` (and a half-written last line): they will be written again.
+
+        A line in the middle that cannot be read is left out, and said so.
+        """
+        kept = self._rows_until(step) if self.path.exists() else []
+        content = "".join(line + "\n" for line, _ in kept)
         files.write_bytes(self.path, content.encode())
+        evaluated = [row["step"] for _, row in kept if EVALUATED in row]
+        self._evaluated = max(evaluated, default=None)
         if self._tensorboard:
             self._tensorboard.begin_at(step + 1)
 
-    def _lines_until(self, step: int) -> list[str]:
-        """Return the lines up to a step, and none from the first that cannot be read."""
+    def _rows_until(self, step: int) -> list[tuple[str, Row]]:
+        """Return lines and rows up to a step, without those that cannot be read."""
         kept = []
-        for line in self.path.read_bytes().splitlines():
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
             try:
                 row = files.parse(line)
                 if row["step"] <= step:
-                    kept.append(line.decode())
+                    kept.append((line.decode().rstrip(), row))
             except (ValueError, KeyError, TypeError):
-                break
+                # The last line of a process that was killed has no end: that is no damage.
+                if line.endswith(b"\n"):
+                    print(f"{self.path}: line {number} cannot be read and is left out", file=sys.stderr)
         return kept
+
+    def append_evaluation(self, row: Row) -> None:
+        """Write the row of an evaluation, unless the log has one of this step: of before the run was resumed there."""
+        if row["step"] != self._evaluated:
+            self.append(row)
+            self._evaluated = row["step"]
 
     def append(self, row: Row) -> None:
         """Write one row: `step`, `tokens`, and values by name. Non-finite values are written as null."""

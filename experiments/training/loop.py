@@ -170,7 +170,8 @@ class Loop:
         """Return which runs were asked to end early, by fingerprint."""
         seen = {}
         for trial in active:
-            stop = trial.asked_to_stop() if trial.step < trial.run.steps else None
+            # Only what the first process sees counts.
+            stop = trial.asked_to_stop() if hosts.first() and trial.steps_left else None
             if stop:
                 seen[trial.fingerprint] = [stop.status, stop.reason]
         told = hosts.told(seen)
@@ -201,7 +202,7 @@ class Loop:
             if not math.isfinite(result.loss_nats):
                 trial.status = "diverged"
                 continue
-            trial.metrics.append(
+            trial.metrics.append_evaluation(
                 {
                     "step": trial.step,
                     "tokens": trial.step * trial.run.batch_tokens,

@@ -22,18 +22,23 @@ NORMAL = 1.4826  # standard deviations of a normal distribution in its median ab
 
 @dataclasses.dataclass
 class Spikes:
-    """What one run has seen and left out. `limit`: how often it may go back."""
+    """What one run has seen and left out. `limit`: how often it may go back.
+
+    rewinds: how often it has.
+    ranges: the numbers of the batches that are left out, as first and one behind the last, in order and apart.
+    """
 
     factor: float
     limit: int
-    skips: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (step, batches left out before it)
+    rewinds: int = 0
+    ranges: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     window: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW))
 
     def find(self, losses: Sequence[float]) -> int | None:
         """Return the position of the first spike among the losses of the next steps. Those before it join the window."""
         for i, loss in enumerate(map(float, losses)):
             if self._is_spike(loss):
-                return i if len(self.skips) < self.limit else None
+                return i if self.rewinds < self.limit else None
             self.window.append(loss)
         return None
 
@@ -51,28 +56,55 @@ class Spikes:
 
     def skip(self, start: int, spike: int) -> None:
         """Leave out the batches of the steps from `start`, where the run goes on, to that of the spike (0-based)."""
-        self.skips.append((start, spike - start + 1))
+        first = self.batch_of(start)
+        last = self.batch_of(spike)
+        self.ranges = _joined([*self.ranges, (first, last + 1)])
+        self.rewinds += 1
 
     def batch_of(self, step: int) -> int:
         """Return the number of the batch that step number `step` (0-based) takes."""
-        return step + sum(count for start, count in self.skips if start <= step)
+        batch = step
+        for first, end in self.ranges:
+            if first <= batch:
+                batch += end - first
+        return batch
 
     @property
     def left_out(self) -> int:
-        """Return the batches left out so far."""
-        return sum(count for _, count in self.skips)
+        """Return how many batches are left out so far."""
+        return sum(end - first for first, end in self.ranges)
 
     def notes(self) -> dict[str, Any]:
         """Return what a checkpoint has to remember."""
-        return {"skips": [list(skip) for skip in self.skips], "window": list(self.window)}
+        return {
+            "rewinds": self.rewinds,
+            "left_out": [list(one) for one in self.ranges],
+            "window": list(self.window),
+        }
 
     def recall(self, notes: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint remembers."""
-        self.skips = [(int(start), int(count)) for start, count in notes.get("skips", [])]
+        self.rewinds = notes.get("rewinds", 0)
+        self.ranges = [(first, end) for first, end in notes.get("left_out", [])]
+        # Checkpoints of before have the step that the run went back to, and the steps from there to the spike's.
+        for start, count in notes.get("skips", []):
+            self.skip(start, start + count - 1)
         losses = [float(loss) for loss in notes.get("window", [])]
         self.window = collections.deque(losses, maxlen=WINDOW)
 
     def columns(self) -> dict[str, Any]:
         """Return columns of the record."""
-        ranges = [f"{start}:{count}" for start, count in self.skips]
-        return {"rewinds": len(self.skips), "batches_left_out": self.left_out, "left_out": "+".join(ranges)}
+        counted = [f"{first}:{end - first}" for first, end in self.ranges]
+        return {"rewinds": self.rewinds, "batches_left_out": self.left_out, "left_out": "+".join(counted)}
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order, with those that meet as one."""
+    joined: list[tuple[int, int]] = []
+    for first, end in sorted(ranges):
+        if joined and first <= joined[-1][1]:
+            before, until = joined.pop()
+            first = before
+            end = max(until, end)
+        joined.append((first, end))
+    return joined

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import os
+import sys
 from typing import Any
 
 from etils import epath
@@ -24,6 +25,7 @@ from experiments.store.train_state import TrainState
 from experiments.training.spikes import Spikes
 
 RUNNING = "running"
+REMOTE_SECONDS = 15.0  # between two looks for a request to stop where each is a request to an object store
 
 
 @dataclasses.dataclass
@@ -59,6 +61,9 @@ class Trial:
         self._batches = Batches(self.manifests, run.data, run.seq_len, run.batch, begin.seed)
         self.held_out = HeldOut(run, self.manifests)
         self.metrics = Metrics(self.directory, execution.tensorboard, self._mirrors())
+        is_remote = "://" in os.fspath(self.directory)
+        self._looks_for_stops = stops.Looks(REMOTE_SECONDS if is_remote else 0.0)
+        self._unreadable: str | None = None  # what was said of a request to stop
         self.spikes = None
         if execution.spike_factor is not None:
             self.spikes = Spikes(execution.spike_factor, execution.spike_limit)
@@ -146,9 +151,20 @@ class Trial:
         return bool(tokens and self.step and self.step % self._steps_of(tokens) == 0)
 
     def asked_to_stop(self) -> stops.Stop | None:
-        """Return a request to end this run early, for a run under way on a local disk."""
-        is_local = "://" not in os.fspath(self.directory)
-        return stops.asked(self.directory) if is_local and self.running else None
+        """Return a request to end this run early, while it is under way.
+
+        One that cannot be read is said once: whoever made it has to make it anew.
+        """
+        if not self.running or not self._looks_for_stops.due():
+            return None
+        try:
+            return stops.asked(self.directory)
+        except (InputError, OSError) as error:
+            text = str(error)
+            if text != self._unreadable:
+                print(f"{self.fingerprint} is asked to stop, and goes on: {text}", file=sys.stderr)
+            self._unreadable = text
+            return None
 
     # --- what it remembers with a checkpoint
 
@@ -171,10 +187,12 @@ class Trial:
         """Go back to the checkpoint of a step, and leave out the batches from there to the spike's."""
         assert self.spikes
         # The checkpoint may be older than what was left out before, and time has passed since.
-        skips = self.spikes.skips
+        rewinds = self.spikes.rewinds
+        left_out = self.spikes.ranges
         seconds = self.seconds
         self.recall(step, notes)
-        self.spikes.skips = skips
+        self.spikes.rewinds = rewinds
+        self.spikes.ranges = left_out
         self.seconds = seconds
         self.spikes.skip(step, spike)
         self.metrics.rewind(step)

@@ -219,9 +219,39 @@ def test_the_watchdog_does_not_count_time_in_which_the_process_was_stopped(tmp_p
     process.stdout.close()
 
 
+def test_its_last_words_name_every_thread(tmp_path: pathlib.Path):
+    """Also where sys.stderr is no file, as in a notebook: who waits, and what for."""
+    code = (
+        "import io, sys, threading\nfrom experiments.alive.watchdog import Watchdog\n"
+        "sys.stderr = io.TextIOWrapper(io.BytesIO())\n"
+        "def reads_ahead(): threading.Event().wait()\n"
+        "threading.Thread(target=reads_ahead, daemon=True).start()\n"
+        "dog = Watchdog(3.0, 0.2)\nwith dog.watch('step'): pass\n"
+        "def takes_a_step():\n    with dog.watch('step', 'a step'): threading.Event().wait()\n"
+        "takes_a_step()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 75, done.stderr
+    for function in ("in reads_ahead", "in takes_a_step", "in _run"):
+        assert function in done.stderr, done.stderr
+
+
+def test_work_that_takes_as_long_as_its_first_time_is_sound():
+    """Longer than the floor each time: no evaluation of a large model is late the second time because it is not the first."""
+    late = []
+    dog = watchdog.Watchdog(30.0, 0.1, late.append)
+    for _ in range(3):
+        with dog.watch("evaluate"):
+            time.sleep(0.4)
+    assert not late
+
+
 def test_limits_of_the_watchdog():
-    """Unlimited without a factor; generous the first time; never below the floor."""
+    """Unlimited without a factor; generous the first time; never below the floor; what failed is no measure."""
     dog = watchdog.Watchdog(10.0, 5.0)
+    assert dog.limit("step") == watchdog.FIRST_SECONDS
+    with pytest.raises(OSError), dog.watch("step"):
+        raise OSError
     assert dog.limit("step") == watchdog.FIRST_SECONDS
     dog._longest["step"] = 2.0
     assert dog.limit("step") == 20.0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import prepare
+from experiments.alive import stops
 from experiments.cli import InputError
 from experiments.data import batches
 from experiments.run import freeze, schema
@@ -267,6 +268,25 @@ def test_batches_after_several_spikes():
     assert other == seen
 
 
+def test_what_was_left_out_stays_left_out_behind_an_older_state():
+    """Back to a state of before the last one: its batches are remembered as batches, not as steps, which shift."""
+    seen = spikes.Spikes(5.0, 3)
+    seen.skip(10, 21)
+    assert [seen.batch_of(step) for step in (9, 10)] == [9, 22]
+    seen.skip(5, 15)
+    assert seen.ranges == [(5, 28)] and seen.left_out == 23
+    assert [seen.batch_of(step) for step in (4, 5, 6)] == [4, 28, 29]
+    assert seen.columns() == {"rewinds": 2, "batches_left_out": 23, "left_out": "5:23"}
+
+
+def test_notes_of_before_are_read():
+    """Checkpoints that remember steps and counts, in the order in which they were left out."""
+    seen = spikes.Spikes(5.0, 3)
+    seen.recall({"skips": [[30, 13], [30, 6], [60, 2]], "window": [2.0]})
+    assert seen.rewinds == 3 and seen.left_out == 21 and seen.ranges == [(30, 49), (79, 81)]
+    assert [seen.batch_of(step) for step in (29, 30, 59, 60)] == [29, 49, 78, 81]
+
+
 # --- status
 
 
@@ -357,6 +377,85 @@ def test_mirrors_see_every_row_and_may_fail(tmp_path, capsys):
     assert [(row["step"], row["loss"]) for row in kept] == [(1, 1.0), (2, 0.4)]
     assert [row if row == "closed" else row["step"] for row in seen] == [1, 2, 3, 2, "closed"]
     assert list((tmp_path / "tb").iterdir())
+
+
+def log_of(tmp_path, *lines: str) -> metrics.Metrics:
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    return metrics.Metrics(epath.Path(tmp_path), tensorboard=False)
+
+
+def test_a_line_that_cannot_be_read_takes_no_others_with_it(tmp_path, capsys):
+    """It is left out and said so; a last line without an end is what a killed process leaves, and no news."""
+    lines = ('{"step": 1, "loss": 3.0}\n', '{"st\n', "[]\n", '{"step": 4, "loss": 2.0}\n', '{"step": 5, "lo')
+    log_of(tmp_path, *lines).cut(4)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines[0] + lines[3]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition("metrics.jsonl: ")[2] for line in said] == [
+        "line 2 cannot be read and is left out",
+        "line 3 cannot be read and is left out",
+    ]
+
+
+class Enough(Exception):
+    pass
+
+
+def test_a_run_that_is_resumed_where_it_was_evaluated_has_one_row_of_it(tiny, tmp_path):
+    """Stopped behind the evaluation and the checkpoint of one step; the same command again evaluates there, and says it once."""
+    options = {"execution.eval_every_tokens": 256 * 10, "execution.checkpoint_every_tokens": 256 * 10}
+
+    def stop(event):
+        if event["event"] == "progress" and event["done"] > 10:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run(tiny(tokens=256 * 30, **options), tmp_path / "run", stop)
+    run(tiny(tokens=256 * 30, **options), tmp_path / "run")
+    run(tiny(tokens=256 * 30, **options), tmp_path / "whole")
+    assert [row["step"] for row in rows(tmp_path / "run") if "eval_loss" in row] == [10, 20, 30]
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_request_that_cannot_be_read_is_said_once(tiny, tmp_path, capsys):
+    """The run goes on; a sound request later ends it."""
+    path = tmp_path / "run" / "stop.json"
+    path.parent.mkdir()
+    path.write_text("{")
+
+    def ask(event):
+        if event["event"] == "progress" and event["done"] >= 30:
+            stops.ask(epath.Path(path.parent), stops.Stop("complete", "seen enough"))
+
+    found = run(tiny(tokens=256 * 60, **{"execution.steps_per_dispatch": 5}), path.parent, ask)
+    assert found["reason"] == "seen enough" and 30 <= found["columns"]["steps_done"] < 60
+    said = [line for line in capsys.readouterr().err.splitlines() if "asked to stop" in line]
+    assert len(said) == 1 and f"{path} cannot be understood (JSONDecodeError)" in said[0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"status": "complete"}', '{"status": "failed", "reason": "no"}'])
+def test_an_unreadable_request_is_named(tmp_path, text):
+    (tmp_path / "stop.json").write_text(text)
+    with pytest.raises(InputError, match=r"stop\.json"):
+        stops.asked(epath.Path(tmp_path))
+
+
+def test_requests_are_looked_for_on_object_stores_too(tiny, tmp_path, monkeypatch):
+    """Now and then, as each look is a request: not at every dispatch."""
+    frozen, execution = freeze.freeze(tiny())
+    manifests = prepare.prepare(frozen.data, execution.data_root, progress=False)
+    trial = Trial(frozen, "x", epath.Path(tmp_path / "run"), manifests, execution)
+    trial.directory = epath.Path("gs://bucket/run")
+    asked = []
+    monkeypatch.setattr(stops, "asked", lambda directory: asked.append(os.fspath(directory)))
+    trial.asked_to_stop()
+    assert asked == ["gs://bucket/run"]
+
+
+def test_looks_are_spaced_out():
+    seldom = stops.Looks(1e6)
+    assert [seldom.due(), seldom.due()] == [True, False]
+    always = stops.Looks(0.0)
+    assert always.due() and always.due()
 
 
 @pytest.mark.slow

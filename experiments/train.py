@@ -7,11 +7,11 @@ The same command again resumes from the newest checkpoint, or says that the run 
 parameters do not depend on where a run was interrupted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import json
 import math
 import os
-import signal
 import sys
 import threading
 from typing import Any, cast
@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from experiments import cli, files, prepare
-from experiments.alive import hosts, lease, watchdog
+from experiments.alive import holding, hosts, lease, requests, watchdog
 from experiments.alive.lease import Lease
 from experiments.cli import EXIT_AGAIN, InputError
 from experiments.data.manifest import Manifest
@@ -32,6 +32,9 @@ from experiments.store import record as records
 from experiments.store.metrics import Metrics
 from experiments.training.loop import Loop, Report, Stopped
 from experiments.training.trial import Trial
+
+# What a Trial needs of a run: its fingerprint, folder, corpora, parent.
+Checked = tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | None]
 
 
 def set_up_devices(execution: Execution) -> None:
@@ -66,31 +69,78 @@ def train(
 ) -> None:
     """Train runs of one signature, each in its own directory; those that are recorded already are left alone.
 
-    Raises InputError for what can be known before the first step, Stopped after SIGTERM or SIGINT (all is saved), Lost
-    when `held` is no longer ours.
+    `held`: what a launcher has handed out; without it the folders are claimed here. Raises InputError for what can be
+    known before the first step, Stopped after a request to stop (all is saved), Lost when somebody else has the runs.
     """
-    trials = _claim(runs, directories, execution)
+    trials = _check(runs, directories, execution)
     if not trials:
         return
     set_up_devices(execution)
-    started = [Trial(*trial[:4], execution, trial[4]) for trial in trials]
+    requested = _StopRequests()
+    with requests.heard(requested), _holding(trials, held) as held:
+        unrecorded = [trial for trial in trials if not _is_recorded(trial[2])]  # somebody may have ended one meanwhile
+        if unrecorded:
+            started = [Trial(*trial[:4], execution, trial[4]) for trial in unrecorded]
+            loop = _loop(started, execution, report, held)
+            requested.stop(loop)
+            loop.run()
+
+
+def _loop(trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None) -> Loop:
+    """Set up the loop of trials. Only the first process of several writes and speaks."""
     if not hosts.first():
         report = _say_nothing
-        for trial in started:
+        for trial in trials:
             trial.metrics = cast(Metrics, hosts.Silence())
-    loop = Loop(started, execution, report, held)
-
-    def stop(*_: Any) -> None:
-        loop.stop = True
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, stop)
-    loop.run()
+    return Loop(trials, execution, report, held)
 
 
-def _claim(
-    runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution
-) -> list[tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | None]]:
+class _StopRequests:
+    """Stops a loop, between two steps, at a request to stop; raises Stopped while there is no loop yet."""
+
+    def __init__(self) -> None:
+        self._loop: Loop | None = None
+        self._came = False
+
+    def __call__(self, *_: Any) -> None:
+        """Hear a request, as the handler of its signal."""
+        self._came = True
+        if self._loop is None:
+            raise Stopped
+        self._loop.stop = True
+
+    def stop(self, loop: Loop) -> None:
+        """Let requests stop this loop from now on."""
+        self._loop = loop
+        loop.stop = self._came
+
+
+@contextlib.contextmanager
+def _holding(trials: Sequence[Checked], held: Lease | None) -> Iterator[Lease | None]:
+    """Hold the folders of trials on the first process, unless a launcher has handed them out. Raises Lost on all."""
+    if held is not None:
+        yield held
+        return
+    problem = None
+    with contextlib.ExitStack() as stack:
+        if hosts.first():
+            try:
+                fingerprints = [trial[1] for trial in trials]
+                directories = [trial[2] for trial in trials]
+                held = stack.enter_context(holding.hold(directories, fingerprints, _say))
+            except lease.Lost as error:
+                problem = str(error)
+        problem = hosts.told(problem)
+        if problem is not None:
+            raise lease.Lost(problem)
+        yield held
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution) -> list[Checked]:
     """Check the runs against their data, parents and folders, and write the run.json of each.
 
     Returns what a Trial needs of each run that has no record yet.

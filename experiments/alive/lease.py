@@ -1,4 +1,4 @@
-"""Hold a worker's runs as its own for as long as it trains them. sweeps/work/claims.py hands runs out.
+"""Hold a worker's runs as its own for as long as it trains them. experiments/alive/claims.py hands runs out.
 
 A launcher writes a claim beside each run, with a token, and tells its worker the token as it lets it begin
 (LOSSGRID_CLAIM). From then on the worker holds the claim itself. It raises a counter in workers/<token>.json as long as
@@ -188,6 +188,7 @@ class Lease:
     def end(self) -> None:
         """Let go of the runs."""
         self._over.set()
+        atexit.unregister(self.end)
         with contextlib.suppress(OSError), self._writing:
             self._path.unlink(missing_ok=True)
 

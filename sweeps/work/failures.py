@@ -8,9 +8,9 @@ import dataclasses
 import re
 import signal
 
+from experiments.alive import requests
 from experiments.cli import EXIT_AGAIN, EXIT_INPUT
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SHELL_OFFSET = 128  # a shell or a container reports signal n as the exit status 128 + n
 LONGEST_REASON = 300  # characters
 KILL_COUNTERS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # files with a line `oom_kill NUMBER`
@@ -80,7 +80,7 @@ def _kind(status: int, ended_by: signal.Signals | None, text: str, oom: bool) ->
         return "memory"
     if status == EXIT_INPUT:
         return "user"
-    if ended_by in STOP_SIGNALS:
+    if ended_by in requests.SIGNALS:
         return "preempted"
     for kind, pattern in _PATTERNS:
         if re.search(pattern, text, re.IGNORECASE):

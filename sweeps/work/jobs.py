@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from experiments import files
+from experiments.alive.claims import HEARTBEAT_SECONDS
 from sweeps.executors.support.protocol import Executor, Worker
 from sweeps.work import failures, populations
-from sweeps.work.claims import HEARTBEAT_SECONDS
 from sweeps.work.display import Display
 from sweeps.work.failures import Failure
 from sweeps.work.populations import Population

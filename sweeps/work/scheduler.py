@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import errno
 import os
-import signal
 import time
 from typing import Any, NoReturn
 
+from experiments.alive import requests
 from sweeps.executors.support.protocol import Executor
 from sweeps.work import populations, retries
 from sweeps.work.display import Display, describe
@@ -27,7 +27,6 @@ from sweeps.work.stopping import Stopping
 from sweeps.work.workdir import Node, Workdir
 
 POLL_SECONDS = 0.5
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass
@@ -70,21 +69,23 @@ class Scheduler:
 
     def run(self) -> bool:
         """Train everything. False when it was stopped from outside; all is saved then."""
-        handlers = {name: signal.signal(name, self._on_signal) for name in SIGNALS}
-        try:
-            while (self.waiting or self.jobs or self.elsewhere) and not self.stops:
-                self._start_what_can()
-                self._turn()
-                self.jobs.heartbeat()
-                self._look_elsewhere()
-                self._stop_early()
-            return not self.stops
-        finally:
-            requests = self.stops
-            self.jobs.stop_all(at_once=lambda: self.stops > requests)
-            self.workdir.claims.close()
-            for name, handler in handlers.items():
-                signal.signal(name, handler)
+        with requests.heard(self._on_signal):
+            try:
+                self._train_all()
+                return not self.stops
+            finally:
+                before = self.stops
+                self.jobs.stop_all(at_once=lambda: self.stops > before)
+                self.workdir.claims.close()
+
+    def _train_all(self) -> None:
+        """Train until nothing is left to do, or somebody asks to stop."""
+        while (self.waiting or self.jobs or self.elsewhere) and not self.stops:
+            self._start_what_can()
+            self._turn()
+            self.jobs.heartbeat()
+            self._look_elsewhere()
+            self._stop_early()
 
     def _on_signal(self, *_: object) -> None:
         self.stops += 1

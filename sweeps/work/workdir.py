@@ -21,6 +21,7 @@ from etils import epath
 
 from experiments import files
 from experiments.alive import stops
+from experiments.alive.claims import Claims
 from experiments.data.manifest import Manifest
 from experiments.run import identity
 from experiments.run.schema import Execution, Run
@@ -29,7 +30,6 @@ from models.errors import InputError
 from sweeps.study.cells import Cell
 from sweeps.study.corpora import Place
 from sweeps.study.file import Study
-from sweeps.work.claims import Claims
 from sweeps.work.curves import Curve
 
 SCHEMA = 1

@@ -12,10 +12,10 @@ import time
 from etils import epath
 import pytest
 
-from experiments.alive import lease
+from experiments.alive import claims, lease
 from sweeps.study import file
 from sweeps.study.corpora import prepare_corpora
-from sweeps.work import claims, populations
+from sweeps.work import populations
 from sweeps.work import workdir as store
 from tests.support.paths import REPOSITORY
 

@@ -14,7 +14,7 @@ import time
 import pandas as pd
 import pytest
 
-from sweeps.work import claims
+from experiments.alive import claims
 from tests.support.commands import run_command
 from tests.support.launching import Launch
 

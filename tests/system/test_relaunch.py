@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sweeps.work import claims
+from experiments.alive import claims
 from tests.support.executors import TPU, Cloud, losses, started, until
 
 SPECS = ["local", pytest.param("ray", marks=pytest.mark.ray), "slurm:cluster=local,slots=2"]

@@ -14,7 +14,7 @@ import pytest
 
 from analysis.grid import table
 from experiments import files, prepare
-from experiments.alive import stops
+from experiments.alive import claims, stops
 from experiments.cli import InputError
 from experiments.data import manifest, tokenizer
 from experiments.run import freeze
@@ -22,7 +22,7 @@ from experiments.store import checkpoint, inherit, record, weights
 from models import functional
 from sweeps.cost import plan_file
 from sweeps.watch import overview
-from sweeps.work import claims, workdir
+from sweeps.work import workdir
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 from tests.support.training import run, write_config

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import time
 from etils import epath
 
 from experiments import files
-from experiments.alive import lease, watchdog
+from experiments.alive import lease, requests, watchdog
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, EXIT_INPUT
 from models.errors import InputError
 from sweeps.executors.support import gcloud
@@ -184,9 +183,8 @@ def serve(options: Options, population: str, workdir: str) -> int:
         raise InputError(f"--population={population}: expected a file named by letters and digits")
     value = files.read_json(population)
     keeper = SliceKeeper(Slice(options, f"lossgrid-{name}"))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: keeper.stops.append(number))
-    with tempfile.TemporaryDirectory(prefix="lossgrid-") as scratch:
+    hearing = requests.heard(lambda number, _: keeper.stops.append(number))
+    with hearing, tempfile.TemporaryDirectory(prefix="lossgrid-") as scratch:
         life = gcloud.life_of(keeper.slice, value, workdir, scratch, name)
         os.makedirs(os.path.join(scratch, "populations"))
         remote = gcloud.remote_population(value, f"{options.bucket}/{name}")

@@ -15,6 +15,7 @@ import time
 from etils import epath
 
 from experiments import files
+from experiments.alive import requests
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE
 from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
@@ -95,8 +96,8 @@ class _Job:
         self.rank = rank
         self.hosts = hosts
         self.signals: list[int] = []  # by Slurm, before a time limit or a preemption, or by a user
-        for name in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda number, _: self.signals.append(number))
+        for number in requests.SIGNALS:
+            signal.signal(number, lambda number, _: self.signals.append(number))
         self.tether = Tether(box.tether)
 
     def asked_to_stop(self) -> bool:

@@ -9,13 +9,13 @@ import time
 
 from etils import epath
 
-from sweeps.work import claims
+from experiments.alive import claims
 from tests.support.paths import REPOSITORY
 
 RACER = """
 import os, sys, time
 from etils import epath
-from sweeps.work import claims
+from experiments.alive import claims
 mine, taken = claims.Claims(epath.Path(sys.argv[1])), []
 sys.stdin.readline()
 for name in sys.argv[2:]:

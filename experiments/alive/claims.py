@@ -1,4 +1,4 @@
-"""Who is training a run right now. A claim is a file beside the run's record, so that nobody trains it twice.
+"""Say who is training a run right now. A claim is a file beside the run's record, so that nobody trains it twice.
 
 A claim names the launcher and its worker by host, boot, process id and start time, and the launcher's lease. On the
 same host it is alive as long as one of the two processes is, whatever the clock says. Elsewhere the lease decides: a
@@ -13,7 +13,7 @@ is no such lock: two launchers that start within the same second may then train 
 is lost).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import os
@@ -30,6 +30,11 @@ from experiments.alive.lease import Process
 SCHEMA = 1
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0  # a claim from another host whose counter we have seen stand still for so long is dead
+
+
+def new_token() -> str:
+    """Return a token that nobody else has."""
+    return uuid.uuid4().hex[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,30 +68,42 @@ class Heartbeats:
     def __init__(self) -> None:
         self._counters: dict[str, object] = {}  # by path: the value that we saw last
         self._moved_at: dict[str, float] = {}  # by path: when we first saw that value, on the monotonic clock
+        self._raised: set[str] = set()  # paths of counters that were raised as we watched
 
     def moves(self, path: epath.Path, counter: object) -> bool:
         """Note what a counter says now; whether we have not yet watched it stand still for STALE_SECONDS."""
         name = os.fspath(path)
         now = time.monotonic()
+        if name in self._counters and self._counters[name] != counter:
+            self._raised.add(name)
         if name not in self._counters or self._counters[name] != counter:
             self._counters[name] = counter
             self._moved_at[name] = now
         return now - self._moved_at[name] < STALE_SECONDS
 
+    def was_raised(self, path: epath.Path) -> bool:
+        """Tell whether a counter was raised while we watched: its holder lives."""
+        return os.fspath(path) in self._raised
+
 
 class Claims:
     """The claims of one workdir, as seen by this process."""
 
-    def __init__(self, root: epath.Path):
+    def __init__(self, root: epath.Path, directory_of: Callable[[str], epath.Path] | None = None):
+        """`directory_of`: the folder of a run by its fingerprint; runs/FINGERPRINT without it."""
         self.root = root
+        self._directory_of = directory_of or self._run_dir
         self.me = Process.of(os.getpid())
         self.lease = uuid.uuid4().hex[:12]
         self._beats = 0  # of our own counter
         self._heartbeats = Heartbeats()
 
+    def _run_dir(self, fingerprint: str) -> epath.Path:
+        return self.root / "runs" / fingerprint
+
     def _path(self, fingerprint: str) -> epath.Path:
         """Return the file of the claim on a run."""
-        return lease.claim_path(self.root / "runs" / fingerprint)
+        return lease.claim_path(self._directory_of(fingerprint))
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Keep everybody else on this file system who takes the lock from reading or writing claims meanwhile."""
@@ -139,6 +156,15 @@ class Claims:
             launcher_lives = self._heartbeats.moves(path, _read_object(path).get("beat"))
         worker_lives = self._worker_lives(claim.token)
         return launcher_lives or worker_lives
+
+    def is_seen_alive(self, claim: Claim) -> bool:
+        """Tell whether somebody is known to be at it, and not only not yet known to be dead. Call after `alive`."""
+        if claim.launcher.local:
+            return True
+        counters = [self._lease_path(claim.lease)]
+        if lease.TOKEN.fullmatch(claim.token):
+            counters.append(lease.beat_path(self.root, claim.token))
+        return any(map(self._heartbeats.was_raised, counters))
 
     def _worker_lives(self, token: str) -> bool:
         """Whether a worker that is not known to be of this host holds its runs. One that has not begun does not."""
@@ -206,12 +232,19 @@ class Claims:
         """
         if self._beats == 0:
             self._renew()
-        token = uuid.uuid4().hex[:16]
+        token = new_token()
+        self._take(fingerprints, worker, population, token)
+        return token
+
+    def take_for_ourselves(self, fingerprint: str, token: str) -> None:
+        """Claim a run that this process trains itself: its worker's counter says enough. Call under `lock`."""
+        self._take([fingerprint], self.me.pid, "", token)
+
+    def _take(self, fingerprints: Sequence[str], worker: int, population: str, token: str) -> None:
         process = Process.of(worker)
         for fingerprint in fingerprints:
             self._forget(self.read(fingerprint))
             self._write(Claim(fingerprint, self.me, process, population, time.time(), self.lease, token))
-        return token
 
     def beat(self, fingerprints: Sequence[str]) -> list[str]:
         """Say that we are still at it. Return the runs that somebody else has taken from us meanwhile."""

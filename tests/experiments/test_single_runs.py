@@ -1,0 +1,215 @@
+"""A run that nobody hands out is safe too: one process at a time, and a request to stop saves whatever it is called."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from etils import epath
+import pytest
+
+from experiments.alive import claims, holding, lease
+from experiments.alive.lease import Process
+from experiments.store import record
+from experiments.training.loop import Stopped
+from tests.support.paths import REPOSITORY
+from tests.support.training import assert_same_run, rows, run, write_config
+
+NAME = "0" * 16
+
+
+def trainer(config: pathlib.Path, workdir: pathlib.Path, *before: str) -> subprocess.Popen[str]:
+    """A process of `experiments.train` on one device."""
+    command = [*before, sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={workdir}"]
+    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=REPOSITORY, env=env, **pipes)
+
+
+def wait_for_rows(process: subprocess.Popen[str], workdir: pathlib.Path, count: int) -> None:
+    """Wait until a process has written so many rows of metrics."""
+    log = workdir / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= count):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def long_config(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A run that is under way for a while."""
+    options = {"data.unique_tokens": 256 * 100, "execution.steps_per_dispatch": 5}
+    return write_config(tiny, tmp_path / "config.py", tokens=256 * 20_000, **options)
+
+
+def test_a_second_process_is_refused_and_the_first_one_goes_on(long_config, tmp_path):
+    folder = tmp_path / "run"
+    first = trainer(long_config, folder)
+    wait_for_rows(first, folder, 5)
+    second = trainer(long_config, folder)
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 75, out + err
+    assert err.count("\n") == 1 and f"process {first.pid}" in err and str(folder) in err
+    seen = len(rows(folder))
+    wait_for_rows(first, folder, seen + 5)
+    first.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 75 and "saved" in err
+    steps = [row["step"] for row in rows(folder)]
+    assert steps == sorted(steps)
+    assert not (folder / "claim.json").exists() and not (folder / "workers").exists(), "it lets go of the folder"
+
+
+def test_two_that_start_at_once_leave_one_record(tiny, tmp_path):
+    config = write_config(tiny, tmp_path / "config.py")
+    both = [trainer(config, tmp_path / "run") for _ in range(2)]
+    ends = [process.communicate(timeout=240) for process in both]
+    assert sorted(process.returncode for process in both) in ([0, 0], [0, 75]), ends
+    run_alone = trainer(config, tmp_path / "alone")
+    run_alone.communicate(timeout=240)
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    assert record.read(tmp_path / "run" / "record.json")["status"] == "complete"
+
+
+def test_the_claim_of_a_killed_process_is_taken_over_at_once(tiny, tmp_path):
+    config = write_config(tiny, tmp_path / "config.py")
+    first = trainer(config, tmp_path / "run")
+    wait_for_rows(first, tmp_path / "run", 5)
+    first.kill()
+    first.communicate()
+    assert (tmp_path / "run" / "claim.json").exists(), "nobody was there to take it away"
+    again = trainer(config, tmp_path / "run")
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0 and not err, out + err
+
+
+def test_a_claim_from_another_host_is_watched_until_it_is_known_to_be_dead(tmp_path, monkeypatch):
+    """A requeued job on another machine: nobody there is at it any more, which only time can show."""
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(holding, "POLL_SECONDS", 0.05)
+    folder = epath.Path(tmp_path)
+    far = dataclasses.replace(Process.of(os.getpid()), host="elsewhere", boot="other")
+    dead = claims.Claim(NAME, far, far, "", 0.0, "abc", "def")
+    left = claims.Claims(folder, lambda name: folder)
+    left._write(dead)
+    said = []
+    with holding.hold([folder], [NAME], said.append) as held:
+        assert held.holds([folder])
+        assert left.read(NAME).launcher == Process.of(os.getpid())
+    assert len(said) == 1 and "elsewhere" in said[0]
+
+
+def test_a_claim_from_another_host_that_lives_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "POLL_SECONDS", 0.05)
+    folder = epath.Path(tmp_path)
+    far = dataclasses.replace(Process.of(os.getpid()), host="elsewhere", boot="other")
+    claims.Claims(folder, lambda name: folder)._write(claims.Claim(NAME, far, far, "", 0.0, "abc", "def"))
+    beats = lease.beat_path(folder, "def")
+    beats.parent.mkdir()
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(0.02):
+            count += 1
+            beats.write_text(json.dumps({"beat": count}))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(lease.Lost, match="on elsewhere"), holding.hold([folder], [NAME], print):
+        pass
+    over.set()
+    thread.join()
+    assert claims.Claims(folder, lambda name: folder).read(NAME).token == "def"
+
+
+def test_a_run_of_a_study_that_a_launcher_has_is_left_alone(tmp_path):
+    """One claim for both: a launcher's is seen by whoever trains in the run's folder, and the other way round."""
+    folder = epath.Path(tmp_path) / "runs" / NAME
+    folder.mkdir(parents=True)
+    (epath.Path(tmp_path) / "study.json").write_text("{}")
+    launcher = claims.Claims(epath.Path(tmp_path))
+    parent = Process.of(os.getppid())
+    launcher._write(claims.Claim(NAME, parent, parent, "p", 0.0, "abc", "def"))
+    with pytest.raises(lease.Lost, match=str(os.getppid())), holding.hold([folder], [NAME], print):
+        pass
+    launcher._path(NAME).unlink()
+    with holding.hold([folder], [NAME], print):
+        claim = launcher.read(NAME)
+        assert claim is not None and launcher.alive(claim)
+    assert launcher.read(NAME) is None
+
+
+SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNALS if hasattr(signal, name)])
+def test_every_request_to_stop_saves(name, long_config, tmp_path):
+    process = trainer(long_config, tmp_path / "run")
+    wait_for_rows(process, tmp_path / "run", 5)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, out + err
+    assert err == "stopped; everything is saved, the same command goes on\n"
+    saved = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert max(saved) == rows(tmp_path / "run")[-1]["step"]
+
+
+def test_a_request_to_stop_before_the_first_step_is_heard(long_config, tmp_path):
+    process = trainer(long_config, tmp_path / "run")
+    while not (tmp_path / "run" / "claim.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, out + err
+    assert err.count("\n") == 1 and "the same command goes on" in err
+
+
+def test_nohup_stays_in_force(long_config, tmp_path):
+    process = trainer(long_config, tmp_path / "run", "nohup")
+    wait_for_rows(process, tmp_path / "run", 5)
+    process.send_signal(signal.SIGHUP)
+    wait_for_rows(process, tmp_path / "run", len(rows(tmp_path / "run")) + 20)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 75
+
+
+def test_signals_are_the_callers_again_after_training(tiny, tmp_path):
+    before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    run(tiny(), tmp_path / "run")
+    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == before
+
+
+def test_training_works_outside_the_main_thread(tiny, tmp_path):
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(tiny(), tmp_path / "run")
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not problems
+    assert record.read(tmp_path / "run" / "record.json")["status"] == "complete"
+
+
+def test_signals_are_the_callers_again_after_a_stop(tiny, tmp_path):
+    """Ctrl-C in a notebook saves and ends the training; the next one is the notebook's own."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(event: dict) -> None:
+        if event["event"] == "progress":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        run(tiny(**{"execution.steps_per_dispatch": 5}), tmp_path / "run", interrupt)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -99,7 +99,7 @@ def test_a_claim_from_another_host_is_watched_until_it_is_known_to_be_dead(tmp_p
     said = []
     with holding.hold([folder], [NAME], said.append) as held:
         assert held.holds([folder])
-        assert left.read(NAME).launcher == Process.of(os.getpid())
+        assert left.mine(NAME)
     assert len(said) == 1 and "elsewhere" in said[0]
 
 
@@ -124,7 +124,8 @@ def test_a_claim_from_another_host_that_lives_is_left_alone(tmp_path, monkeypatc
         pass
     over.set()
     thread.join()
-    assert claims.Claims(folder, lambda name: folder).read(NAME).token == "def"
+    found = claims.Claims(folder, lambda name: folder).read(NAME)
+    assert found is not None and found.token == "def"
 
 
 def test_a_run_of_a_study_that_a_launcher_has_is_left_alone(tmp_path):

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from experiments import cli, files
 from experiments.cli import InputError
-from experiments.data import split, streams
+from experiments.data import lossless, split, streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
 from experiments.data.documents import Documents
@@ -52,14 +52,21 @@ def prepare(data: Data, root: PathLike, progress: bool = True) -> tuple[Manifest
     """
     root, origins, ready = look(data, root)
     if None not in ready:
-        return tuple(load(folder) for folder in ready if folder is not None)
+        return tuple(_load(folder, data) for folder in ready if folder is not None)
     say: Say = Console(stderr=True, highlight=False).print if progress else _say_nothing
     origins = [obtain(origin, data.text_field) for origin in origins]
     work = _Work(data, origins, _cache() if _remote(root) else root, say, progress)
     manifests = []
     for origin, folder in zip(origins, ready, strict=True):
-        manifests.append(load(folder if folder is not None else work.records(origin, root)))
+        manifests.append(_load(folder if folder is not None else work.records(origin, root), data))
     return tuple(manifests)
+
+
+def _load(folder: Path, data: Data) -> Manifest:
+    """Read the manifest of a prepared corpus. Raises InputError for one that has lost text, unless that is allowed."""
+    manifest = load(folder)
+    lossless.check_allowed(manifest, data)
+    return manifest
 
 
 def _say_nothing(line: str) -> None:
@@ -308,17 +315,25 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
 
 
 def table(manifests: Sequence[Manifest]) -> Table:
-    """Return what is prepared as a table. The last column is the unigram entropy of the training tokens."""
+    """Return what is prepared as a table.
+
+    nats: the unigram entropy of the training tokens. lossless: the share of the documents that decode back.
+    """
     out = Table()
     out.add_column("source")
     out.add_column("split", no_wrap=True)
-    for name in ("documents", "tokens", "bytes", "B/token", "nats"):
+    for name in ("documents", "tokens", "bytes", "B/token", "nats", "lossless"):
         out.add_column(name, justify="right", no_wrap=True)
     for manifest in manifests:
         entropy = f"{manifest.unigram_entropy_nats:.4f}"
-        out.add_row(Text(manifest.source), "train", *_sizes(manifest.train), entropy)
-        out.add_row(Text(""), "held out", *_sizes(manifest.holdout), "")
+        out.add_row(Text(manifest.source), "train", *_sizes(manifest.train), entropy, _share(manifest))
+        out.add_row(Text(""), "held out", *_sizes(manifest.holdout), "", "")
     return out
+
+
+def _share(manifest: Manifest) -> str:
+    """Return the share of the documents that decode back, in words."""
+    return "not tried" if manifest.lossless is None else lossless.percent(manifest.lossless)
 
 
 def _sizes(split: Split) -> tuple[str, str, str, str]:

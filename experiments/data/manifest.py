@@ -54,6 +54,7 @@ class Manifest:
     train: Split
     holdout: Split
     unigram_entropy_nats: float  # of the training tokens
+    lossless: float | None  # share of the documents whose tokens decode to their text; None: not tried; no identity
     files: Mapping[str, Mapping[str, Any]]  # name -> {"sha256", "size"}
     details: Mapping[str, Any]  # where it came from: packages, dropped documents; for the reader
     inputs: str  # hash that tells whether the source has changed since; not part of the identity
@@ -149,6 +150,7 @@ def load(directory: epath.PathLike) -> Manifest:
         stored = files.read_json(path)
         if stored["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {stored['schema']}, this version reads {SCHEMA}; {REMEDY}")
+        stored = {"lossless": _known_lossless(stored)} | stored
         fields: dict[str, Any] = {f.name: stored[f.name] for f in dataclasses.fields(Manifest) if f.name != "directory"}
         fields |= {name: Split(**fields[name]) for name in ("train", "holdout")}
         manifest = Manifest(**fields, directory=directory)
@@ -161,6 +163,11 @@ def load(directory: epath.PathLike) -> Manifest:
         raise InputError(f"{path}: does not match its own fingerprint; it was edited or damaged; {REMEDY}")
     verify(manifest)
     return manifest
+
+
+def _known_lossless(stored: Mapping[str, Any]) -> float | None:
+    """Return the share that decodes back where a manifest is older than the trial of tokenizers: all, by construction."""
+    return 1.0 if stored["tokenizer_kind"] in ("bytes", "bpe") else None
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:

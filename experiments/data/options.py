@@ -14,6 +14,12 @@ FIELD = Valid(
     "the name of a field, such as 'text', 'content.text' or 'title+text'",
     lambda spec: all(name for path in parts(spec) for name in path.split(".")),
 )
+TOKENIZER_FILE = When(
+    "tokenizer",
+    "tokenizer is a file",
+    lambda spec: spec != "bytes" and not spec.startswith("bpe:"),
+    {"tokenizer": "tokenizer.json"},
+)
 SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
 
 
@@ -34,6 +40,12 @@ class Data:
     tokenizer: str = option(
         "bytes",
         help='"bytes", "bpe:4096" (trained on the corpus), or the path of a `tokenizers` JSON or SentencePiece .model',
+    )
+    lossy: bool = option(
+        False,
+        numerics=False,
+        when=TOKENIZER_FILE,
+        help="take a tokenizer that loses text (see `lossless` of the manifest); its bits per byte compare with no other",
     )
     text_field: str = option(
         "text",

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import files
 from experiments.data.documents import Documents
+from experiments.data.lossless import RoundTrip
 from experiments.data.manifest import Manifest, Split, sha256, to_json
 from experiments.data.options import Data
 from experiments.data.origin import Origin
@@ -91,7 +92,8 @@ def write(
 ) -> Manifest:
     """Write the streams of a corpus, its tokenizer and, last, its manifest into an empty folder."""
     held, of = held_out(documents, data.holdout, origin.name, advance)
-    tallies = _write_streams(documents, held, codec, folder, advance)
+    trial = RoundTrip(codec, data, origin.name)
+    tallies = _write_streams(documents, held, codec, trial, folder, advance)
     if codec.content is not None:
         (folder / f"tokenizer{codec.suffix}").write_bytes(codec.content)
     written = {}
@@ -108,8 +110,9 @@ def write(
         train=tallies["train"].split(),
         holdout=tallies["holdout"].split(),
         unigram_entropy_nats=tallies["train"].entropy(),
+        lossless=trial.share,
         files=written,
-        details={**details, "tokenizer": data.tokenizer, "held_out": of},
+        details={**details, "tokenizer": data.tokenizer, "held_out": of, **trial.details},
         inputs=str(origin.inputs),
         directory=folder,
     )
@@ -118,7 +121,12 @@ def write(
 
 
 def _write_streams(
-    documents: Documents, held: np.ndarray, codec: Tokenizer, folder: epath.Path, advance: Advance
+    documents: Documents,
+    held: np.ndarray,
+    codec: Tokenizer,
+    trial: RoundTrip,
+    folder: epath.Path,
+    advance: Advance,
 ) -> dict[str, _Tally]:
     """Tokenise every document into the stream of its split, and return the sizes of both."""
     dtype = dtype_for(codec.vocab_size)
@@ -132,7 +140,10 @@ def _write_streams(
         for texts in _blocks(documents):
             chosen = held[first : first + len(texts)]
             first += len(texts)
-            pairs = codec.encode([text.decode() for text in texts])
+            decoded = [text.decode() for text in texts]
+            pairs = codec.encode(decoded)
+            if codec.content is not None:  # bytes are the text
+                trial.add(decoded, pairs)
             for split, wanted in (("train", ~chosen), ("holdout", chosen)):
                 some = [pair for pair, taken in zip(pairs, wanted, strict=True) if taken]
                 ids, sizes = _joined(some, codec.separator)

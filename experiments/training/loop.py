@@ -17,6 +17,7 @@ from experiments.alive import hosts, lease
 from experiments.alive.lease import Lease
 from experiments.alive.stops import Stop
 from experiments.alive.watchdog import Watchdog
+from experiments.data import lossless
 from experiments.run.schema import Execution
 from experiments.store import lineage, record
 from experiments.training.evaluate import Result
@@ -253,6 +254,7 @@ class Loop:
         trial.checkpoints.close()
         wall_seconds = round(trial.seconds, 3)
         columns = results | {"steps_done": trial.step, "wall_seconds": wall_seconds}
+        columns["lossless"] = lossless.smallest_share(trial.manifests)
         columns |= lineage.columns(trial.lineage)
         if trial.spikes:
             columns |= trial.spikes.columns()

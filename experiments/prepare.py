@@ -54,7 +54,7 @@ def prepare(data: Data, root: PathLike, progress: bool = True) -> tuple[Manifest
     if None not in ready:
         return tuple(_load(folder, data) for folder in ready if folder is not None)
     say: Say = Console(stderr=True, highlight=False).print if progress else _say_nothing
-    origins = [obtain(origin, data.text_field) for origin in origins]
+    origins = [obtain(origin, data.text_field, data.deduplicate) for origin in origins]
     work = _Work(data, origins, _cache() if _remote(root) else root, say, progress)
     manifests = []
     for origin, folder in zip(origins, ready, strict=True):
@@ -82,7 +82,7 @@ def look(data: Data, root: PathLike) -> tuple[Path, list[Origin], list[Path | No
             raise InputError(
                 f"execution.data_root={os.fspath(root)!r}: expected a folder, {os.fspath(folder)} is a file"
             )
-    origins = [describe(name, data.text_field) for name in data.corpus]
+    origins = [describe(name, data.text_field, data.deduplicate) for name in data.corpus]
     return root, origins, [_find(origin, origins, data, root) for origin in origins]
 
 
@@ -348,7 +348,7 @@ def main(_: list[str]) -> None:
 
     run, execution = config_file.frozen()
     console = Console(highlight=False)
-    _, _, ready = look(run.data, execution.data_root)
+    ready = look(run.data, execution.data_root)[2]
     manifests = prepare(run.data, execution.data_root)
     for manifest in manifests:
         verify(manifest, thorough=True)

@@ -16,6 +16,7 @@ from etils import epath
 
 from experiments import files
 from experiments.data import fields
+from experiments.data.dedup import Seen
 from experiments.data.manifest import check_size, sha256
 from experiments.data.origin import Origin
 from models.errors import InputError, nearest
@@ -116,7 +117,7 @@ def written(
     """Write the texts of an origin to `folder` if they are not there yet, and open them.
 
     `texts` counts what it leaves out, by reason, in the dictionary that it is given; with `in_pieces` it yields some
-    texts as pieces of longer documents. The caller holds the lock of
+    texts as pieces of longer documents. Near-duplicates are left out where the origin says so. The caller holds the lock of
     `folder`: what an interrupted writer left there is removed. Raises InputError when the files were changed since.
     """
     listing = folder / "listing.json"
@@ -124,7 +125,10 @@ def written(
         if folder.exists():
             folder.rmtree()
         say(f"{origin.name}: reading its documents")
-        dropped = _write(folder, texts, in_pieces)
+        chosen = texts
+        if "deduplicate" in origin.options:
+            chosen = _without_duplicates(texts)
+        dropped = _write(folder, chosen, in_pieces)
         files.write_json(listing, {"dropped": dropped, "files": _checksums(folder)})
     stored = json.loads(listing.read_text())
     for name, entry in stored["files"].items():
@@ -135,6 +139,22 @@ def written(
             )
     (dataset,) = {(folder / name).parent for name in stored["files"]}
     return Documents(dataset, "text", in_pieces), {**origin.details, "dropped": stored["dropped"]}
+
+
+def _without_duplicates(texts: Callable[[dict[str, int]], Texts]) -> Callable[[dict[str, int]], Texts]:
+    """Return what yields the same texts without near-duplicates of those before them, and counts these."""
+
+    def chosen(dropped: dict[str, int]) -> Texts:
+        seen = Seen()
+        for item in texts(dropped):
+            text: str | bytes = item[1]
+            encoded = text.encode() if isinstance(text, str) else text
+            if seen.add(encoded):
+                yield item
+            else:
+                dropped["near-duplicate"] = dropped.get("near-duplicate", 0) + 1
+
+    return chosen
 
 
 def _write(folder: epath.Path, texts: Callable[[dict[str, int]], Texts], in_pieces: bool) -> dict[str, int]:

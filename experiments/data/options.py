@@ -14,6 +14,12 @@ FIELD = Valid(
     "the name of a field, such as 'text', 'content.text' or 'title+text'",
     lambda spec: all(name for path in parts(spec) for name in path.split(".")),
 )
+FILES = When(
+    "corpus",
+    "corpus names files",
+    lambda corpus: any(sources.deduplicates(name) for name in corpus),
+    {"corpus": ("texts.jsonl",)},
+)
 TOKENIZER_FILE = When(
     "tokenizer",
     "tokenizer is a file",
@@ -51,6 +57,11 @@ class Data:
         "text",
         valid=FIELD,
         help='field of a row that holds the text; "content.text": inside another; "title+text": joined by a blank line',
+    )
+    deduplicate: bool = option(
+        False,
+        when=FILES,
+        help="leave out documents that are mostly known from those before them, as in the embedded corpus",
     )
     holdout: float = option(
         0.02, valid=SHARE, help="share of the documents, chosen by the hash of their text, that is held out"

@@ -14,7 +14,7 @@ from models.growing.options import Growth
 NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a changed default, an equation, a shuffle
 
 # These options of the section `data` are in the manifest, whose fingerprint stands for them.
-_IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.holdout")
+_IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.deduplicate", "data.holdout")
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

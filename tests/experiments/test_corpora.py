@@ -1,5 +1,6 @@
 """Where text comes from: local files, TFDS by name, installed packages; and what is said when something is wrong."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -18,7 +19,16 @@ from experiments.data.manifest import Manifest
 from experiments.data.options import Data
 from experiments.data.sources import tfds
 from experiments.prepare import prepare
-from tests.support.data import FINGERPRINT, REPOSITORY, documents_in, make_corpora, python, ready, write_corpus
+from tests.support.data import (
+    FINGERPRINT,
+    REPOSITORY,
+    documents_in,
+    make_corpora,
+    python,
+    ready,
+    texts_of,
+    write_corpus,
+)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +242,24 @@ def test_near_duplicates_are_found_both_ways(here: pathlib.Path):
     assert not seen.add(long[3] + b"\n".join(texts[110:130]))  # most of a known one is in it
     assert seen.add(long[4][: len(long[4]) // 4] + b"\n".join(texts[130:140]))  # a quoted part is no duplicate
     assert seen.add(b"short")
+
+
+def test_local_corpora_can_be_deduplicated(here: pathlib.Path, tmp_path: pathlib.Path):
+    """Repeated and contained documents go, in another spacing too; what is left is no other identity without them."""
+    texts = texts_of(here / "a.jsonl")[:60]
+    known = [texts[0], texts[1].replace(" ", "  ").upper(), texts[2][: len(texts[2]) * 3 // 4]]
+    rows = [json.dumps({"text": text}) for text in [*texts, *known]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    plain = Data(corpus=(str(tmp_path / "rows.jsonl"),), holdout=0.1)
+    (all_of_them,) = prepare(plain, tmp_path / "root", False)
+    (chosen,) = prepare(dataclasses.replace(plain, deduplicate=True), tmp_path / "root", False)
+    assert all_of_them.details["dropped"] == {} and chosen.details["dropped"] == {"near-duplicate": len(known)}
+    left = [np.asarray(chosen.open(f"{split}.npy")) for split in ("train", "holdout")]
+    assert sorted(text.decode() for stream in left for text in documents_in(stream, 256)) == sorted(texts)
+    assert chosen.fingerprint != all_of_them.fingerprint and "deduplicate" not in all_of_them.options
+    assert prepare(plain, tmp_path / "root", False)[0].directory == all_of_them.directory
+    with pytest.raises(InputError, match=r"data\.deduplicate=True has an effect only where data\.corpus names files"):
+        Data(corpus=("embedded:1",), deduplicate=True).check()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import prepare
 from experiments.cli import InputError
-from experiments.data import sources
+from experiments.data import origin, sources
 from experiments.data.options import Data
 from experiments.run import freeze, identity, schema
 from experiments.training import optimizers
@@ -51,6 +51,7 @@ OTHERS: dict[str, Any] = {
 # Options under which others have an effect.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "data.weights": {"data.corpus": ("a.txt", "b.txt")},
+    "data.deduplicate": {"data.corpus": ("a.txt",)},
     "data.lossy": {"data.tokenizer": WORDS},
     "data.text_field": {"data.corpus": ("a.txt",)},
     "evaluation.weights": {"data.corpus": ("a.txt", "b.txt")},
@@ -132,9 +133,13 @@ def test_another_value_is_seen(name: str):
     assert seen or name in ("loss.chunk", "data.lossy"), "an option that changes nothing"
 
 
+def _described(name: str, run: schema.Run) -> origin.Origin:
+    return sources.describe(name, run.data.text_field, run.data.deduplicate)
+
+
 def asked_for(run: schema.Run) -> list[str]:
     """Return the names of the folders of records that a run asks for."""
-    return [prepare._request(sources.describe(name, run.data.text_field), run.data) for name in run.data.corpus]
+    return [prepare._request(_described(name, run), run.data) for name in run.data.corpus]
 
 
 def conditional() -> list[str]:

@@ -19,6 +19,7 @@ from experiments.data.sources import Found
 from models.errors import InputError
 
 PREFIX = "toy:"
+DEDUPLICATES = True
 
 
 def check(name):

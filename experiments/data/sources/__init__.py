@@ -30,6 +30,9 @@ class Source(Protocol):
     PREFIX: str
     """Corpora whose name begins so are this source's."""
 
+    DEDUPLICATES: bool
+    """True where data.deduplicate applies: nothing else looks for duplicates, and the texts go through `written`."""
+
     def check(self, name: str) -> None:
         """Check that a corpus can be named so. Looks at no file, but for whether a folder is there."""
         ...
@@ -78,10 +81,17 @@ def check(corpus: str) -> None:
     source.check(corpus)
 
 
-def describe(corpus: str, text_field: str) -> Origin:
+def deduplicates(corpus: str) -> bool:
+    """Tell whether data.deduplicate applies to a corpus."""
+    return source_of(corpus)[1].DEDUPLICATES
+
+
+def describe(corpus: str, text_field: str, deduplicate: bool = False) -> Origin:
     """Look at a corpus without reading its texts: versions of packages; names, sizes and times of files."""
     kind, source = source_of(corpus)
     options = {"kind": kind, **source.options(corpus, text_field)}
+    if deduplicate and source.DEDUPLICATES:
+        options["deduplicate"] = True
     try:
         found = source.look(corpus)
     except InputError as problem:
@@ -89,12 +99,12 @@ def describe(corpus: str, text_field: str) -> Origin:
     return Origin(corpus, options, digest(found.inputs), found.details)
 
 
-def obtain(origin: Origin, text_field: str) -> Origin:
+def obtain(origin: Origin, text_field: str, deduplicate: bool = False) -> Origin:
     """Return the origin of a corpus that is surely here, fetched if that is possible. Raises InputError otherwise."""
     if origin.inputs is None:
         _, source = source_of(origin.name)
         source.obtain(origin.name)
-        origin = describe(origin.name, text_field)
+        origin = describe(origin.name, text_field, deduplicate)
     if origin.problem is not None:
         raise origin.problem
     return origin

@@ -16,6 +16,7 @@ from experiments.data.sources import Found
 from models.errors import InputError
 
 PREFIX = "embedded"
+DEDUPLICATES = False  # it always is (selection.py)
 
 
 def check(name: str) -> None:

@@ -18,6 +18,7 @@ from experiments.data.sources import Found
 from models.errors import InputError
 
 PREFIX = ""
+DEDUPLICATES = True
 
 
 def check(name: str) -> None:

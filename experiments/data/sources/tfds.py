@@ -20,6 +20,7 @@ from experiments.data.sources import Found
 from models.errors import InputError, nearest
 
 PREFIX = "tfds:"
+DEDUPLICATES = False  # a dataset is read where it is
 PROBE = "https://storage.googleapis.com/tfds-data/"  # where TFDS keeps what it can download without more ado
 PATIENCE = 5.0  # seconds to wait for a network; a download without one hangs for minutes
 

@@ -30,6 +30,7 @@ from experiments.store import inherit, run_file
 from experiments.store import lineage as lineages
 from experiments.store import record as records
 from experiments.store.metrics import Metrics
+from experiments.training import heap
 from experiments.training.loop import Loop, Report, Stopped
 from experiments.training.trial import Trial
 
@@ -38,12 +39,13 @@ Checked = tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | Non
 
 
 def set_up_devices(execution: Execution) -> None:
-    """Set up simulated CPU devices (one per core this process may use) and the compilation cache.
+    """Set up simulated CPU devices (one per core this process may use), what they keep of memory, the compilation cache.
 
     It has to come before any computation of jax.
     """
     import jax
 
+    heap.keep_freed_memory()
     try:
         jax.config.update("jax_num_cpu_devices", execution.cpu_devices or _cores())
     except RuntimeError:  # devices are in use already: the caller has chosen

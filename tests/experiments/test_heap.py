@@ -1,0 +1,39 @@
+"""Steps on a CPU use again the memory of the step before."""
+
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource
+from experiments import train
+from experiments.run.schema import Execution
+
+train.set_up_devices(Execution(compile_cache=None, cpu_devices=2))
+import jax
+import jax.numpy as jnp
+
+@jax.jit
+def step(x):
+    y = jnp.outer(x, x)  # 64 MB that exist within the program only
+    return y @ jnp.ones((4096, 16))
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+x = jnp.ones(4096)
+for _ in range(8):
+    jax.block_until_ready(step(x))
+before = faults()
+for _ in range(8):
+    jax.block_until_ready(step(x))
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
+def test_a_steps_temporaries_are_not_faulted_in_again():
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    pages_of_one_step = (4096 * 4096 * 4) // 4096
+    assert int(done.stdout) < pages_of_one_step // 8

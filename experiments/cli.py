@@ -25,6 +25,19 @@ EXIT_FAILURE = 1
 EXIT_INPUT = 2
 EXIT_AGAIN = 75
 
+
+class WorkError(Exception):
+    """A failure at work that one line explains."""
+
+    exit_code = EXIT_FAILURE
+
+
+class AgainError(WorkError):
+    """A failure that the same command may not meet again, such as a disk that does not answer."""
+
+    exit_code = EXIT_AGAIN
+
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -41,7 +54,14 @@ def explain(error: BaseException) -> str:
         return f"{where}: no space left; free some and run the same command again"
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         return f"{error.filename or 'a path'}: cannot be written ({os.strerror(error.errno).lower()})"
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, InputError | WorkError) else f"{type(error).__name__}: {text}"
+
+
+def _exit_code(error: Exception) -> int:
+    """Return the exit code of a command that ends with an exception."""
+    if isinstance(error, WorkError):
+        return error.exit_code
+    return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
 
 
 def _one_line(value: object) -> str:
@@ -211,7 +231,7 @@ def run(
             if flags.FLAGS.verbosity >= 1:
                 traceback.print_exc()
             _fail(error)
-            return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILURE
+            return _exit_code(error)
 
     app.run(guarded, flags_parser=parse)
 

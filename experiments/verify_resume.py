@@ -171,10 +171,10 @@ def schedule(run: Run, steps: int, kills: int, draw: random.Random) -> tuple[int
 
 def compare(whole: Trainee, killed: Trainee, step: int, ended: bool) -> Row:
     """Return what agrees and what does not, for the certificate. `ended`: the run has a record at that step."""
-    from experiments.store import checkpoint
+    from experiments.store import stored_state
 
-    state = checkpoint.digests(whole.folder / "checkpoints", step)
-    other_state = checkpoint.digests(killed.folder / "checkpoints", step)
+    state = stored_state.digests(whole.folder / "checkpoints", step)
+    other_state = stored_state.digests(killed.folder / "checkpoints", step)
     differences = _differing("state", state, other_state)
     rows = whole.rows(step)
     other_rows = killed.rows(step)

@@ -6,14 +6,16 @@ can see, such as a signal or the clock, is made known to all before it decides a
 other for ever. With one process, nothing here costs anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from experiments.cli import InputError
+from experiments.cli import AgainError, InputError, WorkError
+
+Result = TypeVar("Result")
 
 
 def join(spec: str | None) -> None:
@@ -101,6 +103,50 @@ def told(value: Any) -> Any:
     padded[: min(size, len(text))] = text[:size]
     received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
     return json.loads(received.astype(np.uint8).tobytes())
+
+
+def together(work: Callable[[], Result], *kinds: type[Exception]) -> Result:
+    """Do something on every process, and raise on all of them what it raises on any: all go on, or none does.
+
+    An error is known to the others by its text and its kind: InputError, WorkError, AgainError, OSError or one of `kinds`;
+    any other becomes a RuntimeError there.
+    """
+    if count() == 1:
+        return work()
+    result: Any = None
+    raised: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:  # whatever it is, the others have to know
+        raised = error
+    found = _first_text(_described(raised) if raised is not None else "")
+    if found:
+        name, _, text = found.partition("\n")
+        known = {kind.__name__: kind for kind in (InputError, WorkError, AgainError, OSError, *kinds)}
+        raise known.get(name, RuntimeError)(text) from raised
+    return result
+
+
+def _described(error: Exception) -> str:
+    """Return the kind of an error and its text, in two lines."""
+    kind = "OSError" if isinstance(error, OSError) else type(error).__name__
+    return f"{kind}\n{error}"
+
+
+def _first_text(text: str) -> str:
+    """Return the text of the first process that has one, on all of them."""
+    from jax.experimental import multihost_utils
+
+    message = text.encode()
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(message)))).reshape(-1)
+    if not sizes.any():
+        return ""
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    messages = np.asarray(multihost_utils.process_allgather(padded)).reshape(count(), -1)
+    first = int(np.flatnonzero(sizes)[0])
+    content = messages[first, : sizes[first]]
+    return content.astype(np.uint8).tobytes().decode()
 
 
 class Silence:

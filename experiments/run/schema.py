@@ -147,6 +147,11 @@ class Execution:
         120.0, valid=POSITIVE, help="seconds between two checkpoints while a run is under way; none: not by the clock"
     )
     keep_checkpoints: int = option(2, valid=AT_LEAST_ONE, help="newest checkpoints that are kept")
+    keep_every_tokens: int | None = option(
+        None,
+        valid=AT_LEAST_ONE,
+        help="keep those at multiples of so many tokens as well, for good; none: the newest only",
+    )
     tensorboard: bool = option(True, help="write the metrics for TensorBoard too")
     compile_cache: str | None = option("~/.cache/lossgrid/xla", help="folder of compiled programs; none: no cache")
     # The mirror's own settings are its environment variables (experiments/store/wandb_mirror.py).

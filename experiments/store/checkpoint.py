@@ -1,96 +1,124 @@
-"""Save and restore the state of one trial with Orbax: asynchronous, atomic, with a checksum per leaf.
+"""Save and restore the state of one trial with Orbax, beside the training and never losing what was saved.
 
-Orbax restores a flipped byte silently and casts a changed type silently, so shapes, types and checksums are kept
-beside the arrays (in `meta`) and compared. A damaged step is reported and the one before it used.
+A checkpoint holds three items: `state`, the arrays by name; `seals`, checksums of their pieces (seals.py); and `meta`: the
+run's fingerprint, shapes and types, notes, and the versions of what wrote it. Orbax casts a changed type silently, so that
+shapes and types are compared before anything is read.
+
+Only arrays that are proven to differ from what was written make a checkpoint count as damaged; it is then renamed, and the
+one before it is used. Everything else stops the run and changes nothing. Who only reads checkpoints: stored_state.py.
 """
 
-from collections.abc import Callable, Mapping
-import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import importlib.metadata
 import os
 from typing import Any
-import zlib
 
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import files
 from experiments.alive import hosts
-from experiments.cli import InputError
-from experiments.store.train_state import TrainState, from_names, named_leaves
+from experiments.cli import AgainError, InputError, WorkError
+from experiments.store import seals
+from experiments.store.train_state import TrainState, named_leaves
 
-Seal = dict[str, Any]  # of one leaf: its checksum, shape and type
-Shapes = dict[str, jax.ShapeDtypeStruct]  # of leaves, by name
+SCHEMA = 2  # of meta; the first had one checksum of every whole array in it
+DAMAGED = ".damaged"  # the end of the name of a checkpoint that was set aside
+
+Leaves = dict[str, Any]  # arrays by name
+Shapes = dict[str, jax.ShapeDtypeStruct]  # of leaves, by name; with the sharding that they are to be restored into
 Notes = dict[str, Any]  # JSON values that come back with a state
 Meta = dict[str, Any]
 
+_WRITERS = ("jax", "flax", "optax", "orbax-checkpoint")  # packages whose versions a checkpoint names
 _SHOWN = 200  # characters of a reader's error
+# What TensorStore calls an answer of the disk or the network that may be another the next time.
+_UNAVAILABLE = (
+    "ABORTED",
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+    "INTERNAL",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "UNKNOWN",
+)
 
 
-def _seal(array: Any) -> Seal:
-    """Return what is compared after reading."""
-    array = hosts.whole(array)  # not ascontiguousarray, which gives a scalar an axis
-    return {
-        "crc32": zlib.crc32(array.tobytes()),
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-    }
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints are kept: Orbax asks `should_preserve` after every save.
+
+    newest: so many of the last ones.
+    every_steps: those at multiples of so many steps, for good.
+    back_steps: the last one at a multiple of so many steps, to go back to after a loss spike.
+    """
+
+    newest: int
+    every_steps: int | None = None
+    back_steps: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:
+        """Return which checkpoints, of those that Orbax knows, are kept."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = set(sorted(steps)[-self.newest :])
+        kept |= set(_multiples(steps, self.every_steps))
+        kept |= set(_multiples(steps, self.back_steps)[-1:])
+        return [step in kept for step in steps]
 
 
-def _shapes(leaves: Mapping[str, Any]) -> Shapes:
-    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-
-
-def _shapes_of_seals(seals: Mapping[str, Seal]) -> Shapes:
-    """Return shapes and types of the arrays that a checkpoint's seals describe."""
-    shapes = {}
-    for name, seal in seals.items():
-        shape = tuple(seal["shape"])
-        shapes[name] = jax.ShapeDtypeStruct(shape, seal["dtype"])
-    return shapes
-
-
-def _on_one_device(shapes: Shapes) -> Shapes:
-    """Return the shapes of leaves that are to be restored onto the first device of this process."""
-    device = jax.local_devices()[0]
-    sharding = jax.sharding.SingleDeviceSharding(device)
-    placed = {}
-    for name, leaf in shapes.items():
-        placed[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-    return placed
-
-
-def _one_line(error: Exception) -> str:
-    """Return the kind and the text of an error."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_SHOWN]}"
-
-
-# --- of a run under way
+def _multiples(steps: Sequence[int], of: int | None) -> list[int]:
+    """Return the steps that are multiples of a number, in order; none without the number."""
+    return sorted(step for step in steps if of and step % of == 0)
 
 
 class Checkpoints:
-    """The checkpoints of one run: `directory`/<step>."""
+    """The checkpoints of one run under way: `directory`/<step>."""
 
-    def __init__(self, directory: epath.Path, keep: int, fingerprint: str):
+    def __init__(self, directory: epath.Path, keep: Keep, fingerprint: str):
         if "://" not in os.fspath(directory):
             directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative path
         self.directory = directory
         self.fingerprint = fingerprint
-        self._manager = _manager(directory, keep)
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        """Open Orbax's manager of the folder. It reads no statistics: a damaged file of them is in nobody's way."""
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep,
+            enable_async_checkpointing=True,
+            create=True,
+            lightweight_initialize=True,
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    # --- save
 
     def save(self, state: TrainState, step: int, notes: Notes) -> None:
-        """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it."""
+        """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it.
+
+        All that takes time is done beside the training. The arrays may not be given away before `wait`.
+        """
         if step in self._manager.all_steps():
             return
         leaves = named_leaves(state)
         meta = {
+            "schema": SCHEMA,
             "fingerprint": self.fingerprint,
-            "leaves": {name: _seal(leaf) for name, leaf in leaves.items()},
+            "written_by": versions(),
+            "leaves": {name: _description(leaf) for name, leaf in leaves.items()},
             "notes": notes,
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),
+            seals=seals.Save(leaves),
             meta=ocp.args.JsonSave(meta),
         )
         self._manager.save(step, args=items)
@@ -100,163 +128,248 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
-    def restore(
-        self, like: TrainState, report: Callable[[str], None], until: int | None = None
-    ) -> tuple[TrainState, Notes] | None:
-        """Return the newest sound state and its notes, or None when there is none. `like` gives shapes and types.
-
-        `until`: not one of a later step. `report` is told of damaged ones, which are deleted.
-
-        Raises InputError when the checkpoint belongs to another run.
-        """
-        self._manager.reload()
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            if until is not None and step > until:
-                continue
-            try:
-                return self._restore(like, step)
-            except InputError:
-                raise
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                report(f"checkpoint {self.directory}/{step} is damaged ({_one_line(error)}); trying an older one")
-                self._manager.delete(step)
-        return None
-
-    def _restore(self, like: TrainState, step: int) -> tuple[TrainState, Notes]:
-        """Read one step. Raises InputError for another run's, and anything else for a damaged one."""
-        shapes = _shapes(named_leaves(like))
-        meta = self._restore_item(step, "meta", ocp.args.JsonRestore())
-        if meta["fingerprint"] != self.fingerprint:
-            raise InputError(
-                f"{self.directory} holds a checkpoint of run {meta['fingerprint']}; this run is {self.fingerprint}"
-            )
-        seals = meta["leaves"]
-        _check_shapes(seals, shapes)
-        leaves = self._restore_item(step, "state", ocp.args.StandardRestore(_on_one_device(shapes)))
-        for name, leaf in leaves.items():
-            if _seal(leaf) != seals[name]:
-                raise ValueError(f"checksum of {name} differs")
-        return from_names(like, leaves), meta["notes"]
-
-    def _restore_item(self, step: int, name: str, how: Any) -> Any:
-        items = self._manager.restore(step, args=ocp.args.Composite(**{name: how}))
-        return items[name]
-
     def close(self) -> None:
         """Wait and let go of the directory."""
         self.wait()
         self._manager.close()
 
+    # --- restore
 
-def _manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
-    """Open Orbax's manager of a folder, also where a checkpoint in it is damaged."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
-    try:
-        return ocp.CheckpointManager(directory, options=options)
-    except Exception:  # whatever Orbax makes of a damaged file of times and statistics, which nobody here needs
-        for path in directory.glob("*/_CHECKPOINT_METADATA"):
-            path.unlink(missing_ok=True)
-        return ocp.CheckpointManager(directory, options=options)
+    def has_any(self) -> bool:
+        """Say, on all processes alike, whether something is there to go on from, sound or not."""
+        steps = self._manager.all_steps()
+        return hosts.told(bool(steps))
+
+    def restore(
+        self,
+        parts: Sequence[Shapes],
+        place: Callable[[Leaves], None],
+        report: Callable[[str], None],
+        until: int | None = None,
+    ) -> tuple[int, Notes] | None:
+        """Read the newest sound checkpoint, part by part into its place; return its step and notes.
+
+        parts: shapes, types and shardings of the leaves, in the parts that are read at a time.
+        place: what is done with the leaves of a part.
+        report: is told of damaged ones, which are renamed.
+        until: not one of a later step.
+
+        None when there never was a checkpoint. All processes read the same one: what one of them cannot read counts for
+        all. Raises InputError when it belongs to another run, WorkError when it does not fit or none is left that is sound,
+        AgainError when the disk does not answer.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = hosts.told([step for step in steps if until is None or step <= until])
+        for step in steps:
+            try:
+                return step, self._restore_surely(step, parts, place)
+            except seals.Mismatch as error:
+                report(f"checkpoint {self.directory}/{step} is damaged ({error}); trying an older one")
+                self._set_aside(step)
+        self._check_never_saved()
+        return None
+
+    def _restore_surely(self, step: int, parts: Sequence[Shapes], place: Callable[[Leaves], None]) -> Notes:
+        """Read one checkpoint. Raises seals.Mismatch where it is read twice, and is damaged both times."""
+        try:
+            return self._restore(step, parts, place)
+        except seals.Mismatch:  # of the checkpoint, or of this one reading of it
+            return self._restore(step, parts, place)
+
+    def _restore(self, step: int, parts: Sequence[Shapes], place: Callable[[Leaves], None]) -> Notes:
+        """Read one checkpoint. Raises seals.Mismatch where its arrays are not those that were written."""
+        folder = self.directory / str(step)
+        meta, sealed = hosts.together(lambda: self._read_meta(folder, parts), seals.Mismatch)
+        for shapes in parts:
+            # Nothing here may refer to the leaves of a part any longer when the next is read.
+            place(_read_sound(folder, shapes, sealed))
+        return meta["notes"]
+
+    def _read_meta(self, folder: epath.Path, parts: Sequence[Shapes]) -> tuple[Meta, seals.Seals]:
+        """Read what is kept beside the arrays, and compare it with what is expected."""
+        meta = read_meta(folder)
+        if meta["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{folder} is a checkpoint of run {meta['fingerprint']}; expected one of this run, {self.fingerprint}"
+            )
+        for shapes in parts:
+            check_shapes(folder, meta, shapes)
+        return meta, read_seals(folder, meta)
+
+    def _set_aside(self, step: int) -> None:
+        """Rename a damaged checkpoint, so that nobody takes it for a sound one and all of it is still there."""
+        self._manager.close()
+        folder = self.directory / str(step)
+        hosts.together(lambda: _rename(folder) if hosts.first() else None)
+        self._manager = self._open()
+
+    def _check_never_saved(self) -> None:
+        """Check that no checkpoint was set aside. Raises WorkError: a run does not begin again by itself."""
+
+        def look() -> None:
+            if list(self.directory.glob(f"*{DAMAGED}*")):
+                raise WorkError(
+                    f"{self.directory} has damaged checkpoints only (*{DAMAGED}); "
+                    "expected a sound one. To begin the run again, remove that folder"
+                )
+
+        hosts.together(look)
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: a run that went back to `step` takes those steps anew."""
+        self.wait()
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
 
-def _check_shapes(seals: Mapping[str, Seal], shapes: Shapes) -> None:
-    """Check what was saved against what is expected. Raises ValueError naming the leaf that differs."""
+def _read_sound(folder: epath.Path, shapes: Shapes, sealed: seals.Seals) -> Leaves:
+    """Read some leaves on all processes. Raises, on all of them, seals.Mismatch where they are damaged on any."""
+
+    def read() -> Leaves:
+        return read_leaves(folder, shapes)
+
+    leaves = hosts.together(read, seals.Mismatch)
+    hosts.together(lambda: seals.verify(leaves, sealed), seals.Mismatch)
+    return leaves
+
+
+def _rename(folder: epath.Path) -> None:
+    """Give the folder of a damaged checkpoint a name that says it."""
+    name = f"{folder.name}{DAMAGED}"
+    taken = len(list(folder.parent.glob(f"{name}*")))
+    folder.rename(folder.parent / (f"{name}{taken}" if taken else name))
+
+
+# --- what is kept beside the arrays
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that have a say in what a checkpoint holds."""
+    return {name: importlib.metadata.version(name) for name in _WRITERS}
+
+
+def _description(leaf: Any) -> dict[str, Any]:
+    """Return the shape and the type of an array, as JSON."""
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def read_meta(folder: epath.Path) -> Meta:
+    """Read what is kept beside the arrays of a checkpoint. Raises WorkError or AgainError naming the folder."""
+    with explained(folder):
+        meta = files.read_json(folder / "meta" / "metadata")
+    schema = meta.get("schema", 1) if isinstance(meta, dict) else None
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise WorkError(f"{folder} has schema {schema}; this program knows up to {SCHEMA}: update it")
+    if missing := {"fingerprint", "leaves", "notes"} - meta.keys():
+        raise WorkError(f"{folder}/meta lacks {min(missing)}; expected what every checkpoint has")
+    return meta
+
+
+def read_seals(folder: epath.Path, meta: Meta) -> seals.Seals:
+    """Read the seals of a checkpoint's arrays. Raises WorkError or AgainError naming the folder."""
+    if meta.get("schema", 1) == 1:
+        return {name: [_old_seal(leaf)] for name, leaf in meta["leaves"].items()}
+    with explained(folder):
+        found = seals.read(folder / "seals")
+    if missing := meta["leaves"].keys() - found.keys():
+        raise WorkError(f"{folder}/seals lacks {min(missing)}; expected every array of the checkpoint")
+    return found
+
+
+def _old_seal(leaf: Mapping[str, Any]) -> seals.Piece:
+    """Return the one seal of a whole array that a checkpoint of schema 1 has."""
+    bounds = seals.whole(tuple(leaf["shape"]))
+    return seals.Piece(bounds, leaf["crc32"])
+
+
+def check_shapes(folder: epath.Path, meta: Meta, shapes: Shapes) -> None:
+    """Check what was saved against what is expected. Raises WorkError naming the array that differs, and both versions."""
     for name, leaf in shapes.items():
-        shape = list(leaf.shape)
-        dtype = str(leaf.dtype)
-        seal = seals.get(name)
-        if seal is None or seal["shape"] != shape or seal["dtype"] != dtype:
-            raise ValueError(f"{name} is {seal}; expected shape {shape} and dtype {dtype}")
+        expected = _description(leaf)
+        saved = meta["leaves"].get(name)
+        found = saved and {key: saved[key] for key in expected}
+        if found != expected:
+            raise WorkError(
+                f"{folder}: {name} is {_in_words(found)}; expected {_in_words(expected)}. It was written by "
+                f"{_writer(meta)}; this is {_writer({'written_by': versions()})}. Nothing was changed"
+            )
 
 
-# --- of a run that has ended, without touching its folder
+def _in_words(description: Mapping[str, Any] | None) -> str:
+    if description is None:
+        return "missing"
+    return f"{description['dtype']}{description['shape']}"
 
 
-def read_params(directory: epath.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], int]:
-    """Read the parameters of the newest checkpoint, and its step; see `read_state`."""
-    like = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
-    state, step = read_state(directory, TrainState(like, None, None))
-    return state.params, step
+def _writer(meta: Meta) -> str:
+    """Return the packages that wrote a checkpoint, with their versions."""
+    packages = meta.get("written_by", {})
+    return ", ".join(f"{name} {version}" for name, version in packages.items()) or "an earlier version"
 
 
-def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState, int]:
-    """Read the newest checkpoint as numpy arrays, and its step. No more is read than `like` has.
+# --- the arrays
 
-    Leaves the folder as it is. Raises InputError when there is no checkpoint, or it is damaged, or has not the
-    parameters, shapes and types of `like`.
+
+def read_leaves(folder: epath.Path, shapes: Shapes) -> Leaves:
+    """Read arrays by name into the shardings of `shapes`, or as numpy arrays where they have none.
+
+    Each process reads what its devices hold. Raises seals.Mismatch for what TensorStore finds damaged, WorkError or
+    AgainError for what cannot be read.
     """
-    directory = epath.Path(directory if "://" in os.fspath(directory) else os.path.abspath(directory))
-    steps = _steps(directory)
-    if not steps:
-        raise InputError(f"{directory} holds no checkpoint; train the run first")
-    newest = max(steps)
-    folder = directory / str(newest)
-    shapes = _shapes(named_leaves(like))
+    how = {name: _restore_args(shape) for name, shape in shapes.items()}
+    args = ocp.args.PyTreeRestore(item=dict(shapes), restore_args=how, partial_restore=True)
+    # The handler alone: Orbax's readers wait for all processes, also for one that has failed.
+    with explained(folder):
+        leaves = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=args)
+        return jax.block_until_ready(leaves)
+
+
+def _restore_args(shape: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if shape.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=shape.sharding, global_shape=shape.shape, dtype=shape.dtype)
+
+
+@contextlib.contextmanager
+def explained(folder: epath.Path) -> Iterator[None]:
+    """Say in one line what is wrong with the checkpoint in a folder that is read in this context.
+
+    Raises seals.Mismatch, AgainError or WorkError in the place of what readers raise.
+    """
     try:
-        seals = _read_meta(folder)["leaves"]
-        _check_names(folder, shapes, seals)
-        leaves = _read_leaves(folder, shapes, partial_restore=True)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise InputError(f"{folder} is damaged ({_one_line(error)})") from error
-    for name, leaf in shapes.items():
-        expected = _seal(leaves[name])
-        expected |= {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        if seals[name] != expected:
-            raise InputError(f"{folder}: {name} is damaged; expected {expected}, found {seals[name]}")
-    arrays = {name: np.asarray(leaves[name]) for name in shapes}
-    return from_names(like, arrays), newest
+        yield
+    except Exception as error:
+        chain = _chain(error)
+        text = _one_line(chain[-1])
+        if any(str(one).startswith("DATA_LOSS") for one in chain):
+            raise seals.Mismatch(text) from error
+        if any(_is_transient(one) for one in chain):
+            raise AgainError(f"{folder} cannot be read now ({text}); run the same command again") from error
+        raise WorkError(
+            f"{folder} cannot be read ({text}); nothing was changed. To go on from the checkpoint before it, "
+            f"rename it to {folder.name}{DAMAGED}"
+        ) from error
 
 
-def _steps(directory: epath.Path) -> list[int]:
-    if not directory.exists():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and those that it comes from."""
+    chain = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    return chain
 
 
-def _check_names(folder: epath.Path, shapes: Shapes, seals: Mapping[str, Seal]) -> None:
-    """Check that the parameters are those expected, and that all else that is asked for was saved.
-
-    Raises InputError naming a leaf that differs.
-    """
-    wanted = {name for name in shapes if name.startswith(".params[")}
-    saved = {name for name in seals if name.startswith(".params[")}
-    if differ := wanted ^ saved:
-        raise InputError(f"{folder}: {min(differ)} is missing, or is none of the model's parameters")
-    if unsaved := shapes.keys() - seals.keys():
-        raise InputError(f"{folder}: {min(unsaved)} is missing; the run had another optimizer")
+def _is_transient(error: BaseException) -> bool:
+    """Say whether an error is of the disk or the network, and not of what is stored there."""
+    if isinstance(error, FileNotFoundError | jax.errors.JaxRuntimeError):
+        return False
+    return isinstance(error, OSError) or str(error).startswith(_UNAVAILABLE)
 
 
-def _read_meta(folder: epath.Path) -> Meta:
-    reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-    return reader.restore(folder / "meta")
-
-
-def _read_leaves(folder: epath.Path, shapes: Shapes, partial_restore: bool = False) -> dict[str, Any]:
-    """Read leaves by name as numpy arrays; with `partial_restore` there may be others beside them."""
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
-    how = ocp.args.PyTreeRestore(item=shapes, restore_args=as_numpy, partial_restore=partial_restore)
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    return reader.restore(folder / "state", args=how)
-
-
-def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
-    """Return the SHA-256 of every leaf of a checkpoint, by name, as its bytes are read back and agree with their checksums.
-
-    Raises InputError when it is missing or damaged.
-    """
-    folder = epath.Path(os.path.abspath(directory)) / str(step)
-    try:
-        seals = _read_meta(folder)["leaves"]
-        leaves = _read_leaves(folder, _shapes_of_seals(seals))
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise InputError(f"{folder} is missing or damaged ({_one_line(error)})") from error
-    out = {}
-    for name, leaf in sorted(leaves.items()):
-        if _seal(leaf) != seals[name]:
-            raise InputError(f"{folder}: checksum of {name} differs")
-        content = np.asarray(leaf).tobytes()
-        out[name] = hashlib.sha256(content).hexdigest()
-    return out
+def _one_line(error: BaseException) -> str:
+    """Return the kind and the text of an error."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_SHOWN]}"

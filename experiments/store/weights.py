@@ -100,9 +100,9 @@ def load(directory: Path) -> Weights:
     if not is_run:
         return described._replace(params=_read_import(directory, expected, checksums))
     # Orbax takes long to import, and imports need none of it.
-    from experiments.store import checkpoint
+    from experiments.store import stored_state
 
-    params, step = checkpoint.read_params(directory / "checkpoints", expected)
+    params, step = stored_state.read_params(directory / "checkpoints", expected)
     return described._replace(params=params, origin=f"{described.origin}, step {step}")
 
 

@@ -15,7 +15,7 @@ import optax
 
 from experiments.cli import InputError
 from experiments.run.schema import Run
-from experiments.store import checkpoint, weights
+from experiments.store import stored_state, weights
 from experiments.store.inherit import Parent
 from experiments.store.train_state import TrainState, from_names, named_leaves
 from experiments.training import optimizer, step
@@ -71,7 +71,7 @@ def _read_state(parent: Parent, with_optimizer: bool) -> TrainState:
     opt = abstract.opt if with_optimizer else None
     like = TrainState(abstract.params, opt, None)
     folder = parent.directory / "checkpoints"
-    found, at = checkpoint.read_state(folder, like)
+    found, at = stored_state.read_state(folder, like)
     if at != run.steps:
         raise InputError(f"{folder} ends at step {at}; expected the parent's last, {run.steps}")
     return found

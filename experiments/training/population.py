@@ -1,6 +1,7 @@
 """Trials in the slots of a program, with their states: what is on the devices. What is done with them is for loop.py."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+import functools
 import sys
 from typing import Any
 
@@ -8,9 +9,11 @@ import jax
 import numpy as np
 
 from experiments.alive import hosts
+from experiments.cli import WorkError
 from experiments.run.schema import Execution, Run
 from experiments.store.train_state import TrainState
 from experiments.training import packing
+from experiments.training.filling import Filling
 from experiments.training.program import Program, program
 from experiments.training.trial import Trial, token_dtype
 
@@ -52,54 +55,60 @@ class Population:
     # --- states
 
     def _first_states(self, runs: Sequence[Run]) -> TrainState:
-        """Return initial states; in their place those of checkpoints, or else of parents, where trials have them."""
-        state = self.program.init(runs)
-        like = _of_one_slot(state)
-        replaced: dict[int, TrainState] = {}
-        for slot, trial in self.seated():
-            found = trial.checkpoints.restore(like, _warn)
-            if found:
-                restored, notes = found
-                trial.recall(int(restored.step), notes)
-                replaced[slot] = restored
-            trial.metrics.cut(trial.step)
+        """Return the states that trials go on from: of their checkpoints, or else of their parents, or else initial ones.
 
-        # A trial with a checkpoint of its own needs its parent's no more.
+        Raises what Checkpoints.restore and Trial.inherited raise.
+        """
+        # Where every state is restored, none is initialised only to be overwritten.
+        fresh = None
+        if not all(trial.checkpoints.has_any() for _, trial in self.seated()):
+            fresh = self.program.init(runs)
         newborn = {}
         for slot, trial in self.seated():
-            if trial.parent and slot not in replaced:
-                newborn[slot] = trial
-        if not replaced and not newborn:
-            return state
-        host = _on_host(state)
-        for slot, trial in newborn.items():
-            fresh = _copy_slot(host, slot)
-            replaced[slot] = trial.inherited(fresh)
-        return self._put(host, replaced)
+            # A trial with a checkpoint of its own needs its parent's no more.
+            if trial.parent and not trial.checkpoints.has_any():
+                assert fresh is not None
+                newborn[slot] = trial.inherited(self._on_host(fresh, slot))
+        if newborn and self.program.slots == 1:
+            _free(fresh)
+            fresh = None
+        filling = Filling(self.program, fresh)
+        for slot, state in newborn.items():
+            filling.put_host(slot, state)
+        for slot, trial in self.seated():
+            found = _restore(filling, slot, trial)
+            if found is not None:
+                trial.recall(*found)
+            trial.metrics.cut(trial.step)
+        return filling.state()
 
-    def _put(self, host: TrainState, replaced: Mapping[int, TrainState]) -> TrainState:
-        """Return the states that `host` holds, with those of some slots replaced, on the devices."""
-        all_slots = jax.tree.leaves(host)
-        for slot, one in replaced.items():
-            for array, leaf in zip(all_slots, jax.tree.leaves(one), strict=True):
-                array[slot] = leaf
-        return hosts.put(host, self.program.state_sharding)
+    def _on_host(self, state: TrainState, slot: int) -> TrainState:
+        """Return a copy of one slot's state as numpy arrays, on all processes."""
+
+        def copied(leaf: jax.Array) -> np.ndarray:
+            return np.array(hosts.whole(leaf)[slot])
+
+        return jax.tree.map(copied, state)
 
     def rewind(self, slot: int, trial: Trial, spike: int) -> None:
         """Put a trial back to its newest checkpoint before a loss spike; it leaves out the batches up to the spike.
 
-        Raises RuntimeError where no sound checkpoint is left.
+        Raises WorkError where no checkpoint is left that is sound.
         """
         trial.checkpoints.wait()
-        like = _of_one_slot(self.state)
-        found = trial.checkpoints.restore(like, _warn, until=spike)
         number = spike + 1
+        state: TrainState | None = self.state
+        if self.program.slots == 1:
+            _free(state)
+            state = None
+        filling = Filling(self.program, state)
+        found = _restore(filling, slot, trial, until=spike)
         if found is None:
-            raise RuntimeError(f"{trial.directory}: no sound checkpoint to go back to from step {number}")
-        before, notes = found
-        trial.rewind(int(before.step), notes, spike)
-        host = _on_host(self.state)
-        self.state = self._put(host, {slot: before})
+            raise WorkError(f"{trial.directory}: no checkpoint to go back to from step {number}")
+        self.state = filling.state()
+        step, notes = found
+        trial.checkpoints.forget_after(step)
+        trial.rewind(step, notes, spike)
         _warn(f"{trial.fingerprint}: loss spike at step {number}; back to step {trial.step}")
 
     def state_of(self, slot: int) -> TrainState:
@@ -189,29 +198,19 @@ def _seat(trials: Sequence[Trial], execution: Execution) -> tuple[Program, list[
     return made, slots
 
 
-def _of_one_slot(state: TrainState) -> TrainState:
-    """Return shapes and types of one slot's state."""
-
-    def shape_of(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-    return jax.tree.map(shape_of, state)
+def _restore(filling: Filling, slot: int, trial: Trial, until: int | None = None) -> tuple[int, Any] | None:
+    """Put the newest checkpoint of a trial into its slot; return its step and notes, or None where there is none."""
+    parts = filling.parts()
+    place = functools.partial(filling.put, slot)
+    return trial.checkpoints.restore(parts, place, _warn, until)
 
 
-def _on_host(state: TrainState) -> TrainState:
-    """Return all states as numpy arrays that may be written to."""
-
-    def copied(leaf: jax.Array) -> np.ndarray:
-        whole = hosts.whole(leaf)
-        return np.array(whole)
-
-    return jax.tree.map(copied, state)
-
-
-def _copy_slot(host: TrainState, slot: int) -> TrainState:
-    """Return a copy of one slot's state, without the axis of slots."""
-    return jax.tree.map(lambda leaf: leaf[slot].copy(), host)
+def _free(state: TrainState | None) -> None:
+    """Free the memory of states whose place is needed."""
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
 
 
 def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
+    if hosts.first():
+        print(text, file=sys.stderr)

@@ -73,6 +73,7 @@ class Program:
         self._placement = placement
         self.slot_sharding = placement.slots
         self.state_sharding = placement.state
+        self.state_shapes = placement.state_shapes
         # What `compile` sets: the train function, its peak memory, and how long that took.
         self.compiled: Any = None
         self.memory_bytes: int | None = None
@@ -148,6 +149,15 @@ class Program:
         with jax.set_mesh(self.mesh):
             values = self._put(self.stack_values(runs))
             return self._init(values)
+
+    def zeros(self) -> TrainState:
+        """Return states of zeros, for slots that are filled before they are used."""
+        zeros = jax.jit(self._zeros, out_shardings=self.state_sharding)
+        with jax.set_mesh(self.mesh):
+            return zeros()
+
+    def _zeros(self) -> TrainState:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.state_shapes)
 
     def train(
         self, state: TrainState, values: Values, tokens: Tokens, steps: PerSlot

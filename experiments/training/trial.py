@@ -46,7 +46,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         # Orbax takes long to import: only where something trains.
-        from experiments.store.checkpoint import Checkpoints
+        from experiments.store.checkpoint import Checkpoints, Keep
         from experiments.training.evaluate import HeldOut
 
         run = self.run
@@ -67,7 +67,9 @@ class Trial:
         self.spikes = None
         if execution.spike_factor is not None:
             self.spikes = Spikes(execution.spike_factor, execution.spike_limit)
-        self.checkpoints = Checkpoints(self.directory / "checkpoints", execution.keep_checkpoints, self.fingerprint)
+        every = self._steps_of(execution.keep_every_tokens) if execution.keep_every_tokens else None
+        keep = Keep(execution.keep_checkpoints, every)
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", keep, self.fingerprint)
 
     def _mirrors(self) -> list[Mirror]:
         """Return the mirrors of the metrics that the execution asks for."""

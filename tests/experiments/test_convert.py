@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from experiments import convert, train
 from experiments.cli import InputError
 from experiments.run import freeze, schema
-from experiments.store import checkpoint, weights
+from experiments.store import stored_state, weights
 import models
 from models import functional
 from models.convert.hf_layouts import LAYOUTS, REQUIRED
@@ -395,7 +395,9 @@ def test_the_command_line(tiny, tmp_path, trained):
     convert._export(f"{tmp_path}/own", f"{tmp_path}/again")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-    trained_params, _ = checkpoint.read_params(run_folder / "checkpoints", functional.param_shapes("dense", run.model))
+    trained_params, _ = stored_state.read_params(
+        run_folder / "checkpoints", functional.param_shapes("dense", run.model)
+    )
     same(weights.load(tmp_path / "own").params, trained_params)
     for arguments, text in (
         (["import", f"--source={tmp_path}/hf", f"--out={tmp_path}/own"], "own is there already; expected a new or an"),

@@ -16,7 +16,7 @@ from analysis.procedures.growth import speedup
 from experiments import prepare, train
 from experiments.cli import InputError
 from experiments.run import freeze
-from experiments.store import checkpoint, inherit, lineage, record, weights
+from experiments.store import inherit, lineage, record, stored_state, weights
 from experiments.training import step
 from experiments.training.trial import Trial
 from models.growing.options import Growth
@@ -96,7 +96,7 @@ def test_a_grown_run_starts_fresh_where_the_text_stands(tiny, tmp_path, trunk):
         tiny, trunk, **{"model.depth": 6, "batch_tokens": 512, "tokens": 512 * 6, "opt.lr": 3e-3, "seed": 5}
     )
     one, trial = frozen(config), trial_of(config, tmp_path / "child")
-    parent, _ = checkpoint.read_state(trunk / "checkpoints", fresh_state(frozen(tiny(tokens=256 * 20, **HOLD))))
+    parent, _ = stored_state.read_state(trunk / "checkpoints", fresh_state(frozen(tiny(tokens=256 * 20, **HOLD))))
     state = trial.inherited(fresh_state(one))
     for path, value in state.params.items():
         before = parent.params[path]
@@ -209,7 +209,7 @@ def test_the_optimizer_can_be_grown_or_fresh(tiny, tmp_path, trunk):
         state = trial_of(config, tmp_path / "x").inherited(fresh_state(frozen(config)))
         return state.opt[1]
 
-    before, _ = checkpoint.read_state(trunk / "checkpoints", fresh_state(frozen(tiny(tokens=256 * 20, **HOLD))))
+    before, _ = stored_state.read_state(trunk / "checkpoints", fresh_state(frozen(tiny(tokens=256 * 20, **HOLD))))
     deep = moments(**{"model.depth": 6, "growth.optimizer": "grown"})
     path = "blocks/mlp/up/kernel"
     np.testing.assert_array_equal(deep.nu[path], np.concatenate([before.opt[1].nu[path]] * 2))

@@ -10,7 +10,7 @@ import pytest
 from experiments.cli import InputError
 from experiments.configs import default, smoke
 from experiments.run import config_file, freeze, identity
-from experiments.store import checkpoint, record
+from experiments.store import record, stored_state
 from experiments.store.train_state import named_leaves
 from experiments.training import optimizers, program, step
 from experiments.training.optimizers import adamw
@@ -187,7 +187,7 @@ def test_it_trains_resumes_to_the_bit_and_has_children(tiny, lion, tmp_path):
         run(lion(**options), tmp_path / "again", interrupted)
     run(lion(**options), tmp_path / "again")
     assert_same_run(tmp_path / "whole", tmp_path / "again")
-    names = checkpoint.digests(tmp_path / "whole" / "checkpoints", 15)
+    names = stored_state.digests(tmp_path / "whole" / "checkpoints", 15)
     assert ".opt[1].mu['embed']" in names
 
     adam = run(tiny(**options), tmp_path / "adam")

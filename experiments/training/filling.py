@@ -37,7 +37,7 @@ class Filling:
         self._program = program
         self._shardings: dict[str, NamedSharding] = named_leaves(program.state_sharding)
         if state is None and program.slots > 1:
-            state = program.zeros()
+            state = _zeros(program)
         self._leaves = {} if state is None else named_leaves(state)
 
     def parts(self) -> list[Shapes]:
@@ -123,6 +123,16 @@ class Filling:
             after = jnp.where(is_here, _on_device(leaves[name]), before)
             replaced[name] = jax.lax.dynamic_update_index_in_dim(fetched, after, at, 0)
         return replaced
+
+
+def _zeros(program: Program) -> TrainState:
+    """Return states of zeros, for slots that are filled before they are used."""
+
+    def zeros() -> TrainState:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.state_shapes)
+
+    with jax.set_mesh(program.mesh):
+        return jax.jit(zeros, out_shardings=program.state_sharding)()
 
 
 def _on_device(leaf: Array) -> Array:

@@ -150,15 +150,6 @@ class Program:
             values = self._put(self.stack_values(runs))
             return self._init(values)
 
-    def zeros(self) -> TrainState:
-        """Return states of zeros, for slots that are filled before they are used."""
-        zeros = jax.jit(self._zeros, out_shardings=self.state_sharding)
-        with jax.set_mesh(self.mesh):
-            return zeros()
-
-    def _zeros(self) -> TrainState:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.state_shapes)
-
     def train(
         self, state: TrainState, values: Values, tokens: Tokens, steps: PerSlot
     ) -> tuple[TrainState, dict[str, Float[Array, "K S"]]]:

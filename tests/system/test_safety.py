@@ -91,7 +91,9 @@ def test_a_pickle_in_the_place_of_any_file_of_a_workdir(bomb, tmp_path):
     (held.root / "launchers" / "abc.json").write_bytes(bomb)
     state = held.state(name)
     assert state.status == "lost" and "record.json is not a readable record" in state.reason
-    assert held.claims.read(name) is None and held.attempts(name) == [] and stops.asked(folder) is None
+    assert held.claims.read(name) is None and held.attempts(name) == []
+    with pytest.raises(InputError, match="stop.json cannot be understood"):
+        stops.asked(folder)
     me = claims.Process.of(os.getpid())
     assert held.claims.alive(claims.Claim(name, me.__class__("far", "", 1, None), me, "p", 0.0, "abc"))
     held.claims.close()

@@ -110,6 +110,13 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder / "c.jsonl"
 
 
+def test_a_preparation_leaves_no_temporary_folder(here: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "temporary").mkdir()
+    result = python(PREPARE, here / "a.jsonl", tmp_path / "root", TMPDIR=str(tmp_path / "temporary"))
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def exists(root: pathlib.Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(root.glob(pattern))
 

@@ -8,17 +8,15 @@ start       from process start to the first step, with an empty and with a warm 
 population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
             checkpoints and evaluation on 16,384 tokens included
 families    what each family promises: step times and memory beside the dense family, compiled FLOPs, compile times
+gpu         on one accelerator, in under 8 minutes: MFU, kernels, mixtures, fp8, small runs, memory (benchmarks/gpu.py)
 Times are of this machine at this moment: compare within one table, quote ratios and medians.
 """
 
 from collections.abc import Callable, Sequence
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import flags
@@ -28,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
+from experiments.benchmarks import gpu, processes
+from experiments.benchmarks.processes import SIZES, config_of
 from experiments.run.schema import Execution, Run
 from models.errors import InputError, nearest
 
@@ -35,28 +35,7 @@ SHAPES = {
     "128 wide, 4 deep, 16x256": {"width": 128, "depth": 4, "heads": 4, "batch": 16, "seq_len": 256},
     "512 wide, 8 deep, 8x512": {"width": 512, "depth": 8, "heads": 8, "batch": 8, "seq_len": 512},
 }
-SIZES = {
-    "small": {"width": 48, "depth": 3, "heads": 3, "batch": 8, "seq_len": 128},
-    "large": {"width": 128, "depth": 4, "heads": 4, "batch": 8, "seq_len": 128},
-}
-STEPS = 100
-PARTS = ("step", "start", "population", "families")
-
-
-def config_of(shape: dict[str, int], **options: Any) -> dict[str, Any]:
-    """Return the config of a run of 100 steps as a plain mapping, for freeze."""
-    batch_tokens = shape["batch"] * shape["seq_len"]
-    value = {
-        "family": "dense",
-        "model": {name: shape[name] for name in ("width", "depth", "heads")},
-        "seq_len": shape["seq_len"],
-        "batch_tokens": batch_tokens,
-        "tokens": STEPS * batch_tokens,
-        "opt": {"lr": 4e-3},
-        "schedule": {"warmup_tokens": 10 * batch_tokens},
-        "evaluation": {"tokens": 16_384},
-    }
-    return value | options
+PARTS = ("step", "start", "population", "families", "gpu")
 
 
 # --- the train step
@@ -122,109 +101,6 @@ def _hand_written_stepper(shape: dict[str, int], run: Run) -> Callable[[], None]
     return take
 
 
-# --- whole processes
-
-
-def child(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job in a fresh process.
-
-    Returns its wall seconds, its peak memory in bytes, and the events with their seconds since the start.
-    """
-    start = time.time()
-    command = [sys.executable, "-m", "experiments.benchmark", f"--job={json.dumps(job)}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"a benchmark process failed: {done.stderr.strip().splitlines()[-1:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    result["seconds"] = time.time() - start
-    result["events"] = [(event, at - start) for event, at in result["events"]]
-    return result
-
-
-def do_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Train the runs of a job in this process, in one population or one after the other."""
-    from experiments import train
-    from experiments.run.freeze import freeze
-
-    events: list[tuple[str, float]] = []
-
-    def report(event: dict[str, Any]) -> None:
-        events.append((event["event"], time.time()))
-
-    frozen = [freeze(config) for config in job["configs"]]
-    runs = [run for run, _ in frozen]
-    execution = frozen[0][1]
-    folders = [epath.Path(folder) for folder in job["folders"]]
-    if job["sequence"]:
-        for run, folder in zip(runs, folders, strict=True):
-            train.train([run], [folder], execution, report)
-    else:
-        train.train(runs, folders, execution, report)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"events": events, "peak_bytes": peak}
-
-
-def _job(
-    shape: dict[str, int], count: int, folder: str, root: str, cache: str | None = None, sequence: bool = False
-) -> dict[str, Any]:
-    """Describe the training of so many runs that differ in their seed."""
-    execution = {"data_root": root, "compile_cache": cache, "steps_per_dispatch": None}
-    seeds = range(count)
-    configs = [config_of(shape, seed=seed, execution=execution) for seed in seeds]
-    return {"configs": configs, "folders": [f"{folder}/{seed}" for seed in seeds], "sequence": sequence}
-
-
-def bench_start(scratch: str, root: str, rounds: int) -> list[dict[str, Any]]:
-    """Measure seconds from process start to the end of the first dispatch (a few steps) of a small run."""
-    cold = [_seconds_to_start(f"{scratch}/start-cold-{i}", root, None) for i in range(rounds)]
-    # The first of these fills the cache.
-    filled = [_seconds_to_start(f"{scratch}/start-warm-{i}", root, f"{scratch}/cache") for i in range(rounds + 1)]
-    rows = []
-    for label, seconds in (("cold", cold), ("warm", filled[1:])):
-        rows.append({"cache": label, "median_seconds": float(np.median(seconds)), "all": seconds})
-    return rows
-
-
-def _seconds_to_start(folder: str, root: str, cache: str | None) -> float:
-    result = child(_job(SIZES["small"], 1, folder, root, cache))
-    return next(at for event, at in result["events"] if event == "progress")
-
-
-def bench_population(scratch: str, root: str, sizes: Sequence[str], runs: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure runs per hour in the three ways of training them."""
-    from experiments.run.freeze import freeze
-    from experiments.store import record
-
-    rows = []
-    for size in sizes:
-        shape = SIZES[size]
-        params = record.ledger(freeze(config_of(shape))[0])["params_total"]
-        single = child(_job(shape, 1, f"{scratch}/{size}-process", root))
-        for count in runs:
-            folder = f"{scratch}/{size}-{count}"
-            ways = {
-                "population": child(_job(shape, count, folder + "-packed", root)),
-                "sequence": child(_job(shape, count, folder + "-sequence", root, sequence=True)),
-                "processes": single | {"seconds": single["seconds"] * count},
-            }
-            for way, result in ways.items():
-                seconds = result["seconds"]
-                rows.append(
-                    {
-                        "size": size,
-                        "params": params,
-                        "runs": count,
-                        "way": way,
-                        "seconds": seconds,
-                        "runs_per_hour": 3600 * count / seconds,
-                        "peak_bytes": float(result["peak_bytes"]),
-                        "over_sequence": ways["sequence"]["seconds"] / seconds,
-                        "over_processes": ways["processes"]["seconds"] / seconds,
-                    }
-                )
-    return rows
-
-
 # --- the command
 
 
@@ -239,6 +115,8 @@ _UNITS = {
 
 def _cell(name: str, value: Any) -> str:
     """Write a value in the unit that its name ends with."""
+    if value is None:
+        return "-"
     if isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -284,20 +162,32 @@ def _check_flags(parts: Sequence[str], sizes: Sequence[str], runs: Sequence[str]
         raise InputError(f"--runs={','.join(runs)}; expected counts such as 1,4,16") from None
 
 
-def _measure(parts: Sequence[str], sizes: Sequence[str], runs: Sequence[int], rounds: int, root: str) -> dict[str, Any]:
-    """Measure the parts. Those in processes of their own come first: this one then takes all devices."""
-    from experiments import prepare, train
-    from experiments.benchmarks.families import bench_families
+def _measure_processes(parts: Sequence[str], runs: Sequence[int]) -> dict[str, Any]:
+    """Measure the parts that are in processes of their own."""
+    from experiments import prepare
     from experiments.data.options import Data
 
+    given = flags.FLAGS
+    root = os.path.abspath(given.data_root)
     result: dict[str, Any] = {}
     if "start" in parts or "population" in parts:
         prepare.prepare(Data(), epath.Path(root))
     with tempfile.TemporaryDirectory() as scratch:
+        if "gpu" in parts:
+            result |= gpu.bench_gpu(scratch, given.gpu_lines, given.gpu_seconds)
         if "start" in parts:
-            result["start"] = bench_start(scratch, root, rounds)
+            result["start"] = processes.bench_start(scratch, root, given.rounds)
         if "population" in parts:
-            result["population"] = bench_population(scratch, root, sizes, runs)
+            result["population"] = processes.bench_population(scratch, root, given.sizes, runs)
+    return result
+
+
+def _measure_here(parts: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Measure the parts that are in this process, which takes all devices."""
+    from experiments import train
+    from experiments.benchmarks.families import bench_families
+
+    result: dict[str, Any] = {}
     if "step" in parts or "families" in parts:
         train.set_up_devices(Execution(compile_cache=None))
     if "step" in parts:
@@ -311,10 +201,10 @@ def main(_: list[str]) -> int:
     """Run the command line."""
     given = flags.FLAGS
     if given.job:
-        print(json.dumps(do_job(json.loads(given.job))))
+        print(json.dumps(processes.do_job(json.loads(given.job))))
         return 0
     runs = _check_flags(given.parts, given.sizes, given.runs)
-    result = _measure(given.parts, given.sizes, runs, given.rounds, os.path.abspath(given.data_root))
+    result = _measure_processes(given.parts, runs) | _measure_here(given.parts, given.rounds)
     console = Console(width=None if sys.stdout.isatty() else 120)
     for part, rows in result.items():
         console.print(_table(part, rows))
@@ -329,6 +219,10 @@ if __name__ == "__main__":
     flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
     cli.define_integer("rounds", 5, "rounds of the step, start and families parts", lower_bound=1)
+    flags.DEFINE_list("gpu_lines", [], "lines of the gpu part, by a part of their names; empty: all")
+    flags.DEFINE_float(
+        "gpu_seconds", gpu.BUDGET_SECONDS, "seconds of the gpu part, compilation included", lower_bound=0.0
+    )
     cli.define_path("data_root", "data", "where prepared corpora are")
     cli.define_path("json", None, "write the numbers here too")
     flags.DEFINE_string("job", None, "used by the benchmark itself: a job for a child process")

@@ -258,17 +258,18 @@ def _certificate(
     trainee: Trainee, found: Row, events: list[dict[str, int]], arguments: Sequence[str], processes: int
 ) -> Row:
     """Return what was compared, of which run, and on what machine."""
-    from experiments.run import identity
+    from experiments.run import identity, stored
     from experiments.store import record
 
     held = files.read_json(trainee.folder / "run.json")
+    run = stored.read(held["run"], held["schema"])
     return {
         "schema": SCHEMA,
         **found,
         "kills": events,
         "processes": processes,
         "arguments": list(arguments),
-        "numerics": identity.NUMERICS_VERSION,
+        "numerics": identity.numerics_version(run),
         "fingerprint": held["fingerprint"],
         "run": held["run"],
         "environment": record.environment(),

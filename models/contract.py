@@ -98,8 +98,9 @@ class Output(NamedTuple):
 class Head(NamedTuple):
     """What turns the last hidden rows into logits, as a function of its parameters.
 
-    `logits(params, x)`: float32 [*batch, V] from x [*batch, D]; each row by itself. `params`: a tree of arrays, cast as the
-    function multiplies them; `axes`: a tuple of logical names for each.
+    `logits(params, x)`: float32 [*batch, V] from x [*batch, D]; each row by itself. V may be more than the vocabulary, so
+    that a mesh divides it: logits behind it are -inf. `params`: a tree of arrays, cast as the function multiplies them;
+    `axes`: a tuple of logical names for each.
     """
 
     logits: Callable[[Any, Float[Array, "*batch D"]], Float[Array, "*batch V"]]

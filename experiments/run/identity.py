@@ -39,11 +39,16 @@ def _is_default(path: str, value: Any, default: Any) -> bool:
     return value == (optimizers.DEFAULT if path == "opt.name" else default)
 
 
+def numerics_version(run: Run) -> int:
+    """Return the version of the numbers that a run trains to: of all runs, or a later one of models with its options."""
+    return max(NUMERICS_VERSION, run.model.numerics_version)
+
+
 def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     """Return 16 hex digits for everything that can change the run's numbers. `manifests`: fingerprints of its corpora.
 
     Options at their default are left out, so that a new option does not rename old runs; a changed default has to
-    raise NUMERICS_VERSION.
+    raise NUMERICS_VERSION, or `numerics_version` of the models that it concerns.
     """
     options = {}
     for path, value, metadata in leaves(run):
@@ -53,7 +58,7 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     if run.data.weights and not run.evaluation.weights:
         # Such runs were judged in the shares of data.weights once: those of today have other numbers, and other names.
         options["evaluation.weights"] = "by size"
-    return short_digest({"numerics": NUMERICS_VERSION, "run": options, "data": list(manifests)})
+    return short_digest({"numerics": numerics_version(run), "run": options, "data": list(manifests)})
 
 
 def representative(run: Run) -> Run:

@@ -64,7 +64,7 @@ def make(
     return {
         "schema": SCHEMA,
         "fingerprint": fingerprint,
-        "numerics": identity.NUMERICS_VERSION,
+        "numerics": identity.numerics_version(run),
         "status": status,
         "reason": reason,
         "run": identity.to_dict(run),

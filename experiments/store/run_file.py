@@ -54,7 +54,9 @@ def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
         return
     ours = dict(_options(identity.to_dict(run)))
     theirs = dict(_options(found["run"]))
-    differing = [name for name, value in ours.items() if value != theirs.get(name)] or ["the data"]
+    differing = [name for name, value in ours.items() if value != theirs.get(name)] or [
+        "the data, or the version of the numerics"
+    ]
     raise InputError(
         f"--workdir={path.parent} holds run {other}; this config is run {fingerprint} (they differ in "
         f"{', '.join(differing[:_SHOWN])}): choose another folder"

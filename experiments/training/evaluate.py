@@ -39,7 +39,7 @@ class Result:
 class HeldOut:
     """The held-out sequences of one run.
 
-    tokens: in whole batches [S, B, seq_len + 1]; sequences beyond the last are padding.
+    tokens: in whole batches [S, B, seq_len + 1]; behind the last sequence they begin anew, and do not count.
     batches: S, how many there are.
     corpus: number of the corpus that each sequence is from.
     """
@@ -54,9 +54,9 @@ class HeldOut:
         tokens, text_bytes = holdout[: self.sequence_count]
         self._bytes = int(text_bytes.sum())
         self.batches = -(-self.sequence_count // run.batch)
-        padded = np.zeros((self.batches * run.batch, run.seq_len + 1), tokens.dtype)
-        padded[: self.sequence_count] = tokens
-        self.tokens = padded.reshape(self.batches, run.batch, run.seq_len + 1)
+        # Text, and not zeros: experts that choose among the tokens of a batch would choose from those as well.
+        filled = np.resize(tokens, (self.batches * run.batch, run.seq_len + 1))
+        self.tokens = filled.reshape(self.batches, run.batch, run.seq_len + 1)
 
     def result(self, nats_SB: np.ndarray) -> Result:
         """Return the result, from the summed nats of each sequence, in the order of `tokens`."""

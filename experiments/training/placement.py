@@ -29,10 +29,16 @@ class Placement(NamedTuple):
 
 
 def place(run: Run, slots: int, mesh: Mesh, offloaded: str) -> Placement:
-    """Place the arrays of so many slots of a run. `offloaded`: what lies with the host, or "none"."""
+    """Place the arrays of so many slots of a run. `offloaded`: what lies with the host, or "none".
+
+    Raises InputError, naming the option, for a size that the mesh does not divide.
+    """
     shapes = _state_shapes(run, slots)
     axes = step.state_axes(run)
-    state = rules.shardings(axes, shapes, mesh)
+    try:
+        state = rules.shardings(axes, shapes, mesh)
+    except rules.NotDivisible as error:
+        raise error.set_by(run.model) from error
     if offloaded != "none":
         opt = offload.placed(axes.opt, state.opt)
         state = state._replace(opt=opt)

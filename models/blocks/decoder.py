@@ -16,7 +16,7 @@ from models.blocks.layers import Linear, Norm, param
 from models.blocks.options import Options, untraced
 from models.contract import Head, Output, Role
 from models.mesh.current import constrain
-from models.mesh.exchange import look_up
+from models.mesh.exchange import divisible, look_up
 from models.mesh.gather import sharded_matmul
 
 HEAD = ("embed", "vocab")  # logical axes of the head's matrix
@@ -40,7 +40,8 @@ class Decoder(nnx.Module):
         self.embed = param(rngs, Role.EMBED, {"rows": V, "columns": D}, cfg.init_std)
         self.blocks = stack.stacks(rngs, runs)
         self.norm = Norm(rngs, {"norm": D}, cfg.norm, cfg.norm_eps, bias, last=True)
-        self.head = None if cfg.tied else Linear(rngs, Role.HEAD, dict(zip(HEAD, (D, V), strict=True)), cfg.init_std)
+        head_axes: dict[str, int] = dict(zip(HEAD, (D, V), strict=True))
+        self.head = None if cfg.tied else Linear(rngs, Role.HEAD, head_axes, cfg.init_std)
 
     def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
         """Return what enters the first layer."""
@@ -67,30 +68,43 @@ class Decoder(nnx.Module):
         """Return the product with the head's matrix [D, V], tied or not; `readout` scales it."""
         dtype = jnp.dtype(self.cfg.dtype)
         if self.head is None:
-            kernel_DV = constrain(self.embed[...].astype(dtype).T, *HEAD)
+            table_VD = self.embed[...].astype(dtype)
+            kernel_DV = constrain(divisible(table_VD.T, *HEAD), *HEAD)
         else:
             kernel_DV = self.head.kernel[...].astype(dtype)
+            kernel_DV = divisible(kernel_DV, *HEAD)
 
         def product(kernel_DV: Array, x: Array) -> Array:
-            return sharded_matmul(x, kernel_DV, HEAD)
+            return sharded_matmul(x, kernel_DV, HEAD, jnp.float32)
 
         return Head(product, kernel_DV, HEAD)
 
     def readout(self) -> Head:
-        """Return the head, which turns last hidden rows into float32 logits."""
+        """Return the head, which turns last hidden rows into float32 logits.
+
+        Where a mesh splits the vocabulary and it does not divide, there are logits of -inf behind it: a softmax, its
+        normaliser and their gradients are those without them.
+        """
         head = self.head_product()
 
         def logits(params: Any, x: Array) -> Array:
             leading = ("batch", "position") if x.ndim == 3 else ("position",)
-            y = constrain(head.logits(params, x), *leading, "vocab")
-            return y.astype(jnp.float32) * self.cfg.logit_scale
+            y = head.logits(params, x)
+            y = constrain(y, *leading, "vocab")
+            scaled = y.astype(jnp.float32) * self.cfg.logit_scale
+            size = scaled.shape[-1]
+            if size == self.cfg.vocab:
+                return scaled
+            in_vocabulary = jnp.arange(size) < self.cfg.vocab
+            return jnp.where(in_vocabulary, scaled, -jnp.inf)
 
         return Head(logits, head.params, head.axes)
 
     def __call__(self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."]) -> Output:
         x_BLD, output = self.hidden(tokens_BL, *counts)
         head = self.readout()
-        return output._replace(logits_BLV=head.logits(head.params, x_BLD))
+        logits_BLV = head.logits(head.params, x_BLD)
+        return output._replace(logits_BLV=logits_BLV[..., : self.cfg.vocab])
 
 
 def residual_std(cfg: Options) -> Any:

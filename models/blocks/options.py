@@ -45,6 +45,15 @@ class Options(Parametrization, Precision):
     parametrization: str = inherit(Parametrization, "parametrization", choices=("standard",))
 
     @property
+    def numerics_version(self) -> int:
+        """The version of the numbers of models with these options, raised where a change concerns only some of them.
+
+        Runs of others keep their fingerprints (experiments/run/identity.py). 2: logits of models in bfloat16 are sums in
+        float32, where they had been rounded to bfloat16.
+        """
+        return 2 if self.dtype == "bfloat16" else 1
+
+    @property
     def causal(self) -> bool:
         """Whether no logit depends on a later token; if not, a held-out loss says nothing about generating text."""
         return True

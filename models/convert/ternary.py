@@ -85,16 +85,17 @@ class PackedLinear(nnx.Module):
         self.mean = nnx.Param(jnp.zeros(()))
         self.norm = param(rngs, Role.NORM_SCALE, {"norm": self.shape[0]}, fill=1.0)
 
-    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "*batch I"], dtype: Any = None) -> Float[Array, "..."]:
+        """Multiply; the result is in `dtype`, or in that of `x`."""
         values = unpack_ternary(self.packed[...], self.shape)
         whole = values.astype(x.dtype)
         norm = self.norm[...]
         mean = self.mean[...]
-        return whole_matmul(x, norm, whole, mean, self.eps, self.bits)
+        return whole_matmul(x, norm, whole, mean, self.eps, self.bits, dtype)
 
     def as_head(self) -> Head:
-        """Return the product; it needs no gradient, and so its parameters are not given to it."""
-        return Head(lambda _, x: self(x), {}, {})
+        """Return the product in float32; it needs no gradient, and so its parameters are not given to it."""
+        return Head(lambda _, x: self(x, jnp.float32), {}, {})
 
 
 def pack(params: Params, cfg: Config) -> Params:

@@ -106,7 +106,7 @@ class Config(AttentionOptions):
         "gpt2",
         choices=("gpt2", "fan_in"),
         growth="free",
-        help="gpt2: init_std, residual outputs / sqrt(2 depth); fan_in: the same / sqrt(width init_std^2)",
+        help="gpt2: init_std; fan_in: init_std / 0.02 / sqrt(width), the width for all matrices; outputs / sqrt(2 depth)",
     )
 
     attention_kernel: str = inherit(AttentionOptions, "attention_kernel", when=SOFTMAX)

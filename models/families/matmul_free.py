@@ -9,7 +9,7 @@ trained weights to two bits.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -25,6 +25,7 @@ from models.blocks.recurrence import linear_recurrence
 from models.contract import Head, Output, Role
 from models.mesh import gather
 from models.mesh.current import backend, constrain
+from models.mesh.exchange import divisible
 from models.mesh.tokens import flatten_tokens, unflatten_tokens
 from models.option import AT_LEAST_ONE, POSITIVE, inherit, missing, option
 
@@ -60,18 +61,27 @@ class Config(Options):
     quant_saved: str | None = missing(Options, "quant_saved", ROUNDED)
     quant_kv: str | None = missing(Options, "quant_kv", "there are no keys and values")
 
+    @property
+    def numerics_version(self) -> int:
+        """As in all families. 2: init_std scales the mixers as well, where it had left them as they are at its default."""
+        others = super().numerics_version
+        return others if self.init_std == type(self).init_std else max(others, 2)
+
     def derived(self, seq_len: int) -> dict[str, Any]:
         """Return by name the options that follow from others, as they are or as their rules give them."""
         del seq_len
         return {"ff": self.ff or layers.round_up(8 * self.width // 3, 256)}
 
 
-def ternary(kernel: Float[Array, "I *O"]) -> tuple[Float[Array, "I *O"], Float[Array, ""]]:
+def ternary(kernel: Float[Array, "I *O"], entries: int | None = None) -> tuple[Float[Array, "I *O"], Float[Array, ""]]:
     """Round a matrix to whole numbers -1, 0, 1, and return the number that multiplies them: its mean magnitude.
 
-    As BitNet b1.58 does (Ma et al. 2024).
+    As BitNet b1.58 does (Ma et al. 2024). `entries`: of the matrix, where it is filled up with zeros behind them.
     """
-    magnitude = jnp.mean(jnp.abs(kernel))
+    if entries in (None, kernel.size):
+        magnitude = jnp.mean(jnp.abs(kernel))
+    else:
+        magnitude = jnp.sum(jnp.abs(kernel)) / entries
     mean = jnp.maximum(magnitude, LEAST)
     # As in the released code, a product with the reciprocal: a quotient would round some entries to other numbers.
     rounded = jnp.round(kernel * (1 / mean))
@@ -101,20 +111,20 @@ def whole_matmul(
     mean: Float[Array, ""],
     eps: float,
     bits: int,
+    dtype: Any = None,
 ) -> Product:
-    """Normalise, quantise and multiply with a matrix of -1, 0, 1 times `mean`: [*batch, *O] in the type of `x`.
+    """Normalise, quantise and multiply with a matrix of -1, 0, 1 times `mean`: [*batch, *O] in `dtype`, or that of `x`.
 
     At 8 bits both factors are whole numbers that bfloat16 holds exactly, and float32 sums of them are exact in any order.
     """
-    dtype = x.dtype
     y_NI = _normalised_rows(x, norm_I, eps)
     q_NI, step_N1 = quantise(y_NI, bits)
-    out = _dot(q_NI.astype(dtype), whole.astype(dtype), (1,), (0,))
+    out = _dot(q_NI.astype(x.dtype), whole.astype(x.dtype), (1,), (0,))
     # One factor a row, for all axes of the output.
     scale_N1 = mean * step_N1
     output_axes = out.ndim - 1
     scale = scale_N1.reshape(-1, *[1] * output_axes)
-    scaled = (out * scale).astype(dtype)
+    scaled = (out * scale).astype(dtype or x.dtype)
     return unflatten_tokens(scaled, x.shape[:-1])
 
 
@@ -126,7 +136,14 @@ def _dot(a: Array, b: Array, axes_a: Sequence[int], axes_b: Sequence[int]) -> Ar
     return jnp.tensordot(a, b, axes=(axes_a, axes_b), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+class Sums(NamedTuple):
+    """What a product gives: its type, if not that of its input, and entries of a matrix that is filled up with zeros."""
+
+    dtype: Any = None
+    entries: int | None = None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def bit_linear(
     x: Float[Array, "*batch I"],
     norm_I: Float[Array, "I"],
@@ -134,6 +151,7 @@ def bit_linear(
     eps: float,
     bits: int,
     axes: tuple[str, ...] = (),
+    sums: Sums = Sums(),
 ) -> Product:
     """Multiply Quantise(RMSNorm(x) norm) with Ternary(kernel), trained straight through both roundings: [*batch, *O].
 
@@ -142,13 +160,13 @@ def bit_linear(
     computes the rounded values again, so that a scan over layers saves no copy of a matrix. `axes`: the logical ones of
     the matrix, where it may be split over devices; what is gathered then are its whole numbers, a byte each.
     """
-    whole, mean = _gathered(kernel, axes)
-    return whole_matmul(x, norm_I, whole, mean, eps, bits)
+    whole, mean = _gathered(kernel, axes, sums.entries)
+    return whole_matmul(x, norm_I, whole, mean, eps, bits, sums.dtype)
 
 
-def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
+def _gathered(kernel: Array, axes: tuple[str, ...], entries: int | None) -> tuple[Array, Array]:
     """`ternary`, whole along fsdp."""
-    whole, mean = ternary(kernel)
+    whole, mean = ternary(kernel, entries)
     if axes and gather.fully_sharded():
         in_bytes = whole.astype(jnp.int8)
         whole = gather.gathered(in_bytes, *axes).astype(whole.dtype)
@@ -156,21 +174,22 @@ def _gathered(kernel: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
 
 
 def _bit_linear_forward(
-    x: Array, norm_I: Array, kernel: Array, eps: float, bits: int, axes: tuple[str, ...]
+    x: Array, norm_I: Array, kernel: Array, eps: float, bits: int, axes: tuple[str, ...], sums: Sums
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     """Return the product, and what the backward pass needs: the arguments themselves."""
-    return bit_linear(x, norm_I, kernel, eps, bits, axes), (x, norm_I, kernel)
+    return bit_linear(x, norm_I, kernel, eps, bits, axes, sums), (x, norm_I, kernel)
 
 
 def _bit_linear_backward(
-    eps: float, bits: int, axes: tuple[str, ...], saved: tuple[Array, Array, Array], d_out: Array
+    eps: float, bits: int, axes: tuple[str, ...], sums: Sums, saved: tuple[Array, Array, Array], d_out: Array
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of x, norm_I and kernel: see `bit_linear`."""
     x, norm_I, kernel = saved
+    d_out = d_out.astype(x.dtype)  # also that of float32 logits: only their sums are more than x holds
     normalised_rows = functools.partial(_normalised_rows, eps=eps)
     y_NI, norm_gradient = jax.vjp(normalised_rows, x, norm_I)
     q_NI, step_N1 = quantise(y_NI, bits)
-    whole, mean = _gathered(kernel, axes)
+    whole, mean = _gathered(kernel, axes, sums.entries)
 
     outputs = tuple(range(1, kernel.ndim))
     d_NO = flatten_tokens(d_out, kernel.ndim - 1)
@@ -214,17 +233,21 @@ class BitLinear(nnx.Module):
         y = self.product(x, self.norm[...], self.kernel[...])
         return checkpoint_name(y, "product")  # which remat "dots" keeps
 
-    def product(self, x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Array) -> Product:
+    def product(
+        self, x: Float[Array, "*batch I"], norm_I: Float[Array, "I"], kernel: Array, sums: Sums = Sums()
+    ) -> Product:
         """Multiply with a kernel behind its norm."""
-        return bit_linear(x, norm_I, kernel, self.eps, self.bits, self.axes)
+        return bit_linear(x, norm_I, kernel, self.eps, self.bits, self.axes, sums)
 
     def as_head(self) -> Head:
-        """Return the product as a function of norm and kernel; it rounds them itself."""
+        """Return the product in float32 as a function of norm and kernel; it rounds them itself."""
+        kernel = self.kernel[...]
+        sums = Sums(jnp.float32, kernel.size)
 
         def product(params: dict[str, Array], x: Array) -> Array:
-            return self.product(x, params["norm"], params["kernel"])
+            return self.product(x, params["norm"], params["kernel"], sums)
 
-        params = {"norm": self.norm[...], "kernel": self.kernel[...]}
+        params = {"norm": self.norm[...], "kernel": divisible(kernel, *self.axes)}
         return Head(product, params, {"norm": ("norm",), "kernel": self.axes})
 
 
@@ -241,8 +264,9 @@ class Mlgru(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, linear: Callable):
         D = cfg.width
-        # Xavier with a gain of 2^-2.5, whatever the config's std: where the released model's later pass leaves them.
-        std = 2**-2.5 * (2 / (D + D)) ** 0.5
+        # Xavier with a gain of 2^-2.5, where the released model's later pass leaves them, as a multiple of the scale that
+        # its other matrices have.
+        std = cfg.init_std / 0.02 * (2**-2.5 * (2 / (D + D)) ** 0.5)
         enter = {"embed": D, "ff": D}
         self.gate_form = cfg.gate_form
         self.candidate = linear(rngs, cfg, Role.READS, enter, std, _uniform)

@@ -144,6 +144,12 @@ class Config(dense.Config):
     quant_saved: str | None = missing(dense.Config, "quant_saved", BACKWARD)
 
     @property
+    def numerics_version(self) -> int:
+        """As in all families. 2: experts that choose have no empty sequences to choose from in an evaluation."""
+        others = super().numerics_version
+        return max(others, 2) if self.mode == "expert_choice" else others
+
+    @property
     def causal(self) -> bool:
         """Experts that choose see the whole batch; a second choice can be dropped for a later token's first."""
         overtaken = self.mode == "capacity" and self.priority == "slot" and self.top_k > 1

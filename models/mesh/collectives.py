@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from models.mesh.current import constrain, current_mesh, restrict
+from models.mesh.current import backend, constrain, current_mesh, restrict
 from models.mesh.rules import spec, split_by
 
 
@@ -56,7 +56,9 @@ def _scatter_matrices(name: str) -> Callable[[Array], Array]:
 
     @jax.custom_batching.custom_vmap
     def scatter(matrices: Array) -> Array:
-        return jax.lax.psum_scatter(matrices, name, scatter_dimension=0)
+        # XLA (0.10) aborts on a CPU's scattered sums in bfloat16, which it would do in float32 as well.
+        wide = matrices.astype(jnp.float32) if backend() == "cpu" else matrices
+        return jax.lax.psum_scatter(wide, name, scatter_dimension=0).astype(matrices.dtype)
 
     @scatter.def_vmap
     def _(trials: int, _: Any, matrices: Array) -> tuple[Array, bool]:

@@ -1,10 +1,12 @@
 """Trade one split of an array for another between devices: positions for heads, columns of a table for tokens."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from models.mesh.current import active_axes, constrain, current_mesh, shard_count
 from models.mesh.mesh import STORAGE_AXES
+from models.mesh.rules import INSTEAD
 from models.mesh.shards import on_shards
 
 
@@ -21,6 +23,21 @@ def exchange(x: Array, axis: str, *rest: str, back: bool = False) -> Array:
     if back:
         return constrain(constrain(x, *heads_split), *positions_split)
     return constrain(constrain(x, *positions_split), *heads_split)
+
+
+def divisible(matrix: Array, *axes: str) -> Array:
+    """Fill a matrix up with zeros until its axes divide over the mesh, and lay it out as a product wants it.
+
+    Only axes of rules.INSTEAD may need it: as such a matrix is stored, another axis is split for them. Devices trade rows
+    for columns then, and back for the gradient, which loses what was filled up. Else the matrix stays as it is.
+    """
+    filling = []
+    for axis, size in zip(axes, matrix.shape, strict=True):
+        missing = -size % shard_count(axis) if axis in INSTEAD else 0
+        filling.append((0, missing))
+    if not any(missing for _, missing in filling):
+        return matrix
+    return constrain(jnp.pad(matrix, filling), *axes)
 
 
 def look_up(table_VD: Float[Array, "V D"], tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:

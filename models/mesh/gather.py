@@ -11,8 +11,10 @@ so the product that makes the gradient is done per device here, and summed along
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.mesh.collectives import reduce_scatter
@@ -41,32 +43,65 @@ def gathered(weight: Array, *axes: str) -> Array:
 
 
 def sharded_matmul(
-    x: Float[Array, "*batch I"], weight: Float[Array, "I O"], axes: Sequence[str]
+    x: Float[Array, "*batch I"], weight: Float[Array, "I O"], axes: Sequence[str], dtype: Any = None
 ) -> Float[Array, "*batch O"]:
-    """Multiply the last axis of x by W, which may lie split over devices; `axes` are the logical ones of W."""
+    """Multiply the last axis of x by W, which may lie split over devices; `axes` are the logical ones of W.
+
+    `dtype`: of the result, if not that of x: its sums are not rounded to the type of x then. What is sent, and what the
+    backward pass multiplies, has the type of x all the same.
+    """
+    dtype = dtype or x.dtype
     if fully_sharded():
-        return _gathered_matmul(x, weight, tuple(axes))
-    return _matmul_of_tokens(x, weight)
+        return _gathered_matmul(x, weight, tuple(axes), dtype)
+    if dtype == x.dtype:
+        return _matmul_of_tokens(x, weight)
+    return _summed_in(x, weight, dtype)
 
 
-def _matmul_of_tokens(x: Array, weight: Array) -> Array:
+def _matmul_of_tokens(x: Array, weight: Array, dtype: Any = None) -> Array:
     # Rows of flattened tokens: two-dimensional matmuls use all cores of a CPU, batched ones only one.
-    product = flatten_tokens(x) @ weight
+    product = jnp.matmul(flatten_tokens(x), weight, preferred_element_type=dtype)
     return unflatten_tokens(product, x.shape[:-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gathered_matmul(x: Array, weight: Array, axes: tuple[str, ...]) -> Array:
-    return _matmul_of_tokens(x, gathered(weight, *axes))
+def _summed_in(x: Array, weight: Array, dtype: Any) -> Array:
+    return _matmul_of_tokens(x, weight, dtype)
 
 
-def _gathered_matmul_forward(x: Array, weight: Array, axes: tuple[str, ...]) -> tuple[Array, tuple[Array, Array]]:
-    return _gathered_matmul(x, weight, axes), (x, weight)
+def _summed_in_forward(x: Array, weight: Array, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
+    return _summed_in(x, weight, dtype), (x, weight)
 
 
-def _gathered_matmul_backward(axes: tuple[str, ...], saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
-    """Return the gradients of both factors; the weight's is left scattered as it is stored."""
+def _summed_in_backward(dtype: Any, saved: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    """Return the gradients of both factors, as of a product in the type of `x`."""
+    del dtype
     x, weight = saved
+    _, gradient = jax.vjp(_matmul_of_tokens, x, weight)
+    return gradient(d_out.astype(x.dtype))
+
+
+_summed_in.defvjp(_summed_in_forward, _summed_in_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gathered_matmul(x: Array, weight: Array, axes: tuple[str, ...], dtype: Any) -> Array:
+    return _matmul_of_tokens(x, gathered(weight, *axes), dtype)
+
+
+def _gathered_matmul_forward(
+    x: Array, weight: Array, axes: tuple[str, ...], dtype: Any
+) -> tuple[Array, tuple[Array, Array]]:
+    return _gathered_matmul(x, weight, axes, dtype), (x, weight)
+
+
+def _gathered_matmul_backward(
+    axes: tuple[str, ...], dtype: Any, saved: tuple[Array, Array], d_out: Array
+) -> tuple[Array, Array]:
+    """Return the gradients of both factors; the weight's is left scattered as it is stored."""
+    del dtype
+    x, weight = saved
+    d_out = d_out.astype(x.dtype)
 
     def product(x_NI: Array, d_NO: Array) -> Array:
         return x_NI.T @ d_NO

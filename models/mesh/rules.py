@@ -49,8 +49,41 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "tensor": ("tensor",),
     "batch_data": ("data",),  # sequences whose tokens are looked up in some columns of a table
 }
-# What an error says of a logical axis that is not the option of the model by that name.
-_FIELDS = {"position": "seq_len", "ff_apart": "the recurrence's channels"}
+# Where a size does not divide, the mesh axes go to this other axis of the same array. A tokenizer's vocabulary may have any
+# size, and what is stored (parameters, checkpoints, counts) keeps it: exchange.divisible fills it up where it is multiplied.
+INSTEAD = {"vocab": "embed"}
+# What sets the size of a logical axis, where it is not the option of the model by that name.
+_FIELDS = {
+    "position": "seq_len",
+    "embed": "model.width",
+    "columns": "model.width",
+    "heads": "model.heads; of a matrix, times model.head_size",
+    "kv_heads": "model.kv_heads; of a matrix, times model.head_size",
+    "ff_apart": "the recurrence's channels: model.state or model.width",
+}
+
+
+class NotDivisible(InputError):
+    """A logical axis of an array does not divide over what splits it on a mesh."""
+
+    def __init__(self, axis: str, size: int, names: Sequence[str], shards: int, field: str | None = None):
+        """`field`: the option that sets the size, where the caller knows more than the name of the axis says."""
+        self.found = (axis, size, names, shards)
+        options = dict.fromkeys("fsdp" if name in FSDP else name for name in names)
+        multiple = shards * -(-size // shards)
+        field = field or _FIELDS.get(axis, f"model.{axis.removesuffix('_apart')}")
+        super().__init__(
+            f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(options)}={shards}; "
+            f"expected a multiple, such as {multiple} ({field})"
+        )
+
+    def set_by(self, options: Any) -> "NotDivisible":
+        """Return the same, naming those of a model's `options` that have the size, where an axis may be set by several."""
+        axis, size, _, _ = self.found
+        if axis in _FIELDS:
+            return self
+        equal = [f"model.{name}" for name, value in vars(options).items() if type(value) is int and value == size]
+        return NotDivisible(*self.found, field=" or ".join(equal)) if equal else self
 
 
 def split_by(axes: Sequence[str]) -> list[tuple[str, ...]]:
@@ -76,28 +109,39 @@ def spec(
 ) -> PartitionSpec:
     """Say how an array of these logical axes and sizes is split, but for the mesh axes `without`.
 
-    Axes that are manual are left out as well, inside a `shard_map`. Raises InputError where a size does not divide.
+    Axes that are manual are left out as well, inside a `shard_map`. Raises NotDivisible where a size does not.
     """
     hidden = {*without, *getattr(mesh, "manual_axes", ())}
-    entries: list[str | tuple[str, ...] | None] = []
-    for axis, size, by in zip(axes, sizes, split_by(axes), strict=True):
+    splits: list[tuple[str, ...]] = []
+    for by in split_by(axes):
         names = tuple(name for name in by if mesh.shape[name] > 1 and name not in hidden)
-        shards = math.prod(mesh.shape[name] for name in names)
+        splits.append(names)
+    _move_to_others(axes, sizes, splits, mesh)
+
+    entries: list[str | tuple[str, ...] | None] = []
+    for axis, size, names in zip(axes, sizes, splits, strict=True):
+        shards = _shards(names, mesh)
         if size % shards:
-            raise InputError(_not_divisible(axis, size, names, shards))
+            raise NotDivisible(axis, size, names, shards)
         entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
 
 
-def _not_divisible(axis: str, size: int, names: Sequence[str], shards: int) -> str:
-    """Say in one line that a logical axis does not divide over mesh axes, and which size would."""
-    options = dict.fromkeys("fsdp" if name in FSDP else name for name in names)
-    field = _FIELDS.get(axis, f"model.{axis.removesuffix('_apart')}")
-    multiple = shards * -(-size // shards)
-    return (
-        f"axis {axis!r} of size {size} cannot be split over execution.mesh.{' x '.join(options)}={shards}; "
-        f"expected a multiple, such as {multiple} ({field})"
-    )
+def _shards(names: Sequence[str], mesh: Mesh | AbstractMesh) -> int:
+    """Return into how many shards these mesh axes split together."""
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _move_to_others(
+    axes: Sequence[str], sizes: Sequence[int], splits: list[tuple[str, ...]], mesh: Mesh | AbstractMesh
+) -> None:
+    """Change `splits` where an axis does not divide and another one of the array is to be split instead."""
+    for index, axis in enumerate(axes):
+        other = INSTEAD.get(axis)
+        if other not in axes or sizes[index] % _shards(splits[index], mesh) == 0:
+            continue
+        splits[axes.index(other)] += splits[index]
+        splits[index] = ()
 
 
 def is_axes(node: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,7 +10,8 @@ from experiments.cli import InputError
 from experiments.data.options import Data
 from experiments.prepare import prepare
 from experiments.run import freeze, identity
-from experiments.training import evaluate
+from experiments.training import evaluate, step
+from models import functional
 
 
 @pytest.fixture
@@ -94,3 +96,23 @@ def test_a_package_of_the_embedded_corpus(tmp_path: pathlib.Path):
     assert 50_000 < manifest.train.bytes < 1_000_000 and set(manifest.details["packages"]) == {"absl-py"}
     with pytest.raises(InputError, match=r"embedded/numpyy.*did you mean 'numpy'"):
         prepare(Data(corpus=("embedded/numpyy",)), tmp_path, progress=False)
+
+
+def test_the_last_batch_is_filled_up_with_text(tiny):
+    """Experts that choose among all tokens of a batch choose from what fills it up as well: from text, not from zeros."""
+    run, execution = freeze.freeze(tiny("moe", **{"model.mode": "expert_choice", "evaluation.tokens": 10 * 32}))
+    held = evaluate.HeldOut(run, prepare(run.data, execution.data_root, progress=False))
+    assert (held.sequence_count, run.batch, held.batches) == (10, 8, 2)
+    counted = held.tokens.reshape(16, -1)[:10]
+    assert {row.tobytes() for row in held.tokens[1, 2:]} <= {row.tobytes() for row in counted}
+    # An empty sequence would change the loss of the others.
+    initial = functional.init_params(run.family, run.model, run.seed)
+    params = {path: 5 * value for path, value in initial.items()}  # so that experts matter
+    emptied = held.tokens[1].copy()
+    emptied[2:] = 0
+    among_zeros = step.eval_step(run, params, jnp.asarray(emptied))
+    nats = np.stack([step.eval_step(run, params, jnp.asarray(batch)) for batch in held.tokens])
+    assert not np.allclose(nats[1, :2], among_zeros[:2], rtol=1e-4)
+    other = nats.copy()
+    other[1, 2:] = 1e9
+    assert held.result(nats) == held.result(other), "what fills a batch up does not count"

@@ -17,6 +17,7 @@ from models import accounting, functional
 from models.blocks.stack import REMAT
 from models.contract import Role
 from models.mesh import rules
+from models.numerics import parametrization
 from tests.support.families import LARGE, LENGTH, SMOOTH, SOME, TINY, VARIANTS, VOCAB, configure, logits, make, tokens
 
 CASES = [(family, name) for family in models.family_names() for name in VARIANTS.get(family, {"default": {}})]
@@ -191,3 +192,13 @@ def test_gpt2_count_is_the_closed_form():
 def test_unknown_family_names_the_nearest():
     with pytest.raises(ValueError, match="'dense'"):
         models.load("denes")
+
+
+@pytest.mark.parametrize("family", models.family_names())
+def test_the_scale_of_initial_weights_moves_every_matrix(family):
+    """Twice init_std doubles all of them, bit by bit, so that an axis over it is one over the whole model."""
+    run, params = make(family)
+    _, doubled = make(family, init_std=2 * run.model.init_std)
+    for path, axes in functional.param_axes(family, run.model).items():
+        factor = 2 if parametrization.is_matrix(axes) and params[path].any() else 1
+        np.testing.assert_array_equal(doubled[path], factor * params[path], err_msg=path)

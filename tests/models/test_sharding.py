@@ -108,7 +108,33 @@ def test_what_cannot_be_split_is_an_error(tiny):
         losses([tiny(**{"execution.mesh.data": 3})])
     with pytest.raises(InputError, match="there are 8"):
         losses([tiny(**{"execution.mesh.data": 16})])
-    with pytest.raises(InputError, match=r"axis 'vocab' of size 257 .*tensor=8; .* 264"):
+    with pytest.raises(InputError, match=r"axis 'heads' of size 4 .*mesh.tensor=8; .* 8 \(model.heads;"):
         losses([tiny(**{"execution.mesh.tensor": 8})])
     with pytest.raises(KeyError, match="no rule"):
         rules.spec(("nowhere",), (4,), make_mesh((1,) * len(AXES)))
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "mesh", "expected"),
+    [
+        ("dense", {"width": 36, "head_size": 8, "ff": 64}, {"fsdp": 8}, r"of size 36 .*fsdp=8; .*40 \(model.width\)"),
+        ("dense", {"ff": 50}, {"tensor": 4}, r"'ff' of size 50 .*tensor=4; .*52 \(model.ff\)"),
+        ("moe", {"expert_ff": 50}, {"tensor": 4}, r"'ff' of size 50 .*tensor=4; .*52 \(model.expert_ff\)"),
+        ("moe", {"experts": 6}, {"expert": 4}, r"'experts' of size 6 .*expert=4; .*8 \(model.experts\)"),
+        ("min_gru", {"state": 33}, {"tensor": 2}, r"'ff' of size 33 .*tensor=2; .*34 \(model.state\)"),
+        ("tokenformer", {"ff_tokens": 50}, {"tensor": 4}, r"'ff' of size 50 .*52 \(model.ff_tokens\)"),
+        (
+            "dense",
+            {"width": 32, "head_size": 9, "position": "none"},
+            {"tensor": 8},
+            r"'kv_heads' of size 18 .*tensor=8; .*24 \(model.kv_heads",
+        ),
+        ("matmul_free", {"width": 36}, {"tensor": 8}, r"of size 36 .*tensor=8; .*40 \(model.width\)"),
+    ],
+)
+def test_a_refusal_names_the_option_and_a_size_that_would_do(tiny, family, sizes, mesh, expected):
+    options = {f"model.{name}": value for name, value in sizes.items()}
+    options |= {f"execution.mesh.{name}": value for name, value in mesh.items()}
+    run, execution = freeze.freeze(tiny(family, **options))
+    with pytest.raises(InputError, match=expected):
+        population.Program(run, 1, execution)

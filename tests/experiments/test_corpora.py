@@ -175,6 +175,26 @@ def test_tfds_by_name_from_disk(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
         prepare(Data(corpus=("tfds:text_dataset",), holdout=0.3), tmp_path / "root", False)
 
 
+def test_fields_of_tfds_are_joined_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    from experiments.data.documents import quiet
+    from experiments.data.text_dataset import TextDataset
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    rows = [(str(n), {"text": f"text {n}", "document": f"title {n}", "position": n}) for n in range(20)]
+    with quiet():
+        options = {"data_dir": str(tmp_path / "tfds"), "file_format": "array_record"}
+        TextDataset(rows=rows, in_pieces=True, **options).download_and_prepare()
+    made = Data(corpus=("tfds:text_dataset",), text_field="document+text", holdout=0.2)
+    (m,) = prepare(made, tmp_path / "root", False)
+    streams = [np.asarray(m.open(f"{split}.npy")) for split in ("train", "holdout")]
+    texts = [text.decode() for stream in streams for text in documents_in(stream, 256)]
+    assert sorted(texts) == sorted(f"title {n}\n\ntext {n}" for n in range(20))
+    with pytest.raises(InputError, match=r"data\.text_field='title\+text': .* known fields: .*document"):
+        prepare(dataclasses.replace(made, text_field="title+text"), tmp_path / "root", False)
+    with pytest.raises(InputError, match=r"data\.text_field='text\.body'"):
+        prepare(dataclasses.replace(made, text_field="text.body"), tmp_path / "root", False)
+
+
 def test_tfds_without_network_fails_fast(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):

@@ -19,6 +19,7 @@ from models.errors import InputError
 
 PREFIX = ""
 DEDUPLICATES = True
+IN_PIECES = "pieces stay together"  # they were split one by one once: such corpora are prepared anew
 
 
 def check(name: str) -> None:
@@ -41,17 +42,16 @@ def options(name: str, text_field: str) -> dict[str, Any]:
 
 def look(name: str) -> Found:
     """Return names, sizes and times of the files, and whether there are documents in pieces, which were split once."""
-    found = reading.find(name)
-    listed = [(relative, *_state(path)) for relative, path in found]
+    listed = []
+    in_pieces = False
+    for relative, path in reading.find(name):
+        size, time = _state(path)
+        listed.append((relative, size, time))
+        in_pieces |= reading.is_cut(path, size)
     inputs = [reading.VERSION, listed]
-    if _in_pieces(found):
-        inputs.append("pieces stay together")
-    return Found(inputs, {"files": [entry[0] for entry in listed]})
-
-
-def _in_pieces(found: list[tuple[str, epath.Path]]) -> bool:
-    """Tell whether some of the files may be texts that are cut into pieces."""
-    return any(reading.is_cut(path, _state(path)[0]) for _, path in found)
+    if in_pieces:
+        inputs.append(IN_PIECES)
+    return Found(inputs, {"files": [entry[0] for entry in listed], "in_pieces": in_pieces})
 
 
 def _state(path: epath.Path) -> tuple[int, int]:
@@ -72,10 +72,8 @@ def open_documents(
 ) -> tuple[Documents, dict[str, Any]]:
     """Open the files' documents, which are first written to `folder`."""
 
-    found = reading.find(origin.name)
-    paths = [path for _, path in found]
-
     def texts(dropped: dict[str, int]) -> Iterator[Piece]:
+        paths = [path for _, path in reading.find(origin.name)]
         index = -1
         for number, path in enumerate(paths):
             for document, text in reading.documents(path, text_field, dropped):
@@ -85,4 +83,4 @@ def open_documents(
             counts = [f", {count} {reason}" for reason, count in dropped.items()]
             raise InputError(f"data.corpus: no text in {', '.join(map(str, paths[:5]))}{''.join(counts)}")
 
-    return written(origin, folder, texts, say, _in_pieces(found))
+    return written(origin, folder, texts, say, origin.details["in_pieces"])

@@ -9,6 +9,7 @@ parameters do not depend on where a run was interrupted.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from experiments.store import inherit, run_file
 from experiments.store import lineage as lineages
 from experiments.store import record as records
 from experiments.store.metrics import Metrics
-from experiments.training import heap
+from experiments.training import heap, packing
 from experiments.training.loop import Loop, Report, Stopped
 from experiments.training.trial import Trial
 
@@ -78,6 +79,7 @@ def train(
     if not trials:
         return
     set_up_devices(execution)
+    execution = _with_intervals(execution, [trial[0] for trial in trials])
     requested = _StopRequests()
     with requests.heard(requested), _holding(trials, held) as held:
         unrecorded = [trial for trial in trials if not _is_recorded(trial[2])]  # somebody may have ended one meanwhile
@@ -86,6 +88,15 @@ def train(
             loop = _loop(started, execution, report, held)
             requested.stop(loop)
             loop.run()
+
+
+def _with_intervals(execution: Execution, runs: Sequence[Run]) -> Execution:
+    """Return the execution with the interval between checkpoints that it leaves open."""
+    import jax
+
+    devices = jax.devices()
+    every = packing.checkpoint_tokens(runs, execution, devices[0].platform, len(devices))
+    return dataclasses.replace(execution, checkpoint_every_tokens=every)
 
 
 def _loop(trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None) -> Loop:

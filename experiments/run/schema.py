@@ -141,10 +141,10 @@ class Execution:
         None, valid=AT_LEAST_ONE, help="tokens between two evaluations; none: at the end only"
     )
     checkpoint_every_tokens: int | None = option(
-        None, valid=AT_LEAST_ONE, help="tokens between two checkpoints; none: at the end, and by the clock"
+        None, valid=AT_LEAST_ONE, help="tokens between two checkpoints; none: those of about two minutes' work"
     )
     checkpoint_every_seconds: float | None = option(
-        120.0, valid=POSITIVE, help="seconds between two checkpoints while a run is under way; none: not by the clock"
+        None, valid=POSITIVE, help="save also when so many seconds have passed since the last checkpoint; none: do not"
     )
     keep_checkpoints: int = option(2, valid=AT_LEAST_ONE, help="newest checkpoints that are kept")
     keep_every_tokens: int | None = option(

@@ -12,6 +12,7 @@ from experiments.store.record import ledger
 
 # FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
 _DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
+_DISPATCHES_PER_CHECKPOINT = 480  # two minutes
 _MOST_STEPS = 64  # of a dispatch, however small the model
 
 
@@ -45,6 +46,22 @@ def steps_per_dispatch(run: Run, execution: Execution, backend: str) -> int:
     flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
     flops = _DISPATCH_FLOPS.get(backend, 2e13)
     return int(np.clip(flops / flops_per_step, 1, _MOST_STEPS))
+
+
+def checkpoint_tokens(runs: Sequence[Run], execution: Execution, backend: str, devices: int) -> int:
+    """Return the tokens of a run between two checkpoints: the execution's, or those of about two minutes' work.
+
+    That is work as it is expected of the kind of device, of which each run has its share. The clock is not asked, so that
+    the same machine saves at the same steps every time.
+    """
+    if execution.checkpoint_every_tokens:
+        return execution.checkpoint_every_tokens
+    run = runs[0]
+    per_dispatch = steps_per_dispatch(run, execution, backend)
+    flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
+    flops = _DISPATCHES_PER_CHECKPOINT * _DISPATCH_FLOPS.get(backend, 2e13) * devices / len(runs)
+    dispatches = max(1, int(flops / flops_per_step / per_dispatch))
+    return dispatches * per_dispatch * run.batch_tokens
 
 
 def next_steps(remaining: Sequence[int], capacity: int, slots_per_device: int, packing: str) -> np.ndarray:

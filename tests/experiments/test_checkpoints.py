@@ -1,6 +1,7 @@
 """Checkpoints that nothing loses: faults of disks and formats, state restored where it is trained, what is kept."""
 
 from collections.abc import Callable
+import dataclasses
 import json
 import pathlib
 import time
@@ -16,11 +17,12 @@ import pytest
 
 from experiments import train
 from experiments.alive import hosts
+from experiments.benchmarks import saves
 from experiments.cli import AgainError, InputError, WorkError
 from experiments.run import freeze
 from experiments.store import checkpoint, record, seals, stored_state
 from experiments.store.train_state import TrainState
-from experiments.training import filling, program
+from experiments.training import filling, packing, program
 from tests.support.commands import run_command
 from tests.support.training import rows, run, write_config
 
@@ -411,3 +413,23 @@ def test_agreement_of_one_process_is_its_own():
     assert hosts.together(lambda: 3) == 3
     with pytest.raises(AgainError, match="x"):
         hosts.together(lambda: (_ for _ in ()).throw(AgainError("x")))
+
+
+def test_checkpoints_come_after_so_many_tokens_by_default(tiny):
+    """About two minutes' work: the more devices the more tokens, the more runs the fewer; whole dispatches."""
+    frozen, execution = freeze.freeze(tiny(**{"execution.checkpoint_every_tokens": None}))
+    alone = packing.checkpoint_tokens([frozen], execution, "cpu", 1)
+    dispatch = packing.steps_per_dispatch(frozen, execution, "cpu") * frozen.batch_tokens
+    assert alone % dispatch == 0 and alone > 100 * dispatch
+    assert packing.checkpoint_tokens([frozen], execution, "cpu", 4) == pytest.approx(4 * alone, rel=0.01)
+    assert packing.checkpoint_tokens([frozen] * 4, execution, "cpu", 1) == pytest.approx(alone / 4, rel=0.01)
+    asked = dataclasses.replace(execution, checkpoint_every_tokens=512)
+    assert packing.checkpoint_tokens([frozen], asked, "cpu", 4) == 512
+    assert execution.checkpoint_every_seconds is None
+
+
+def test_the_benchmark_of_saves_measures_both(tmp_path):
+    rows = saves.bench_saves(str(tmp_path), rounds=2, size=2_000_000)
+    assert [row["save"] for row in rows] == ["checksums first", "ours"]
+    assert all(0 < row["blocked_seconds"] <= row["committed_seconds"] for row in rows)
+    assert rows[0]["gigabytes"] == pytest.approx(0.002, rel=0.2)

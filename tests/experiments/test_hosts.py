@@ -195,3 +195,55 @@ def test_with_one_process_everything_is_what_it_is():
     assert hosts.first() and hosts.count() == 1
     assert (hosts.whole(np.arange(3)) == np.arange(3)).all()
     assert hosts.Silence().append({"step": 1}) is None
+
+
+ONE_CANNOT_READ = """
+import os, runpy, sys
+import jax
+import numpy as np
+from experiments.store import checkpoint
+plain = checkpoint.read_leaves
+
+def read_leaves(folder, shapes):
+    if jax.process_index() != 1 or os.environ["FAULT"] == "none":
+        return plain(folder, shapes)
+    if os.environ["FAULT"] == "disk":
+        raise checkpoint.AgainError(f"{folder} cannot be read now")
+    leaves = plain(folder, shapes)
+    if folder.name == "40":
+        name = next(name for name in leaves if not leaves[name].is_fully_replicated)
+        shards = [shard.data + 1 for shard in leaves[name].addressable_shards]
+        leaf = leaves[name]
+        leaves[name] = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
+    return leaves
+
+checkpoint.read_leaves = read_leaves
+sys.argv[0] = "train"
+runpy.run_module("experiments.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_all_hosts_restore_one_step_or_none(tmp_path: pathlib.Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    """What one of two processes cannot read stops both, and what it finds damaged sends both to the step before."""
+    (tmp_path / "faulty.py").write_text(ONE_CANNOT_READ)
+    flags = [f"--config.execution.checkpoint_every_tokens={256 * 10}"]
+    folder = tmp_path / "run"
+    monkeypatch.setenv("FAULT", "none")
+    codes, said = trainer.finish(trainer.start(folder, 2, *flags, script=tmp_path / "faulty.py"))
+    assert codes == [0, 0], said
+    whole = record.read(folder / "record.json")["columns"]["loss_nats"]
+    (folder / "record.json").unlink()
+
+    monkeypatch.setenv("FAULT", "disk")
+    codes, said = trainer.finish(trainer.start(folder, 2, *flags, script=tmp_path / "faulty.py"))
+    assert codes == [75, 75], said
+    assert said.count("cannot be read now") == 2
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"30", "40"}
+
+    monkeypatch.setenv("FAULT", "bits")
+    codes, said = trainer.finish(trainer.start(folder, 2, *flags, script=tmp_path / "faulty.py"))
+    assert codes == [0, 0], said
+    assert said.count("checkpoints/40 is damaged") == 1, said
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"30", "40", "40.damaged"}
+    assert record.read(folder / "record.json")["columns"]["loss_nats"] == pytest.approx(whole, rel=1e-6)

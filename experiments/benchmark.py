@@ -8,6 +8,7 @@ start       from process start to the first step, with an empty and with a warm 
 population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
             checkpoints and evaluation on 16,384 tokens included
 families    what each family promises: step times and memory beside the dense family, compiled FLOPs, compile times
+save        how long a save of 0.6 GB keeps the training waiting, beside one that makes its checksums first
 gpu         on one accelerator, in under 8 minutes: MFU, kernels, mixtures, fp8, small runs, memory (benchmarks/gpu.py)
 Times are of this machine at this moment: compare within one table, quote ratios and medians.
 """
@@ -35,7 +36,7 @@ SHAPES = {
     "128 wide, 4 deep, 16x256": {"width": 128, "depth": 4, "heads": 4, "batch": 16, "seq_len": 256},
     "512 wide, 8 deep, 8x512": {"width": 512, "depth": 8, "heads": 8, "batch": 8, "seq_len": 512},
 }
-PARTS = ("step", "start", "population", "families", "gpu")
+PARTS = ("step", "start", "population", "families", "save", "gpu")
 
 
 # --- the train step
@@ -185,15 +186,19 @@ def _measure_processes(parts: Sequence[str], runs: Sequence[int]) -> dict[str, A
 def _measure_here(parts: Sequence[str], rounds: int) -> dict[str, Any]:
     """Measure the parts that are in this process, which takes all devices."""
     from experiments import train
+    from experiments.benchmarks import saves
     from experiments.benchmarks.families import bench_families
 
     result: dict[str, Any] = {}
-    if "step" in parts or "families" in parts:
+    if not {"step", "families", "save"}.isdisjoint(parts):
         train.set_up_devices(Execution(compile_cache=None))
     if "step" in parts:
         result["step"] = bench_steps(rounds)
     if "families" in parts:
         result["families"] = bench_families(rounds)
+    if "save" in parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            result["save"] = saves.bench_saves(scratch, rounds)
     return result
 
 

@@ -11,6 +11,7 @@ one before it is used. Everything else stops the run and changes nothing. Who on
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from typing import Any
@@ -244,6 +245,7 @@ def _rename(folder: epath.Path) -> None:
 # --- what is kept beside the arrays
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that have a say in what a checkpoint holds."""
     return {name: importlib.metadata.version(name) for name in _WRITERS}

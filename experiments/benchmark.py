@@ -7,6 +7,7 @@ step        our train step against hand-written jax.jit steps of the same shapes
 start       from process start to the first step, with an empty and with a warm compilation cache
 population  runs of 100 steps as one population, in sequence in one process, and in cold processes of their own; records,
             checkpoints and evaluation on 16,384 tokens included
+torch       our train step against a lean PyTorch one of the same shapes, eager and compiled; left out without torch
 families    what each family promises: step times and memory beside the dense family, compiled FLOPs, compile times
 save        how long a save of 0.6 GB keeps the training waiting, beside one that makes its checksums first
 gpu         on one accelerator, in under 8 minutes: MFU, kernels, mixtures, fp8, small runs, memory (benchmarks/gpu.py)
@@ -36,7 +37,7 @@ SHAPES = {
     "128 wide, 4 deep, 16x256": {"width": 128, "depth": 4, "heads": 4, "batch": 16, "seq_len": 256},
     "512 wide, 8 deep, 8x512": {"width": 512, "depth": 8, "heads": 8, "batch": 8, "seq_len": 512},
 }
-PARTS = ("step", "start", "population", "families", "save", "gpu")
+PARTS = ("step", "torch", "start", "population", "families", "save", "gpu")
 
 
 # --- the train step
@@ -82,6 +83,21 @@ def _bench_shape(name: str, shape: dict[str, int], rounds: int) -> list[dict[str
             }
         )
     return rows
+
+
+def bench_torch_steps(rounds: int) -> list[dict[str, Any]]:
+    """Measure our steps beside PyTorch's; where that is missing, return a row that says so."""
+    from experiments.benchmarks import torch_step
+    from experiments.run.freeze import freeze
+
+    reason = torch_step.missing()
+    if reason:
+        return [{"left out": reason}]
+    runs = {}
+    for name, shape in SHAPES.items():
+        run, _ = freeze(config_of(shape))
+        runs[name] = run
+    return torch_step.bench_torch(runs, rounds)
 
 
 def _hand_written_stepper(shape: dict[str, int], run: Run) -> Callable[[], None]:
@@ -190,10 +206,12 @@ def _measure_here(parts: Sequence[str], rounds: int) -> dict[str, Any]:
     from experiments.benchmarks.families import bench_families
 
     result: dict[str, Any] = {}
-    if not {"step", "families", "save"}.isdisjoint(parts):
+    if not {"step", "torch", "families", "save"}.isdisjoint(parts):
         train.set_up_devices(Execution(compile_cache=None))
     if "step" in parts:
         result["step"] = bench_steps(rounds)
+    if "torch" in parts:
+        result["torch"] = bench_torch_steps(rounds)
     if "families" in parts:
         result["families"] = bench_families(rounds)
     if "save" in parts:
@@ -223,7 +241,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("parts", ["step", "start", "population"], f"which parts: {', '.join(PARTS)}")
     flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
-    cli.define_integer("rounds", 5, "rounds of the step, start and families parts", lower_bound=1)
+    cli.define_integer("rounds", 5, "rounds of the step, torch, start and families parts", lower_bound=1)
     flags.DEFINE_list("gpu_lines", [], "lines of the gpu part, by a part of their names; empty: all")
     flags.DEFINE_float(
         "gpu_seconds", gpu.BUDGET_SECONDS, "seconds of the gpu part, compilation included", lower_bound=0.0

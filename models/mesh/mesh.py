@@ -44,7 +44,10 @@ def fill(
     fixed = batch_split * shape.sequence * shape.tensor
     wanted = fixed * (shape.trial or 1) * (shape.data or 1)
     if wanted > devices:
-        raise InputError(f"execution.mesh asks for {wanted} devices; there are {devices}")
+        raise InputError(
+            f"execution.mesh.{_given(shape)} asks for {wanted} devices; there are {devices}: expected sizes whose product is "
+            f"at most {devices}"
+        )
     free = devices // fixed
     trial = shape.trial or min(trials, free // (shape.data or 1))
     data = shape.data
@@ -53,6 +56,13 @@ def fill(
         data = _most_data(most, batch, batch_split * microbatches)
     _check_batch(shape, data, batch, microbatches)
     return (trial, data, shape.fsdp, shape.expert, shape.sequence, shape.tensor)
+
+
+def _given(shape: MeshShape) -> str:
+    """Name the axes that are longer than one device, with their sizes."""
+    sizes = dataclasses.asdict(shape)
+    given = [f"{axis}={size}" for axis, size in sizes.items() if size is not None and size > 1]
+    return " x ".join(given)
 
 
 def _most_data(most: int, batch: int, others: int) -> int:

@@ -106,8 +106,8 @@ def test_assignment_balances_devices():
 def test_what_cannot_be_split_is_an_error(tiny):
     with pytest.raises(InputError, match=r"8 sequences .* execution.mesh.data=3"):
         losses([tiny(**{"execution.mesh.data": 3})])
-    with pytest.raises(InputError, match="there are 8"):
-        losses([tiny(**{"execution.mesh.data": 16})])
+    with pytest.raises(InputError, match=r"mesh.data=4 x tensor=4 asks for 16 devices; there are 8: .* at most 8"):
+        losses([tiny(**{"execution.mesh.data": 4, "execution.mesh.tensor": 4})])
     with pytest.raises(InputError, match=r"axis 'heads' of size 4 .*mesh.tensor=8; .* 8 \(model.heads;"):
         losses([tiny(**{"execution.mesh.tensor": 8})])
     with pytest.raises(KeyError, match="no rule"):

@@ -33,6 +33,13 @@ FRACTION = Valid("a number from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_ONE = Valid("a number from 0 to below 1", lambda value: 0 <= value < 1)
 AT_LEAST_ONE = Valid("at least 1", lambda value: 1 <= value < math.inf)
 
+# Numbers enter programs as float32: what is smaller becomes 0 there, what is larger infinite.
+FLOAT32_LEAST = 2.0**-126
+FLOAT32_MOST = (2 - 2.0**-23) * 2.0**127
+COUNT_MOST = 2**53  # what tables, which compute in float64, hold exactly
+AXIS_MOST = 2**30  # indices of arrays are of int32
+_SHOWN = 24  # digits of a number that is too large
+
 
 @dataclasses.dataclass(frozen=True)
 class When:
@@ -140,8 +147,10 @@ def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
     return None
 
 
-def check_options(options: Any, section: str) -> None:
+def check_options(options: Any, section: str, most: int = COUNT_MOST) -> None:
     """Check every option of a section against its declaration. An empty `section` is that of a run's own options.
+
+    `most`: no whole number may be larger.
 
     Raises InputError, one line naming the field, for a value that is not known, is out of range, or has no effect.
     """
@@ -152,6 +161,7 @@ def check_options(options: Any, section: str) -> None:
         if field.metadata.get("missing") and value != field.default:
             raise InputError(f"{name}={value!r} cannot be: {field.metadata['missing']}; expected {field.default!r}")
         check_value(name, value, field)
+        _check_size(name, value, most)
         condition = unmet(options, field)
         if condition is None or value == field.default:
             continue
@@ -179,6 +189,21 @@ def check_value(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
     valid = field.metadata.get("valid")
     if valid is not None and value is not None and not valid.holds(value):
         raise InputError(f"{name}={value!r} must be {valid.text}")
+
+
+def _check_size(name: str, value: Any, most: int) -> None:
+    """Check that a number, or each of several, is what a program can compute with. Raises InputError naming it."""
+    if isinstance(value, tuple):
+        for item in value:
+            _check_size(name, item, most)
+    elif isinstance(value, int):
+        if abs(value) > most:
+            raise InputError(f"{name}={str(value)[:_SHOWN]} is too large; expected at most {most}")
+    elif isinstance(value, float):
+        size = abs(value)
+        if size != 0 and not FLOAT32_LEAST <= size <= FLOAT32_MOST:
+            what = "small" if size < 1 else "large"
+            raise InputError(f"{name}={value!r} is too {what} for float32; expected between 1.2e-38 and 3.4e38")
 
 
 class Row(NamedTuple):

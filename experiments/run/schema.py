@@ -18,6 +18,8 @@ from models.mesh.mesh import MeshShape
 from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, option, when, when_set
 
 SEED = Valid("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+PATH = Valid("the path of a folder", lambda value: bool(value.strip()) and "\0" not in value)
+DISPATCH = Valid("at least 1, and at most 100000", lambda steps: 1 <= steps <= 100_000)
 PROJECT = Valid(
     "a project name of letters, digits, . _ and -", lambda value: re.fullmatch(r"[\w.-]{1,128}", value) is not None
 )
@@ -110,9 +112,9 @@ class Run:
 class Execution:
     """Where a run is carried out and what is kept. Never part of the fingerprint."""
 
-    data_root: str = option("data", help="folder of the prepared corpora")
+    data_root: str = option("data", valid=PATH, help="folder of the prepared corpora")
     parent_workdir: str | None = option(
-        None, help="folder of the parent: a run's, or of weights; none: beside the run's own"
+        None, valid=PATH, help="folder of the parent: a run's, or of weights; none: beside the run's own"
     )
     mesh: MeshShape = MeshShape()
     cpu_devices: int | None = option(
@@ -134,7 +136,7 @@ class Execution:
         help="trials of a population one after the other on each device (map), or all at once (vmap)",
     )
     steps_per_dispatch: int | None = option(
-        None, valid=AT_LEAST_ONE, help="steps between two looks of the host; none: about a quarter of a second's work"
+        None, valid=DISPATCH, help="steps between two looks of the host; none: about a quarter of a second's work"
     )
     log_every_steps: int = option(10, valid=AT_LEAST_ONE, help="steps between two rows of metrics")
     eval_every_tokens: int | None = option(
@@ -153,7 +155,9 @@ class Execution:
         help="keep those at multiples of so many tokens as well, for good; none: the newest only",
     )
     tensorboard: bool = option(True, help="write the metrics for TensorBoard too")
-    compile_cache: str | None = option("~/.cache/lossgrid/xla", help="folder of compiled programs; none: no cache")
+    compile_cache: str | None = option(
+        "~/.cache/lossgrid/xla", valid=PATH, help="folder of compiled programs; none: no cache"
+    )
     # The mirror's own settings are its environment variables (experiments/store/wandb_mirror.py).
     wandb: str | None = option(None, valid=PROJECT, help="project of a Weights & Biases mirror of the metrics")
     stall_factor: float | None = option(

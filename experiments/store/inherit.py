@@ -87,7 +87,7 @@ def resolve(run: Run, execution: Execution) -> tuple[Run, Execution]:
     """
     if run.parent is None or FINGERPRINT.fullmatch(run.parent) or execution.parent_workdir:
         return run, execution
-    folder = epath.Path(run.parent)
+    folder = epath.Path(run.parent).expanduser()
     if not folder.exists():
         raise InputError(
             f"parent={run.parent}: expected the 16 hex digits of a run, or the folder of a run or of weights"
@@ -107,7 +107,9 @@ def find(run: Run, directory: epath.Path, execution: Execution) -> Parent | None
                 f"execution.parent_workdir={execution.parent_workdir} is set and parent is not; expected both"
             )
         return None
-    folder = epath.Path(execution.parent_workdir) if execution.parent_workdir else directory.parent / run.parent
+    folder = directory.parent / run.parent
+    if execution.parent_workdir:
+        folder = epath.Path(execution.parent_workdir).expanduser()
     if not folder.exists():
         raise InputError(f"parent={run.parent}: there is no {folder}; execution.parent_workdir says where else it is")
     found = read(folder)

@@ -11,12 +11,14 @@ from models.errors import InputError
 from models.numerics.formats import parse
 from models.numerics.parametrization import Parametrization
 from models.numerics.precision import Precision
-from models.option import AT_LEAST_ONE, POSITIVE, check_options, inherit, option
+from models.option import AT_LEAST_ONE, AXIS_MOST, POSITIVE, Valid, check_options, inherit, option
 
 Resolved = TypeVar("Resolved", bound="Options")
 
 # A family whose attention names what it gives adds "attention".
 REMAT = tuple(policy for policy in stack.REMAT if policy != "attention")
+
+DEPTH = Valid("at least 1, and at most 10000", lambda depth: 1 <= depth <= 10_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Options(Parametrization, Precision):
     """Options of every family. None means: derived by the rule in the help."""
 
     width: int = option(256, valid=AT_LEAST_ONE, growth="size", help="size of the residual stream")
-    depth: int = option(4, valid=AT_LEAST_ONE, growth="size", help="layers")
+    depth: int = option(4, valid=DEPTH, growth="size", help="layers")
     vocab: int | None = option(None, valid=AT_LEAST_ONE, help="rows of the embedding; none: as the tokenizer has")
     norm: str = option("rms", choices=("rms", "layer"), help="RMSNorm or LayerNorm")
     norm_eps: float = option(1e-5, valid=POSITIVE, growth="free", help="is added to the mean square in a norm")
@@ -71,7 +73,7 @@ class Options(Parametrization, Precision):
         """Raise InputError, naming the fields, for what cannot be built and for options that would do nothing."""
         del seq_len
         self.check_precision()
-        check_options(self, "model")
+        check_options(self, "model", most=AXIS_MOST)
 
     def check_parts(self, seq_len: int) -> None:
         """Raise InputError, naming the fields, where a batch in parts would give other numbers than a whole one."""

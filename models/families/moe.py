@@ -168,7 +168,7 @@ class Config(dense.Config):
     def derived_expert_ff(self) -> int:
         """Size of an expert where none is given: a token's experts are together as large as a dense feed-forward."""
         ff = self.ff or self.derived_ff
-        return layers.round_up(ff / (self.top_k + self.shared_experts), 8)
+        return layers.round_up(ff / max(1, self.top_k + self.shared_experts), 8)
 
     @property
     def ff_is_read(self) -> bool:

@@ -29,7 +29,7 @@ $(VENV)/.installed: requirements.txt requirements-lab.txt
 demo: setup
 	@$(RUN) -m sweeps.launch --study=$(STUDY) --workdir=$(WORKDIR)
 	@$(MAKE) --no-print-directory --silent $(WORKDIR)/report.html
-	@echo "the law and its pictures: $(WORKDIR)/report.html   numbers: $(WORKDIR)/numbers.json   runs: $(WORKDIR)/grid.parquet"
+	@echo "the law and its pictures: $(WORKDIR)/report.html   numbers: $(WORKDIR)/report.numbers.json   runs: $(WORKDIR)/grid.parquet"
 
 $(WORKDIR)/grid.parquet: $(wildcard $(WORKDIR)/runs/*/record.json)
 	@$(RUN) -m sweeps.collect --workdir=$(WORKDIR) --out=$@

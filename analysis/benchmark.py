@@ -178,5 +178,5 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     cli.define_path("data", None, "The grid to fit (chinchilla_epoch.csv); planted rows without it.")
     cli.define_integer("rounds", 5, "How often ours runs; scipy's runs once.", lower_bound=1)
-    cli.define_path("out", None, "The JSON file to write.")
+    cli.define_output("out", "The JSON file to write.")
     cli.run(main)

@@ -14,7 +14,7 @@ def define_flags() -> None:
     cli.define_integer("draws", 100_000, "Mixtures to draw.")
     cli.define_integer("top", 128, "How many of the best to average.")
     cli.define_integer("seed", 42, "Seed of the draws.")
-    cli.define_path("json", None, "A JSON file to write.")
+    cli.define_output("json", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:

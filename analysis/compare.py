@@ -26,7 +26,7 @@ def define_flags() -> None:
         "shared", None, "Coefficients that families share; by default the exponents, none with --shared=."
     )
     flags.DEFINE_string("hours_method", "isotonic", "Loss between runs at equal hours: isotonic or power.")
-    cli.define_path("out", None, "The JSON file to write.")
+    cli.define_output("out", "The JSON file to write.")
 
 
 def columns_text() -> str | None:

@@ -29,7 +29,7 @@ def define_flags() -> None:
     cli.define_path("candidates", None, "A table of runs that could be made; by default a lattice around the grid.")
     flags.DEFINE_string("candidate_columns", None, "As --columns, for the candidates.")
     flags.DEFINE_list("laws", list(DEFAULT_LAWS), "Laws that are plausible here.")
-    cli.define_path("out", None, "A JSON file to write.")
+    cli.define_output("out", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(options)
     flags.DEFINE_string("law", "chinchilla", "The law to fit; --laws lists them.")
     flags.DEFINE_string("interpolation", "quadratic", "Curve through an IsoFLOP budget: quadratic, cubic, akima.")
-    cli.define_path("out", None, "The JSON file to write.")
+    cli.define_output("out", "The JSON file to write.")
     flags.DEFINE_bool("back_test", True, "Also fit the smaller runs alone and predict the larger ones.")
     flags.DEFINE_bool("laws", False, "List the laws with formula, columns and source.")
 

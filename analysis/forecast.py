@@ -6,6 +6,7 @@ python -m analysis.forecast forecasts/*.json --score=grid.parquet --out=scores.j
 
 from collections.abc import Sequence
 import datetime
+import json
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -23,12 +24,12 @@ def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'The run to forecast: "N=1e9,D=2e10".')
     cli.define_path("score", None, "A grid with outcomes: scores the forecasts that are given.")
-    cli.define_path("figure", None, "With --score: the calibration of all forecasts as an SVG or PNG file.")
+    cli.define_output("figure", "With --score: the calibration of all forecasts as an SVG or PNG file.")
     flags.DEFINE_string("columns", None, "As for analysis.fit; by default the columns that the fit used.")
     flags.DEFINE_string("where", None, "As for analysis.fit.")
     flags.DEFINE_float("tolerance", 0.02, "Largest ln ratio between a row's inputs and the forecast's.")
     flags.DEFINE_float("level", 0.9, "Level of the intervals that are printed.")
-    cli.define_path("out", None, "The JSON file to write.")
+    cli.define_output("out", "The JSON file to write.")
 
 
 def freeze_forecast(argv: Sequence[str], console: "Console") -> None:
@@ -50,7 +51,9 @@ def freeze_forecast(argv: Sequence[str], console: "Console") -> None:
         raise InputError('--at is missing; expected where to predict, for example --at="N=1e9,D=2e10"')
     at = predict.parse_at(values.at, fitted.law)
     forecast = freeze(path, at, datetime.datetime.now(datetime.UTC))
-    write(values.out, {**forecast.content(), "sha256": forecast.sha256()}, "--out")
+    content = {**forecast.content(), "sha256": forecast.sha256()}
+    # Not signed: no scores may stand in its place.
+    write(values.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "--out")
     answer.show_frozen(forecast, values.level, console)
 
 
@@ -82,7 +85,8 @@ def draw(outcomes: "Sequence[Outcome]", path: str) -> None:
     from analysis.writing.output_file import write
 
     svg, png = render(lambda: calibration(outcomes), "calibration")
-    write(path, png if path.endswith(".png") else svg, "--figure")
+    comment = f"<!-- {cli.signature()} -->".encode()  # readers of PNG end before it
+    write(path, (png if path.endswith(".png") else svg) + comment, "--figure")
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
-    cli.define_path("json", None, "A JSON file to write.")
+    cli.define_output("json", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:

@@ -1,9 +1,11 @@
-"""A loss grid as a report: table -> fits -> numbers.json -> figures -> one self-contained report.html.
+"""A loss grid as a report: table -> fits -> numbers -> figures -> one self-contained report.html.
 
     python -m analysis.report GRID --out=report.html
 
-Beside the report: numbers.json with every number in it, figures/*.svg and *.png.
+Beside the report: report.numbers.json with every number in it, report_figures/*.svg and *.png.
 """
+
+import os
 
 from absl import flags
 
@@ -15,7 +17,7 @@ def define_flags() -> None:
     """Declare the flags of the command."""
     options.define()
     flags.adopt_module_key_flags(options)
-    cli.define_path("out", None, "The HTML file to write; numbers.json and figures/ go beside it.")
+    cli.define_output("out", "The HTML file to write; beside it go NAME.numbers.json and NAME_figures/.")
 
 
 def main(argv: list[str]) -> None:
@@ -36,22 +38,23 @@ def main(argv: list[str]) -> None:
     path = one_grid(argv)
     spec = options.spec()
     check_writable(values.out, "--out")
+    numbers_path = os.path.splitext(values.out)[0] + ".numbers.json"
+    cli.check_output(numbers_path, "--out")
     grid = load(path)
     found = survey(grid, spec, values.columns, values.where)
     drawn = figures.draw_all(found)
     command = running_command("analysis.report")
-    html = render(found, grid, command, drawn)
-    folder = epath.Path(values.out).parent
+    report = epath.Path(values.out)
+    pictures = report.parent / f"{report.stem}_figures"
+    html = render(found, grid, command, drawn, report.stem)
     for name, (svg, png, _) in drawn.items():
-        write(folder / "figures" / f"{name}.svg", svg, "--out")
-        write(folder / "figures" / f"{name}.png", png, "--out")
-    write(folder / "numbers.json", numbers(found, grid, command), "--out")
-    write(values.out, html, "--out")
+        write(pictures / f"{name}.svg", svg, "--out")
+        write(pictures / f"{name}.png", png, "--out")
+    write(numbers_path, numbers(found, grid, command), "--out")
+    write(report, f"{html}<!-- {cli.signature()} -->\n", "--out")
     console = Console(soft_wrap=True)
     answer.show(found, console)
-    console.print(
-        f"report   {values.out}\nnumbers  {folder / 'numbers.json'}\nfigures  {folder / 'figures'}", highlight=False
-    )
+    console.print(f"report   {report}\nnumbers  {numbers_path}\nfigures  {pictures}", highlight=False)
 
 
 if __name__ == "__main__":

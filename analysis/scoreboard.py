@@ -16,7 +16,7 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(options)
     flags.FLAGS["bootstrap"].default = 200
     flags.DEFINE_list("laws", [], "The laws to compare; by default all whose columns the grid has.")
-    cli.define_path("out", None, "A JSON file to write.")
+    cli.define_output("out", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:

@@ -14,7 +14,7 @@ def define_flags() -> None:
     flags.DEFINE_string("where", None, "Rows to use: comparisons joined by and, or, not.")
     flags.DEFINE_float("level", 0.9, "Level of the turning point's interval.")
     cli.define_integer("seed", 0, "Seed of the permutations and the bootstrap.")
-    cli.define_path("json", None, "A JSON file to write.")
+    cli.define_output("json", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:

@@ -232,7 +232,7 @@ def main(_: list[str]) -> int:
     for part, rows in result.items():
         console.print(_table(part, rows))
     if given.json:
-        files.write_json(given.json, {"schema": 1, **result})
+        files.write_json(given.json, cli.signed({"schema": 1, **result}))
         console.print(f"written to {given.json}")
     return 0
 
@@ -247,6 +247,6 @@ if __name__ == "__main__":
         "gpu_seconds", gpu.BUDGET_SECONDS, "seconds of the gpu part, compilation included", lower_bound=0.0
     )
     cli.define_path("data_root", "data", "where prepared corpora are")
-    cli.define_path("json", None, "write the numbers here too")
+    cli.define_output("json", "write the numbers here too")
     flags.DEFINE_string("job", None, "used by the benchmark itself: a job for a child process")
     cli.run(main)

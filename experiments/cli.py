@@ -4,7 +4,7 @@ Exit codes: 0 success, 1 a failure at work, 2 bad input, 75 stopped from outside
 A traceback is shown only with --verbosity=1 or higher.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import difflib
 import errno
@@ -12,9 +12,10 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -24,6 +25,10 @@ from models.errors import nearest as nearest
 EXIT_FAILURE = 1
 EXIT_INPUT = 2
 EXIT_AGAIN = 75
+LAST_SECONDS = 20.0  # that threads may take to end after an error
+
+_SIGNATURE = "written_by"
+_LOOKED_AT = 1 << 16  # bytes at both ends of a file
 
 
 class WorkError(Exception):
@@ -101,6 +106,8 @@ def _quieten() -> None:
 
 # --- flags
 
+_outputs: dict[str, tuple[bytes, ...]] = {}  # flags of files to write: how files begin that are the command's own
+
 flags.disclaim_key_flags()  # what is declared here belongs to the command that calls, as --help shows it
 
 
@@ -129,6 +136,18 @@ class _WholeNumberParser(flags.IntegerParser):
 def define_path(name: str, default: str | None, help: str) -> None:
     """Declare a flag that is the path of a file or folder."""
     flags.DEFINE(_PathParser(), name, default, help)
+
+
+def define_output(name: str, help: str, marks: Iterable[bytes] = ()) -> None:
+    """Declare a flag that is the path of a file to write, and --overwrite.
+
+    An older file is replaced only where it was written by the same command: it has the words that `signed` adds, or
+    begins with one of `marks`.
+    """
+    define_path(name, None, help)
+    _outputs[name] = tuple(marks)
+    if "overwrite" not in flags.FLAGS:
+        flags.DEFINE_bool("overwrite", False, "replace files that this command has not written")
 
 
 def define_integer(name: str, default: int | None, help: str, lower_bound: int | None = None) -> None:
@@ -186,6 +205,58 @@ def _refuse_stray(words: list[str], overrides: Iterable[str]) -> None:
         raise InputError(f"unexpected argument {words[0]!r}; {hint}")
 
 
+def command_name() -> str:
+    """Return the module that is running, such as analysis.fit."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name if spec is not None else "python"
+    return name.removesuffix(".__main__")
+
+
+def signature() -> str:
+    """Return the words by which a command knows a file as its own: they stand within its first or last bytes."""
+    return f'"{_SIGNATURE}": "{command_name()}"'
+
+
+def signed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be written as JSON, with the name of the command that writes it, which may then replace it."""
+    return {_SIGNATURE: command_name(), **value}
+
+
+def check_output(path: str, flag: str, marks: Iterable[bytes] = ()) -> None:
+    """Raise InputError where a file that another has written stands in the place of one that is to be written."""
+    if flags.FLAGS.overwrite or not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        content = file.read(_LOOKED_AT)
+        file.seek(max(0, os.path.getsize(path) - _LOOKED_AT))
+        end = file.read()  # of a Parquet file, where its metadata are
+    own = signature().encode()
+    is_own = own in content or own in end or any(content.startswith(mark) for mark in marks)
+    if content and not is_own:
+        raise InputError(
+            f"{flag}={path} exists and was not written by {command_name()}: expected another name, or --overwrite"
+        )
+
+
+def _check_outputs(words: list[str]) -> None:
+    """Check the files that are to be written: none is one that is read, or that another has written.
+
+    `words`: the positional arguments.
+    """
+    read = list(words)
+    for flag in _own_flags():
+        if flag not in _outputs and isinstance(flags.FLAGS[flag].parser, _PathParser):
+            read.append(flags.FLAGS[flag].value)
+    for name, marks in _outputs.items():
+        path = flags.FLAGS[name].value
+        if path is None:
+            continue
+        for other in read:
+            if other and os.path.isfile(other) and os.path.exists(path) and os.path.samefile(path, other):
+                raise InputError(f"--{name}={path} is a file that the command reads; expected another name")
+        check_output(path, f"--{name}", marks)
+
+
 def _no_overrides() -> Iterable[str]:
     """Return the overrides of a command that has none."""
     return ()
@@ -223,6 +294,7 @@ def run(
             if arguments is None:
                 _refuse_stray(argv[1:], overrides())
             require(required)
+            _check_outputs(argv[1:])
             return main(argv[1:]) or 0
         except KeyboardInterrupt:
             print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -231,9 +303,21 @@ def run(
             if flags.FLAGS.verbosity >= 1:
                 traceback.print_exc()
             _fail(error)
-            return _exit_code(error)
+            status = _exit_code(error)
+            _end_in_time(status)
+            return status
 
     app.run(guarded, flags_parser=parse)
+
+
+def _end_in_time(status: int) -> None:
+    """End the process with this status, even where a library's threads never end: they have LAST_SECONDS."""
+
+    def end() -> None:
+        time.sleep(LAST_SECONDS)
+        os._exit(status)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 def _refuse(problem: object) -> NoReturn:

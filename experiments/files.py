@@ -12,8 +12,15 @@ from experiments.cli import InputError
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, whatever happens between."""
+    """Write a file so that a reader sees the old content or the new, whatever happens between.
+
+    What is no regular file, such as /dev/null or a pipe, is written to and stays what it is.
+    """
     path = epath.Path(path)
+    if is_device(path):
+        with open(path, "wb") as file:
+            file.write(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -28,6 +35,12 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def is_device(path: epath.PathLike) -> bool:
+    """Tell whether there is something at a path that is neither a regular file nor a folder."""
+    name = os.fspath(path)
+    return os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -42,7 +42,8 @@ Checked = tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | Non
 def set_up_devices(execution: Execution) -> None:
     """Set up simulated CPU devices (one per core this process may use), what they keep of memory, the compilation cache.
 
-    It has to come before any computation of jax.
+    It has to come before any computation of jax: afterwards the devices are the caller's, which is said where
+    execution.cpu_devices asks for others.
     """
     import jax
 
@@ -50,7 +51,10 @@ def set_up_devices(execution: Execution) -> None:
     try:
         jax.config.update("jax_num_cpu_devices", execution.cpu_devices or _cores())
     except RuntimeError:  # devices are in use already: the caller has chosen
-        pass
+        wanted = execution.cpu_devices
+        found = jax.device_count()
+        if wanted is not None and jax.default_backend() == "cpu" and found != wanted:
+            _say(f"execution.cpu_devices={wanted} is too late: jax is in use already, with {found} devices")
     if execution.compile_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(execution.compile_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

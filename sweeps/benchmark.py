@@ -114,7 +114,7 @@ def main(_: list[str]) -> int:
     table.add_row(*cells)
     Console(width=200).print(table)
     if given.json:
-        files.write_json(given.json, {"schema": 1, "launcher": found})
+        files.write_json(given.json, cli.signed({"schema": 1, "launcher": found}))
     return 0
 
 
@@ -122,5 +122,5 @@ if __name__ == "__main__":
     cli.define_integer("runs", 200, "runs of the study", lower_bound=1)
     cli.define_integer("steps", 100, "steps of each run", lower_bound=1)
     cli.define_path("data_root", "data", "where prepared corpora are")
-    cli.define_path("json", None, "write the numbers here too")
+    cli.define_output("json", "write the numbers here too")
     cli.run(main)

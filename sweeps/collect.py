@@ -49,6 +49,6 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     cli.define_path("workdir", None, "folder of the study")
-    cli.define_path("out", None, "the table to write: a name that ends in .parquet or .csv")
+    cli.define_output("out", "the table to write: a name that ends in .parquet or .csv", [b"fingerprint,name,status,"])
     flags.DEFINE_bool("allow_damaged", False, "succeed although some record cannot be read")
     cli.run(main, required=("workdir", "out"))

@@ -37,6 +37,7 @@ def main(_: list[str]) -> int:
         raise InputError(
             f"--out={given.out}: its last part names a folder of the bucket; expected letters, digits, . _ -"
         )
+    _check_folder(folder)
     populations = missing_populations(study, Workdir(given.workdir))
     if not populations:
         print(f"{study.name}: nothing to do, every run has its record")
@@ -45,6 +46,15 @@ def main(_: list[str]) -> int:
     names = write_jobs(given.kind, jobs, populations, os.path.abspath(given.workdir), folder)
     print(f"{study.name}: {len(populations)} populations as {len(names)} files in {folder}; {names[-1]} runs them")
     return 0
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    """Raise InputError for a folder that has files of somebody else."""
+    is_used = folder.is_dir() and any(folder.iterdir())
+    if is_used and not (folder / "populations").is_dir() and not flags.FLAGS.overwrite:
+        raise InputError(
+            f"--out={folder} has files that sweeps.manifest has not written: expected another name, or --overwrite"
+        )
 
 
 def options_help() -> str:
@@ -61,7 +71,7 @@ if __name__ == "__main__":
     cli.define_path("study", None, "FILE.py[:ARG] with get_study(arg)")
     cli.define_path("workdir", None, "folder of the study, as for sweeps.launch; runs come back to it")
     flags.DEFINE_string("kind", None, f"what to write: {', '.join(manifests.kinds())}")
-    cli.define_path("out", None, "folder for the files; its name is that of a folder in the bucket")
+    cli.define_output("out", "folder for the files; its name is that of a folder in the bucket")
     flags.DEFINE_string("options", "", options_help())
     cli.define_path("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     cli.run(main, required=("study", "workdir", "kind", "out"))

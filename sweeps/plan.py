@@ -46,7 +46,7 @@ def main(_: list[str]) -> int:
     plan = plan_study(study, target, chips, given.layouts, cache, say)
     _print_plan(study, plan)
     if given.json:
-        files.write_json(given.json, plan)
+        files.write_json(given.json, cli.signed(plan))
     if given.workdir:
         files.write_json(f"{given.workdir}/{plan_file.NAME}", plan)
     return 0 if plan["totals"]["fits"] else cli.EXIT_FAILURE
@@ -73,8 +73,10 @@ def _print_plan(study: studies.Study, plan: table.Plan) -> None:
 if __name__ == "__main__":
     cli.define_path("study", None, "FILE.py[:ARG] with get_study(arg)")
     flags.DEFINE_string("target", "cpu", f"the machine to plan for, such as {', '.join(machines.EXAMPLES)}")
-    cli.define_path("runs", None, "write the runs as a CSV of candidates for analysis.design, and compile nothing")
-    cli.define_path("json", None, "write the plan to this file as well")
+    cli.define_output(
+        "runs", "write the runs as a CSV of candidates for analysis.design, and compile nothing", [b"name,family,"]
+    )
+    cli.define_output("json", "write the plan to this file as well")
     cli.define_path("workdir", None, "folder of the study: leave the plan there as its lock")
     cli.define_path(
         "prices", None, "JSON like experiments/benchmarks/chips.json with the figures and prices to use instead"

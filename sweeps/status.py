@@ -48,13 +48,13 @@ def main(_: list[str]) -> int:
         console.print(status_table.table(seen))
         console.print(status_table.summary(seen.totals), soft_wrap=True)
     if given.json:
-        files.write_json(given.json, seen.to_json())
+        files.write_json(given.json, cli.signed(seen.to_json()))
     return 0
 
 
 if __name__ == "__main__":
     cli.define_path("workdir", None, "folder of the study")
-    cli.define_path("json", None, "write the states to this file as well")
+    cli.define_output("json", "write the states to this file as well")
     flags.DEFINE_bool("watch", False, "show the table again and again until nothing is under way")
     flags.DEFINE_float("seconds", 5.0, "between two looks with --watch", lower_bound=0.1)
     cli.run(main, required=("workdir",))

@@ -157,5 +157,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     cli.define_path("data", None, "The folder of the tidy tables (chinchilla_epoch.csv, ...).")
     flags.DEFINE_bool("fetch", False, "Download what is missing there. Without it nothing goes over the network.")
-    cli.define_path("json", None, "A JSON file to write.")
+    cli.define_output("json", "A JSON file to write.")
     cli.run(main, required=["data"], arguments="NAME ...")

@@ -1,4 +1,4 @@
-"""Gather every number of a report for numbers.json."""
+"""Gather every number of a report for NAME.numbers.json."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ LEFT_OUT = ("draws", "rows_dropped", "command", "data_sha256")  # of a fit's JSO
 
 
 def numbers(survey: Survey, grid: Grid, command: str) -> dict[str, Any]:
-    """Return numbers.json: every number of the report, with a schema version."""
+    """Return NAME.numbers.json: every number of the report, with a schema version."""
     fits = {}
     for name, found in survey.results.items():
         fit = result.to_json(found, grid.sha256, command)

@@ -34,8 +34,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def render(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing]) -> str:
-    """Return report.html."""
+def render(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing], name: str = "report") -> str:
+    """Return the report as HTML. `name`: of its file without the ending; numbers and figures lie beside it."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -46,7 +46,7 @@ def render(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing]
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    return template.render(context(survey, grid, command, figures))
+    return template.render(context(survey, grid, command, figures) | {"file": name})
 
 
 def context(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing]) -> dict[str, Any]:

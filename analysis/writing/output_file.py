@@ -7,13 +7,13 @@ from typing import Any
 
 from etils import epath
 
-from experiments import files
+from experiments import cli, files
 from experiments.cli import InputError
 
 
 def check_writable(path: str, flag: str) -> None:
     """Raise InputError when a file could not be written at `path`. Creates nothing."""
-    if "://" in path:
+    if "://" in path or files.is_device(path):
         return  # an object store says so when it is written to
     target = pathlib.Path(path)
     if not path or target.is_dir():
@@ -37,7 +37,7 @@ def write(path: epath.PathLike, content: Mapping[str, Any] | str | bytes, flag: 
     """Write JSON (a mapping), text or bytes atomically. Raises InputError when the path cannot be written."""
     try:
         if isinstance(content, Mapping):
-            files.write_json(path, dict(content))
+            files.write_json(path, cli.signed(content))
         elif isinstance(content, str):
             files.write_bytes(path, content.encode())
         else:

@@ -5,6 +5,7 @@ metrics.jsonl   one JSON object a line; cut back to the restored step on resume 
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
+from importlib import metadata
 import math
 import platform
 from typing import Any
@@ -14,6 +15,7 @@ from etils import epath
 from experiments import files
 from experiments.cli import InputError
 from experiments.run import identity, schema
+from experiments.store import checkout
 import models
 from models import accounting
 
@@ -84,6 +86,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
+        "optax": metadata.version("optax"),
+        "grain": metadata.version("grain"),  # its shuffle is the order of the data
+        "commit": checkout.commit(),
+        "dirty": checkout.is_dirty(),
         "backend": devices[0].platform,
         "device": devices[0].device_kind,
         "devices": len(devices),

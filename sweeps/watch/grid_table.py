@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 import pandas as pd
 
-from experiments import files
+from experiments import cli, files
 from experiments.run import stored
 from experiments.store import record
 from models.errors import InputError
@@ -120,6 +120,7 @@ def write(frame: pd.DataFrame, path: epath.PathLike) -> None:
     if os.fspath(path).endswith(".csv"):
         files.write_bytes(path, frame.to_csv(index=False).encode())
     else:
+        frame.attrs |= cli.signed({})  # the ending of the file has it, for the next one to replace it
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         files.write_bytes(path, buffer.getvalue())

@@ -181,8 +181,8 @@ def test_report_writes_numbers_and_figures(reported):
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     html = (folder / "report.html").read_text()
     for name in drawn:
-        assert f'<figure class="card" id="{name}">' in html and f'href="figures/{name}.svg"' in html
-    data = json.loads((folder / "numbers.json").read_text())
+        assert f'<figure class="card" id="{name}">' in html and f'href="report_figures/{name}.svg"' in html
+    data = json.loads((folder / "report.numbers.json").read_text())
     assert data["schema"] == numbers.SCHEMA and len(data["data"]["sha256"]) == 64
     assert data["data"]["rows_used"] == 20 and len(data["data"]["rows_dropped"]) == 6
     rows = {(row["law"], row["times_largest"]): row for row in data["optimal"]}
@@ -202,7 +202,7 @@ def test_report_writes_numbers_and_figures(reported):
 def test_report_prints_the_law_and_where_the_files_are(reported):
     folder, text = reported
     assert "L = " in text and "10x" in text and "100x" in text
-    assert str(folder / "report.html") in text and str(folder / "numbers.json") in text
+    assert str(folder / "report.html") in text and str(folder / "report.numbers.json") in text
 
 
 def test_report_without_budgets_says_why(tmp_path):

@@ -220,3 +220,18 @@ def test_an_exception_in_a_thread_is_one_line():
     done = python(program)
     assert done.returncode == 0
     assert done.stderr == "error in thread 'beat': ValueError: too late\n"
+
+
+def test_an_error_ends_the_process_whatever_threads_do():
+    """As a failed save may leave threads of a library that wait for each other."""
+    program = (
+        "import threading; from experiments import cli\n"
+        "cli.LAST_SECONDS = 0.1\n"
+        "def main(_):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise OSError(28, 'No space left on device', '/full/file')\n"
+        "cli.run(main)\n"
+    )
+    done = python(program)
+    assert done.returncode == 1
+    assert done.stderr == "error: /full/file: no space left; free some and run the same command again\n"

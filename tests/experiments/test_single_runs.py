@@ -214,3 +214,14 @@ def test_signals_are_the_callers_again_after_a_stop(tiny, tmp_path):
     with pytest.raises(Stopped):
         run(tiny(**{"execution.steps_per_dispatch": 5}), tmp_path / "run", interrupt)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_save_that_fails_ends_the_process(tiny, tmp_path, small_disk):
+    """A real file system that is full: one line, and no process that stays."""
+    disk, _ = small_disk
+    config = write_config(tiny, tmp_path / "config.py", **{"model.width": 64, "model.depth": 6})
+    process = trainer(config, disk / "run")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1, out + err
+    assert err.count("\n") == 1 and "no space left" in err, err
+    assert not (disk / "run" / "record.json").exists()

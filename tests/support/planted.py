@@ -65,7 +65,7 @@ def our_frame() -> pd.DataFrame:
 
 def outside_references(html: str) -> list[str]:
     """What a browser would fetch for this page; links that a reader may follow are not."""
-    inside = re.sub(r'xmlns(:\w+)?="[^"]*"|<a href="figures/\w+\.(svg|png)">', "", html)
+    inside = re.sub(r'xmlns(:\w+)?="[^"]*"|<a href="report_figures/\w+\.(svg|png)">', "", html)
     return re.findall(
         r"""(?:src|href|action|data)\s*=\s*["'](?!#)[^"']*|url\((?!#|['"]?#)[^)]*\)|@import|<link""", inside
     )

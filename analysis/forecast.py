@@ -29,7 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_string("where", None, "As for analysis.fit.")
     flags.DEFINE_float("tolerance", 0.02, "Largest ln ratio between a row's inputs and the forecast's.")
     flags.DEFINE_float("level", 0.9, "Level of the intervals that are printed.")
-    cli.define_output("out", "The JSON file to write.")
+    cli.define_path("out", None, "The JSON file to write.")
 
 
 def freeze_forecast(argv: Sequence[str], console: "Console") -> None:
@@ -68,6 +68,8 @@ def score_forecasts(argv: Sequence[str], console: "Console") -> None:
     values = flags.FLAGS
     if not argv:
         raise InputError("FORECAST: no files given; expected forecasts that analysis.forecast wrote")
+    cli.check_not_read(values.out, "--out", [*argv, values.score])
+    cli.check_output(values.out, "--out")
     grid = load(values.score)
     forecasts = [read(path) for path in argv]
     outcomes, waiting = score(forecasts, grid, values.columns, values.where, values.tolerance)

@@ -238,23 +238,27 @@ def check_output(path: str, flag: str, marks: Iterable[bytes] = ()) -> None:
         )
 
 
+def check_not_read(path: str, flag: str, read: Iterable[str | None]) -> None:
+    """Raise InputError where a file that is to be written is one of those that are read."""
+    for other in read:
+        if other and os.path.isfile(other) and os.path.exists(path) and os.path.samefile(path, other):
+            raise InputError(f"{flag}={path} is a file that the command reads; expected another name")
+
+
 def _check_outputs(words: list[str]) -> None:
     """Check the files that are to be written: none is one that is read, or that another has written.
 
     `words`: the positional arguments.
     """
-    read = list(words)
+    read: list[str | None] = [*words]
     for flag in _own_flags():
         if flag not in _outputs and isinstance(flags.FLAGS[flag].parser, _PathParser):
             read.append(flags.FLAGS[flag].value)
     for name, marks in _outputs.items():
         path = flags.FLAGS[name].value
-        if path is None:
-            continue
-        for other in read:
-            if other and os.path.isfile(other) and os.path.exists(path) and os.path.samefile(path, other):
-                raise InputError(f"--{name}={path} is a file that the command reads; expected another name")
-        check_output(path, f"--{name}", marks)
+        if path is not None:
+            check_not_read(path, f"--{name}", read)
+            check_output(path, f"--{name}", marks)
 
 
 def _no_overrides() -> Iterable[str]:

@@ -176,7 +176,7 @@ def test_report_is_one_file_that_fetches_nothing(reported):
 
 def test_report_writes_numbers_and_figures(reported):
     folder, _ = reported
-    names = {path.name for path in (folder / "figures").iterdir()}
+    names = {path.name for path in (folder / "report_figures").iterdir()}
     drawn = set(figures.FIGURES) - {"rate_batch", "exchange"}  # this grid has one batch and one family
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     html = (folder / "report.html").read_text()

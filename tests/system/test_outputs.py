@@ -102,3 +102,18 @@ def test_two_reports_in_one_folder_keep_their_numbers_and_figures(grid, tmp_path
     page = (tmp_path / "two.html").read_text()
     assert 'href="two_figures/' in page and "two.numbers.json" in page
     assert command("analysis.report", str(grid), f"--out={tmp_path}/two.html", "--bootstrap=20").returncode == 0
+
+
+def test_no_score_stands_in_the_place_of_a_forecast(grid, tmp_path):
+    assert fit(grid, tmp_path / "fit.json").returncode == 0
+    forecast = tmp_path / "forecast.json"
+    done = command("analysis.forecast", f"{tmp_path}/fit.json", "--at=N=1e9,D=1e10", f"--out={forecast}")
+    assert done.returncode == 0, done.stderr
+    before = forecast.read_bytes()
+    for flags in ((), ("--overwrite",)):
+        done = command("analysis.forecast", str(forecast), f"--score={grid}", f"--out={forecast}", *flags)
+        assert_refused(done, "--out", "reads")
+    other = tmp_path / "other.json"
+    other.write_bytes(before)
+    assert_refused(command("analysis.forecast", str(forecast), f"--score={grid}", f"--out={other}"), "--overwrite")
+    assert forecast.read_bytes() == before == other.read_bytes()

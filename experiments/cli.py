@@ -299,17 +299,18 @@ def run(
                 _refuse_stray(argv[1:], overrides())
             require(required)
             _check_outputs(argv[1:])
-            return main(argv[1:]) or 0
+            status = main(argv[1:]) or 0
         except KeyboardInterrupt:
             print("interrupted; run the same command again to go on", file=sys.stderr)
-            return EXIT_AGAIN
+            status = EXIT_AGAIN
         except Exception as error:  # the one place where everything is caught: the edge of the program
             if flags.FLAGS.verbosity >= 1:
                 traceback.print_exc()
             _fail(error)
             status = _exit_code(error)
+        if status:
             _end_in_time(status)
-            return status
+        return status
 
     app.run(guarded, flags_parser=parse)
 

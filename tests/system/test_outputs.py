@@ -105,7 +105,7 @@ def test_two_reports_in_one_folder_keep_their_numbers_and_figures(grid, tmp_path
 
 
 def test_no_score_stands_in_the_place_of_a_forecast(grid, tmp_path):
-    assert fit(grid, tmp_path / "fit.json").returncode == 0
+    assert fit(grid, tmp_path / "fit.json", "--bootstrap=100").returncode == 0
     forecast = tmp_path / "forecast.json"
     done = command("analysis.forecast", f"{tmp_path}/fit.json", "--at=N=1e9,D=1e10", f"--out={forecast}")
     assert done.returncode == 0, done.stderr

@@ -122,7 +122,7 @@ class Checkpoints:
             seals=seals.Save(leaves),
             meta=ocp.args.JsonSave(meta),
         )
-        self._manager.save(step, args=items)
+        self._manager.save(step, args=items, force=True)  # or it would leave out a step without a word
 
     def wait(self) -> None:
         """Return when all saves are committed. Raises what made one fail."""

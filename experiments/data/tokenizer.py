@@ -270,7 +270,7 @@ def _read(path: str) -> bytes:
     """Return the bytes of a tokenizer's file. Raises InputError when there is none."""
     from etils import epath
 
-    file = epath.Path(path)
+    file = epath.Path(path).expanduser()
     if file.exists() and not file.is_dir():
         return file.read_bytes()
     folder = file.parent

@@ -44,9 +44,9 @@ class Launch:
     def __call__(self, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return run_command(*self._launch, *flags, **environment)
 
-    def start(self) -> subprocess.Popen[str]:
-        """In the background."""
-        command = [sys.executable, "-m", *self._launch]
+    def start(self, *before: str) -> subprocess.Popen[str]:
+        """In the background; `before` comes first on the command line, such as nohup."""
+        command = [*before, sys.executable, "-m", *self._launch]
         env = os.environ | {"XLA_FLAGS": ""}
         return subprocess.Popen(
             command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True

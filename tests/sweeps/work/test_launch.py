@@ -81,6 +81,22 @@ def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: p
     assert others == {name: (launch.workdir / "runs" / name / "record.json").stat().st_mtime_ns for name in others}
 
 
+def test_nohup_stays_in_force_and_a_batch_systems_signal_saves(tmp_path: pathlib.Path, tiny_study: pathlib.Path):
+    """SIGHUP under nohup stops nothing; SIGUSR1, which Slurm sends before a time limit, stops the launch and saves."""
+    launch = Launch(tiny_study, tmp_path / "w", "1000")
+    process = launch.start("nohup")
+    launch.until(launch.claimed)
+    process.send_signal(signal.SIGHUP)
+    logs = launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
+    launch.until(lambda: logs[0].read_text().count("\n") > 3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75 and "the same command goes on" in out, err
+    assert launch.claimed() == []
+    assert list(launch.workdir.glob("runs/*/checkpoints/*")), "what was under way is saved"
+
+
 def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):
     """SIGTERM, then kill -9 on the launcher, then two launchers at once and kill -9 on a worker: the grid is that of the
     undisturbed study to the last bit, and no step was logged twice.

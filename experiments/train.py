@@ -99,7 +99,7 @@ def _with_intervals(execution: Execution, runs: Sequence[Run]) -> Execution:
     import jax
 
     devices = jax.devices()
-    every = packing.checkpoint_tokens(runs, execution, devices[0].platform, len(devices))
+    every = packing.checkpoint_tokens(runs, execution, devices[0], len(devices))
     return dataclasses.replace(execution, checkpoint_every_tokens=every)
 
 

@@ -18,6 +18,10 @@ from experiments.cli import AgainError, InputError, WorkError
 Result = TypeVar("Result")
 
 
+class Failed(OSError):
+    """Another process has failed, so that this one cannot go on."""
+
+
 def join(spec: str | None) -> None:
     """Join the other processes, before jax is used. None: there are none.
 

@@ -1,4 +1,5 @@
-"""Ask one run to end early: a file in its folder, which its worker looks for between two dispatches.
+"""Ask one run to end early: a file in its folder, which its worker looks for between two dispatches (on object stores, now and
+then).
 
 The run is evaluated and saved where it stands, and its record says `censored`: its loss is an upper bound of what the
 whole run would have reached. Who asks, and why, is not decided here (sweeps/work/stopping.py).
@@ -6,6 +7,8 @@ whole run would have reached. Who asks, and why, is not decided here (sweeps/wor
 
 import dataclasses
 import math
+import os
+import sys
 import time
 
 from etils import epath
@@ -16,6 +19,7 @@ from experiments.cli import InputError
 SCHEMA = 1
 FILE = "stop.json"
 STATUSES = ("complete", "diverged")
+REMOTE_SECONDS = 15.0  # between two looks where each is a request to an object store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,30 @@ class Looks:
             return False
         self._last = now
         return True
+
+
+class Requests:
+    """Requests to end one run early. `found`: the one that the last look has found."""
+
+    def __init__(self, directory: epath.Path):
+        self._directory = directory
+        is_remote = "://" in os.fspath(directory)
+        self._looks = Looks(REMOTE_SECONDS if is_remote else 0.0)
+        self._said: str | None = None
+        self.found: Stop | None = None
+
+    def look(self) -> Stop | None:
+        """Look for a request. One that cannot be read is said once: whoever made it has to make it anew."""
+        if not self._looks.due():
+            return self.found
+        try:
+            self.found = asked(self._directory)
+        except (InputError, OSError) as error:
+            text = str(error)
+            if text != self._said:
+                print(f"{self._directory} is asked to stop, and goes on: {text}", file=sys.stderr)
+            self._said = text
+        return self.found
 
 
 def ask(directory: epath.Path, stop: Stop) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from models.errors import InputError, nearest
 
+# Options of before by the names that they have today.
+MOVED = {"execution.spike_factor": "spikes.factor", "execution.spike_limit": "spikes.limit"}
+
 _NO_MATCH = object()  # `None` is a value that an option may have
 
 
@@ -20,6 +23,7 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
+            check_moved(prefix + key)
             raise InputError(f"unknown config key {prefix}{key}; {nearest(key, names, 'key')}")
     options = {}
     for key, value in values.items():
@@ -29,6 +33,12 @@ def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         else:
             options[key] = cast(prefix + key, value, hint)
     return cls(**options)
+
+
+def check_moved(name: str) -> None:
+    """Raise InputError for the name of an option that has another one today."""
+    if name in MOVED:
+        raise InputError(f"{name} is {MOVED[name]} today: it changes the run's numbers, and so belongs to the run")
 
 
 def cast(name: str, value: Any, annotation: Any) -> Any:

@@ -34,6 +34,7 @@ def _check_sections(run: Run, execution: Execution) -> None:
     check_options(run.schedule, "schedule")
     check_options(run.loss, "loss")
     check_options(run.evaluation, "evaluation")
+    check_options(run.spikes, "spikes")
     check_options(execution, "execution")
     check_options(execution.mesh, "execution.mesh")
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import cli
 from experiments.configs import default
 from experiments.run import freeze, schema
+from experiments.run.build import check_moved
 from models.errors import InputError, nearest
 
 CONFIG = re.compile(r"--?config=(.*)")
@@ -152,6 +153,7 @@ def _kind(config: ConfigDict, key: str) -> type:
     kind: type = type(None)
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
+            check_moved(key)
             known = list(node) if isinstance(node, ConfigDict) else []
             raise InputError(f"unknown config key {key}; {nearest(part, known, 'key')}")
         kind = node.get_type(part)

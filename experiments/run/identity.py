@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from experiments.data.options import Data
-from experiments.run.schema import Run
+from experiments.run.schema import Run, Spikes
 from experiments.training import optimizers
 from models.growing.options import Growth
 
@@ -65,12 +65,14 @@ def representative(run: Run) -> Run:
     """Return the run with its runtime options and data at their defaults: one for all that can share a program."""
     defaults = {path: metadata["default"] for path, _, metadata in leaves(run) if metadata.get("runtime")}
     growth = Growth(width="random") if run.growth.masked else Growth()  # all that a program knows of it
-    return dataclasses.replace(with_runtime(run, defaults), data=Data(), parent=None, growth=growth)
+    return dataclasses.replace(with_runtime(run, defaults), data=Data(), parent=None, growth=growth, spikes=Spikes())
 
 
 def signature(run: Run) -> str:
     """Hash everything that fixes array shapes and program structure: runs that share it train as a population."""
-    return short_digest(to_dict(representative(run)))
+    options = to_dict(representative(run))
+    del options["spikes"]  # programs know nothing of them
+    return short_digest(options)
 
 
 def runtime_values(run: Run) -> dict[str, float | int]:

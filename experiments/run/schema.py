@@ -78,6 +78,25 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spikes:
+    """What is done about loss spikes: go back to a state of before, and leave out the batches up to the spike.
+
+    States to go back to lie at fixed counts of tokens, so that which batches are left out depends on nothing else.
+    """
+
+    factor: float | None = option(
+        None, valid=POSITIVE, help="a loss so many deviations above the last ones is a spike; none: nothing is done"
+    )
+    limit: int = option(3, valid=AT_LEAST_ONE, when=when_set("factor"), help="how often a run may go back")
+    every_tokens: int | None = option(
+        None,
+        valid=AT_LEAST_ONE,
+        when=when_set("factor"),
+        help="tokens between two states that a run can go back to; none: those of 100 steps",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One training run. Token counts are rounded to whole steps of `batch_tokens`."""
 
@@ -89,6 +108,7 @@ class Run:
     loss: Loss = Loss()
     evaluation: Evaluation = Evaluation()
     growth: Growth = Growth()
+    spikes: Spikes = Spikes()
     tokens: int = option(2_000_000, runtime=True, valid=POSITIVE, help="training tokens, rounded to whole steps")
     batch_tokens: int = option(2_048, valid=POSITIVE, help="tokens a step; a multiple of seq_len")
     seq_len: int = option(128, valid=POSITIVE, help="tokens a sequence")
@@ -166,10 +186,6 @@ class Execution:
     stall_seconds: float = option(
         300.0, valid=POSITIVE, when=when_set("stall_factor"), help="but never a step faster than this"
     )
-    spike_factor: float | None = option(
-        None, valid=POSITIVE, help="after a loss so many deviations above the last ones go back and leave out batches"
-    )
-    spike_limit: int = option(3, valid=AT_LEAST_ONE, when=when_set("spike_factor"), help="how often a run may go back")
 
 
 # Dataclasses of the sections of a run; those of `model` and `opt` are the family's and the optimizer's own.
@@ -179,6 +195,7 @@ SECTIONS = {
     "loss": Loss,
     "evaluation": Evaluation,
     "growth": Growth,
+    "spikes": Spikes,
 }
 
 

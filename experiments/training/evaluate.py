@@ -35,6 +35,15 @@ class Result:
             columns[f"loss_part_{number}"] = loss
         return columns
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """Return what a row of metrics has of it."""
+        return {
+            "eval_loss": self.loss_nats,
+            "eval_loss_sem": self.loss_nats_sem,
+            "eval_bits_per_byte": self.bits_per_byte,
+        }
+
 
 class HeldOut:
     """The held-out sequences of one run.

@@ -1,27 +1,33 @@
 """The training loop of a population: what is done when. experiments/train.py starts it.
 
-Steps are dispatched; between two dispatches evaluations, checkpoints and records are made where they are due. Steps,
-losses and parameters do not depend on where a run was interrupted.
+Steps are dispatched; while the devices take them, the next ones are on their way (dispatches.py). Where evaluations,
+checkpoints and records are due, all that is under way is waited for. Steps, losses and parameters do not depend on where
+a run was interrupted.
 
-With several processes all of them go through here in step: what one alone can see (a signal, the clock, a file) is made
-known to all before it decides anything (experiments/alive/hosts.py).
+With several processes all of them go through here in step: what one alone can see (a signal, the clock, a file, an error)
+is made known to all before it decides anything (experiments/alive/hosts.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import math
 import time
 from typing import Any
 
+import numpy as np
+
 from experiments import files
-from experiments.alive import hosts, lease
+from experiments.alive import hosts
 from experiments.alive.lease import Lease
 from experiments.alive.stops import Stop
 from experiments.alive.watchdog import Watchdog
-from experiments.data import lossless
 from experiments.run.schema import Execution
-from experiments.store import lineage, record
+from experiments.store import record
+from experiments.training.clock import Clock
+from experiments.training.dispatches import Dispatches
 from experiments.training.evaluate import Result
-from experiments.training.population import Population
+from experiments.training.lookout import Lookout, Seen
+from experiments.training.population import Metrics, Population
 from experiments.training.trial import Trial
 
 Report = Callable[[dict[str, Any]], None]
@@ -41,34 +47,47 @@ class Loop:
 
     def __init__(self, trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None = None):
         self.stop = False
+        self.clock = Clock()
         self.execution = execution
         self.report = report
-        self._held = held
+        self.lookout = Lookout(trials, held)
         self.trials = list(trials)
         self.watchdog = Watchdog(execution.stall_factor, execution.stall_seconds)
         self.population = Population(trials, execution)
+        self.dispatches = Dispatches(self.population, self.clock)
+        # What a spike leads back to has to be known before the steps behind it are taken.
+        self._ahead = 0 if any(trial.spikes for trial in trials) else 1
         if hosts.first():
-            self._write_machine()
+            with self.lookout.alone():
+                _write_machine(self.trials)
         self._saved_at = time.monotonic()
+        self._taken_at = time.monotonic()  # when the last metrics were there
         # After a spike in the first steps there has to be somewhere to go back to.
         self._save([trial for trial in trials if trial.spikes and trial.saved_step is None])
 
-    def _write_machine(self) -> None:
-        """Say beside each run what it trains on, for whoever asks what speed to expect of it (sweeps.status)."""
-        machine = {"schema": MACHINE_SCHEMA, **record.environment()}
-        for trial in self.trials:
-            files.write_json(trial.directory / "machine.json", machine)
-
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
-        self._report_start()
-        self._do_what_is_due()
-        while any(trial.steps_left for trial in self.trials):
-            self._dispatch()
-            self._do_what_is_due()
-            (stop,) = hosts.anywhere([self.stop])
-            if stop:
-                self._save_and_stop()
+        trials = self.trials
+        with contextlib.closing(self.dispatches):
+            self.report(_start_event(trials))
+            seen = self._look()
+            self._do_what_is_due(seen)
+            while any(trial.steps_left for trial in trials):
+                self._take_steps()
+                seen = self._look()
+                is_due = any(trial.is_at_event() for trial in trials)
+                if is_due or seen.interrupts:
+                    self._wait_for_steps()
+                    self._do_what_is_due(seen)
+                if seen.stop:
+                    self._save_and_stop()
+
+    def _look(self) -> Seen:
+        """Look for what may interrupt the steps."""
+        limit = self.execution.checkpoint_every_seconds
+        passed = time.monotonic() - self._saved_at
+        late = limit is not None and passed > limit
+        return self.lookout.look(self.stop, late)
 
     def _save_and_stop(self) -> None:
         """Save what is under way and raise Stopped: the same command goes on from there."""
@@ -77,141 +96,105 @@ class Loop:
             trial.checkpoints.close()
         raise Stopped
 
-    def _report_start(self) -> None:
-        """Tell whoever started this process which runs it trains."""
-        self.report(
-            {
-                "event": "start",
-                "runs": [trial.fingerprint for trial in self.trials],
-                "steps": sum(trial.run.steps for trial in self.trials),
-                "done": sum(trial.step for trial in self.trials),
-            }
-        )
-
     # --- steps
 
-    def _dispatch(self) -> None:
-        """Take some steps of each slot in one call of the program, then look at their metrics."""
-        population = self.population
-        steps = population.next_steps()
-        total = int(steps.sum())
-        with self.watchdog.watch("step", f"a dispatch of {total} steps, or its data,"):
-            tokens = population.tokens(steps)
-            start = time.monotonic()
-            metrics = population.train(tokens, steps)
-        seconds = time.monotonic() - start
-        self._check_held()
-        latest_loss = math.nan
-        for slot, trial in population.seated():
+    def _take_steps(self) -> None:
+        """Give the devices their next steps, and look at the metrics of those before."""
+        with self.watchdog.watch("step", "a dispatch, or its data,"):
+            given = self.dispatches.give()
+            taken = self.dispatches.take(leave=self._ahead if given else 0)
+        if taken is not None:
+            self._look_at_metrics(*taken)
+
+    def _wait_for_steps(self) -> None:
+        """Look at the metrics of all steps that are under way."""
+        while True:
+            with self.watchdog.watch("step", "a dispatch"):
+                taken = self.dispatches.take()
+            if taken is None:
+                break
+            self._look_at_metrics(*taken)
+        self.lookout.agree()  # before anything is done together that one of them could not
+
+    def _look_at_metrics(self, steps: np.ndarray, metrics: Metrics) -> None:
+        """Tell each trial what its steps have come to."""
+        now = time.monotonic()
+        seconds = now - self._taken_at
+        self._taken_at = now
+        taking = []
+        parts = []
+        for slot, trial in self.population.seated():
             count = int(steps[slot])
-            if count == 0:
-                continue
+            # Of one that has diverged more steps may have been under way.
+            if count and trial.running:
+                taking.append((slot, trial))
+                parts.append((trial.shares, float(count)))
+        self.clock.share_out(parts)
+        batch_tokens = self.trials[0].run.batch_tokens  # the same for all of one signature
+        latest_loss = math.nan
+        for slot, trial in taking:
+            count = int(steps[slot])
             own = {name: values[slot, :count] for name, values in metrics.items()}
             losses = own["loss"]
             first = trial.step
             trial.step += count
-            trial.seconds += seconds * count / total
             spike = trial.find_spike(first, losses)
             if spike is not None:
-                population.rewind(slot, trial, spike)
+                self.population.rewind(slot, trial, spike)
                 continue
-            trial.log(first, own, count * trial.run.batch_tokens / seconds)
+            with self.lookout.alone():
+                trial.log(first, own, count * batch_tokens / seconds)
             latest_loss = float(losses[-1])
-        batch_tokens = self.trials[0].run.batch_tokens  # the same for all of one signature
-        self._report_progress(latest_loss, total * batch_tokens / seconds)
-
-    def _report_progress(self, loss: float, tokens_per_second: float) -> None:
-        """Tell how many steps are done, and how fast."""
-        # A trial that has ended, early or not, has nothing left to do.
-        done = sum(trial.step if trial.running else trial.run.steps for trial in self.trials)
-        speed = round(tokens_per_second)
-        self.report({"event": "progress", "done": done, "loss": loss, "tokens_per_second": speed})
-
-    def _check_held(self, to_write: Sequence[Trial] = ()) -> None:
-        """Check that the runs are still ours: those that are to be written, or now and then all that are not recorded.
-
-        Raises Lost, on all processes, when somebody else has taken one.
-        """
-        held = self._held
-        lost = False
-        if held is not None and (to_write or held.due()):
-            trials = to_write or [trial for trial in self.trials if not trial.recorded]
-            lost = not held.holds([trial.directory for trial in trials])
-        (lost_anywhere,) = hosts.anywhere([lost])
-        if lost_anywhere:
-            raise lease.Lost("another launcher has taken over these runs; nothing more is written here")
+        tokens = int(steps.sum()) * batch_tokens
+        self.report(_progress_event(self.trials, latest_loss, tokens / seconds))
 
     # --- between two dispatches
 
-    def _do_what_is_due(self) -> None:
-        """Evaluate, save and record what is due."""
-        execution = self.execution
+    def _do_what_is_due(self, seen: Seen) -> None:
+        """Evaluate, save and record what is due. No steps may be under way."""
         active = [trial for trial in self.trials if trial.running]
-        stops = self._requested_stops(active)
+        stops = self.lookout.stops() if seen.asked else {}
+        at_event = [trial for trial in active if trial.is_at_event()]
         to_evaluate = []
         for trial in active:
-            if trial.fingerprint in stops or trial.is_due(execution.eval_every_tokens):
+            is_due = trial in at_event and trial.is_due(self.execution.eval_every_tokens)
+            if is_due or trial.fingerprint in stops:
                 to_evaluate.append(trial)
         results = self._evaluate(to_evaluate)
-        by_clock = self._is_late()
         to_save = []
         for trial in active:
-            asked = by_clock or trial.fingerprint in stops
-            is_due = asked or trial.is_due(execution.checkpoint_every_tokens)
+            name = trial.fingerprint
+            asked = seen.late or name in stops
+            is_due = trial in at_event and trial.is_save_due()
             # An evaluation may have found it diverged.
-            if is_due and trial.running:
+            if (is_due or asked) and trial.running:
                 to_save.append(trial)
         self._save(to_save)
         for trial in self.trials:
             name = trial.fingerprint
+            trial.looked_at = trial.step
             self._end_if_done(trial, stops.get(name), results.get(name))
-
-    @staticmethod
-    def _requested_stops(active: Sequence[Trial]) -> dict[str, Stop]:
-        """Return which runs were asked to end early, by fingerprint."""
-        seen = {}
-        for trial in active:
-            # Only what the first process sees counts.
-            stop = trial.asked_to_stop() if hosts.first() and trial.steps_left else None
-            if stop:
-                seen[trial.fingerprint] = [stop.status, stop.reason]
-        told = hosts.told(seen)
-        return {fingerprint: Stop(*fields) for fingerprint, fields in told.items()}
-
-    def _is_late(self) -> bool:
-        """Say whether, on any process, too much time has passed since the last checkpoint."""
-        limit = self.execution.checkpoint_every_seconds
-        passed = time.monotonic() - self._saved_at
-        (late,) = hosts.anywhere([limit is not None and passed > limit])
-        return late
 
     def _evaluate(self, due: Sequence[Trial]) -> dict[str, Result]:
         """Return held-out results by fingerprint, and write them to the metrics."""
         if not due:
             return {}
-        start = time.monotonic()
-        tokens, batches = self.population.held_out_tokens(due)
-        with self.watchdog.watch("evaluate", "an evaluation"):
-            nats_KSB = self.population.evaluate(tokens, batches)
-        seconds = time.monotonic() - start
+        population = self.population
+        with self._timed("evaluate", "an evaluation"):
+            tokens, batches = population.held_out_tokens(due)
+            nats_KSB = population.evaluate(tokens, batches)
+        self._put_time_down_to(due)
         results = {}
-        for slot, trial in self.population.seated():
+        for slot, trial in population.seated():
             if trial not in due:
                 continue
-            result = trial.held_out.result(nats_KSB[slot, : batches[slot]])
-            trial.seconds += seconds / len(due)
+            nats_SB = nats_KSB[slot, : batches[slot]]
+            result = trial.held_out.result(nats_SB)
             if not math.isfinite(result.loss_nats):
                 trial.status = "diverged"
                 continue
-            trial.metrics.append_evaluation(
-                {
-                    "step": trial.step,
-                    "tokens": trial.step * trial.run.batch_tokens,
-                    "eval_loss": result.loss_nats,
-                    "eval_loss_sem": result.loss_nats_sem,
-                    "eval_bits_per_byte": result.bits_per_byte,
-                }
-            )
+            with self.lookout.alone():
+                trial.log_evaluation(result.row)
             results[trial.fingerprint] = result
         return results
 
@@ -219,13 +202,30 @@ class Loop:
         """Start to save checkpoints."""
         if not due:
             return
-        self._check_held(due)
-        for slot, trial in self.population.seated():
-            if trial in due and trial.saved_step != trial.step:
-                state = self.population.state_of(slot)
-                trial.checkpoints.save(state, trial.step, trial.notes)
-                trial.saved_step = trial.step
+        self.lookout.check_held(due)
+        self._put_time_down_to(due)
+        population = self.population
+        for slot, trial in population.seated():
+            step = trial.step
+            if trial not in due or trial.saved_step == step:
+                continue
+            with self._timed("save", f"saving {trial.directory}"):
+                state = population.state_of(slot)
+                trial.checkpoints.save(state, step, trial.notes)
+            trial.saved_step = step
+        self._put_time_down_to(due)
         self._saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def _timed(self, phase: str, what: str) -> Iterator[None]:
+        """Do what shall not hang, and count its time as a share."""
+        with self.watchdog.watch(phase, what), self.clock.share(phase):
+            yield
+
+    def _put_time_down_to(self, trials: Sequence[Trial]) -> None:
+        """Put the time since the last call down to some trials, to all alike."""
+        shares = [trial.shares for trial in trials]
+        self.clock.share_out_equally(shares)
 
     # --- the end of a trial
 
@@ -238,7 +238,7 @@ class Loop:
             return
         if not trial.running or (trial.steps_left and stop is None):
             return
-        with self.watchdog.watch("save", f"saving {trial.directory}"):
+        with self._timed("save", f"saving {trial.directory}"):
             trial.checkpoints.wait()
         assert result is not None, "an evaluation is due at the end, and where a stop is requested"
         if not trial.steps_left:
@@ -250,26 +250,56 @@ class Loop:
 
     def _record(self, trial: Trial, reason: str | None, results: dict[str, Any]) -> None:
         """Close a trial's files and write its record."""
-        trial.metrics.close()
-        trial.checkpoints.close()
-        wall_seconds = round(trial.seconds, 3)
-        columns = results | {"steps_done": trial.step, "wall_seconds": wall_seconds}
-        columns["lossless"] = lossless.smallest_share(trial.manifests)
-        columns |= lineage.columns(trial.lineage)
-        if trial.spikes:
-            columns |= trial.spikes.columns()
-        columns |= self.population.columns()
+        with self.lookout.alone():
+            trial.metrics.close()
+        with self._timed("save", f"closing {trial.directory}"):
+            trial.checkpoints.close()
+        self._put_time_down_to([trial])
+        columns = results | trial.columns() | self.population.columns()
         manifests = tuple(manifest.fingerprint for manifest in trial.manifests)
-        made = record.make(trial.run, trial.fingerprint, manifests, trial.status, reason, columns)
-        self._check_held([trial])
+        name = trial.fingerprint
+        status = trial.status
+        made = record.make(trial.run, name, manifests, status, reason, columns)
+        self.lookout.check_held([trial])
         if hosts.first():
-            record.write(trial.directory, made)
+            with self.lookout.alone():
+                record.write(trial.directory, made)
         trial.recorded = True
+        loss = results.get("loss_nats")
         self.report(
             {
                 "event": "record",
-                "fingerprint": trial.fingerprint,
-                "status": trial.status,
-                "loss_nats": results.get("loss_nats"),
+                "fingerprint": name,
+                "status": status,
+                "loss_nats": loss,
             }
         )
+
+
+def _write_machine(trials: Sequence[Trial]) -> None:
+    """Say beside each run what it trains on, for whoever asks what speed to expect of it (sweeps.status)."""
+    machine = {"schema": MACHINE_SCHEMA, **record.environment()}
+    for trial in trials:
+        files.write_json(trial.directory / "machine.json", machine)
+
+
+def _start_event(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return what tells whoever started this process which runs it trains."""
+    names = []
+    steps = 0
+    done = 0
+    for trial in trials:
+        names.append(trial.fingerprint)
+        steps += trial.run.steps
+        done += trial.step
+    return {"event": "start", "runs": names, "steps": steps, "done": done}
+
+
+def _progress_event(trials: Sequence[Trial], loss: float, tokens_per_second: float) -> dict[str, Any]:
+    """Return what tells how many steps are done, and how fast."""
+    done = 0
+    for trial in trials:
+        # One that has ended, early or not, has nothing left to do.
+        done += trial.step if trial.running else trial.run.steps
+    speed = round(tokens_per_second)
+    return {"event": "progress", "done": done, "loss": loss, "tokens_per_second": speed}

@@ -4,16 +4,21 @@ Numbers of trials and steps only; what runs on the devices is for slots.py and p
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.chips import chip_of
 from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
 
-# FLOPs of one dispatch: about a quarter of a second's work, so that the host is idle and still answers.
-_DISPATCH_FLOPS = {"cpu": 1.2e10, "gpu": 2e13, "tpu": 2e13}
-_DISPATCHES_PER_CHECKPOINT = 480  # two minutes
-_MOST_STEPS = 64  # of a dispatch, however small the model
+DISPATCH_SECONDS = 0.25  # of work, so that the host is idle and still answers
+MOST_STEPS = 64  # of a dispatch, however small the model
+# FLOP/s of one device while it trains: this share of a chip's peak where that is known, and else about so many.
+CHECKPOINT_SECONDS = 120.0  # between two checkpoints
+UTILIZATION = 0.4
+_FLOPS_PER_SECOND = {"cpu": 4.8e10}
+_FLOPS_PER_SECOND_OF_OTHERS = 8e13
 
 
 def assign(remaining: Sequence[int], devices: int) -> list[list[int]]:
@@ -39,16 +44,27 @@ def choose_packing(execution: Execution, backend: str) -> str:
     return "map" if backend == "cpu" and execution.offload == "none" else "vmap"
 
 
-def steps_per_dispatch(run: Run, execution: Execution, backend: str) -> int:
-    """Return the most steps that one call of the train function takes: the execution's, or about a quarter of a second."""
+def flops_per_second(device: Any) -> float:
+    """Return about how much one device computes while it trains."""
+    chip = chip_of(device.device_kind)
+    if chip is not None:
+        return UTILIZATION * chip.peak_flops
+    return _FLOPS_PER_SECOND.get(device.platform, _FLOPS_PER_SECOND_OF_OTHERS)
+
+
+def steps_per_dispatch(run: Run, execution: Execution, device: Any, share: float) -> int:
+    """Return the most steps that one call of the train function takes: the execution's, or about a quarter of a second.
+
+    `share`: of a step that one device has to do: less than 1 where devices share it, more where it takes several trials'.
+    """
     if execution.steps_per_dispatch:
         return execution.steps_per_dispatch
     flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
-    flops = _DISPATCH_FLOPS.get(backend, 2e13)
-    return int(np.clip(flops / flops_per_step, 1, _MOST_STEPS))
+    flops = DISPATCH_SECONDS * flops_per_second(device)
+    return int(np.clip(flops / (flops_per_step * share), 1, MOST_STEPS))
 
 
-def checkpoint_tokens(runs: Sequence[Run], execution: Execution, backend: str, devices: int) -> int:
+def checkpoint_tokens(runs: Sequence[Run], execution: Execution, device: Any, devices: int) -> int:
     """Return the tokens of a run between two checkpoints: the execution's, or those of about two minutes' work.
 
     That is work as it is expected of the kind of device, of which each run has its share. The clock is not asked, so that
@@ -57,9 +73,10 @@ def checkpoint_tokens(runs: Sequence[Run], execution: Execution, backend: str, d
     if execution.checkpoint_every_tokens:
         return execution.checkpoint_every_tokens
     run = runs[0]
-    per_dispatch = steps_per_dispatch(run, execution, backend)
+    per_dispatch = steps_per_dispatch(run, execution, device, share=1.0)
     flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
-    flops = _DISPATCHES_PER_CHECKPOINT * _DISPATCH_FLOPS.get(backend, 2e13) * devices / len(runs)
+    flops_of_all = CHECKPOINT_SECONDS * flops_per_second(device) * devices
+    flops = flops_of_all / len(runs)
     dispatches = max(1, int(flops / flops_per_step / per_dispatch))
     return dispatches * per_dispatch * run.batch_tokens
 

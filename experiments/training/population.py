@@ -18,6 +18,7 @@ from experiments.training.program import Program, program
 from experiments.training.trial import Trial, token_dtype
 
 Metrics = dict[str, np.ndarray]  # [slot, step] by name
+Request = tuple[tuple[int, int, int], ...]  # slots, and the records that they take: the first, and one behind the last
 
 
 class Population:
@@ -91,10 +92,12 @@ class Population:
         return jax.tree.map(copied, state)
 
     def rewind(self, slot: int, trial: Trial, spike: int) -> None:
-        """Put a trial back to its newest checkpoint before a loss spike; it leaves out the batches up to the spike.
+        """Put a trial back to the state before a loss spike that its options say; it leaves out the batches up to the spike.
 
-        Raises WorkError where no checkpoint is left that is sound.
+        Raises WorkError where there is no sound checkpoint of it.
         """
+        assert trial.spikes
+        start = trial.spikes.rewind_step(spike)
         trial.checkpoints.wait()
         number = spike + 1
         state: TrainState | None = self.state
@@ -102,9 +105,9 @@ class Population:
             _free(state)
             state = None
         filling = Filling(self.program, state)
-        found = _restore(filling, slot, trial, until=spike)
-        if found is None:
-            raise WorkError(f"{trial.directory}: no checkpoint to go back to from step {number}")
+        found = _restore(filling, slot, trial, until=start)
+        if found is None or found[0] != start:
+            raise WorkError(f"{trial.directory}: no sound checkpoint of step {start} to go back to from step {number}")
         self.state = filling.state()
         step, notes = found
         trial.checkpoints.forget_after(step)
@@ -117,26 +120,55 @@ class Population:
 
     # --- work on the devices
 
-    def next_steps(self) -> np.ndarray:
-        """Return the steps of each slot in the next dispatch, none of them past something that is due."""
-        remaining = [trial.steps_to_event() if trial else 0 for trial in self.slots]
-        return self.program.next_steps(remaining)
+    def next_steps(self, ahead: np.ndarray) -> np.ndarray:
+        """Return the steps of each slot in the next dispatch, none of them past something that is due.
 
-    def tokens(self, steps: np.ndarray) -> np.ndarray:
-        """Return the tokens of the next `steps[k]` steps of every slot k."""
+        `ahead`: the steps of each slot that are under way.
+        """
+        remaining = -ahead
+        for slot, trial in self.seated():
+            remaining[slot] += trial.steps_to_event()
+        return self.program.next_steps(remaining.tolist())
+
+    def steps_behind(self, ahead: np.ndarray) -> np.ndarray:
+        """Return the steps of each slot behind those that are under way, when what is due there will have been done."""
+        remaining = np.zeros_like(ahead)
+        for slot, trial in self.seated():
+            remaining[slot] = trial.steps_to_event(int(ahead[slot]))
+        return self.program.next_steps(remaining.tolist())
+
+    def request(self, steps: np.ndarray, ahead: np.ndarray) -> Request:
+        """Return what is to be read for `steps[k]` steps of every slot k, behind those that are under way."""
+        stretches = []
+        for slot, trial in self.seated():
+            start = trial.step + int(ahead[slot])
+            stop = start + int(steps[slot])
+            if start < stop:
+                first, end = trial.stretch(start, stop)
+                stretches.append((slot, first, end))
+        return tuple(stretches)
+
+    def read(self, request: Request) -> np.ndarray:
+        """Return the tokens of a request. May be called in another thread: nothing is looked at that changes."""
         shape = self.program.token_shape()
         tokens = np.zeros(shape, token_dtype(self.trials))
-        for slot, trial in self.seated():
-            count = int(steps[slot])
-            if count:
-                sequences = trial.sequences(trial.step, trial.step + count)
-                tokens[slot, :count] = sequences.reshape(count, *shape[2:])
+        for slot, first, end in request:
+            trial = self.slots[slot]
+            assert trial is not None
+            sequences = trial.records(first, end)
+            count = len(sequences) // trial.run.batch
+            tokens[slot, :count] = sequences.reshape(count, *shape[2:])
         return tokens
 
-    def train(self, tokens: np.ndarray, steps: np.ndarray) -> Metrics:
-        """Take `steps[k]` steps of every slot k; return metrics [slot, step]. Trials are not told."""
+    def enqueue(self, tokens: np.ndarray, steps: np.ndarray) -> dict[str, jax.Array]:
+        """Have `steps[k]` steps of every slot k taken; return metrics to fetch later. Trials are not told."""
         state, metrics = self.program.train(self.state, self.values, tokens, steps)
         self.state = state
+        return metrics
+
+    @staticmethod
+    def fetch(metrics: dict[str, jax.Array]) -> Metrics:
+        """Wait for metrics [slot, step]."""
         return {name: hosts.whole(values) for name, values in metrics.items()}
 
     def held_out_tokens(self, due: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:

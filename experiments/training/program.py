@@ -66,7 +66,10 @@ class Program:
         self.groups = groups
         self.slots = -(-slots // groups) * groups
         self.packing = packing.choose_packing(execution, backend)
-        self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, backend)
+        # Of one step: the devices of a group share it, and packed by vmap they take those of all its slots at once.
+        slots_at_once = self.slots // groups if self.packing == "vmap" else 1
+        share = slots_at_once * groups / len(devices)
+        self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, devices[0], share)
         self._check_host_memory(execution, devices[0])
         self._functions = Slots(run, self.packing, microbatches, execution.offload)
         placement = place(run, self.slots, self.mesh, execution.offload)

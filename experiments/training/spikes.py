@@ -2,8 +2,9 @@
 
 A spike is a loss that lies more than `factor` robust standard deviations (1.4826 times the median absolute deviation)
 above the median of the WINDOW steps before it, or that is not finite. The remedy is that of PaLM (Chowdhery et al.
-2022, section 5.1): go back to a checkpoint before it and leave out the batches from there to the spike. What was left
-out belongs to the run's numbers, so that it is saved with every checkpoint and written to the record.
+2022, section 5.1): go back to a state before it and leave out the batches from there to the spike. Those states lie at
+multiples of a fixed number of steps, never where a clock had one saved. What was left out belongs to the run's numbers,
+so that it is saved with every checkpoint and written to the record.
 """
 
 import collections
@@ -22,7 +23,7 @@ NORMAL = 1.4826  # standard deviations of a normal distribution in its median ab
 
 @dataclasses.dataclass
 class Spikes:
-    """What one run has seen and left out. `limit`: how often it may go back.
+    """What one run has seen and left out. `limit`: how often it may go back; `every`: the steps between two states for it.
 
     rewinds: how often it has.
     ranges: the numbers of the batches that are left out, as first and one behind the last, in order and apart.
@@ -30,6 +31,7 @@ class Spikes:
 
     factor: float
     limit: int
+    every: int
     rewinds: int = 0
     ranges: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     window: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW))
@@ -60,6 +62,10 @@ class Spikes:
         last = self.batch_of(spike)
         self.ranges = _joined([*self.ranges, (first, last + 1)])
         self.rewinds += 1
+
+    def rewind_step(self, spike: int) -> int:
+        """Return the step to go back to from the spike at a step (0-based): the newest multiple before it."""
+        return spike // self.every * self.every
 
     def batch_of(self, step: int) -> int:
         """Return the number of the batch that step number `step` (0-based) takes."""

@@ -6,8 +6,6 @@ Its state lies in a slot of a population (population.py); when it is asked for a
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-import os
-import sys
 from typing import Any
 
 from etils import epath
@@ -15,6 +13,7 @@ import numpy as np
 
 from experiments.alive import stops
 from experiments.cli import InputError
+from experiments.data import lossless
 from experiments.data.batches import Batches, check_enough
 from experiments.data.manifest import Manifest
 from experiments.run.schema import Execution, Run
@@ -22,10 +21,12 @@ from experiments.store import lineage as lineages
 from experiments.store.inherit import Parent
 from experiments.store.metrics import Metrics, Mirror
 from experiments.store.train_state import TrainState
+from experiments.training import clock
+from experiments.training.clock import Shares
 from experiments.training.spikes import Spikes
 
 RUNNING = "running"
-REMOTE_SECONDS = 15.0  # between two looks for a request to stop where each is a request to an object store
+REWIND_STEPS = 100  # between two states that a spike leads back to (Chowdhery et al. 2022 went back as many)
 
 
 @dataclasses.dataclass
@@ -39,7 +40,8 @@ class Trial:
     execution: Execution
     parent: Parent | None = None
     step: int = 0  # steps done
-    seconds: float = 0.0  # spent on it, over all processes that have trained it
+    shares: Shares = dataclasses.field(default_factory=clock.nothing)  # seconds that all processes have spent on it
+    looked_at: int | None = None  # step at which all that is due has been done
     saved_step: int | None = None  # of the newest checkpoint
     status: str = RUNNING
     recorded: bool = False  # whether its record has been written
@@ -60,25 +62,18 @@ class Trial:
         self._first_sequence = begin.sequences + learned_sequences
         self._batches = Batches(self.manifests, run.data, run.seq_len, run.batch, begin.seed)
         self.held_out = HeldOut(run, self.manifests)
-        self.metrics = Metrics(self.directory, execution.tensorboard, self._mirrors())
-        is_remote = "://" in os.fspath(self.directory)
-        self._looks_for_stops = stops.Looks(REMOTE_SECONDS if is_remote else 0.0)
-        self._unreadable: str | None = None  # what was said of a request to stop
+        self.metrics = Metrics(
+            self.directory, execution.tensorboard, _mirrors(run, self.fingerprint, self.directory, execution.wandb)
+        )
+        self.requests = stops.Requests(self.directory)
         self.spikes = None
-        if execution.spike_factor is not None:
-            self.spikes = Spikes(execution.spike_factor, execution.spike_limit)
+        back = None
+        if run.spikes.factor is not None:
+            back = self._steps_of(run.spikes.every_tokens or REWIND_STEPS * run.batch_tokens)
+            self.spikes = Spikes(run.spikes.factor, run.spikes.limit, back)
         every = self._steps_of(execution.keep_every_tokens) if execution.keep_every_tokens else None
-        keep = Keep(execution.keep_checkpoints, every)
+        keep = Keep(execution.keep_checkpoints, every, back)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", keep, self.fingerprint)
-
-    def _mirrors(self) -> list[Mirror]:
-        """Return the mirrors of the metrics that the execution asks for."""
-        project = self.execution.wandb
-        if project is None:
-            return []
-        from experiments.store import wandb_mirror
-
-        return [wandb_mirror.WandbMirror(project, self.fingerprint, self.directory, self.run)]
 
     # --- what it reads
 
@@ -87,8 +82,8 @@ class Trial:
         """Return the type of its tokens."""
         return self._batches.dtype
 
-    def sequences(self, start: int, stop: int) -> np.ndarray:
-        """Return the training sequences of steps [start, stop): [(stop - start) batch, seq_len + 1].
+    def stretch(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which records steps [start, stop) take: the first, and one behind the last.
 
         Steps of a learned growth, before the run's own, are negative.
         """
@@ -98,7 +93,15 @@ class Trial:
             first_batch = self.spikes.batch_of(start)
         batch = self.run.batch
         first = self._first_sequence + first_batch * batch
-        return self._batches.records(first, first + steps * batch)
+        return first, first + steps * batch
+
+    def records(self, first: int, end: int) -> np.ndarray:
+        """Return training sequences [end - first, seq_len + 1] by the numbers of their records."""
+        return self._batches.records(first, end)
+
+    def sequences(self, start: int, stop: int) -> np.ndarray:
+        """Return the training sequences of steps [start, stop): [(stop - start) batch, seq_len + 1]."""
+        return self.records(*self.stretch(start, stop))
 
     def inherited(self, fresh: TrainState) -> TrainState:
         """Return the state that the run starts from, if it has a parent; `fresh` is the one without."""
@@ -136,15 +139,40 @@ class Trial:
             return self.run.steps
         return max(1, round(tokens / self.run.batch_tokens))
 
-    def steps_to_event(self) -> int:
-        """Return the steps to the next evaluation, checkpoint or end."""
+    @property
+    def seconds(self) -> float:
+        """Return the seconds spent on it."""
+        return sum(self.shares.values())
+
+    def steps_to_event(self, ahead: int = 0) -> int:
+        """Return the steps to the next evaluation, checkpoint or end, from `ahead` steps behind those done."""
         if not self.running:
             return 0
+        step = self.step + ahead
+        execution = self.execution
+        evaluation = self._steps_of(execution.eval_every_tokens)
+        checkpoint = self._steps_of(execution.checkpoint_every_tokens)
+        intervals = [evaluation, checkpoint]
+        if self.spikes:
+            intervals.append(self.spikes.every)
         next_event = self.run.steps
-        for tokens in (self.execution.eval_every_tokens, self.execution.checkpoint_every_tokens):
-            every = self._steps_of(tokens)
-            next_event = min(next_event, (self.step // every + 1) * every)
-        return max(0, next_event - self.step)
+        for every in intervals:
+            next_event = min(next_event, (step // every + 1) * every)
+        return max(0, next_event - step)
+
+    def is_at_event(self) -> bool:
+        """Say whether something is due at this step that has not been done."""
+        if not self.running:
+            return not self.recorded
+        if self.step == self.looked_at:
+            return False
+        return self.is_due(self.execution.eval_every_tokens) or self.is_save_due()
+
+    def is_save_due(self) -> bool:
+        """Say whether its state is to be saved at this step: a checkpoint is due, or a spike may lead back to it."""
+        if self.spikes and self.step % self.spikes.every == 0:
+            return True
+        return self.is_due(self.execution.checkpoint_every_tokens)
 
     def is_due(self, tokens: int | None) -> bool:
         """Say whether something that happens every so many tokens, and at the end, happens now."""
@@ -152,28 +180,12 @@ class Trial:
             return True
         return bool(tokens and self.step and self.step % self._steps_of(tokens) == 0)
 
-    def asked_to_stop(self) -> stops.Stop | None:
-        """Return a request to end this run early, while it is under way.
-
-        One that cannot be read is said once: whoever made it has to make it anew.
-        """
-        if not self.running or not self._looks_for_stops.due():
-            return None
-        try:
-            return stops.asked(self.directory)
-        except (InputError, OSError) as error:
-            text = str(error)
-            if text != self._unreadable:
-                print(f"{self.fingerprint} is asked to stop, and goes on: {text}", file=sys.stderr)
-            self._unreadable = text
-            return None
-
     # --- what it remembers with a checkpoint
 
     @property
     def notes(self) -> dict[str, Any]:
         """Return what a checkpoint has to remember besides the state."""
-        notes: dict[str, Any] = {"seconds": self.seconds}
+        notes: dict[str, Any] = {"seconds": self.seconds, "shares": self.shares}
         if self.spikes:
             notes["spikes"] = self.spikes.notes()
         return notes
@@ -181,7 +193,9 @@ class Trial:
     def recall(self, step: int, notes: Mapping[str, Any]) -> None:
         """Go on from the checkpoint of a step."""
         self.step = self.saved_step = step
-        self.seconds = notes["seconds"]
+        # Checkpoints of before do not know what their seconds were spent on.
+        unknown = {clock.REST: notes["seconds"]}
+        self.shares = clock.nothing() | notes.get("shares", unknown)
         if self.spikes:
             self.spikes.recall(notes.get("spikes", {}))
 
@@ -189,14 +203,16 @@ class Trial:
         """Go back to the checkpoint of a step, and leave out the batches from there to the spike's."""
         assert self.spikes
         # The checkpoint may be older than what was left out before, and time has passed since.
-        rewinds = self.spikes.rewinds
-        left_out = self.spikes.ranges
-        seconds = self.seconds
+        spikes = self.spikes
+        rewinds = spikes.rewinds
+        left_out = spikes.ranges
+        shares = self.shares
         self.recall(step, notes)
-        self.spikes.rewinds = rewinds
-        self.spikes.ranges = left_out
-        self.seconds = seconds
-        self.spikes.skip(step, spike)
+        spikes.rewinds = rewinds
+        spikes.ranges = left_out
+        self.shares = shares
+        spikes.skip(step, spike)
+        self.looked_at = step
         self.metrics.rewind(step)
 
     # --- what its losses say
@@ -209,10 +225,11 @@ class Trial:
         if self.spikes is None:
             return None
         position = self.spikes.find(losses.tolist())
-        if position is None or self.saved_step is None:
+        if position is None:
             return None
         spike = first + position
-        return spike if self._has_text_for(spike + 1 - self.saved_step) else None
+        start = self.spikes.rewind_step(spike)
+        return spike if self._has_text_for(spike + 1 - start) else None
 
     def _has_text_for(self, batches: int) -> bool:
         """Say whether there is text to put in the place of so many batches that would be left out."""
@@ -234,11 +251,27 @@ class Trial:
                 row = {"step": step, "tokens": step * self.run.batch_tokens}
                 row |= {name: float(values[i]) for name, values in metrics.items()}
                 row |= {"tokens_per_second": round(tokens_per_second, 1), "seconds": round(self.seconds, 3)}
+                row |= clock.columns(self.shares)
                 self.metrics.append(row)
             if not is_finite:
                 self.status = "diverged"
                 self.step = step
                 return
+
+    def log_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Write the row of an evaluation at this step."""
+        tokens = self.step * self.run.batch_tokens
+        self.metrics.append_evaluation({"step": self.step, "tokens": tokens, **row})
+
+    def columns(self) -> dict[str, Any]:
+        """Return columns of its record: how far it has come, what its time was spent on, what it left out."""
+        columns: dict[str, Any] = {"steps_done": self.step, "wall_seconds": round(self.seconds, 3)}
+        columns |= clock.columns(self.shares)
+        columns["lossless"] = lossless.smallest_share(self.manifests)
+        columns |= lineages.columns(self.lineage)
+        if self.spikes:
+            columns |= self.spikes.columns()
+        return columns
 
     def _is_logged(self, step: int) -> bool:
         return step % self.execution.log_every_steps == 0 or step in (1, self.run.steps)
@@ -247,3 +280,12 @@ class Trial:
 def token_dtype(trials: Sequence[Trial]) -> np.dtype[Any]:
     """Return a type that holds the tokens of all trials."""
     return np.result_type(*(trial.token_dtype for trial in trials))
+
+
+def _mirrors(run: Run, fingerprint: str, directory: epath.Path, project: str | None) -> list[Mirror]:
+    """Return the mirrors of a run's metrics; `project` is that of Weights & Biases, None: there is none."""
+    if project is None:
+        return []
+    from experiments.store import wandb_mirror
+
+    return [wandb_mirror.WandbMirror(project, fingerprint, directory, run)]

@@ -9,6 +9,7 @@ from experiments.run import identity
 from experiments.run.freeze import freeze
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit, record
+from experiments.training import clock
 from sweeps.study.grid import Grid, Point
 from sweeps.study.labels import point_labels
 
@@ -27,6 +28,7 @@ RESERVED = (
     "steps_done",
     "censored",
     "wall_seconds",
+    *(f"seconds_{share}" for share in clock.ALL),
     "packing",
     "packing_trials",
     "packing_mesh",

@@ -418,13 +418,14 @@ def test_agreement_of_one_process_is_its_own():
 def test_checkpoints_come_after_so_many_tokens_by_default(tiny):
     """About two minutes' work: the more devices the more tokens, the more runs the fewer; whole dispatches."""
     frozen, execution = freeze.freeze(tiny(**{"execution.checkpoint_every_tokens": None}))
-    alone = packing.checkpoint_tokens([frozen], execution, "cpu", 1)
-    dispatch = packing.steps_per_dispatch(frozen, execution, "cpu") * frozen.batch_tokens
+    cpu = jax.devices()[0]
+    alone = packing.checkpoint_tokens([frozen], execution, cpu, 1)
+    dispatch = packing.steps_per_dispatch(frozen, execution, cpu, 1.0) * frozen.batch_tokens
     assert alone % dispatch == 0 and alone > 100 * dispatch
-    assert packing.checkpoint_tokens([frozen], execution, "cpu", 4) == pytest.approx(4 * alone, rel=0.01)
-    assert packing.checkpoint_tokens([frozen] * 4, execution, "cpu", 1) == pytest.approx(alone / 4, rel=0.01)
+    assert packing.checkpoint_tokens([frozen], execution, cpu, 4) == pytest.approx(4 * alone, rel=0.01)
+    assert packing.checkpoint_tokens([frozen] * 4, execution, cpu, 1) == pytest.approx(alone / 4, rel=0.01)
     asked = dataclasses.replace(execution, checkpoint_every_tokens=512)
-    assert packing.checkpoint_tokens([frozen], asked, "cpu", 4) == 512
+    assert packing.checkpoint_tokens([frozen], asked, cpu, 4) == 512
     assert execution.checkpoint_every_seconds is None
 
 

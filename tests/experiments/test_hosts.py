@@ -134,7 +134,7 @@ runpy.run_module("experiments.train", run_name="__main__")
 def test_a_spike_is_rewound_on_all_hosts(tmp_path: pathlib.Path, trainer: Trainer):
     """A batch of noise: two processes go back together, to the numbers of one, and take no step twice."""
     (tmp_path / "poison.py").write_text(POISON)
-    flags = ["--config.execution.spike_factor=10.0", f"--config.execution.checkpoint_every_tokens={256 * 10}"]
+    flags = ["--config.spikes.factor=10.0", f"--config.spikes.every_tokens={256 * 10}"]
     flags.append("--config.opt.lr=1e-2")
     found = {}
     for count in (1, 2):

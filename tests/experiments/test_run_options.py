@@ -5,6 +5,7 @@ its program or what enters it; of data that its manifest names, the folder of th
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from experiments import prepare
 from experiments.cli import InputError
 from experiments.data import origin, sources
 from experiments.data.options import Data
-from experiments.run import freeze, identity, schema
+from experiments.run import build, config_file, freeze, identity, schema
 from experiments.training import optimizers
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
 from models.option import option, unmet, when, with_idle_options_unset
-from tests.support.data import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 SECTIONS = {
     "data": Data,
@@ -26,6 +27,7 @@ SECTIONS = {
     "schedule": schema.Schedule,
     "loss": schema.Loss,
     "evaluation": schema.Evaluation,
+    "spikes": schema.Spikes,
     "execution": schema.Execution,
     "execution.mesh": MeshShape,
 }
@@ -58,7 +60,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "schedule.warmup_start": {"schedule.warmup_tokens": 10_000},
     "schedule.decay_tokens": {"schedule.name": "wsd"},
     "schedule.decay_shape": {"schedule.name": "wsd", "schedule.decay_tokens": 10_000},
-    "execution.spike_limit": {"execution.spike_factor": 5.0},
+    "spikes.limit": {"spikes.factor": 5.0},
+    "spikes.every_tokens": {"spikes.factor": 5.0},
 }
 
 # Where the defaults meet a condition, an option that breaks it.
@@ -208,8 +211,8 @@ IMPOSSIBLE = {
     "execution.microbatches": 0,
     "execution.stall_factor": 0.0,
     "execution.stall_seconds": -1.0,
-    "execution.spike_factor": -1.0,
-    "execution.spike_limit": -1,
+    "spikes.factor": -1.0,
+    "spikes.limit": -1,
     "execution.offload": "all",
     "execution.packing": "vmapp",
     "execution.wandb": "../p",
@@ -228,6 +231,24 @@ IMPOSSIBLE = {
     "data.text_field": "",
     "family": 3,
 }
+
+
+@pytest.mark.parametrize(("old", "new"), build.MOVED.items())
+def test_an_option_that_has_moved_is_named(old: str, new: str):
+    """In stored configs, and on the command line: what changes numbers belongs to the run."""
+    with pytest.raises(InputError, match=rf"{re.escape(old)} is {re.escape(new)} today"):
+        freeze_options({old: 3})
+    smoke = str(REPOSITORY / "experiments" / "configs" / "smoke.py")
+    with pytest.raises(InputError, match=rf"{re.escape(old)} is {re.escape(new)} today"):
+        config_file.check_arguments(["train", f"--config={smoke}", f"--config.{old}=3"])
+    assert new in OPTIONS
+
+
+def test_spikes_are_part_of_a_runs_identity_and_of_no_program():
+    base, _ = freeze_options({})
+    run, _ = freeze_options({"spikes.factor": 5.0, "spikes.every_tokens": 20_480})
+    assert identity.fingerprint(run, ("m",)) != identity.fingerprint(base, ("m",))
+    assert identity.signature(run) == identity.signature(base)
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)

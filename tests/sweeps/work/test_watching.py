@@ -197,12 +197,13 @@ SPIKY = {
     "execution.checkpoint_every_tokens": 256 * 40,
     "execution.steps_per_dispatch": 8,
 }
+REWOUND = {"spikes.factor": 10.0, "spikes.every_tokens": 256 * 40}
 
 
 def test_a_spike_is_rewound_and_its_batches_left_out(tiny, tmp_path, monkeypatch):
     """One batch of noise: seen, skipped, recorded; the same after a stop in the middle; without the option it stays."""
     poison(monkeypatch, 95)
-    on = SPIKY | {"execution.spike_factor": 10.0}
+    on = SPIKY | REWOUND
     plain = run(tiny(tokens=256 * 140, **SPIKY), tmp_path / "plain")
     losses = [row["loss"] for row in rows(tmp_path / "plain") if "loss" in row]
     assert losses[95] > losses[94] + 1 and "rewinds" not in plain["columns"]
@@ -233,7 +234,7 @@ def test_a_spike_is_rewound_and_its_batches_left_out(tiny, tmp_path, monkeypatch
 def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypatch):
     """The parent left 16 batches out and so has read 16 further than its steps; nothing of that is read again."""
     poison(monkeypatch, 95)
-    on = SPIKY | {"execution.spike_factor": 10.0, "schedule.name": "constant"}
+    on = SPIKY | REWOUND | {"schedule.name": "constant"}
     parent = run(tiny(tokens=256 * 140, **on), tmp_path / "parent")
     assert parent["columns"]["left_out"] == "80:16"
     family = {"parent": parent["fingerprint"], "execution.parent_workdir": str(tmp_path / "parent")}
@@ -247,30 +248,49 @@ def test_a_child_reads_behind_what_its_parent_has_read(tiny, tmp_path, monkeypat
     assert read.sequences == 176 * 8, "and its own child behind that"
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"execution.checkpoint_every_tokens": 256 * 7, "execution.keep_checkpoints": 1},
+        {"execution.checkpoint_every_tokens": None, "execution.checkpoint_every_seconds": 1e-3},
+        {"execution.checkpoint_every_tokens": None, "execution.checkpoint_every_seconds": None},
+    ],
+)
+def test_where_a_spike_leads_back_depends_on_no_checkpoint(tiny, tmp_path, monkeypatch, how):
+    """Saved seldom, often, by the clock, with one kept: the batches left out, the losses and the parameters are the same."""
+    poison(monkeypatch, 35)
+    on = SPIKY | {"spikes.factor": 10.0, "spikes.every_tokens": 256 * 10}
+    found = run(tiny(tokens=256 * 50, **on), tmp_path / "one")
+    assert found["columns"]["left_out"] == "30:6"
+    other = run(tiny(tokens=256 * 50, **on | how), tmp_path / "other")
+    assert other["fingerprint"] == found["fingerprint"] and other["columns"]["left_out"] == "30:6"
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
 def test_the_option_changes_nothing_where_there_is_no_spike(tiny, tmp_path):
     """Every loss, bit for bit."""
     run(tiny(tokens=256 * 60, **SPIKY), tmp_path / "off")
-    found = run(tiny(tokens=256 * 60, **SPIKY | {"execution.spike_factor": 50.0}), tmp_path / "on")
+    found = run(tiny(tokens=256 * 60, **SPIKY | {"spikes.factor": 50.0}), tmp_path / "on")
     assert rows(tmp_path / "off") == rows(tmp_path / "on") and found["columns"]["rewinds"] == 0
 
 
 def test_batches_after_several_spikes():
     """Numbers of batches: what was left out is jumped over, also where two spikes go back to one checkpoint."""
-    seen = spikes.Spikes(5.0, 2)
+    seen = spikes.Spikes(5.0, 2, 10)
     assert seen.find(np.linspace(3, 2, 40)) is None and seen.find([2.0, 2.0, 9.0, 2.0]) == 2
     seen.skip(30, 42)
     assert [seen.batch_of(step) for step in (29, 30, 31)] == [29, 43, 44]
     seen.skip(30, 35)
     assert seen.batch_of(30) == 30 + 13 + 6 and seen.left_out == 19
     assert seen.find([9.0]) is None, "twice is enough"
-    other = spikes.Spikes(5.0, 2)
+    other = spikes.Spikes(5.0, 2, 10)
     other.recall(json.loads(json.dumps(seen.notes())))
     assert other == seen
 
 
 def test_what_was_left_out_stays_left_out_behind_an_older_state():
     """Back to a state of before the last one: its batches are remembered as batches, not as steps, which shift."""
-    seen = spikes.Spikes(5.0, 3)
+    seen = spikes.Spikes(5.0, 3, 10)
     seen.skip(10, 21)
     assert [seen.batch_of(step) for step in (9, 10)] == [9, 22]
     seen.skip(5, 15)
@@ -281,7 +301,7 @@ def test_what_was_left_out_stays_left_out_behind_an_older_state():
 
 def test_notes_of_before_are_read():
     """Checkpoints that remember steps and counts, in the order in which they were left out."""
-    seen = spikes.Spikes(5.0, 3)
+    seen = spikes.Spikes(5.0, 3, 10)
     seen.recall({"skips": [[30, 13], [30, 6], [60, 2]], "window": [2.0]})
     assert seen.rewinds == 3 and seen.left_out == 21 and seen.ranges == [(30, 49), (79, 81)]
     assert [seen.batch_of(step) for step in (29, 30, 59, 60)] == [29, 49, 78, 81]
@@ -439,15 +459,12 @@ def test_an_unreadable_request_is_named(tmp_path, text):
         stops.asked(epath.Path(tmp_path))
 
 
-def test_requests_are_looked_for_on_object_stores_too(tiny, tmp_path, monkeypatch):
+def test_requests_are_looked_for_on_object_stores_too(monkeypatch):
     """Now and then, as each look is a request: not at every dispatch."""
-    frozen, execution = freeze.freeze(tiny())
-    manifests = prepare.prepare(frozen.data, execution.data_root, progress=False)
-    trial = Trial(frozen, "x", epath.Path(tmp_path / "run"), manifests, execution)
-    trial.directory = epath.Path("gs://bucket/run")
     asked = []
     monkeypatch.setattr(stops, "asked", lambda directory: asked.append(os.fspath(directory)))
-    trial.asked_to_stop()
+    requests = stops.Requests(epath.Path("gs://bucket/run"))
+    assert requests.look() is None and requests.look() is None
     assert asked == ["gs://bucket/run"]
 
 

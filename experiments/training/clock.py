@@ -1,0 +1,62 @@
+"""Share out the time of a loop: what it was spent on, and by which run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import time
+
+Shares = dict[str, float]  # seconds by what they were spent on
+
+# data: waiting for batches; step: giving steps to the devices and waiting for them; save: what of a checkpoint cannot be
+# done beside the steps. REST is all else: the first state, logs, looks at signals and claims.
+TIMED = ("data", "step", "evaluate", "save")
+REST = "rest"
+ALL = (*TIMED, REST)
+
+
+class Clock:
+    """Counts seconds from its beginning on. Every one of them is in a share, and in one lap."""
+
+    def __init__(self) -> None:
+        self._lap_began = time.monotonic()
+        self._timed: Shares = dict.fromkeys(TIMED, 0.0)
+
+    @contextlib.contextmanager
+    def share(self, name: str) -> Iterator[None]:
+        """Count what is done here as one share. Shares do not lie in each other."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._timed[name] += time.monotonic() - start
+
+    def share_out(self, parts: Sequence[tuple[Shares, float]]) -> None:
+        """Add the time since the last call to the shares of some runs, in proportion to these numbers."""
+        lap = self._lap()
+        total = sum(part for _, part in parts)
+        for shares, part in parts:
+            for name, seconds in lap.items():
+                shares[name] += seconds * part / total
+
+    def share_out_equally(self, runs: Sequence[Shares]) -> None:
+        """Add the time since the last call to the shares of some runs, to all alike."""
+        self.share_out([(shares, 1.0) for shares in runs])
+
+    def _lap(self) -> Shares:
+        """Return the seconds of all shares since the last call; together they are the time that has passed."""
+        now = time.monotonic()
+        passed = now - self._lap_began
+        shares = self._timed
+        rest = passed - sum(shares.values())
+        self._lap_began = now
+        self._timed = dict.fromkeys(TIMED, 0.0)
+        return shares | {REST: rest}
+
+
+def nothing() -> Shares:
+    """Return shares of no time."""
+    return dict.fromkeys(ALL, 0.0)
+
+
+def columns(shares: Mapping[str, float]) -> Shares:
+    """Return columns of a record, or of a row of metrics."""
+    return {f"seconds_{name}": round(seconds, 3) for name, seconds in shares.items()}

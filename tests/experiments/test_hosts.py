@@ -150,6 +150,33 @@ def test_a_spike_is_rewound_on_all_hosts(tmp_path: pathlib.Path, trainer: Traine
     assert found[1]["loss_nats"] == pytest.approx(found[2]["loss_nats"], rel=1e-5)
 
 
+FULL = """
+import errno, runpy, sys
+from experiments.store import metrics
+plain = metrics.Metrics.append
+
+def append(self, row):
+    if row["step"] == 15:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+    plain(self, row)
+
+metrics.Metrics.append = append
+sys.argv[0] = "train"
+runpy.run_module("experiments.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_alone_ends_all(tmp_path: pathlib.Path, trainer: Trainer):
+    """Only the first one writes metrics. Its full disk ends both in the same place: the other does not wait for ever."""
+    (tmp_path / "full.py").write_text(FULL)
+    both = trainer.start(tmp_path / "two", 2, script=tmp_path / "full.py")
+    codes, said = trainer.finish(both)
+    assert codes == [1, 1], said
+    assert "error: metrics.jsonl: no space left" in said
+    assert "another process has failed, and says why" in said
+
+
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_ends_on_all_hosts(tmp_path: pathlib.Path, trainer: Trainer):
     """The request lies where only the first process looks; both end, evaluated, saved and censored at one step."""

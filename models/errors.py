@@ -8,10 +8,16 @@ class InputError(ValueError):
     """Something that the user wrote cannot be right. The text names the field, the value and what was expected."""
 
 
+SHOWN = 40  # names in a hint
+LONGEST = 60  # characters of one of them
+
+
 def nearest(name: str, known: Iterable[str], noun: str = "name") -> str:
-    """A hint for a name that is not among `known`: the closest one, or all of them when none is close."""
+    """A hint for a name that is not among `known`: the closest one, or the first of them when none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known {noun}s: {', '.join(known) or 'none'}"
+    shown = [" ".join(one.split())[:LONGEST] for one in known[:SHOWN]]
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"known {noun}s: {', '.join(shown) or 'none'}{more}"

@@ -14,12 +14,17 @@ def parts(spec: str) -> list[str]:
 
 
 def top_level(spec: str, names: list[str]) -> list[str]:
-    """Return the columns of a table that hold the fields. Raises InputError, without a place, when one is missing."""
+    """Return the columns of a table that hold the fields.
+
+    Raises InputError, without a place, when one is missing, or two have its name.
+    """
     columns = []
     for path in parts(spec):
         column = path if path in names else path.split(".")[0]
         if column not in names:
             raise InputError(f"no column {_named(path, spec)}; {nearest(path, names, 'column')}")
+        if names.count(column) > 1:
+            raise InputError(f"{names.count(column)} columns are named {column!r}")
         if column not in columns:
             columns.append(column)
     return columns

@@ -37,7 +37,7 @@ def _parsed(line: bytes, number: int, where: str) -> Any:
     """Return the value of a line of JSON."""
     try:
         return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except ValueError as error:  # bad JSON and bad UTF-8 alike
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 alike; what is nested too deep
         raise InputError(f"{where}: not a line of JSON ({error})") from error
 
 
@@ -61,8 +61,8 @@ def json_file(path: epath.Path, spec: str) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 text ({error.reason})") from error
+    line = 1
     try:
-        line = 1
         before = 0
         for position, value in _values(text):
             line += text.count("\n", before, position)
@@ -71,6 +71,10 @@ def json_file(path: epath.Path, spec: str) -> Iterator[Row]:
             yield where, _object(value, spec, where)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits; what is nested too deep
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: a value after line {line} cannot be read ({error})") from error
 
 
 def _has_lines(path: epath.Path) -> bool:
@@ -79,7 +83,7 @@ def _has_lines(path: epath.Path) -> bool:
         first = next((line for line in file if line.strip()), b"")
     try:
         return isinstance(json.loads(first.decode("utf-8-sig")), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -163,12 +167,9 @@ def _cells(reader: Any, path: epath.Path) -> list[str] | None:
 def _check_header(header: list[str], spec: str, path: epath.Path) -> None:
     """Raise InputError when a table lacks a column, or has two of one name."""
     try:
-        columns = fields.top_level(spec, header)
+        fields.top_level(spec, header)
     except InputError as error:
         raise InputError(f"{path}:1: {error}") from None
-    for column in columns:
-        if header.count(column) > 1:
-            raise InputError(f"{path}:1: {header.count(column)} columns are named {column!r}")
 
 
 def parquet(path: epath.Path, spec: str) -> Iterator[Row]:
@@ -210,15 +211,17 @@ def _batched(path: epath.Path, batches: Callable[[BinaryIO], Iterator[Any]], kin
         number = 0
         try:
             for batch in batches(file):
+                batch.validate(full=True)  # or bytes that are no text would be found while they are decoded
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowException, ValueError, OverflowError, OSError) as error:
             if getattr(error, "errno", None) is not None:  # of the disk
                 raise
-            raise InputError(f"{path}: not a readable {kind} file ({error})") from error
+            text = " ".join(str(error).split())
+            raise InputError(f"{path}: not a readable {kind} file ({text})") from error
 
 
 READERS: dict[str, Callable[[epath.Path, str], Iterator[Row]]] = {

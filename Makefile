@@ -38,13 +38,13 @@ $(WORKDIR)/report.html: $(WORKDIR)/grid.parquet
 	@$(RUN) -m analysis.report $(WORKDIR)/grid.parquet --out=$@
 
 test: setup
-	@$(RUN) -m pytest -n 2
+	@$(RUN) -m pytest -n 2 --dist=worksteal
 
 test-slow: setup
-	@$(RUN) -m pytest -n 2 -m "not gpu"
+	@$(RUN) -m pytest -n 2 --dist=worksteal -m "not gpu"
 
 test-hf: $(VENV)/.installed-hf
-	@$(RUN) -m pytest -n 2 -m hf
+	@$(RUN) -m pytest -n 2 --dist=worksteal -m hf
 
 test-executors: $(VENV)/.installed-executors
 	@$(RUN) -m pytest -m "slow or not slow" tests/sweeps/executors/test_executors.py tests/experiments/test_hosts.py tests/system/test_relaunch.py

@@ -3,16 +3,24 @@
 import os
 import pathlib
 
-# Tests compile far more than they compute: level 0 halves the compile time.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS} --xla_llvm_disable_expensive_passes=true"
+# Tests compile far more than they compute, and so do the processes that they start. Plain code from the older emitters
+# takes a third of the time to compile.
+_PLAIN_CODE = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_PLAIN_CODE))
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Many tests and the processes that they start compile the same small programs.
+# Many tests and the processes that they start compile the same small programs, each of them once.
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 from jaxtyping import install_import_hook  # noqa: E402
+
+# Options hold no arrays, and a study asks for them ten thousand times: they are imported before the checks are installed.
+import models.option  # noqa: E402, F401
 
 # Shapes in annotations are checked as jax traces; the suffix of a name cannot stay wrong past a function boundary.
 install_import_hook(
@@ -31,7 +39,9 @@ from tests.support.families import TINY  # noqa: E402
 from tests.support.launching import tiny_study, undisturbed  # noqa: E402, F401
 from tests.support.training import small_disk  # noqa: E402, F401
 
-jax.devices()  # all eight, before a command that a test calls would ask for one per core
+# Eight for the tests alone: a process that they start has what its user would have.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.devices()  # before a command that a test calls would ask for one per core
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
@@ -59,11 +69,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def write_study(tmp_path_factory: pytest.TempPathFactory, corpus: pathlib.Path, data_root: pathlib.Path):
-    """Writes a study file of a text with %(corpus)r, %(root)r and %(cache)r; its programs are compiled once for all tests."""
+    """Writes a study file of a text with %(corpus)r, %(root)r and %(cache)r: the compiled programs of all tests."""
 
     def write(text: str) -> pathlib.Path:
         folder = tmp_path_factory.mktemp("study")
-        values = {"corpus": str(corpus), "root": str(data_root), "cache": str(folder / "xla")}
+        values = {"corpus": str(corpus), "root": str(data_root), "cache": os.environ["JAX_COMPILATION_CACHE_DIR"]}
         (folder / "tiny.py").write_text(text % values)
         return folder / "tiny.py"
 

@@ -53,7 +53,7 @@ class Trainer:
         command = [sys.executable, *([str(script)] if script else ["-m", "experiments.train"])]
         command += [f"--config={self.config}", f"--workdir={workdir}", *flags]
         command.append(f"--config.execution.cpu_devices={DEVICES // processes}")
-        env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(REPOSITORY)}
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         each = ([f"--hosts=localhost:{port},{i},{processes}"] if processes > 1 else [] for i in range(processes))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return [subprocess.Popen([*command, *join], cwd=REPOSITORY, env=env, **pipes) for join in each]
@@ -106,7 +106,7 @@ def test_saved_by_two_processes_and_resumed_by_one_and_by_four(tmp_path: pathlib
 
 @pytest.fixture
 def trainer(tmp_path: pathlib.Path, corpus: pathlib.Path, data_root: pathlib.Path) -> Trainer:
-    values = {"corpus": str(corpus), "root": str(data_root), "cache": str(tmp_path / "xla")}
+    values = {"corpus": str(corpus), "root": str(data_root), "cache": os.environ["JAX_COMPILATION_CACHE_DIR"]}
     (tmp_path / "config.py").write_text(CONFIG.format(**values))
     return Trainer(tmp_path / "config.py")
 

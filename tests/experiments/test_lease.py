@@ -143,7 +143,7 @@ def test_a_superseded_worker_writes_nothing_more(tiny_study, tmp_path: pathlib.P
     held, path, names = population(tmp_path / "long.py", root, "20000")
     token = held.claims.take(names, os.getpid(), "p")
     command = [sys.executable, "-m", "experiments.train", f"--population={path}", f"--workdir={root}"]
-    env = os.environ | {"XLA_FLAGS": "", lease.VARIABLE: token}
+    env = os.environ | {lease.VARIABLE: token}
     process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     end = time.monotonic() + 60
     while not (logs := [log for log in root.glob("runs/*/metrics.jsonl") if log.stat().st_size]):

@@ -26,9 +26,8 @@ NAME = "0" * 16
 def trainer(config: pathlib.Path, workdir: pathlib.Path, *before: str) -> subprocess.Popen[str]:
     """A process of `experiments.train` on one device."""
     command = [*before, sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={workdir}"]
-    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=env, **pipes)
+    return subprocess.Popen(command, cwd=REPOSITORY, **pipes)
 
 
 def wait_for_rows(process: subprocess.Popen[str], workdir: pathlib.Path, count: int) -> None:

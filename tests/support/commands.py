@@ -21,8 +21,8 @@ def launched(study: str, workdir: pathlib.Path, data_root: pathlib.Path, timeout
 
 
 def run_command(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` from the repository as a user would, on one simulated device."""
-    env = os.environ | {"XLA_FLAGS": ""} | environment
+    """Run `python -m …` from the repository as a user would."""
+    env = os.environ | environment
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout)
 

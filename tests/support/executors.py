@@ -40,8 +40,7 @@ def losses(workdir: pathlib.Path) -> dict[str, float]:
 def started(study: pathlib.Path, workdir: pathlib.Path, executor: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sweeps.launch", f"--study={study}", f"--workdir={workdir}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    env = os.environ | {"XLA_FLAGS": ""}
-    return subprocess.Popen([*command, f"--executor={executor}", "--no-plan"], cwd=REPOSITORY, env=env, **pipes)
+    return subprocess.Popen([*command, f"--executor={executor}", "--no-plan"], cwd=REPOSITORY, **pipes)
 
 
 def until(condition, seconds: float = 120):

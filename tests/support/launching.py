@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -47,10 +46,7 @@ class Launch:
     def start(self, *before: str) -> subprocess.Popen[str]:
         """In the background; `before` comes first on the command line, such as nohup."""
         command = [*before, sys.executable, "-m", *self._launch]
-        env = os.environ | {"XLA_FLAGS": ""}
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def status(self) -> dict[str, Any]:
         """What sweeps.status writes as JSON."""

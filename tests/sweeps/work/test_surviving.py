@@ -152,7 +152,6 @@ def test_a_diverged_run_is_trained_again_where_asked(
 ):
     """Losses that are lost once, as by a chip that computes wrongly: a result by default; with a budget trained again, to
     the losses of runs that nobody has disturbed, the first records kept aside."""
-    monkeypatch.setenv("XLA_FLAGS", "")  # as the undisturbed launch has it
     held, result = launched(tiny_study, tmp_path / "w", counted(tmp_path, LOSES), "200", diverged=budget)
     assert result.counts == outcome
     assert len(list(held.root.glob("runs/*/record.replaced.json"))) == 3 * budget
@@ -271,7 +270,7 @@ def test_a_run_that_hangs_ends_with_again_and_goes_on(tiny, tmp_path):
     options = {"execution.stall_factor": 2.0, "execution.stall_seconds": 1.0, "execution.steps_per_dispatch": 10}
     config = write_config(tiny, tmp_path / "config.py", tokens=256 * 60, **options)
     flags = [f"--config={config}", f"--workdir={tmp_path}/run"]
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)}
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(tmp_path / "hang.py"), *flags]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 75 and "error: stalled" in done.stderr and "in stuck" in done.stderr, done.stderr

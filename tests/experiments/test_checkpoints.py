@@ -308,7 +308,7 @@ SPLIT = {"execution.cpu_devices": 8, "execution.mesh.fsdp": 4, "execution.mesh.d
 )
 def test_no_device_holds_more_than_its_share_while_state_is_restored(tiny, tmp_path, watched, layout):
     count = {"one run split over four": 1, "a population": 16, "a population with a run for each device": 8}[layout]
-    options = EVERY_TEN | ({} if count > 1 else SPLIT) | {"model.width": 64}
+    options = EVERY_TEN | ({} if count > 1 else SPLIT) | {"model.width": 64, "model.depth": 1}
     configs = [tiny(tokens=256 * 10, seed=seed, **options) for seed in range(count)]
     frozen = [freeze.freeze(config) for config in configs]
     runs = [one for one, _ in frozen]

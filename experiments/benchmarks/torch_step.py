@@ -80,15 +80,15 @@ class TorchStep:
         for path, value in params.items():
             copy = np.array(value)
             self.weights[path] = torch.tensor(copy, requires_grad=True)
-        self.optimizer = self._optimizer(run)
-        self.clip_norm = run.opt.clip_norm
+        self.options: Any = run.opt  # those of AdamW
+        self.optimizer = self._optimizer()
         tokens = torch.tensor(tokens_BT, dtype=torch.int64)
         self.inputs_BL = tokens[:, :-1]
         self.targets_BL = tokens[:, 1:]
         objective = Objective(run)
         self.objective = torch.compile(objective) if compiled else objective
 
-    def _optimizer(self, run: Run) -> Any:
+    def _optimizer(self) -> Any:
         """Return AdamW, which decays matrices and no norms."""
         torch = _torch()
         matrices = []
@@ -96,7 +96,7 @@ class TorchStep:
         for path, weight in self.weights.items():
             group = norms if path.endswith("scale") else matrices
             group.append(weight)
-        options = run.opt
+        options = self.options
         groups = [
             {"params": matrices, "weight_decay": options.weight_decay},
             {"params": norms, "weight_decay": 0.0},
@@ -114,7 +114,7 @@ class TorchStep:
         torch = _torch()
         loss = self.objective(self.weights, self.inputs_BL, self.targets_BL)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()

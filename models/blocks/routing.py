@@ -21,7 +21,7 @@ SCORES = ("softmax", "softmax_after", "sigmoid")
 PRIORITIES = ("token", "slot")
 KERNELS = ("auto", "blocks", "ragged")
 TILES = (512, 256, 128)  # rows that a TPU's kernel takes at a time
-BLOCKS_PER_EXPERT = 4  # of a balanced load: more leave fewer rows empty, and copy weights more often
+BLOCKS_PER_EXPERT = 4  # of a balanced load: more leave fewer rows empty, and make smaller products
 
 
 class Load(NamedTuple):
@@ -189,12 +189,13 @@ def feed_forward(
 
 def places(expert_A: Integer[Array, "A"], experts: int) -> tuple[Integer[Array, "A"], Integer[Array, "E"]]:
     """Count the assignments before each one that are to the same expert, and those of each expert: a stable sort."""
-    hot_AE = (expert_A[:, None] == jnp.arange(experts)).astype(jnp.int32)
-    before_AE = jnp.cumsum(hot_AE, axis=0) - hot_AE
-    # Of a row of `before_AE` only the column of the assignment's own expert counts.
-    place_A = jnp.sum(before_AE * hot_AE, axis=1)
-    chosen_E = hot_AE.sum(axis=0)
-    return place_A, chosen_E
+    # Not by comparing each assignment with each expert: with many of them that would be the largest array of a layer.
+    order_A = jnp.argsort(expert_A, stable=True)
+    rank_A = jnp.zeros_like(order_A).at[order_A].set(jnp.arange(expert_A.size), unique_indices=True)
+    end_E = jnp.searchsorted(expert_A[order_A], jnp.arange(experts), side="right").astype(jnp.int32)
+    chosen_E = jnp.diff(end_E, prepend=0)
+    start_E = end_E - chosen_E
+    return rank_A - start_E[expert_A], chosen_E
 
 
 def take(x_ND: Float[Array, "N D"], row_NC: Integer[Array, "N C"], rows: int) -> Float[Array, "R D"]:
@@ -241,8 +242,7 @@ def dropless(
     """Serve every assignment (MegaBlocks, Gale et al. 2022). `kernel` says how rows meet their expert's matrix.
 
     ragged: rows sorted by expert and `grouped`, for which a TPU has a kernel; elsewhere it expands to E products over all
-    rows. blocks: each expert's rows fill whole blocks, and a batched matmul multiplies a block with a
-    copy of its expert's matrix. auto: what the backend is good at.
+    rows. blocks: each expert's rows fill whole blocks, which `block_product` multiplies. auto: what the backend is good at.
     """
     E = weights.up_EDF.shape[0]
     blocks, size = block_rows(expert_NC.size, E, kernel)
@@ -259,10 +259,50 @@ def dropless(
     ended_ZE = jnp.arange(blocks)[:, None] >= end_E
     owner_Z = jnp.minimum(jnp.sum(ended_ZE, axis=1), E - 1)  # blocks behind the last one hold zeros
     x_ZSD = x_RD.reshape(blocks, size, -1)
-    # The backward pass copies the matrices again rather than keep the copies.
-    product = jax.checkpoint(lambda x, w: jnp.einsum("ZSI,ZIO->ZSO", x, w[owner_Z]))
-    y_ZSD = feed_forward(product, x_ZSD, weights, act, form)
+    y_ZSD = feed_forward(lambda x, w: block_product(x, w, owner_Z), x_ZSD, weights, act, form)
     return give_back(y_ZSD.reshape(blocks * size, -1), row_NC, weight_NC)
+
+
+@jax.custom_vjp
+def block_product(
+    x_ZSI: Float[Array, "Z S I"], w_EIO: Float[Array, "E I O"], owner_Z: Integer[Array, "Z"]
+) -> Float[Array, "Z S O"]:
+    """Multiply each block of rows with its owner's matrix, one block after the other: no matrix is copied for later.
+
+    The backward pass adds each block's part of a matrix's gradient where the sum is, in float32. Derived by jax, there
+    would be a gradient for every block, several times the experts' matrices, and then a scatter over all of them.
+    """
+
+    def multiply(block: tuple[Array, Array]) -> Array:
+        x_SI, owner = block
+        return x_SI @ _matrix_of(w_EIO, owner)
+
+    return jax.lax.map(multiply, (x_ZSI, owner_Z))
+
+
+def _matrix_of(w_EIO: Array, owner: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(w_EIO, owner, keepdims=False)
+
+
+def _block_product_forward(x_ZSI: Array, w_EIO: Array, owner_Z: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return block_product(x_ZSI, w_EIO, owner_Z), (x_ZSI, w_EIO, owner_Z)
+
+
+def _block_product_backward(saved: tuple[Array, Array, Array], d_ZSO: Array) -> tuple[Array, Array, None]:
+    x_ZSI, w_EIO, owner_Z = saved
+
+    def add(d_w_EIO: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        x_SI, d_SO, owner = block
+        part_IO = jnp.matmul(x_SI.T, d_SO, preferred_element_type=jnp.float32)
+        d_x_SI = d_SO @ _matrix_of(w_EIO, owner).T
+        return d_w_EIO.at[owner].add(part_IO), d_x_SI
+
+    nothing_EIO = jnp.zeros(w_EIO.shape, jnp.float32)
+    d_w_EIO, d_x_ZSI = jax.lax.scan(add, nothing_EIO, (x_ZSI, d_ZSO, owner_Z))
+    return d_x_ZSI, d_w_EIO.astype(w_EIO.dtype), None
+
+
+block_product.defvjp(_block_product_forward, _block_product_backward)
 
 
 def grouped(

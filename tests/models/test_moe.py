@@ -230,6 +230,38 @@ def test_dropless_equals_a_loop_over_experts_with_gradients(seed, options, kerne
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours[1], theirs[1])
 
 
+def test_experts_are_not_copied_for_each_block():
+    """Four blocks an expert, and as many copies of its matrices and of their gradients: less than one set is there."""
+    layer = mixture(config(width=64, expert_ff=64, experts=16, kernel="blocks"))
+    graphdef, state = nnx.split(layer)
+    x = jnp.ones((1, 64, 64))
+
+    def objective(state, x):
+        y, _, _ = nnx.merge(graphdef, state)(x)
+        return jnp.sum(y * y)
+
+    compiled = jax.jit(jax.grad(objective)).lower(state, x).compile()
+    expert_bytes = 3 * 16 * 64 * 64 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < expert_bytes
+
+
+@pytest.mark.parametrize("experts", [1, 3, 64])
+def test_places_count_those_before_to_the_same_expert(experts):
+    expert_A = np.random.default_rng(experts).integers(0, experts, 200)
+    place_A, chosen_E = routing.places(jnp.asarray(expert_A), experts)
+    before = [int(np.sum(expert_A[:i] == expert)) for i, expert in enumerate(expert_A)]
+    np.testing.assert_array_equal(place_A, before)
+    np.testing.assert_array_equal(chosen_E, np.bincount(expert_A, minlength=experts))
+
+
+def test_places_are_found_without_a_row_of_numbers_for_each_assignment():
+    """With 512 experts they would be the largest array of a layer."""
+    assignments = 4096
+    expert_A = jax.ShapeDtypeStruct((assignments,), np.int32)
+    compiled = jax.jit(routing.places, static_argnums=1).lower(expert_A, 512).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 16 * 4 * assignments
+
+
 def test_the_order_of_experts_does_not_matter():
     cfg, x = config(n_group=1), inputs()
     layer = mixture(cfg)

@@ -138,19 +138,16 @@ def _holding(trials: Sequence[Checked], held: Lease | None) -> Iterator[Lease | 
     if held is not None:
         yield held
         return
-    problem = None
+    fingerprints = [trial[1] for trial in trials]
+    directories = [trial[2] for trial in trials]
     with contextlib.ExitStack() as stack:
-        if hosts.first():
-            try:
-                fingerprints = [trial[1] for trial in trials]
-                directories = [trial[2] for trial in trials]
-                held = stack.enter_context(holding.hold(directories, fingerprints, _say))
-            except lease.Lost as error:
-                problem = str(error)
-        problem = hosts.told(problem)
-        if problem is not None:
-            raise lease.Lost(problem)
-        yield held
+
+        def take() -> Lease | None:
+            if not hosts.first():
+                return None
+            return stack.enter_context(holding.hold(directories, fingerprints, _say))
+
+        yield hosts.together(take, lease.Lost)
 
 
 def _say(line: str) -> None:
@@ -342,9 +339,6 @@ def main(_: list[str]) -> int:
         return _train_one(given.workdir)
     except Stopped:
         print("stopped; everything is saved, the same command goes on", file=sys.stderr)
-        return EXIT_AGAIN
-    except lease.Lost as error:
-        print(f"error: {error}", file=sys.stderr)
         return EXIT_AGAIN
 
 

@@ -6,7 +6,7 @@ can see, such as a signal or the clock, is made known to all before it decides a
 other for ever. With one process, nothing here costs anything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import re
 from typing import Any, TypeVar
@@ -112,29 +112,30 @@ def told(value: Any) -> Any:
 def together(work: Callable[[], Result], *kinds: type[Exception]) -> Result:
     """Do something on every process, and raise on all of them what it raises on any: all go on, or none does.
 
-    An error is known to the others by its text and its kind: InputError, WorkError, AgainError, OSError or one of `kinds`;
-    any other becomes a RuntimeError there.
+    An error is known to the others by its text and its kind: InputError, WorkError, AgainError, OSError or one of `kinds`, or
+    what it is a special case of among these; any other becomes a RuntimeError there.
     """
     if count() == 1:
         return work()
+    known = {kind.__name__: kind for kind in (InputError, WorkError, AgainError, OSError, *kinds)}
     result: Any = None
     raised: Exception | None = None
     try:
         result = work()
     except Exception as error:  # whatever it is, the others have to know
         raised = error
-    found = _first_text(_described(raised) if raised is not None else "")
+    found = _first_text(_described(raised, known) if raised is not None else "")
     if found:
         name, _, text = found.partition("\n")
-        known = {kind.__name__: kind for kind in (InputError, WorkError, AgainError, OSError, *kinds)}
         raise known.get(name, RuntimeError)(text) from raised
     return result
 
 
-def _described(error: Exception) -> str:
-    """Return the kind of an error and its text, in two lines."""
-    kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-    return f"{kind}\n{error}"
+def _described(error: Exception, known: Mapping[str, type[Exception]]) -> str:
+    """Return the nearest known kind of an error and its text, in two lines."""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind in known.values()]
+    name = names[0] if names else type(error).__name__
+    return f"{name}\n{error}"
 
 
 def _first_text(text: str) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 from etils import epath
 
 from experiments import files
+from experiments.cli import AgainError
 
 SCHEMA = 1
 TOKEN = re.compile(r"[0-9a-f]{1,32}")
@@ -34,8 +35,8 @@ LOOK_SECONDS_LOCAL = 3.0
 LOOK_SECONDS_OBJECT_STORE = 15.0
 
 
-class Lost(Exception):
-    """Another launcher has the runs now; nothing more may be written."""
+class Lost(AgainError):
+    """Somebody else has the runs now; nothing more may be written."""
 
 
 @functools.cache

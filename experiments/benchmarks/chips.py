@@ -1,6 +1,7 @@
 """Know what chips can do and cost: a dated table of their makers' peak figures and of list prices (chips.json beside it).
 
-Plans (sweeps/cost), the watch (sweeps/watch) and benchmarks read it. Nothing here starts jax.
+Plans (sweeps/cost), the watch (sweeps/watch), benchmarks and the loop, for how many steps to take at a time, read it. Nothing
+here starts jax.
 """
 
 import dataclasses

@@ -155,9 +155,9 @@ class Checkpoints:
         report: is told of damaged ones, which are renamed.
         until: not one of a later step.
 
-        None when there never was a checkpoint. All processes read the same one: what one of them cannot read counts for
-        all. Raises InputError when it belongs to another run, WorkError when it does not fit or none is left that is sound,
-        AgainError when the disk does not answer.
+        None when there never was a checkpoint, or with `until` none of such a step. All processes read the same one: what
+        one of them cannot read counts for all. Raises InputError when it belongs to another run, WorkError when it does not
+        fit or none is left that is sound, AgainError when the disk does not answer.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         steps = hosts.told([step for step in steps if until is None or step <= until])
@@ -167,7 +167,8 @@ class Checkpoints:
             except seals.Mismatch as error:
                 report(f"checkpoint {self.directory}/{step} is damaged ({error}); trying an older one")
                 self._set_aside(step)
-        self._check_never_saved()
+        if until is None:
+            self._check_never_saved()
         return None
 
     def _restore_surely(self, step: int, parts: Sequence[Shapes], place: Callable[[Leaves], None]) -> Notes:

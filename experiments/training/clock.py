@@ -30,7 +30,12 @@ class Clock:
             self._timed[name] += time.monotonic() - start
 
     def share_out(self, parts: Sequence[tuple[Shares, float]]) -> None:
-        """Add the time since the last call to the shares of some runs, in proportion to these numbers."""
+        """Add the time since the last call to the shares of some runs, in proportion to these numbers.
+
+        Without a run the lap goes on: its time is that of whoever comes next.
+        """
+        if not parts:
+            return
         lap = self._lap()
         total = sum(part for _, part in parts)
         for shares, part in parts:

@@ -34,8 +34,11 @@ Report = Callable[[dict[str, Any]], None]
 MACHINE_SCHEMA = 1  # of machine.json
 
 
-class Stopped(Exception):
-    """The process was asked to stop; everything is saved."""
+class Stopped(BaseException):
+    """The process was asked to stop; everything is saved.
+
+    No `Exception`: it may be raised anywhere, by the handler of a signal, where it is no error of what was being done.
+    """
 
 
 class Loop:
@@ -93,7 +96,8 @@ class Loop:
         """Save what is under way and raise Stopped: the same command goes on from there."""
         self._save([trial for trial in self.trials if trial.running])
         for trial in self.trials:
-            trial.checkpoints.close()
+            with self._timed("save", f"closing {trial.directory}"):
+                trial.checkpoints.close()
         raise Stopped
 
     # --- steps
@@ -264,6 +268,7 @@ class Loop:
         if hosts.first():
             with self.lookout.alone():
                 record.write(trial.directory, made)
+        self.lookout.agree()  # nobody calls a run recorded whose record could not be written
         trial.recorded = True
         loss = results.get("loss_nats")
         self.report(

@@ -14,8 +14,8 @@ from experiments.store.record import ledger
 
 DISPATCH_SECONDS = 0.25  # of work, so that the host is idle and still answers
 MOST_STEPS = 64  # of a dispatch, however small the model
+CHECKPOINT_SECONDS = 120.0  # of work between two checkpoints
 # FLOP/s of one device while it trains: this share of a chip's peak where that is known, and else about so many.
-CHECKPOINT_SECONDS = 120.0  # between two checkpoints
 UTILIZATION = 0.4
 _FLOPS_PER_SECOND = {"cpu": 4.8e10}
 _FLOPS_PER_SECOND_OF_OTHERS = 8e13

@@ -185,7 +185,7 @@ class Trial:
     @property
     def notes(self) -> dict[str, Any]:
         """Return what a checkpoint has to remember besides the state."""
-        notes: dict[str, Any] = {"seconds": self.seconds, "shares": self.shares}
+        notes: dict[str, Any] = {"seconds": self.seconds, "shares": dict(self.shares)}
         if self.spikes:
             notes["spikes"] = self.spikes.notes()
         return notes
@@ -224,12 +224,18 @@ class Trial:
         """
         if self.spikes is None:
             return None
-        position = self.spikes.find(losses.tolist())
-        if position is None:
-            return None
-        spike = first + position
-        start = self.spikes.rewind_step(spike)
-        return spike if self._has_text_for(spike + 1 - start) else None
+        values = losses.tolist()
+        seen = 0
+        while True:
+            position = self.spikes.find(values[seen:])
+            if position is None:
+                return None
+            seen += position + 1
+            spike = first + seen - 1
+            start = self.spikes.rewind_step(spike)
+            if self._has_text_for(spike + 1 - start):
+                return spike
+            # It stays. What comes behind it is looked at all the same, or it would matter how many steps come at a time.
 
     def _has_text_for(self, batches: int) -> bool:
         """Say whether there is text to put in the place of so many batches that would be left out."""

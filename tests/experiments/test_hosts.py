@@ -14,9 +14,10 @@ from etils import epath
 import numpy as np
 import pytest
 
-from experiments.alive import hosts, stops
+from experiments.alive import hosts, lease, stops
 from experiments.cli import InputError
 from experiments.store import record
+from models.mesh.rules import NotDivisible
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 
@@ -222,6 +223,27 @@ def test_with_one_process_everything_is_what_it_is():
     assert hosts.first() and hosts.count() == 1
     assert (hosts.whole(np.arange(3)) == np.arange(3)).all()
     assert hosts.Silence().append({"step": 1}) is None
+
+
+def test_the_others_know_an_error_by_the_nearest_kind_they_have(monkeypatch: pytest.MonkeyPatch):
+    """A size that does not divide is bad input on all of them, a missing file an error of the disk."""
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "_first_text", lambda text: text)
+
+    def fail(error: Exception):
+        def work() -> None:
+            raise error
+
+        return work
+
+    with pytest.raises(InputError, match="cannot be split"):
+        hosts.together(fail(NotDivisible("heads", 3, ("tensor",), 2)))
+    with pytest.raises(OSError, match="gone"):
+        hosts.together(fail(FileNotFoundError("gone")))
+    with pytest.raises(lease.Lost, match="taken"):
+        hosts.together(fail(lease.Lost("taken")), lease.Lost)
+    with pytest.raises(RuntimeError, match="what is this"):
+        hosts.together(fail(ZeroDivisionError("what is this")))
 
 
 ONE_CANNOT_READ = """

@@ -144,6 +144,7 @@ def test_every_second_is_in_one_share_and_belongs_to_somebody(monkeypatch):
     with pytest.raises(KeyError), timer.share("save"):
         hand.now += 5.0
         raise KeyError
+    timer.share_out([])
     timer.share_out_equally([other])
     assert other["save"] == 5.0 and sum(one.values()) + sum(other.values()) == hand.now - 100.0
 
@@ -270,6 +271,23 @@ def test_an_error_of_one_process_is_raised_when_all_know_of_it(monkeypatch):
     monkeypatch.setattr(hosts, "anywhere", lambda flags: [*flags[:-1], True])
     with pytest.raises(hosts.Failed, match="another process has failed"):
         other.agree([False])
+
+
+def test_a_record_that_one_process_cannot_write_is_an_error_of_all(tiny, tmp_path, monkeypatch):
+    """Also the last one, behind which nobody looks any more; and nobody is told that there is one."""
+
+    def full(directory, made):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "write", full)
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "anywhere", lambda flags: list(flags))
+    monkeypatch.setattr(hosts, "told", lambda value: value)
+    monkeypatch.setattr(hosts, "together", lambda work, *kinds: work())
+    events = []
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny(), tmp_path / "run", events.append)
+    assert "record" not in [event["event"] for event in events]
 
 
 # --- how a run is carried out changes nothing

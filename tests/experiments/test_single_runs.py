@@ -11,6 +11,7 @@ import threading
 import time
 
 from etils import epath
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.alive import claims, holding, lease
@@ -168,6 +169,28 @@ def test_a_request_to_stop_before_the_first_step_is_heard(long_config, tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, out + err
     assert err.count("\n") == 1 and "the same command goes on" in err
+
+
+def test_a_request_to_stop_while_state_is_read_is_no_damage(tiny, tmp_path, monkeypatch):
+    """A restore of many gigabytes takes its time: a signal in it is a signal, and says nothing of the checkpoint."""
+    folder = tmp_path / "run"
+    run(tiny(), folder)
+    (folder / "record.json").unlink()
+    before = {path.name for path in (folder / "checkpoints").iterdir()}
+    restore = ocp.PyTreeCheckpointHandler.restore
+
+    def stopped(*arguments, **named):
+        signal.raise_signal(signal.SIGTERM)
+        return restore(*arguments, **named)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", stopped)
+    with pytest.raises(Stopped):
+        run(tiny(), folder)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == before
+    monkeypatch.undo()
+    starts = []
+    run(tiny(), folder, starts.append)
+    assert starts[0]["done"] == 50
 
 
 def test_nohup_stays_in_force(long_config, tmp_path):

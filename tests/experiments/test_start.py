@@ -46,8 +46,9 @@ def traced(monkeypatch):
     ids=lambda options: "-".join(map(str, options.values())) or "one run",
 )
 def test_every_function_of_a_program_is_traced_once(options, traced):
-    slots = options.pop("slots", 1)
-    run, execution = frozen(**options)
+    how = dict(options)
+    slots = how.pop("slots", 1)
+    run, execution = frozen(**how)
     program = programs.Program(run, slots, execution, jax.devices()[:1])
     assert not traced, "a program is made from shapes"
     rows = [run] * slots

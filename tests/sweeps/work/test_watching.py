@@ -1,5 +1,6 @@
 """Curves and their forecasts, runs that are stopped early, loss spikes, the status table, the W&B mirror."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -272,6 +273,25 @@ def test_the_option_changes_nothing_where_there_is_no_spike(tiny, tmp_path):
     run(tiny(tokens=256 * 60, **SPIKY), tmp_path / "off")
     found = run(tiny(tokens=256 * 60, **SPIKY | {"spikes.factor": 50.0}), tmp_path / "on")
     assert rows(tmp_path / "off") == rows(tmp_path / "on") and found["columns"]["rewinds"] == 0
+
+
+def test_a_spike_that_must_stay_is_seen_alike_however_many_steps_come_at_a_time(tiny, tmp_path):
+    """There is no text to put in its place. What the next losses are compared with does not depend on the dispatches."""
+    one, execution = freeze.freeze(tiny(**REWOUND))
+    manifests = prepare.prepare(one.data, execution.data_root, progress=False)
+    there = batches.tokens_available(manifests, one.data, one.seq_len)
+    whole = dataclasses.replace(one, tokens=there // one.batch_tokens * one.batch_tokens)
+    losses = np.linspace(3, 2, 40)
+    losses[20] = 9.0
+    windows = []
+    for size in (1, 7, 40):
+        trial = Trial(whole, "x", epath.Path(tmp_path / str(size)), manifests, execution)
+        for first in range(0, 40, size):
+            assert trial.find_spike(first, losses[first : first + size]) is None
+        assert trial.spikes is not None
+        windows.append(list(trial.spikes.window))
+    assert len(windows[0]) == 39
+    assert windows[1] == windows[0] and windows[2] == windows[0]
 
 
 def test_batches_after_several_spikes():

@@ -241,7 +241,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("parts", ["step", "start", "population"], f"which parts: {', '.join(PARTS)}")
     flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
-    cli.define_integer("rounds", 5, "rounds of the step, torch, start and families parts", lower_bound=1)
+    cli.define_integer("rounds", 5, "rounds of the step, torch, start, families and save parts", lower_bound=1)
     flags.DEFINE_list("gpu_lines", [], "lines of the gpu part, by a part of their names; empty: all")
     flags.DEFINE_float(
         "gpu_seconds", gpu.BUDGET_SECONDS, "seconds of the gpu part, compilation included", lower_bound=0.0

@@ -6,7 +6,7 @@ can see, such as a signal or the clock, is made known to all before it decides a
 other for ever. With one process, nothing here costs anything.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 import json
 import re
 from typing import Any, TypeVar
@@ -131,10 +131,13 @@ def together(work: Callable[[], Result], *kinds: type[Exception]) -> Result:
     return result
 
 
-def _described(error: Exception, known: Mapping[str, type[Exception]]) -> str:
+def _described(error: Exception, known: Collection[str]) -> str:
     """Return the nearest known kind of an error and its text, in two lines."""
-    names = [kind.__name__ for kind in type(error).__mro__ if kind in known.values()]
-    name = names[0] if names else type(error).__name__
+    name = type(error).__name__
+    for kind in type(error).mro():
+        if kind.__name__ in known:
+            name = kind.__name__
+            break
     return f"{name}\n{error}"
 
 

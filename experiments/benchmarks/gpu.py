@@ -26,6 +26,7 @@ import numpy as np
 
 from experiments.benchmarks import processes
 from experiments.benchmarks.chips import chip_of
+from models.errors import InputError, nearest
 
 BUDGET_SECONDS = 480.0
 MEMORY_SHARE = "0.92"  # of the device, that a process takes at its start
@@ -226,6 +227,20 @@ def _shortened(reason: str) -> str:
     return reason[:160]
 
 
+def chosen(lines: Sequence[Line], wanted: Sequence[str]) -> Sequence[Line]:
+    """Return the lines in whose names one of some words stands; without words all. Raises InputError for a word in none."""
+    if not wanted:
+        return lines
+    chosen: list[Line] = []
+    names = [line.name for line in lines]
+    for word in wanted:
+        found = [line for line in lines if word in line.name]
+        if not found:
+            raise InputError(f"--gpu_lines={word}: no line is named so; {nearest(word, names, 'line')}")
+        chosen += found
+    return [line for line in lines if line in chosen]
+
+
 def bench_gpu(scratch: str, wanted: Sequence[str] = (), budget: float = BUDGET_SECONDS) -> dict[str, list[Row]]:
     """Return tables by name: the device, steps, small runs, and what became of each line.
 
@@ -241,9 +256,7 @@ def bench_gpu(scratch: str, wanted: Sequence[str] = (), budget: float = BUDGET_S
     kernel = "xla" if on_cpu else "fused"
     lines = run_lines(sizes, pathlib.Path(scratch)) + step_lines(sizes, kernel, scratch)
     outcomes = []
-    for line in lines:
-        if wanted and not any(part in line.name for part in wanted):
-            continue
+    for line in chosen(lines, wanted):
         outcome = measure(line, sizes, clock)
         outcomes.append(outcome)
         print(f"{line.name}: {outcome.status}, {outcome.seconds:.0f} s {outcome.note}", file=sys.stderr)

@@ -181,10 +181,12 @@ class Execution:
     # The mirror's own settings are its environment variables (experiments/store/wandb_mirror.py).
     wandb: str | None = option(None, valid=PROJECT, help="project of a Weights & Biases mirror of the metrics")
     stall_factor: float | None = option(
-        30.0, valid=POSITIVE, help="a step so many times slower than any before it ends the process; none: never"
+        30.0,
+        valid=POSITIVE,
+        help="steps, an evaluation or a save that take so many times their longest end the process; none: never",
     )
     stall_seconds: float = option(
-        300.0, valid=POSITIVE, when=when_set("stall_factor"), help="but never a step faster than this"
+        300.0, valid=POSITIVE, when=when_set("stall_factor"), help="but never before so many seconds"
     )
 
 

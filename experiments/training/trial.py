@@ -226,16 +226,14 @@ class Trial:
             return None
         values = losses.tolist()
         seen = 0
-        while True:
-            position = self.spikes.find(values[seen:])
-            if position is None:
-                return None
+        while (position := self.spikes.find(values[seen:])) is not None:
             seen += position + 1
             spike = first + seen - 1
             start = self.spikes.rewind_step(spike)
             if self._has_text_for(spike + 1 - start):
                 return spike
             # It stays. What comes behind it is looked at all the same, or it would matter how many steps come at a time.
+        return None
 
     def _has_text_for(self, batches: int) -> bool:
         """Say whether there is text to put in the place of so many batches that would be left out."""

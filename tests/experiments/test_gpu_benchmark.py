@@ -8,6 +8,7 @@ import pytest
 
 from experiments.benchmarks import gpu
 from experiments.run import freeze
+from models.errors import InputError
 from tests.support.paths import REPOSITORY
 
 OK_ON_A_CPU = {
@@ -63,6 +64,15 @@ def test_a_line_that_would_pass_the_time_is_skipped_and_says_so(tmp_path):
     assert {row["status"] for row in tables["gpu_lines"]} == {"skipped"}
     assert all("s are left" in row["note"] for row in tables["gpu_lines"])
     assert "gpu_steps" not in tables
+
+
+def test_a_line_that_there_is_not_is_refused_with_the_nearest_one(tmp_path):
+    lines = gpu.step_lines(gpu.TOY, "xla", str(tmp_path))
+    wanted = "dense 0.3B 128 xla"
+    with pytest.raises(InputError, match=f"--gpu_lines=dense 0.3B 129 xla.*{wanted}"):
+        gpu.chosen(lines, [wanted, "dense 0.3B 129 xla"])
+    assert [line.name for line in gpu.chosen(lines, [wanted])] == [wanted]
+    assert gpu.chosen(lines, []) == lines
 
 
 @pytest.mark.parametrize(("sizes", "kernel"), [(gpu.FULL, "fused"), (gpu.TOY, "xla")], ids=["full", "toy"])

@@ -124,7 +124,10 @@ def together(work: Callable[[], Result], *kinds: type[Exception]) -> Result:
         result = work()
     except Exception as error:  # whatever it is, the others have to know
         raised = error
-    found = _first_text(_described(raised, known) if raised is not None else "")
+    own = "" if raised is None else _described(raised, known)
+    found = _first_text(own)
+    if raised is not None and own == found:
+        raise raised
     if found:
         name, _, text = found.partition("\n")
         raise known.get(name, RuntimeError)(text) from raised

@@ -152,30 +152,42 @@ def test_a_spike_is_rewound_on_all_hosts(tmp_path: pathlib.Path, trainer: Traine
 
 
 FULL = """
-import errno, runpy, sys
-from experiments.store import metrics
-plain = metrics.Metrics.append
+import errno, os, runpy, sys
+from experiments.alive import holding
+from experiments.store import metrics, record
 
-def append(self, row):
-    if row["step"] == 15:
-        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
-    plain(self, row)
+def full_for(name, owner, function, holds):
+    plain = getattr(owner, function)
 
-metrics.Metrics.append = append
+    def called(*args):
+        if os.environ["FULL"] == name and holds(*args):
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        return plain(*args)
+
+    setattr(owner, function, called)
+
+full_for("claim.json", holding, "hold", lambda *_: True)
+full_for("metrics.jsonl", metrics.Metrics, "append", lambda self, row: row["step"] == 15)
+full_for("record.json", record, "write", lambda *_: True)
 sys.argv[0] = "train"
 runpy.run_module("experiments.train", run_name="__main__")
 """
 
 
 @pytest.mark.slow
-def test_an_error_of_the_first_process_alone_ends_all(tmp_path: pathlib.Path, trainer: Trainer):
-    """Only the first one writes metrics. Its full disk ends both in the same place: the other does not wait for ever."""
+@pytest.mark.parametrize("file", ["claim.json", "metrics.jsonl", "record.json"])
+def test_an_error_of_the_first_process_alone_ends_all(
+    tmp_path: pathlib.Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, file: str
+):
+    """Only the first one writes these. Its full disk ends both in the same place: the other does not wait for ever."""
     (tmp_path / "full.py").write_text(FULL)
+    monkeypatch.setenv("FULL", file)
     both = trainer.start(tmp_path / "two", 2, script=tmp_path / "full.py")
     codes, said = trainer.finish(both)
     assert codes == [1, 1], said
-    assert "error: metrics.jsonl: no space left" in said
-    assert "another process has failed, and says why" in said
+    assert f"error: {file}: no space left" in said
+    assert said.count("error: ") == 2, "the other says that it has ended for this"
+    assert "complete" not in said
 
 
 @pytest.mark.slow
@@ -228,7 +240,7 @@ def test_with_one_process_everything_is_what_it_is():
 def test_the_others_know_an_error_by_the_nearest_kind_they_have(monkeypatch: pytest.MonkeyPatch):
     """A size that does not divide is bad input on all of them, a missing file an error of the disk."""
     monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(hosts, "_first_text", lambda text: text)
+    monkeypatch.setattr(hosts, "_first_text", lambda text: f"{text} (of another process)")
 
     def fail(error: Exception):
         def work() -> None:

@@ -18,6 +18,7 @@ from models.blocks.stack import REMAT
 from models.contract import Role
 from models.mesh import rules
 from models.numerics import parametrization
+from sweeps.cost import hlo, hlo_flops
 from tests.support.families import LARGE, LENGTH, SMOOTH, SOME, TINY, VARIANTS, VOCAB, configure, logits, make, tokens
 
 CASES = [(family, name) for family in models.family_names() for name in VARIANTS.get(family, {"default": {}})]
@@ -59,7 +60,7 @@ def test_counts_equal_the_arrays(family, variant):
 
 @pytest.mark.parametrize(("family", "variant"), COMPILED)
 def test_flops_agree_with_the_compiler(family, variant):
-    """Within 5% on an unrolled model large enough that element-wise work is small; no loop hides work."""
+    """Within 5% on an unrolled model large enough that element-wise work is small."""
     length = 64
     values = TINY[family] | VARIANTS.get(family, {}).get(variant, {}) | {"unroll": True}
     values |= LARGE.get(family, {"width": 256, "ff": 768})
@@ -76,7 +77,10 @@ def test_flops_agree_with_the_compiler(family, variant):
     if family == "moe":  # the program also multiplies rows that pad blocks and capacities
         padding = models.load(family).expert_rows(cfg, 4, length) / cfg.top_k - 1
         ours += account.matmul["experts"] * padding * 4 * length
-    assert ours == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
+        counted = hlo_flops.flops(hlo.Module(compiled.as_text()))  # the compiler counts the loop over blocks once
+    else:
+        counted = compiled.cost_analysis()["flops"]
+    assert ours == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(("family", "variant"), COMPILED)

@@ -62,12 +62,12 @@ class Population:
         """
         # Where every state is restored, none is initialised only to be overwritten.
         fresh = None
-        if not all(trial.checkpoints.has_any() for _, trial in self.seated()):
+        if not all(_has_checkpoint(trial) for _, trial in self.seated()):
             fresh = self.program.init(runs)
         newborn = {}
         for slot, trial in self.seated():
             # A trial with a checkpoint of its own needs its parent's no more.
-            if trial.parent and not trial.checkpoints.has_any():
+            if trial.parent and not _has_checkpoint(trial):
                 assert fresh is not None
                 newborn[slot] = trial.inherited(self._on_host(fresh, slot))
         if newborn and self.program.slots == 1:
@@ -77,7 +77,7 @@ class Population:
         for slot, state in newborn.items():
             filling.put_host(slot, state)
         for slot, trial in self.seated():
-            found = _restore(filling, slot, trial)
+            found = _restore(filling, slot, trial) if trial.was_saved else None
             if found is not None:
                 trial.recall(*found)
             trial.metrics.cut(trial.step)
@@ -228,6 +228,11 @@ def _seat(trials: Sequence[Trial], execution: Execution) -> tuple[Program, list[
         slots += [trials[member] for member in members]
         slots += [None] * empty
     return made, slots
+
+
+def _has_checkpoint(trial: Trial) -> bool:
+    """Say, on all processes alike, whether a trial has a checkpoint to go on from, sound or not."""
+    return trial.was_saved and trial.checkpoints.has_any()
 
 
 def _restore(filling: Filling, slot: int, trial: Trial, until: int | None = None) -> tuple[int, Any] | None:

@@ -5,13 +5,14 @@ Its state lies in a slot of a population (population.py); when it is asked for a
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import numpy as np
 
-from experiments.alive import stops
+from experiments.alive import hosts, stops
 from experiments.cli import InputError
 from experiments.data import lossless
 from experiments.data.batches import Batches, check_enough
@@ -24,6 +25,9 @@ from experiments.store.train_state import TrainState
 from experiments.training import clock
 from experiments.training.clock import Shares
 from experiments.training.spikes import Spikes
+
+if TYPE_CHECKING:
+    from experiments.store.checkpoint import Checkpoints
 
 RUNNING = "running"
 REWIND_STEPS = 100  # between two states that a spike leads back to (Chowdhery et al. 2022 went back as many)
@@ -47,8 +51,6 @@ class Trial:
     recorded: bool = False  # whether its record has been written
 
     def __post_init__(self) -> None:
-        # Orbax takes long to import: only where something trains.
-        from experiments.store.checkpoint import Checkpoints, Keep
         from experiments.training.evaluate import HeldOut
 
         run = self.run
@@ -67,13 +69,18 @@ class Trial:
         )
         self.requests = stops.Requests(self.directory)
         self.spikes = None
-        back = None
+        self._back_steps: int | None = None
         if run.spikes.factor is not None:
-            back = self._steps_of(run.spikes.every_tokens or REWIND_STEPS * run.batch_tokens)
-            self.spikes = Spikes(run.spikes.factor, run.spikes.limit, back)
-        every = self._steps_of(execution.keep_every_tokens) if execution.keep_every_tokens else None
-        keep = Keep(execution.keep_checkpoints, every, back)
-        self.checkpoints = Checkpoints(self.directory / "checkpoints", keep, self.fingerprint)
+            self._back_steps = self._steps_of(run.spikes.every_tokens or REWIND_STEPS * run.batch_tokens)
+            self.spikes = Spikes(run.spikes.factor, run.spikes.limit, self._back_steps)
+        self.was_saved = _make_folder(self.directory / "checkpoints")
+
+    @functools.cached_property
+    def checkpoints(self) -> "Checkpoints":
+        """Return its checkpoints. Orbax takes long to import: not before the first one is saved or read."""
+        tokens = self.execution.keep_every_tokens
+        every = self._steps_of(tokens) if tokens else None
+        return _open_checkpoints(self, every, self._back_steps)
 
     # --- what it reads
 
@@ -284,6 +291,23 @@ class Trial:
 def token_dtype(trials: Sequence[Trial]) -> np.dtype[Any]:
     """Return a type that holds the tokens of all trials."""
     return np.result_type(*(trial.token_dtype for trial in trials))
+
+
+def _make_folder(folder: epath.Path) -> bool:
+    """Make the folder of checkpoints, so that whether it can be there is known before the first step.
+
+    Returns, on all processes alike, whether earlier ones have left anything in it, sound or not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return hosts.told(any(folder.iterdir()))
+
+
+def _open_checkpoints(trial: Trial, every_steps: int | None, back_steps: int | None) -> "Checkpoints":
+    """Open the checkpoints of a trial (see Keep for what is kept)."""
+    from experiments.store.checkpoint import Checkpoints, Keep
+
+    keep = Keep(trial.execution.keep_checkpoints, every_steps, back_steps)
+    return Checkpoints(trial.directory / "checkpoints", keep, trial.fingerprint)
 
 
 def _mirrors(run: Run, fingerprint: str, directory: epath.Path, project: str | None) -> list[Mirror]:

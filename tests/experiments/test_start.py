@@ -2,16 +2,21 @@
 
 import collections
 import dataclasses
+import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import prepare
 from experiments.run import freeze
 from experiments.training import program as programs
 from experiments.training import step
 import models
 from tests.support.families import TINY
+from tests.support.paths import REPOSITORY
 
 SHAPE = {"seq_len": 16, "batch_tokens": 64, "tokens": 640}
 
@@ -71,3 +76,34 @@ def test_the_state_is_known_without_tracing_its_initialisation(family):
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert leaf.shape == other.shape
         assert leaf.dtype == other.dtype
+
+
+# Trains a run in the folder of its arguments, and prints what was loaded at its first step and at its end.
+LOADED = """
+import json, sys
+from etils import epath
+from experiments import train
+from experiments.run import freeze
+
+LATER = ("orbax", "tensorstore", "pandas", "tensorflow_datasets")
+loaded = []
+
+def report(event):
+    if event["event"] in ("progress", "record"):
+        loaded.append([name for name in LATER if name in sys.modules])
+
+run, execution = freeze.freeze(json.loads(sys.argv[1]))
+train.train([run], [epath.Path(sys.argv[2])], execution, report)
+print(json.dumps([loaded[0], loaded[-1]]))
+"""
+
+
+def test_what_a_first_step_does_not_need_is_not_loaded_before_it(tiny, tmp_path):
+    """Orbax takes as long to load as a small program takes to be traced; the first checkpoint needs it."""
+    config = tiny(tokens=2_560)
+    run, execution = freeze.freeze(config)
+    prepare.prepare(run.data, execution.data_root, progress=False)
+    command = [sys.executable, "-c", LOADED, config.to_json_best_effort(), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], ["orbax", "tensorstore"]]

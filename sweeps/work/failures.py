@@ -24,6 +24,7 @@ _NODE = (
 # What the last error of a worker says about its class; the first pattern that is found counts.
 _PATTERNS = (
     ("node", r"^stalled: |: stalled: "),
+    ("node", r"cannot be read now \("),  # what a bucket is short of, such as requests, is no memory of ours
     ("disk", _DISK),
     ("memory", _MEMORY),
     ("node", _NODE),

@@ -41,6 +41,7 @@ from tests.support.training import write_config
         (1, b"error: /w/runs: no space left; free some and run the same command again", "disk"),
         (1, b"error: /w/runs: cannot be written (read-only file system)", "disk"),
         (1, b"error: XlaRuntimeError: UNAVAILABLE: the coordinator is gone", "node"),
+        (75, b"error: gs://b/checkpoints/40 cannot be read now (ValueError: RESOURCE_EXHAUSTED: 429)", "node"),
         (1, b"error: TypeError: no such thing", "crash"),
         (1, b"", "crash"),
     ],

@@ -19,7 +19,10 @@ Result = TypeVar("Result")
 
 
 class Failed(OSError):
-    """Another process has failed, so that this one cannot go on."""
+    """Another process has failed, so that this one cannot go on. Launchers look for the cause in what that one says."""
+
+    def __init__(self) -> None:
+        super().__init__("another process has failed, and says why")
 
 
 def join(spec: str | None) -> None:

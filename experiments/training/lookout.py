@@ -57,7 +57,7 @@ class Lookout:
         """Return which facts hold on at least one process. Raises, on all, the error that one of them has had."""
         *known, failed = hosts.anywhere([*facts, self._error is not None])
         if failed:
-            raise self._error or hosts.Failed("another process has failed, and says why")
+            raise self._error or hosts.Failed()
         return known
 
     def look(self, stop: bool, late: bool) -> Seen:

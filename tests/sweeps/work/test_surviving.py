@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from experiments.alive import watchdog
+from experiments.alive import hosts, watchdog
 from experiments.cli import InputError
 from experiments.store import record
 from sweeps.executors import local
@@ -42,6 +42,7 @@ from tests.support.training import write_config
         (1, b"error: /w/runs: cannot be written (read-only file system)", "disk"),
         (1, b"error: XlaRuntimeError: UNAVAILABLE: the coordinator is gone", "node"),
         (75, b"error: gs://b/checkpoints/40 cannot be read now (ValueError: RESOURCE_EXHAUSTED: 429)", "node"),
+        (1, b"error: metrics.jsonl: no space left\nerror: Failed: " + str(hosts.Failed()).encode(), "disk"),
         (1, b"error: TypeError: no such thing", "crash"),
         (1, b"", "crash"),
     ],

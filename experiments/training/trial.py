@@ -258,7 +258,7 @@ class Trial:
         for i, loss in enumerate(metrics["loss"]):
             step = first + i + 1
             is_finite = math.isfinite(loss)
-            if self._is_logged(step) or not is_finite:
+            if _is_logged(step, self.run.steps, self.execution.log_every_steps) or not is_finite:
                 row = {"step": step, "tokens": step * self.run.batch_tokens}
                 row |= {name: float(values[i]) for name, values in metrics.items()}
                 row |= {"tokens_per_second": round(tokens_per_second, 1), "seconds": round(self.seconds, 3)}
@@ -283,9 +283,6 @@ class Trial:
         if self.spikes:
             columns |= self.spikes.columns()
         return columns
-
-    def _is_logged(self, step: int) -> bool:
-        return step % self.execution.log_every_steps == 0 or step in (1, self.run.steps)
 
 
 def token_dtype(trials: Sequence[Trial]) -> np.dtype[Any]:
@@ -317,3 +314,8 @@ def _mirrors(run: Run, fingerprint: str, directory: epath.Path, project: str | N
     from experiments.store import wandb_mirror
 
     return [wandb_mirror.WandbMirror(project, fingerprint, directory, run)]
+
+
+def _is_logged(step: int, steps: int, every: int) -> bool:
+    """Say whether the metrics of a step are written: of the first, the last, and every so many."""
+    return step % every == 0 or step in (1, steps)

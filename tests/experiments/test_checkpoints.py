@@ -434,3 +434,27 @@ def test_the_benchmark_of_saves_measures_both(tmp_path):
     assert [row["save"] for row in rows] == ["checksums first", "ours"]
     assert all(0 < row["blocked_seconds"] <= row["committed_seconds"] for row in rows)
     assert rows[0]["gigabytes"] == pytest.approx(0.002, rel=0.2)
+
+
+def test_an_error_in_the_loop_leaves_no_save_behind(tiny, tmp_path, monkeypatch):
+    """Who listens to the events raises while a save is under way: it is committed before the error is seen."""
+
+    class Tired(Exception):
+        pass
+
+    seal = seals.seal
+
+    def slow(leaves):
+        time.sleep(0.5)
+        return seal(leaves)
+
+    def listen(event):
+        if event["event"] == "progress" and event["done"] == 30:
+            raise Tired
+
+    monkeypatch.setattr(seals, "seal", slow)
+    options = EVERY_TEN | {"execution.steps_per_dispatch": 10}
+    with pytest.raises(Tired):
+        run(tiny(tokens=TOKENS, **options), tmp_path / "run", listen)
+    assert "20" in names(tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))

@@ -131,10 +131,13 @@ class Json:
         self._core.no_padding()
         self._core.no_truncation()
         self._core.encode_special_tokens = True
+        self._name = name
         self.kind = kind
         self.content = content
         self.sha256 = hashlib.sha256(content).hexdigest()
         ids = self._core.get_vocab(with_added_tokens=True)
+        if not ids:
+            raise InputError(f"data.tokenizer={name!r}: it has no token")
         past_the_last = max(ids.values()) + 1
         own = next((ids[token] for token in ENDS if token in ids), None)
         self.separator = past_the_last if own is None else own
@@ -149,17 +152,24 @@ class Json:
             if pairs is not None:
                 return pairs
         pairs = []
-        many = self._core.encode_batch(list(texts), add_special_tokens=False)
+        many = self._encoded(self._core.encode_batch, texts)
         for text, encoded in zip(texts, many, strict=True):
             ends = np.array([end for _, end in encoded.offsets], np.int64)
             sizes = _lengths(len(text.encode()), _byte_ends(text, ends))
             pairs.append((np.array(encoded.ids, np.int64), sizes))
         return pairs
 
+    def _encoded(self, encode: Callable[..., list[Any]], texts: Sequence[str]) -> list[Any]:
+        """Encode with a function of the library. Raises InputError for a text that the tokenizer cannot take."""
+        try:
+            return encode(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"data.tokenizer={self._name!r}: cannot encode the text ({error})") from error
+
     def _encode_fast(self, texts: Sequence[str], lengths: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Encode without offsets; None where the tokens are not all of a text's bytes (it was normalised)."""
         pairs = []
-        many = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        many = self._encoded(self._core.encode_batch_fast, texts)
         for text, encoded in zip(texts, many, strict=True):
             ids = np.array(encoded.ids, np.int64)
             sizes = lengths[ids]

@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Core
+from tokenizers import models
 
 from experiments.cli import InputError
 from experiments.data import tokenizer as tokenizers
@@ -85,3 +87,13 @@ def test_a_mixture_has_one_tokenizer(here: pathlib.Path):
     assert alone[0].tokenizer_sha256 != ms[1].tokenizer_sha256
     with pytest.raises(InputError, match="different tokenizers"):
         Batches((ms[0], alone[0]), data, L, 8, 0)
+
+
+def test_a_tokenizer_that_can_encode_nothing_is_named():
+    core = Core(models.BPE())
+    with pytest.raises(InputError, match=r"data\.tokenizer='empty\.json': it has no token"):
+        tokenizers.parse("empty.json", core.to_str().encode())
+    core = Core(models.WordLevel({"known": 0}, unk_token="[UNK]"))
+    codec = tokenizers.parse("words.json", core.to_str().encode())
+    with pytest.raises(InputError, match=r"data\.tokenizer='words\.json': cannot encode the text \(.*UNK"):
+        codec.encode(["unknown"])

@@ -89,9 +89,10 @@ def train(
         unrecorded = [trial for trial in trials if not _is_recorded(trial[2])]  # somebody may have ended one meanwhile
         if unrecorded:
             started = [Trial(*trial[:4], execution, trial[4]) for trial in unrecorded]
-            loop = _loop(started, execution, report, held)
-            requested.stop(loop)
-            loop.run()
+            with _settled(started):
+                loop = _loop(started, execution, report, held)
+                requested.stop(loop)
+                loop.run()
 
 
 def _with_intervals(execution: Execution, runs: Sequence[Run]) -> Execution:
@@ -101,6 +102,19 @@ def _with_intervals(execution: Execution, runs: Sequence[Run]) -> Execution:
     devices = jax.devices()
     every = packing.checkpoint_tokens(runs, execution, devices[0], len(devices))
     return dataclasses.replace(execution, checkpoint_every_tokens=every)
+
+
+@contextlib.contextmanager
+def _settled(trials: Sequence[Trial]) -> Iterator[None]:
+    """Let saves that are under way end also after an error: whoever has the folders next would meet them there."""
+    try:
+        yield
+    except BaseException:
+        if hosts.count() == 1:  # of several some may be gone, for which a save would wait in vain
+            for trial in trials:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    trial.checkpoints.wait()
+        raise
 
 
 def _loop(trials: Sequence[Trial], execution: Execution, report: Report, held: Lease | None) -> Loop:

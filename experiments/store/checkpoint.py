@@ -88,6 +88,8 @@ class Checkpoints:
         self.directory = directory
         self.fingerprint = fingerprint
         self._keep = keep
+        if hosts.first():
+            _remove_unfinished(directory)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -236,6 +238,15 @@ def _read_sound(folder: epath.Path, shapes: Shapes, sealed: seals.Seals) -> Leav
     return leaves
 
 
+def _remove_unfinished(directory: epath.Path) -> None:
+    """Remove what saves have left that were killed: at a step that the clock chose, no other save takes its place.
+
+    By name: Orbax would also remove what it takes for unfinished on an object store, such as a copy of a checkpoint.
+    """
+    for path in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}"):
+        path.rmtree()
+
+
 def _rename(folder: epath.Path) -> None:
     """Give the folder of a damaged checkpoint a name that says it."""
     name = f"{folder.name}{DAMAGED}"
@@ -266,7 +277,16 @@ def read_meta(folder: epath.Path) -> Meta:
         raise WorkError(f"{folder} has schema {schema}; this program knows up to {SCHEMA}: update it")
     if missing := {"fingerprint", "leaves", "notes"} - meta.keys():
         raise WorkError(f"{folder}/meta lacks {min(missing)}; expected what every checkpoint has")
+    if not isinstance(meta["notes"], dict) or not _are_descriptions(meta["leaves"]):
+        raise WorkError(f"{folder}/meta is not what was written; expected notes, and a shape and type of every array")
     return meta
+
+
+def _are_descriptions(leaves: Any) -> bool:
+    """Tell whether these are arrays by name, each with its shape and type."""
+    if not isinstance(leaves, dict):
+        return False
+    return all(isinstance(leaf, dict) and {"shape", "dtype"} <= leaf.keys() for leaf in leaves.values())
 
 
 def read_seals(folder: epath.Path, meta: Meta) -> seals.Seals:

@@ -104,6 +104,20 @@ def test_a_checkpoint_of_another_format_stops_the_run(tiny, tmp_path, interrupte
     assert not (interrupted / "record.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [('"shape"', '"shapf"'), ('"leaves": {', '"leaves": [], "x": {'), ('"notes": {', '"notes": null, "x": {')],
+)
+def test_what_is_kept_beside_the_arrays_is_looked_at_as_well(tiny, interrupted, written, instead):
+    path = interrupted / "checkpoints" / "40" / "meta" / "metadata"
+    text = path.read_text()
+    assert written in text
+    path.write_text(text.replace(written, instead, 1))
+    with pytest.raises(WorkError, match=r"checkpoints/40/meta is not what was written"):
+        run(tiny(tokens=TOKENS, **EVERY_TEN), interrupted)
+    assert names(interrupted) == {"30", "40"}
+
+
 def test_an_unreadable_checkpoint_stops_the_run_until_its_owner_decides(tiny, tmp_path, interrupted):
     """Cut short, it might be on its way back from a tape: what to do is said, and done when it is renamed."""
     newest = interrupted / "checkpoints" / "40"
@@ -375,6 +389,27 @@ def test_saving_waits_for_no_checksum(tmp_path, monkeypatch):
     assert (tmp_path / "c" / "1" / "seals" / "0.json").exists()
 
 
+def test_a_save_that_an_error_overtakes_is_whole_when_the_error_arrives(tiny, tmp_path, monkeypatch):
+    """As in a notebook, where the same call goes on afterwards in the same process."""
+    seal = seals.seal
+
+    def slowly(leaves):
+        time.sleep(2)
+        return seal(leaves)
+
+    def fail_after_the_first_save(event):
+        if event["event"] == "progress" and event["done"] > 10:
+            raise RuntimeError("not ours")
+
+    monkeypatch.setattr(seals, "seal", slowly)
+    config = tiny(tokens=256 * 20, **EVERY_TEN | {"execution.steps_per_dispatch": 2})
+    with pytest.raises(RuntimeError, match="not ours"):
+        run(config, tmp_path / "run", fail_after_the_first_save)
+    assert names(tmp_path / "run") == {"10"}
+    run(config, tmp_path / "run")
+    assert names(tmp_path / "run") == {"10", "20"}
+
+
 def test_which_checkpoints_are_kept(tiny, tmp_path):
     options = EVERY_TEN | {"execution.keep_checkpoints": 1, "execution.keep_every_tokens": 256 * 20}
     run(tiny(tokens=256 * 50, **options), tmp_path / "run")
@@ -407,6 +442,7 @@ def test_another_step_name_in_the_folder_is_in_nobodys_way(tiny, interrupted):
     starts = []
     run(tiny(tokens=TOKENS, **EVERY_TEN), interrupted, starts.append)
     assert starts[0]["done"] == 40
+    assert names(interrupted) == {"30", "40", "notes"}, "no half of a checkpoint takes up room for ever"
 
 
 def test_agreement_of_one_process_is_its_own():

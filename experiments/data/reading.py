@@ -62,7 +62,20 @@ def find(name: str) -> list[tuple[str, epath.Path]]:
     files = [file for file in files if kind_of(file.name) in kinds and not file.is_dir()]
     if not files:
         raise _nothing_found(name, path, base)
+    _check_files(name, files)
     return sorted((os.fspath(file).removeprefix(os.fspath(base)).lstrip("/"), file) for file in files)
+
+
+def _check_files(name: str, files: list[epath.Path]) -> None:
+    """Check that files can be read more than once, and that their names are text. Raises InputError."""
+    for file in files:
+        path = os.fspath(file)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"data.corpus={name!r}: the name of {path!r} is not UTF-8; rename it") from None
+        if "://" not in path and not os.path.isfile(path):
+            raise InputError(f"data.corpus={name!r}: {path!r} is no file, but a pipe, a device or a link to nowhere")
 
 
 def _glob(name: str, path: epath.Path) -> tuple[epath.Path, list[epath.Path]]:

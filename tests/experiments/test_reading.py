@@ -1,10 +1,13 @@
 """Corpora as people get them: compressed, nested, tables, JSON of any layout, Arrow; errors name the file and the line."""
 
+from collections.abc import Callable
 import csv
 import gzip
 import io
 import json
+import os
 import pathlib
+import sys
 
 import numpy as np
 import pyarrow
@@ -127,6 +130,27 @@ def write_rows(folder: pathlib.Path, rows: list[dict]) -> list[pathlib.Path]:
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
     return [folder / "rows.jsonl", folder / "rows.parquet"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_whose_name_is_no_text_is_refused_before_anything_is_written(tmp_path: pathlib.Path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "sound.txt").write_text("a text")
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("another text")
+    with pytest.raises(InputError, match=r"the name of .*caf.*\.txt' is not UTF-8; rename it"):
+        ready(folder, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/nowhere")], ids=["pipe", "link"])
+def test_what_is_no_file_is_refused_by_name(tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None]):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "sound.txt").write_text("a text")
+    make(folder / "other.txt")
+    with pytest.raises(InputError, match=r"texts/other\.txt' is no file"):
+        ready(folder, tmp_path / "root")
 
 
 def test_fields_inside_others_and_several_joined(tmp_path: pathlib.Path):

@@ -7,6 +7,7 @@ import pytest
 
 STEPS = """
 import resource
+import statistics
 from experiments import train
 from experiments.run.schema import Execution
 
@@ -25,10 +26,12 @@ def faults():
 x = jnp.ones(4096)
 for _ in range(8):
     jax.block_until_ready(step(x))
-before = faults()
+faults_of_steps = []
 for _ in range(8):
+    before = faults()
     jax.block_until_ready(step(x))
-print(faults() - before)
+    faults_of_steps.append(faults() - before)
+print(statistics.median_low(faults_of_steps))  # a loaded machine gives a step new memory now and then
 """
 
 

@@ -49,7 +49,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
-    """Check that checkpoints would not be lost in a folder. Raises InputError.
+    """Check that a folder can be made where it is not, and that checkpoints would not be lost in it. Raises InputError.
 
     Orbax (0.12.8) looks for what it has saved by a pattern that has the path in it, and finds nothing under a path with
     brackets; a backslash it refuses.
@@ -57,6 +57,11 @@ def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
     found = re.search(r"[\[\]\\]", os.path.abspath(path))
     if found:
         raise InputError(f"{flag}={os.fspath(path)}: checkpoints cannot be kept under a path with {found[0]!r} in it")
+    nearest = os.path.abspath(path)
+    while not os.path.exists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise InputError(f"{flag}={os.fspath(path)}: {nearest} is a file; expected a folder")
 
 
 def append(path: epath.PathLike) -> BinaryIO:

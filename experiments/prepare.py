@@ -2,7 +2,7 @@
 
     python -m experiments.prepare --config=experiments/configs/default.py [--config.data.corpus='("my.txt",)']
 
-Documents are read through TFDS into `ROOT/documents`, a BPE that has to be trained goes to `ROOT/tokenizers`, token
+Texts are stored with TFDS in `ROOT/documents`, a BPE that has to be trained goes to `ROOT/tokenizers`, token
 streams to `ROOT/records`; each in a folder named by what it depends on, so that a changed source or option makes a
 new one and nothing is ever overwritten. Folders are made aside and renamed; a lock keeps two preparations of one
 thing from doing it twice. Under an object store, the work is done in a local cache and the finished folder is
@@ -53,7 +53,7 @@ def prepare(data: Data, root: PathLike, progress: bool = True) -> tuple[Manifest
     root, origins, ready = look(data, root)
     if None not in ready:
         return tuple(_load(folder, data) for folder in ready if folder is not None)
-    say: Say = Console(stderr=True, highlight=False).print if progress else _say_nothing
+    say: Say = _say if progress else _say_nothing
     origins = [obtain(origin, data.text_field, data.deduplicate) for origin in origins]
     work = _Work(data, origins, _cache() if _remote(root) else root, say, progress)
     manifests = []
@@ -67,6 +67,11 @@ def _load(folder: Path, data: Data) -> Manifest:
     manifest = load(folder)
     lossless.check_allowed(manifest, data)
     return manifest
+
+
+def _say(line: str) -> None:
+    """Say what is being done. A path stays on one line, for it will be copied."""
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
 
 
 def _say_nothing(line: str) -> None:
@@ -314,20 +319,18 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
     return tokenizers.Bytes()
 
 
-def table(manifests: Sequence[Manifest]) -> Table:
-    """Return what is prepared as a table.
+def table(manifest: Manifest) -> Table:
+    """Return what is prepared of a corpus as a table under its name, which may be longer than a column can be.
 
     nats: the unigram entropy of the training tokens. lossless: the share of the documents that decode back.
     """
-    out = Table()
-    out.add_column("source")
+    out = Table(title=Text(manifest.source, overflow="fold"), title_justify="left")
     out.add_column("split", no_wrap=True)
     for name in ("documents", "tokens", "bytes", "B/token", "nats", "lossless"):
         out.add_column(name, justify="right", no_wrap=True)
-    for manifest in manifests:
-        entropy = f"{manifest.unigram_entropy_nats:.4f}"
-        out.add_row(Text(manifest.source), "train", *_sizes(manifest.train), entropy, _share(manifest))
-        out.add_row(Text(""), "held out", *_sizes(manifest.holdout), "", "")
+    entropy = f"{manifest.unigram_entropy_nats:.4f}"
+    out.add_row("train", *_sizes(manifest.train), entropy, _share(manifest))
+    out.add_row("held out", *_sizes(manifest.holdout), "", "")
     return out
 
 
@@ -356,9 +359,13 @@ def main(_: list[str]) -> None:
         console.print("Prepared, checksums agree.")
     else:
         console.print("Nothing to do: all is prepared, checksums agree.")
-    console.print(table(manifests))
     for manifest in manifests:
+        console.print(table(manifest))
         console.print(f"{manifest.source}: {os.fspath(manifest.directory)}", markup=False, soft_wrap=True)
+        dropped = manifest.details.get("dropped", {})
+        if dropped:
+            counts = (f"{count:,} {reason}" for reason, count in dropped.items())
+            console.print(f"documents left out: {', '.join(counts)}")
     try:
         check_enough(manifests, run.data, run.tokens, run.seq_len)
     except InputError as problem:

@@ -137,7 +137,7 @@ class _StopRequests:
         """Hear a request, as the handler of its signal."""
         self._came = True
         if self._loop is None:
-            raise Stopped
+            raise Stopped("nothing has begun; the same command goes on")
         self._loop.stop = True
 
     def stop(self, loop: Loop) -> None:
@@ -258,6 +258,11 @@ class _Bar:
             speed = event["tokens_per_second"]
             self.bar.update(self.task, completed=event["done"], loss=event["loss"], speed=speed)
 
+    def stop(self) -> None:
+        """End the display. There is none where nothing was left to train, and none may leave an empty line."""
+        if self.bar.live.is_started:
+            self.bar.stop()
+
 
 # --- the command
 
@@ -301,7 +306,7 @@ def _train_one(workdir: str) -> int:
     try:
         train([run], [directory], execution, progress)
     finally:
-        progress.bar.stop()
+        progress.stop()
     if not flags.FLAGS.hosts or hosts.first():
         print(_summary(directory, known))
     return 0

@@ -167,7 +167,8 @@ def check_options(options: Any, section: str, most: int = COUNT_MOST) -> None:
             continue
         raise InputError(
             f"{name}={value!r} has an effect only where {prefix}{condition.text}; "
-            f"here {prefix}{condition.name}={getattr(options, condition.name)!r}: expected {field.default!r}"
+            f"here {prefix}{condition.name}={getattr(options, condition.name)!r}: "
+            f"change that, or leave {name} at {field.default!r}"
         )
 
 

@@ -12,14 +12,12 @@ whose meshes and packing the runs then have.
 """
 
 import dataclasses
-import os
 import time
 
 from absl import flags
 
 from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE
-from models.errors import InputError
 from sweeps import executors
 from sweeps.cost import plan_file
 from sweeps.study import file as studies
@@ -44,8 +42,6 @@ def main(_: list[str]) -> int:
             study, together = plan_file.apply_plan(study, plan)
             policy = dataclasses.replace(policy, together=together)
     files.check_folder(given.workdir)
-    if os.path.isfile(given.workdir):
-        raise InputError(f"--workdir={given.workdir} is a file; expected a folder")
     for note in study.notes:
         print(f"note: {note}")
     workdir = Workdir(given.workdir)

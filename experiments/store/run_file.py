@@ -59,8 +59,17 @@ def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
     ]
     raise InputError(
         f"--workdir={path.parent} holds run {other}; this config is run {fingerprint} (they differ in "
-        f"{', '.join(differing[:_SHOWN])}): choose another folder"
+        f"{', '.join(differing[:_SHOWN])}): choose another folder{_or_delete(path.parent)}"
     )
+
+
+def _or_delete(directory: epath.Path) -> str:
+    """Say that a folder may go when its run was refused after run.json was written: nothing was trained in it."""
+    used = any((directory / name).exists() for name in ("claim.json", "metrics.jsonl", "record.json"))
+    checkpoints = directory / "checkpoints"
+    if used or (checkpoints.exists() and any(checkpoints.iterdir())):
+        return ""
+    return ", or delete this one: nothing has been trained in it"
 
 
 def _options(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -113,7 +113,7 @@ class Loop:
         for trial in self.trials:
             with self._timed("save", f"closing {trial.directory}"):
                 trial.checkpoints.close()
-        raise Stopped
+        raise Stopped("everything is saved; the same command goes on")
 
     # --- steps
 

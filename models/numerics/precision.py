@@ -45,7 +45,11 @@ class Precision:
     Embedding, head, norms, routers and the products of attention are left as they are.
     """
 
-    quant_weight: str | None = option(None, growth="free", help="forward: matrices (Kumar et al. 2024: P_w)")
+    quant_weight: str | None = option(
+        None,
+        growth="free",
+        help="forward: matrices (Kumar et al. 2024: P_w); these five: a format such as e4m3, e5m2, int8, e4m3b32",
+    )
     quant_act: str | None = option(None, growth="free", help="forward: what is multiplied with them (P_a)")
     quant_grad: str | None = option(None, growth="free", help="backward: the gradient that comes in")
     quant_saved: str | None = option(

@@ -263,18 +263,20 @@ def get_config(arg=None):
 
 
 def test_command_shows_what_it_made(here: pathlib.Path, tmp_path: pathlib.Path):
-    (tmp_path / "config.py").write_text(CONFIG.format(corpus=(str(here / "a.jsonl"),), root=str(tmp_path / "root")))
+    texts = tmp_path / "texts-of-a-name-that-no-column-holds.jsonl"
+    texts.write_bytes((here / "a.jsonl").read_bytes() + b'{"text": null}\n')
+    (tmp_path / "config.py").write_text(CONFIG.format(corpus=(str(texts),), root=str(tmp_path / "root")))
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "experiments.prepare", *arguments]
         return subprocess.run(
-            line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "140"}
+            line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "80"}
         )
 
     config = f"--config={tmp_path / 'config.py'}"
     first, second = command(config), command(config)
     assert first.returncode == second.returncode == 0, first.stderr
-    (m,) = prepare(Data(corpus=(str(here / "a.jsonl"),)), tmp_path / "root", False)
+    (m,) = prepare(Data(corpus=(str(texts),)), tmp_path / "root", False)
     assert "Prepared" in first.stdout and "Nothing to do" in second.stdout and "Nothing to do" not in first.stdout
     for shown in (
         f"{m.train.tokens:,}",
@@ -282,8 +284,10 @@ def test_command_shows_what_it_made(here: pathlib.Path, tmp_path: pathlib.Path):
         f"{m.unigram_entropy_nats:.4f}",
         str(m.directory),
         "first record",
+        "documents left out: 1 null",
     ):
         assert shown in second.stdout
+    assert f"in {m.directory}\n" in first.stderr, "a path stays on one line"
     assert "not enough for this config's run: tokens=500000" in second.stdout.replace("\n", "")
     for arguments, message in (
         ((config, "--config.data.holdout=2.0"), "data.holdout=2.0 must be a share"),

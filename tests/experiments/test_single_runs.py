@@ -16,6 +16,7 @@ import pytest
 
 from experiments.alive import claims, holding, lease
 from experiments.alive.lease import Process
+from experiments.cli import InputError
 from experiments.store import record
 from experiments.training.loop import Stopped
 from tests.support.paths import REPOSITORY
@@ -46,6 +47,14 @@ def long_config(tiny, tmp_path: pathlib.Path) -> pathlib.Path:
     return write_config(tiny, tmp_path / "config.py", tokens=256 * 20_000, **options)
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_workdir_that_is_a_file_is_refused(tiny, tmp_path: pathlib.Path, below: str):
+    (tmp_path / "file").write_text("somebody's")
+    with pytest.raises(InputError, match=r"--workdir=.*: .*file is a file; expected a folder$"):
+        run(tiny(), tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "somebody's"
+
+
 def test_a_second_process_is_refused_and_the_first_one_goes_on(long_config, tmp_path):
     folder = tmp_path / "run"
     first = trainer(long_config, folder)
@@ -53,6 +62,7 @@ def test_a_second_process_is_refused_and_the_first_one_goes_on(long_config, tmp_
     second = trainer(long_config, folder)
     out, err = second.communicate(timeout=120)
     assert second.returncode == 75, out + err
+    assert out == ""
     assert err.count("\n") == 1 and f"process {first.pid}" in err and str(folder) in err
     seen = len(rows(folder))
     wait_for_rows(first, folder, seen + 5)

@@ -160,8 +160,15 @@ def test_a_diverged_run_is_recorded_and_its_neighbour_completes(tiny, tmp_path):
 
 def test_another_config_in_a_workdir_is_refused(tiny, tmp_path):
     run(tiny(tokens=256 * 2), tmp_path)
-    with pytest.raises(InputError, match=r"differ in opt.lr"):
+    with pytest.raises(InputError, match=r"differ in opt.lr\): choose another folder$"):
         run(tiny(tokens=256 * 2, **{"opt.lr": 0.5}), tmp_path)
+
+
+def test_a_folder_of_a_refused_run_may_be_deleted(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"mesh\.tensor=4096 asks for"):
+        run(tiny(**{"execution.mesh.tensor": 4096}), tmp_path / "run")
+    with pytest.raises(InputError, match=r"or delete this one: nothing has been trained in it$"):
+        run(tiny(**{"opt.lr": 0.5}), tmp_path / "run")
 
 
 def test_a_parent_that_is_not_there_is_refused(tiny, tmp_path):

@@ -176,6 +176,7 @@ def test_outside_its_condition_an_option_is_refused(family, name):
         ) as error:
             models.load(family).Config(**TINY[family] | around | outside | {name: value}).check(LENGTH)
         assert condition.text in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).endswith(f"change that, or leave model.{name} at {default!r}")
 
 
 def where_it_does_not_hold(family: str, name: str, condition: option.When) -> dict:

@@ -181,6 +181,7 @@ def test_plan_measures_and_trains_nothing(tiny_study: pathlib.Path, tmp_path: pa
     [
         ("launch", ["--study={s}:100000000", "--workdir={w}"], "rates width=16 lr=0.01: tokens=25600000000"),
         ("launch", ["--study={s}", "--workdir={s}"], "is a file; expected a folder"),
+        ("launch", ["--study={s}", "--workdir={s}/w"], "is a file; expected a folder"),
         ("launch", ["--study={s}", "--workdir={w}/[a]"], "under a path with '[' in it"),
         ("plan", ["--study={s}", "--target=v5e-17"], "no slice; expected one of v5e-1, v5e-4"),
         ("status", ["--workdir={w}"], "holds no study.json"),

@@ -41,21 +41,6 @@ class Stopped(BaseException):
     """
 
 
-@contextlib.contextmanager
-def _finishing_saves(trials: Sequence[Trial]) -> Iterator[None]:
-    """Wait for the saves under way also where training ends with an error: another may begin in these folders."""
-    try:
-        yield
-    except Exception:
-        # With several processes a save may wait for one that is gone.
-        if hosts.count() == 1:
-            for trial in trials:
-                # What made training end is said; that a save has failed as well would hide it.
-                with contextlib.suppress(Exception):
-                    trial.checkpoints.close()
-        raise
-
-
 class Loop:
     """Trains trials of one signature to their ends. `report` gets one event at a time (see sweeps/executors).
 
@@ -86,7 +71,7 @@ class Loop:
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
         trials = self.trials
-        with contextlib.closing(self.dispatches), _finishing_saves(trials):
+        with contextlib.closing(self.dispatches):
             self.report(_start_event(trials))
             seen = self._look()
             self._do_what_is_due(seen)

@@ -137,7 +137,7 @@ class _StopRequests:
         """Hear a request, as the handler of its signal."""
         self._came = True
         if self._loop is None:
-            raise Stopped("nothing has begun; the same command goes on")
+            raise Stopped("no step was taken; the same command goes on")
         self._loop.stop = True
 
     def stop(self, loop: Loop) -> None:

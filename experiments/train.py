@@ -112,6 +112,8 @@ def _settled(trials: Sequence[Trial]) -> Iterator[None]:
     except BaseException:
         if hosts.count() == 1:  # of several some may be gone, for which a save would wait in vain
             for trial in trials:
+                if trial.saved_step is None:  # its checkpoints may never have been opened
+                    continue
                 with contextlib.suppress(Exception):  # the first error is the one to tell
                     trial.checkpoints.wait()
         raise

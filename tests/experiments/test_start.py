@@ -107,3 +107,30 @@ def test_what_a_first_step_does_not_need_is_not_loaded_before_it(tiny, tmp_path)
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[], ["orbax", "tensorstore"]]
+
+
+FAILS = """
+import json, sys
+from etils import epath
+from experiments import train
+from experiments.run import freeze
+
+def report(event):
+    if event["event"] == "progress":
+        raise OSError("nobody listens")
+
+run, execution = freeze.freeze(json.loads(sys.argv[1]))
+try:
+    train.train([run], [epath.Path(sys.argv[2])], execution, report)
+except OSError as error:
+    print(error, "orbax" in sys.modules)
+"""
+
+
+def test_an_error_before_the_first_save_waits_for_none(tiny, tmp_path):
+    config = tiny(tokens=2_560)
+    run, execution = freeze.freeze(config)
+    prepare.prepare(run.data, execution.data_root, progress=False)
+    command = [sys.executable, "-c", FAILS, config.to_json_best_effort(), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "nobody listens False\n", done.stderr

@@ -47,6 +47,7 @@ class Watchdog:
         self._lock = threading.Lock()  # of the phase and what is spent of it
         self._thread: threading.Thread | None = None
         self._tick = max(0.01, min(1.0, floor / 10))
+        self._over = threading.Event()
 
     def limit(self, phase: str) -> float:
         """Return the seconds that a phase may take now."""
@@ -76,10 +77,13 @@ class Watchdog:
         seconds = time.monotonic() - start
         self._longest[phase] = max(self._longest.get(phase, 0.0), seconds)
 
+    def close(self) -> None:
+        """End the watching."""
+        self._over.set()
+
     def _run(self) -> None:
         """Watch how long the phase at hand takes, and end the process when it takes too long."""
-        while True:
-            time.sleep(self._tick)
+        while not self._over.wait(self._tick):
             with self._lock:
                 if self._phase is None:
                     continue

@@ -415,3 +415,11 @@ def test_a_run_that_is_interrupted_anywhere_is_the_run_that_is_not(tiny, tmp_pat
             run(tiny(**options), tmp_path / "run", stop)
     assert_same_numbers(tiny(**options), reference, tmp_path / "run", exact=True)
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == list(range(1, 46)), "each step once"
+
+
+def test_training_leaves_no_thread_of_its_own_behind(tiny, tmp_path):
+    """A notebook trains many times in one process."""
+    run(tiny(tokens=256 * 4), tmp_path / "a")
+    before = {thread.name for thread in threading.enumerate()}
+    assert "watchdog" not in before
+    assert not any(name.startswith("reads ahead") for name in before)

@@ -56,7 +56,8 @@ class Loop:
         self.lookout = Lookout(trials, held)
         self.trials = list(trials)
         self.watchdog = Watchdog(execution.stall_factor, execution.stall_seconds)
-        self.population = Population(trials, execution)
+        with self.watchdog.watch("restore", "making or reading the first states"):
+            self.population = Population(trials, execution)
         self.dispatches = Dispatches(self.population, self.clock)
         # What a spike leads back to has to be known before the steps behind it are taken.
         self._ahead = 0 if any(trial.spikes for trial in trials) else 1
@@ -144,7 +145,8 @@ class Loop:
             trial.step += count
             spike = trial.find_spike(first, losses)
             if spike is not None:
-                self.population.rewind(slot, trial, spike)
+                with self.watchdog.watch("restore", f"going back in {trial.directory}"):
+                    self.population.rewind(slot, trial, spike)
                 continue
             with self.lookout.alone():
                 trial.log(first, own, count * batch_tokens / seconds)

@@ -80,6 +80,8 @@ class Watchdog:
     def close(self) -> None:
         """End the watching."""
         self._over.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         """Watch how long the phase at hand takes, and end the process when it takes too long."""

@@ -72,7 +72,7 @@ class Loop:
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""
         trials = self.trials
-        with contextlib.closing(self.dispatches):
+        with contextlib.closing(self.watchdog), contextlib.closing(self.dispatches):
             self.report(_start_event(trials))
             seen = self._look()
             self._do_what_is_due(seen)

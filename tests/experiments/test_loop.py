@@ -16,7 +16,7 @@ from experiments.data.batches import Batches
 from experiments.run import freeze
 from experiments.store import record
 from experiments.store.checkpoint import Checkpoints
-from experiments.training import clock, packing
+from experiments.training import clock, compiling, packing, program
 from experiments.training.dispatches import ReadAhead
 from experiments.training.lookout import Lookout
 from experiments.training.population import Population
@@ -357,6 +357,9 @@ RUN = {"tokens": 256 * 45, "spikes.factor": 10.0, "spikes.every_tokens": 256 * 8
 def reference(tiny, tmp_path, monkeypatch):
     """A run with a spike, carried out in the plainest way: one step at a time, nothing in between."""
     poisoned(monkeypatch)
+    # Tests compile plain code. Whether dispatches of any length agree to the bit is asked of the code that users have.
+    monkeypatch.setitem(compiling.CPU_COMPILER, "xla_cpu_use_fusion_emitters", True)
+    program._program.cache_clear()
     made = run(tiny(**RUN | {"execution.steps_per_dispatch": 1}), tmp_path / "reference")
     assert made["columns"]["left_out"] == "16:7"
     return tmp_path / "reference"

@@ -56,8 +56,7 @@ class Loop:
         self.lookout = Lookout(trials, held)
         self.trials = list(trials)
         self.watchdog = Watchdog(execution.stall_factor, execution.stall_seconds)
-        with self.watchdog.watch("restore", "making or reading the first states"):
-            self.population = Population(trials, execution)
+        self.population = self._watched_population()
         self.dispatches = Dispatches(self.population, self.clock)
         # What a spike leads back to has to be known before the steps behind it are taken.
         self._ahead = 0 if any(trial.spikes for trial in trials) else 1
@@ -68,6 +67,15 @@ class Loop:
         self._taken_at = time.monotonic()  # when the last metrics were there
         # After a spike in the first steps there has to be somewhere to go back to.
         self._save([trial for trial in trials if trial.spikes and trial.saved_step is None])
+
+    def _watched_population(self) -> Population:
+        """Make the population with its first states, which may have to be read."""
+        try:
+            with self.watchdog.watch("restore", "making or reading the first states"):
+                return Population(self.trials, self.execution)
+        except BaseException:
+            self.watchdog.close()  # nobody will run this loop
+            raise
 
     def run(self) -> None:
         """Train, evaluate, save and record until no trial has a step left. Raises Stopped when asked to stop."""

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import train
 from experiments.alive import hosts
+from experiments.cli import InputError
 from experiments.data.batches import Batches
 from experiments.run import freeze
 from experiments.store import record
@@ -422,7 +423,9 @@ def test_a_run_that_is_interrupted_anywhere_is_the_run_that_is_not(tiny, tmp_pat
 
 def test_training_leaves_no_thread_of_its_own_behind(tiny, tmp_path):
     """A notebook trains many times in one process."""
+    before = {thread.ident for thread in threading.enumerate()}
     run(tiny(tokens=256 * 4), tmp_path / "a")
-    before = {thread.name for thread in threading.enumerate()}
-    assert "watchdog" not in before
-    assert not any(name.startswith("reads ahead") for name in before)
+    with pytest.raises(InputError):
+        run(tiny(tokens=256 * 4, **{"execution.mesh.data": 7}), tmp_path / "b")
+    left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
+    assert not any(name == "watchdog" or name.startswith("reads ahead") for name in left), left

@@ -9,6 +9,7 @@ one before it is used. Everything else stops the run and changes nothing. Who on
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -91,6 +92,7 @@ class Checkpoints:
         if hosts.first():
             _remove_unfinished(directory)
         self._manager = self._open()
+        self._starting: concurrent.futures.Future[bool] | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         """Open Orbax's manager of the folder. It reads no statistics: a damaged file of them is in nobody's way."""
@@ -107,8 +109,10 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, notes: Notes) -> None:
         """Start to save one trial's state (no trial axis); `notes` are JSON values that come back with it.
 
-        All that takes time is done beside the training. The arrays may not be given away before `wait`.
+        All that takes time is done beside the training. The arrays may not be given away before `wait`. Raises what made
+        the save before fail.
         """
+        self._wait_for_start()
         if step in self._manager.all_steps():
             return
         leaves = named_leaves(state)
@@ -124,10 +128,23 @@ class Checkpoints:
             seals=seals.Save(leaves),
             meta=ocp.args.JsonSave(meta),
         )
-        self._manager.save(step, args=items, force=True)  # or it would leave out a step without a word
+        # Forced, or Orbax's own policy would leave out a step without a word.
+        start = functools.partial(self._manager.save, step, args=items, force=True)
+        if hosts.count() == 1:
+            self._starting = _starter().submit(start)
+        else:
+            start()  # processes meet in it: all have to do so in one order with everything else
+
+    def _wait_for_start(self) -> None:
+        """Return when Orbax has been handed the last save: one is committed while the next may wait, and no more."""
+        if self._starting is not None:
+            starting = self._starting
+            self._starting = None
+            starting.result()
 
     def wait(self) -> None:
         """Return when all saves are committed. Raises what made one fail."""
+        self._wait_for_start()
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
@@ -225,6 +242,12 @@ class Checkpoints:
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
+
+
+@functools.cache
+def _starter() -> concurrent.futures.Executor:
+    """Return the thread that hands saves to Orbax: it makes folders and threads first, and that takes its time."""
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="starts saves")
 
 
 def _read_sound(folder: epath.Path, shapes: Shapes, sealed: seals.Seals) -> Leaves:

@@ -39,7 +39,7 @@ from experiments.training.trial import Trial
 Checked = tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | None]
 
 
-def set_up_devices(execution: Execution) -> None:
+def set_up_devices(execution: Execution, keep_memory: bool = True) -> None:
     """Set up simulated CPU devices (one per core this process may use), what they keep of memory, the compilation cache.
 
     It has to come before any computation of jax: afterwards the devices are the caller's, which is said where
@@ -47,7 +47,8 @@ def set_up_devices(execution: Execution) -> None:
     """
     import jax
 
-    heap.keep_freed_memory()
+    if keep_memory:
+        heap.keep_freed_memory()
     try:
         jax.config.update("jax_num_cpu_devices", execution.cpu_devices or _cores())
     except RuntimeError:  # devices are in use already: the caller has chosen
@@ -82,7 +83,7 @@ def train(
     trials = _check(runs, directories, execution)
     if not trials:
         return
-    set_up_devices(execution)
+    set_up_devices(execution, heap.gains(trials[0][0]))
     execution = _with_intervals(execution, [trial[0] for trial in trials])
     requested = _StopRequests()
     with requests.heard(requested), _holding(trials, held) as held:

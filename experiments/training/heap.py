@@ -9,13 +9,26 @@ import ctypes
 import functools
 import sys
 
+from experiments.run.schema import Run
+from experiments.store.record import ledger
+
 # Parameters of mallopt(3), as glibc's malloc.h numbers them.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
 _ARENA_MAX = -8
 
+_LARGE_STEP = 1e10  # FLOPs, between the two that were measured: 8e8 loses, 3e10 (width 128, 16 x 256) gains
 _NEVER = -1
 _NURSERY = 1 << 28  # bytes of address space; a page of it is memory only once something lies there
+
+
+def gains(run: Run) -> bool:
+    """Say whether steps of a run gain from memory that is kept.
+
+    Small ones do not: one arena for all threads makes them wait for each other (2 times slower at width 48, 8 x 128).
+    """
+    flops_per_step = ledger(run)["flops_per_token"] * run.batch_tokens
+    return flops_per_step > _LARGE_STEP
 
 
 @functools.cache

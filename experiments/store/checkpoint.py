@@ -8,9 +8,8 @@ Only arrays that are proven to differ from what was written make a checkpoint co
 one before it is used. Everything else stops the run and changes nothing. Who only reads checkpoints: stored_state.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -24,12 +23,12 @@ import orbax.checkpoint as ocp
 
 from experiments import files
 from experiments.alive import hosts
-from experiments.cli import AgainError, InputError, WorkError
+from experiments.cli import InputError, WorkError
 from experiments.store import seals
+from experiments.store.faults import DAMAGED, explained
 from experiments.store.train_state import TrainState, named_leaves
 
 SCHEMA = 2  # of meta; the first had one checksum of every whole array in it
-DAMAGED = ".damaged"  # the end of the name of a checkpoint that was set aside
 
 Leaves = dict[str, Any]  # arrays by name
 Shapes = dict[str, jax.ShapeDtypeStruct]  # of leaves, by name; with the sharding that they are to be restored into
@@ -37,19 +36,6 @@ Notes = dict[str, Any]  # JSON values that come back with a state
 Meta = dict[str, Any]
 
 _WRITERS = ("jax", "flax", "optax", "orbax-checkpoint")  # packages whose versions a checkpoint names
-_SHOWN = 200  # characters of a reader's error
-# What TensorStore calls an answer of the disk or the network that may be another the next time.
-_UNAVAILABLE = (
-    "ABORTED",
-    "CANCELLED",
-    "DEADLINE_EXCEEDED",
-    "INTERNAL",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
-    "UNKNOWN",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,47 +361,3 @@ def _restore_args(shape: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
     if shape.sharding is None:
         return ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.ArrayRestoreArgs(sharding=shape.sharding, global_shape=shape.shape, dtype=shape.dtype)
-
-
-@contextlib.contextmanager
-def explained(folder: epath.Path) -> Iterator[None]:
-    """Say in one line what is wrong with the checkpoint in a folder that is read in this context.
-
-    Raises seals.Mismatch, AgainError or WorkError in the place of what readers raise.
-    """
-    try:
-        yield
-    except Exception as error:
-        chain = _chain(error)
-        text = _one_line(chain[-1])
-        if any(str(one).startswith("DATA_LOSS") for one in chain):
-            raise seals.Mismatch(text) from error
-        if any(_is_transient(one) for one in chain):
-            raise AgainError(f"{folder} cannot be read now ({text}); run the same command again") from error
-        raise WorkError(
-            f"{folder} cannot be read ({text}); nothing was changed. To go on from the checkpoint before it, "
-            f"rename it to {folder.name}{DAMAGED}"
-        ) from error
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and those that it comes from."""
-    chain = []
-    at: BaseException | None = error
-    while at is not None and at not in chain:
-        chain.append(at)
-        at = at.__cause__ or at.__context__
-    return chain
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Say whether an error is of the disk or the network, and not of what is stored there."""
-    if isinstance(error, FileNotFoundError | jax.errors.JaxRuntimeError):
-        return False
-    return isinstance(error, OSError) or str(error).startswith(_UNAVAILABLE)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the kind and the text of an error."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_SHOWN]}"

@@ -18,12 +18,12 @@ import re
 import socket
 import subprocess
 import threading
-import time
 from typing import Any
 
 from etils import epath
 
 from experiments import files
+from experiments.alive.looks import Looks
 from experiments.cli import AgainError
 
 SCHEMA = 1
@@ -141,8 +141,8 @@ class Lease:
         self.token = token
         self._path = beat_path(root, token)
         self._beats = 0
-        self._looked = 0.0  # when we last looked at the claims
-        self._every = LOOK_SECONDS_OBJECT_STORE if "://" in os.fspath(root) else LOOK_SECONDS_LOCAL
+        every = LOOK_SECONDS_OBJECT_STORE if "://" in os.fspath(root) else LOOK_SECONDS_LOCAL
+        self._looks = Looks(every)  # at the claims
         self._writing = threading.Lock()
         self._over = threading.Event()
 
@@ -180,11 +180,7 @@ class Lease:
 
     def due(self) -> bool:
         """Tell whether it is time for a look at all runs; True once every few seconds."""
-        now = time.monotonic()
-        if now - self._looked < self._every:
-            return False
-        self._looked = now
-        return True
+        return self._looks.due()
 
     def end(self) -> None:
         """Let go of the runs."""

@@ -6,14 +6,13 @@ whole run would have reached. Who asks, and why, is not decided here (sweeps/wor
 """
 
 import dataclasses
-import math
 import os
 import sys
-import time
 
 from etils import epath
 
 from experiments import files
+from experiments.alive.looks import Looks
 from experiments.cli import InputError
 
 SCHEMA = 1
@@ -28,22 +27,6 @@ class Stop:
 
     status: str
     reason: str
-
-
-class Looks:
-    """Spaces out looks for a request, where each costs something."""
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._last = -math.inf
-
-    def due(self) -> bool:
-        """Tell whether it is time to look; True once every so many seconds."""
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
 
 
 class Requests:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import prepare
-from experiments.alive import stops
+from experiments.alive import looks, stops
 from experiments.cli import InputError
 from experiments.data import batches
 from experiments.run import freeze, schema
@@ -489,9 +489,9 @@ def test_requests_are_looked_for_on_object_stores_too(monkeypatch):
 
 
 def test_looks_are_spaced_out():
-    seldom = stops.Looks(1e6)
+    seldom = looks.Looks(1e6)
     assert [seldom.due(), seldom.due()] == [True, False]
-    always = stops.Looks(0.0)
+    always = looks.Looks(0.0)
     assert always.due() and always.due()
 
 

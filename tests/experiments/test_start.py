@@ -98,13 +98,17 @@ print(json.dumps([loaded[0], loaded[-1]]))
 """
 
 
-def test_what_a_first_step_does_not_need_is_not_loaded_before_it(tiny, tmp_path):
-    """Orbax takes as long to load as a small program takes to be traced; the first checkpoint needs it."""
-    config = tiny(tokens=2_560)
+def train_by(script: str, config, tmp_path):
+    """Run a script in a process of its own, on a config whose text is prepared and a new folder."""
     run, execution = freeze.freeze(config)
     prepare.prepare(run.data, execution.data_root, progress=False)
-    command = [sys.executable, "-c", LOADED, config.to_json_best_effort(), str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, "-c", script, config.to_json_best_effort(), str(tmp_path / "run")]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_what_a_first_step_does_not_need_is_not_loaded_before_it(tiny, tmp_path):
+    """Orbax takes as long to load as a small program takes to be traced; the first checkpoint needs it."""
+    done = train_by(LOADED, tiny(tokens=2_560), tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[], ["orbax", "tensorstore"]]
 
@@ -128,9 +132,5 @@ except OSError as error:
 
 
 def test_an_error_before_the_first_save_waits_for_none(tiny, tmp_path):
-    config = tiny(tokens=2_560)
-    run, execution = freeze.freeze(config)
-    prepare.prepare(run.data, execution.data_root, progress=False)
-    command = [sys.executable, "-c", FAILS, config.to_json_best_effort(), str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = train_by(FAILS, tiny(tokens=2_560), tmp_path)
     assert done.stdout == "nobody listens False\n", done.stderr

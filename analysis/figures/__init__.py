@@ -9,11 +9,12 @@ import functools
 
 from matplotlib.figure import Figure
 
-from analysis.figures import families, quality, scaling, tuning
+from analysis.figures import families, isoflop, quality, scaling, tuning
 from analysis.figures.picture import picture, render
+from analysis.questions.backtest import Rolling
 from analysis.reporting.survey import Survey
 
-__all__ = ["FIGURES", "draw_all", "families", "picture", "quality", "render", "scaling", "tuning"]
+__all__ = ["FIGURES", "draw_all", "families", "isoflop", "picture", "quality", "render", "scaling", "tuning"]
 
 
 def always(survey: Survey) -> bool:
@@ -44,6 +45,12 @@ def has_back_test(survey: Survey) -> bool:
     return survey.rolling is not None
 
 
+def rolling_of(survey: Survey) -> Rolling:
+    """Return the back-tests of a survey that has some."""
+    assert survey.rolling is not None, "the figure is drawn only where there is a back-test"
+    return survey.rolling
+
+
 def has_comparison(survey: Survey) -> bool:
     """Whether the grid has several families."""
     return survey.comparison is not None
@@ -72,47 +79,47 @@ class ReportFigure:
 FIGURES = {
     "allocation": ReportFigure(
         always,
-        scaling.allocation,
+        lambda survey: scaling.allocation(survey.results),
         "Where the next budgets should go. Bands are bootstrap intervals, dotted lines 1, 10, 100 times the largest budget.",
     ),
     "isoflop": ReportFigure(
         has_fit("isoflop"),
-        scaling.isoflop,
+        lambda survey: isoflop.isoflop(survey["isoflop"]),
         "Loss against size at each budget. A minimum on the edge of its sizes is not used.",
     ),
     "envelope": ReportFigure(
         has_fit("envelope"),
-        scaling.envelope,
+        lambda survey: scaling.envelope(survey["envelope"]),
         "The least loss that any run reached at each compute, and the sizes of the runs that reached it.",
     ),
     "surface": ReportFigure(
         has_fit("chinchilla"),
-        scaling.surface,
+        lambda survey: scaling.surface(survey["chinchilla"]),
         "The fitted law with the runs that it rests on. Losses above those of the runs share one colour.",
     ),
     "observed": ReportFigure(
         has_fit("chinchilla"),
-        quality.observed,
+        lambda survey: quality.observed(survey["chinchilla"], survey.test),
         "Each run against the law, and the runs of the largest budget as predicted without them.",
     ),
     "residuals": ReportFigure(
         has_fit("chinchilla"),
-        quality.residuals,
+        lambda survey: quality.residuals(survey["chinchilla"]),
         "What the law leaves over. A bend means that its form is wrong there. Far out, the axis becomes logarithmic.",
     ),
     "cloud": ReportFigure(
         has_draws,
-        quality.cloud,
+        lambda survey: quality.cloud(survey["chinchilla"]),
         "How far the coefficients move together when runs are resampled.",
     ),
     "profiles": ReportFigure(
         has_profiles,
-        quality.profiles,
+        lambda survey: quality.profile_panels(survey["chinchilla"]),
         "How much worse the law fits when one coefficient is held and the others follow. A flat side is not bounded.",
     ),
     "back_tests": ReportFigure(
         has_back_test,
-        quality.back_tests,
+        lambda survey: quality.extrapolation(rolling_of(survey)),
         "What the law says of larger runs when it is fitted to the smaller ones only, budget after budget.",
     ),
     "exchange": ReportFigure(

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from analysis.figures.drawing import Drawing
 from analysis.figures.style import (
     BLUE,
     CATEGORIES,
@@ -40,7 +41,7 @@ def exchange(found: Comparison) -> Figure:
 
     Dashes where a family has no runs that large. A diamond marks where a family and the baseline cross.
     """
-    figure = Figure(figsize=(WIDE, 4.0))
+    figure = Drawing(figsize=(WIDE, 4.0))
     axis = figure.subplots()
     axis.axhline(1, color=GREY, lw=1)
     for colour, (name, rate) in zip(CATEGORIES * 9, found.rates.items(), strict=False):
@@ -79,7 +80,7 @@ def growth(result: FitResult) -> Figure:
     """
     columns = result.columns
     speedup = 100 * columns["speedup"]
-    figure = Figure(figsize=(WIDE, 3.8))
+    figure = Drawing(figsize=(WIDE, 3.8))
     axis = figure.subplots()
     axis.axhline(0, color=GREY, lw=1)
     C = _compute_to_draw(result)
@@ -152,7 +153,7 @@ def calibration(outcomes: Sequence[Outcome], level: float = 0.9) -> Figure:
 
     Left: the share of intervals that held their outcome, at every level. Right: each outcome in its own interval.
     """
-    figure = Figure(figsize=(WIDE, 3.4))
+    figure = Drawing(figsize=(WIDE, 3.4))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     _draw_shares(left, outcomes)
     _draw_outcomes(right, outcomes, level)

@@ -1,5 +1,6 @@
 """Draw how far a fit can be trusted: residuals, law against runs, bootstrap clouds, profiles, back-tests."""
 
+import itertools
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -7,9 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
+from analysis.figures.drawing import Drawing
+from analysis.figures.rows import with_compute
 from analysis.figures.style import (
     BLUE,
     GREY,
+    LOSS_LABEL,
     ORANGE,
     RED,
     SKY,
@@ -25,74 +29,99 @@ from analysis.figures.style import (
     times_text,
 )
 from analysis.fitting.result import FitResult
-from analysis.questions.backtest import Rolling
-from analysis.reporting.survey import Survey
+from analysis.grid.table import Columns
+from analysis.questions.backtest import BackTest, Rolling
 from analysis.writing.numbers import human
 
+MOST_PANELS = 3  # side by side
+QUANTITIES = {"N": "parameters N", "D": "tokens D", "C": "FLOPs C"}
 CLOUD = 400  # bootstrap replicates drawn
 HIGHEST_RISE = 4.0  # of a profile that is drawn, in units of the interval's limit
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 
 
-def residuals(survey: Survey) -> Figure:
-    """Draw the residuals of the parametric law against N, D and C in one row."""
-    columns = survey.columns
-    residual = survey["chinchilla"].residual
-    figure = Figure(figsize=(WIDE, 3.0))
-    axes = figure.subplots(1, 3, sharey=True)
-    # Rounded, because runs that lie exactly on the law leave residuals of 1e-16 of either sign.
-    percent = 100 * np.expm1(-residual)
-    away = np.round(percent, 9)
-    shown = choose(columns.row, residual)
+def residuals(result: FitResult) -> Figure:
+    """Draw the residuals of a fit against each quantity that the law takes, and against C, in one row."""
+    columns = with_compute(result)
+    roles = axes_of(result, columns)
+    figure = Drawing(figsize=(WIDE, 3.0))
+    axes = figure.subplots(1, len(roles), sharey=True, squeeze=False)[0]
+    shown = choose(columns.row, result.residual)
     rows = columns.row[shown]
-    labels = {"N": "parameters N", "D": "tokens D", "C": "FLOPs C"}
-    for axis, (role, label) in zip(axes, labels.items(), strict=True):
+    away, label = deviation(result)
+    for axis, role in zip(axes, roles, strict=True):
         axis.axhline(0, color=GREY, lw=1)
         x = columns[role][shown]
         runs(axis, x, away[shown], rows, color=BLUE, ms=4, alpha=0.6, mec="none")
         write = flops_text if role == "C" else human
-        log_axis(axis, "x", write, few=True)
-        axis.set_xlabel(label)
+        if (columns[role] > 0).all():
+            log_axis(axis, "x", write, few=True)
+        axis.set_xlabel(QUANTITIES.get(role, plain(role)))
     symmetric(axes[0], away)
-    axes[0].set(ylabel="observed over fitted, %", title="Residuals")
+    axes[0].set(ylabel=label, title="Residuals")
     return figure
 
 
-def observed(survey: Survey) -> Figure:
-    """Draw fitted against observed loss; what was held out in the back-test has a colour of its own."""
-    columns = survey.columns
-    residual = survey["chinchilla"].residual
-    figure = Figure(figsize=(WIDE, 4.6))
+def axes_of(result: FitResult, columns: Columns) -> list[str]:
+    """Return the quantities that residuals are drawn against: one number a row, at most MOST_PANELS of them."""
+    inputs = [role for role in result.law.ROLES if role != result.law.TARGET]
+    roles = []
+    for role in dict.fromkeys((*inputs, "C")):
+        if role in columns and columns[role].dtype.kind == "f" and columns[role].ndim == 1:
+            roles.append(role)
+    return roles[:MOST_PANELS]
+
+
+def deviation(result: FitResult) -> tuple[np.ndarray, str]:
+    """Return how far each row lies from the law, and what that is: per cent, or a difference.
+
+    Rounded, because runs that lie exactly on the law leave residuals of 1e-16 of either sign.
+    """
+    if result.additive:
+        return np.round(-result.residual, 12), "observed less fitted"
+    percent = 100 * np.expm1(-result.residual)
+    return np.round(percent, 9), "observed over fitted, %"
+
+
+def observed(result: FitResult, test: BackTest | None = None) -> Figure:
+    """Draw what a law gives against what was observed; the rows that `test` held out have a colour of their own."""
+    columns = result.columns
+    target = result.law.TARGET
+    residual = result.residual
+    figure = Drawing(figsize=(WIDE, 4.6))
     axis = figure.subplots()
-    loss = columns["loss"]
-    fitted = loss * np.exp(residual)
+    loss = columns[target]
+    fitted = loss + residual if result.additive else loss * np.exp(residual)
     shown = choose(columns.row, residual)
     look = {"color": BLUE, "ms": 4.5, "alpha": 0.65, "mec": "none"}
     runs(axis, loss[shown], fitted[shown], columns.row[shown], label="fitted to all rows", **look)
     drawn = [loss, fitted]
-    if survey.test is not None:
-        _draw_held_out(axis, survey.test)
-        drawn.append(survey.test.predicted)
+    if test is not None:
+        _draw_held_out(axis, test)
+        drawn.append(test.predicted)
 
     everything = np.concatenate(drawn)
-    least = 0.985 * everything.min()
-    most = 1.015 * everything.max()
-    ends = np.array([least, most])
+    least = float(everything.min())
+    most = float(everything.max())
+    room = 0.015 * max(abs(least), abs(most))
+    ends = np.array([least - room, most + room])
     axis.plot(ends, ends, color=GREY, lw=1, zorder=1)
+    name = LOSS_LABEL if target == "loss" else plain(target)
     axis.set(
-        xlabel="observed loss (nats per token)",
-        ylabel="law (nats per token)",
+        xlabel=f"observed {name}",
+        ylabel=f"law: {name}",
         title="Law against runs",
         xlim=ends,
         ylim=ends,
     )
-    for which in "xy":
-        log_axis(axis, which, three_digits)
+    if ends[0] > 0:
+        log_axis(axis, "x", three_digits)
+        log_axis(axis, "y", three_digits)
     axis.legend(loc="upper left")
     return figure
 
 
-def _draw_held_out(axis: Axes, test: Any) -> None:
+def _draw_held_out(axis: Axes, test: BackTest) -> None:
     """Draw what the law said of the largest budget without having seen it, with its intervals."""
     near = choose(test.rows, test.error)
     seen = test.observed[near]
@@ -114,11 +143,17 @@ def _draw_held_out(axis: Axes, test: Any) -> None:
     runs(axis, seen, predicted, test.rows[near], "D", color=RED, ms=4, label=label)
 
 
-def cloud(survey: Survey) -> Figure:
-    """Draw bootstrap replicates of the parametric law: exponents, floor and the allocation's exponent."""
-    result = survey["chinchilla"]
-    names = (("alpha", "beta"), ("E", "alpha"), ("E", "exponent_N"))
-    return pairs(result, names, {"E": "E (nats per token)", "exponent_N": "exponent of N*"})
+def cloud(result: FitResult) -> Figure:
+    """Draw bootstrap replicates of a law in pairs: of the loss in N and D its exponents, floor and the optimum's exponent.
+
+    Of another law, the first coefficients one after the other.
+    """
+    names = result.law.names()
+    if {"E", "alpha", "beta"} <= set(names) and "exponent_N" in result.law.optimum_exponents():
+        pairs_shown = (("alpha", "beta"), ("E", "alpha"), ("E", "exponent_N"))
+    else:
+        pairs_shown = tuple(itertools.pairwise(names))[:MOST_PANELS]
+    return pairs(result, pairs_shown, {"E": "E (nats per token)", "exponent_N": "exponent of N*"})
 
 
 def pairs(result: FitResult, names: tuple[tuple[str, str], ...], labels: dict[str, str] | None = None) -> Figure:
@@ -128,7 +163,7 @@ def pairs(result: FitResult, names: tuple[tuple[str, str], ...], labels: dict[st
     draws = dict(columns) | result.stacked().optimum_exponents()
     centre = law.coefficients() | law.optimum_exponents()
     labels = labels or {}
-    figure = Figure(figsize=(WIDE, 2.7))
+    figure = Drawing(figsize=(WIDE, 2.7))
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, (first, second) in zip(axes, names, strict=True):
         x = np.asarray(draws[first])
@@ -159,11 +194,6 @@ def most_of(values: np.ndarray, centre: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def profiles(survey: Survey) -> Figure:
-    """Draw the profile likelihoods of the parametric law."""
-    return profile_panels(survey["chinchilla"])
-
-
 def profile_panels(result: FitResult) -> Figure:
     """Draw how much worse the law fits with each coefficient held away from its estimate.
 
@@ -173,7 +203,7 @@ def profile_panels(result: FitResult) -> Figure:
     profiles = {name: one for name, one in result.profiles.items() if one.threshold > 0}
     across = min(len(profiles), 3)
     down = -(-len(profiles) // across)
-    figure = Figure(figsize=(WIDE, 0.5 + 2.0 * down))
+    figure = Drawing(figsize=(WIDE, 0.5 + 2.0 * down))
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
     panels = list(axes.flat)
     centre = result.law.coefficients()
@@ -214,12 +244,6 @@ def _draw_profile(axis: Axes, profile: Any, centre: float) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(3))
 
 
-def back_tests(survey: Survey) -> Figure:
-    """Draw errors of the parametric law on rows beyond those it was fitted to, over every split of the grid."""
-    assert survey.rolling is not None, "the figure is drawn only where there is a back-test"
-    return extrapolation(survey.rolling)
-
-
 def extrapolation(test: Rolling) -> Figure:
     """Draw the error of each held-out prediction against how far beyond the fitted runs it reached.
 
@@ -229,7 +253,7 @@ def extrapolation(test: Rolling) -> Figure:
     inside = test.gathered("inside")
     rows = test.gathered("rows")
     error = np.round(100 * test.gathered("error"), 9)
-    figure = Figure(figsize=(WIDE, 3.6))
+    figure = Drawing(figsize=(WIDE, 3.6))
     axis = figure.subplots()
     axis.axhline(0, color=GREY, lw=1)
     shown = choose(rows, error)

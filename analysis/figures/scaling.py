@@ -1,13 +1,14 @@
-"""Draw compute-optimal scaling: IsoFLOP curves, the envelope, the allocation, the loss surface."""
+"""Draw compute-optimal scaling: the envelope, the allocation, the loss surface. IsoFLOP curves are in isoflop.py."""
 
-from collections.abc import Callable
-import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from analysis.figures.drawing import Drawing
+from analysis.figures.rows import largest_compute, with_compute
 from analysis.figures.style import (
     BLUE,
     GREEN,
@@ -26,14 +27,13 @@ from analysis.figures.style import (
     legend_above,
     log_axis,
     log_colours,
+    plain,
     runs,
     three_digits,
 )
 from analysis.fitting.result import FitResult
 from analysis.grid.table import Columns
-from analysis.procedures.budgets import Budget, compute_slopes, make_budget, split_budgets
-from analysis.procedures.isoflop import find_minimum
-from analysis.reporting.survey import FACTORS, Survey
+from analysis.reporting.survey import FACTORS
 
 APPROACHES = {
     "chinchilla": (BLUE, "approach 3, parametric"),
@@ -41,86 +41,18 @@ APPROACHES = {
     "isoflop_cubic": (GREEN, "approach 2, cubic"),
     "envelope": (PURPLE, "approach 1, envelope"),
 }
-# Degree of the polynomial through a budget, how its line looks, and its name.
-CURVES: tuple[tuple[int, dict[str, Any], str], ...] = (
-    (2, {"ls": "-", "lw": 1.5}, "parabola"),
-    (3, {"ls": "--", "lw": 0.9}, "cubic"),
-)
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 REACH = 180.0  # the allocation is drawn as far as this many times the largest budget
 BAND_POINTS = 20
 
 
-def budgets_of(result: FitResult, interpolation: str) -> tuple[Columns, list[Budget]]:
-    """Return the columns behind a fit and their IsoFLOP curves, as the fit made them."""
-    columns, groups = split_budgets(result.columns, 3)
-    slopes = compute_slopes(columns, groups)
-    budgets = []
-    for rows in groups:
-        budget = make_budget(columns, rows, slopes)
-        budgets.append(find_minimum(budget, interpolation))
-    return columns, budgets
+def envelope(result: FitResult) -> Figure:
+    """Draw loss against compute with the lower hull, and the sizes of the runs on the hull against their compute.
 
-
-def isoflop(survey: Survey) -> Figure:
-    """Draw loss against size at each budget, with the parabola (line), the cubic (dashes) and the minima."""
-    figure = Figure(figsize=(WIDE, 4.3))
-    axis = figure.subplots()
-    columns, budgets = budgets_of(survey["isoflop"], "quadratic")
-    colours = log_colours(np.array([budget.flops for budget in budgets]))
-    for budget in budgets:
-        _draw_budget(axis, columns, budget, colour_of(colours, budget.flops))
-    for budget in budgets:
-        if not budget.reason:
-            x = math.exp(budget.minimum)
-            y = math.exp(budget.loss)
-            axis.plot(x, y, "*", ms=10, mew=0.6, zorder=5, **STAR)
-
-    for _, look, label in CURVES:
-        axis.plot([], [], color=GREY, label=label, **look)
-    axis.plot([], [], "*", ms=10, ls="", label="minimum inside", **STAR)
-    log_axis(axis, "x")
-    log_axis(axis, "y", three_digits)
-    axis.set(xlabel="parameters N", ylabel=LOSS_LABEL)
-    axis.set_title("IsoFLOP curves", pad=22)
-    legend_above(axis)
-    bar = colour_bar(figure, axis, colours, "training FLOPs of the budget")
-    log_axis(bar.ax, "y", flops_text)
-    return figure
-
-
-def _draw_budget(axis: Axes, columns: Columns, budget: Budget, colour: Any) -> None:
-    """Draw the runs of one budget and the curves through them."""
-    log_loss = budget.run_log_loss
-    N = columns["N"][budget.rows]
-    loss = np.exp(log_loss)
-    rows = columns.row[budget.rows]
-    shown = choose(budget.rows, log_loss - np.median(log_loss))
-    runs(
-        axis,
-        N[shown],
-        loss[shown],
-        rows[shown],
-        color=colour,
-        ms=4.5,
-        alpha=0.85,
-        mec="none",
-    )
-    log_n = np.linspace(budget.log_n[0], budget.log_n[-1], 80)
-    centred = budget.log_n - budget.middle
-    for degree, look, _ in CURVES:
-        if len(budget.log_n) <= degree:
-            continue
-        curve = np.polyfit(centred, budget.log_loss, degree, w=np.sqrt(budget.repeats))
-        fitted = np.polyval(curve, log_n - budget.middle)
-        axis.plot(np.exp(log_n), np.exp(fitted), color=colour, **look)
-
-
-def envelope(survey: Survey) -> Figure:
-    """Draw loss against compute with the lower hull, and the sizes of the runs on the hull against their compute."""
-    result = survey["envelope"]
+    `result` is a fit of the law envelope.
+    """
     columns = result.columns
-    figure = Figure(figsize=(WIDE, 5.4))
+    figure = Drawing(figsize=(WIDE, 5.4))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     colours = log_colours(columns["N"])
     _draw_by_size(top, columns, colours)
@@ -176,17 +108,24 @@ def _draw_by_size(axis: Axes, columns: Columns, colours: Any) -> None:
         )
 
 
-def allocation(survey: Survey) -> Figure:
-    """Draw optimal size, tokens and loss against compute, with bands, beyond 100 times the largest budget."""
-    figure = Figure(figsize=(WIDE, 7.2))
+def allocation(results: Mapping[str, FitResult]) -> Figure:
+    """Draw optimal size, tokens and loss against compute, with bands, beyond 100 times the largest budget.
+
+    results: fits of the same rows by the names of their approaches; those of APPROACHES come first, in its order.
+    """
+    figure = Drawing(figsize=(WIDE, 7.2))
     axes = figure.subplots(3, 1, sharex=True)
-    compute = np.geomspace(float(survey.columns["C"].min()), REACH * survey.largest, 61)
-    for name in APPROACHES:
-        if name in survey.results:
-            _draw_approach(axes, survey[name], name, compute)
-    if "isoflop" in survey.results:
-        _draw_minima(axes, survey["isoflop"])
-    _draw_factors(axes, survey.largest)
+    first = next(iter(results.values()))
+    least = float(with_compute(first)["C"].min())
+    largest = largest_compute(first)
+    compute = np.geomspace(least, REACH * largest, 61)
+    known = [name for name in APPROACHES if name in results]
+    others = [name for name in results if name not in APPROACHES]
+    for name in (*known, *others):
+        _draw_approach(axes, results[name], name, compute)
+    if "isoflop" in results:
+        _draw_minima(axes, results["isoflop"])
+    _draw_factors(axes, largest)
 
     for axis, label in zip(axes, ("parameters N*", "tokens D*", LOSS_LABEL), strict=True):
         axis.set_ylabel(label)
@@ -204,7 +143,7 @@ def allocation(survey: Survey) -> Figure:
 
 def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray) -> None:
     """Draw N*, D* and the loss of one approach, each on its axis, with their bands."""
-    colour, label = APPROACHES[name]
+    colour, label = APPROACHES.get(name, (BLUE, plain(name)))
     factor = result.flops_per_param_token
     size, tokens = result.law.optimum(compute, factor)
     loss = result.law.target_at({"C": compute}, factor)
@@ -281,13 +220,13 @@ def band(result: FitResult, compute: np.ndarray) -> list[np.ndarray]:
     return edges
 
 
-def surface(survey: Survey) -> Figure:
+def surface(result: FitResult) -> Figure:
     """Draw contours of the fitted loss over N and D with the runs, lines of equal compute and the efficient frontier."""
-    result = survey["chinchilla"]
-    columns = survey.columns
+    columns = with_compute(result)
+    largest = largest_compute(result)
     N = columns["N"]
     D = columns["D"]
-    figure = Figure(figsize=(WIDE, 4.6))
+    figure = Drawing(figsize=(WIDE, 4.6))
     axis = figure.subplots()
     n = np.geomspace(N.min() / 2, N.max() * 4, 60)
     d = np.geomspace(D.min() / 2, D.max() * 4, 60)
@@ -295,10 +234,10 @@ def surface(survey: Survey) -> Figure:
 
     factor = result.flops_per_param_token
     least = columns["C"].min()
-    for budget in np.geomspace(least, survey.largest, 4):
+    for budget in np.geomspace(least, largest, 4):
         tokens = budget / factor / n
         axis.plot(n, tokens, color=INK, lw=0.7, ls=":")
-    compute = np.geomspace(least / 10, survey.largest * 100, 60)
+    compute = np.geomspace(least / 10, largest * 100, 60)
     best_n, best_d = result.law.optimum(compute, factor)
     axis.plot(drawable(best_n), drawable(best_d), color=RED, lw=2, label="compute-optimal")
     shown = choose(columns.row, result.residual)

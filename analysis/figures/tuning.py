@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from analysis.figures.drawing import Drawing
 from analysis.figures.style import (
     CATEGORIES,
     GREY,
@@ -36,7 +37,7 @@ def two_digits(value: float) -> str:
 
 def learning_rate(survey: Survey) -> Figure:
     """Draw loss against peak learning rate in the bracket, with its minimum and the rate of the runs in the fit."""
-    figure = Figure(figsize=(WIDE, 3.8))
+    figure = Drawing(figsize=(WIDE, 3.8))
     axis = figure.subplots()
     for colour, bracket in zip(CATEGORIES, survey.rates, strict=False):
         axis.plot(bracket.rate, bracket.loss, "-", color=colour, lw=1.2)
@@ -64,7 +65,7 @@ def rate_batch_map(cells: Sequence[Cell]) -> Figure:
     down = math.ceil(len(cells) / 2)
     across = min(len(cells), 2)
     height = 0.6 + 2.4 * down if len(cells) > 1 else 3.6
-    figure = Figure(figsize=(WIDE, height))
+    figure = Drawing(figsize=(WIDE, height))
     axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     colours = log_colours(LEVELS[[0, -1]])
     panels = list(axes.flat)

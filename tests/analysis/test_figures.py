@@ -68,7 +68,7 @@ def test_a_marker_knows_its_row_whatever_is_left_out():
 
 def test_places_are_those_of_the_numbers(ours):
     _, found = ours
-    svg = figures.render(lambda: scaling.surface(found), "surface")[0]
+    svg = figures.render(lambda: scaling.surface(found["chinchilla"]), "surface")[0]
     places = marks(svg)
     rows = sorted(places)
     assert rows == list(found.columns.row)
@@ -79,7 +79,7 @@ def test_places_are_those_of_the_numbers(ours):
 
 def test_svgs_do_not_share_ids_and_say_the_same_twice(ours):
     _, found = ours
-    drawn = {name: figures.render(lambda draw=draw: draw(found), name)[0].decode()
+    drawn = {name: figures.render(lambda draw=draw: draw(found["chinchilla"]), name)[0].decode()
              for name, draw in (("residuals", quality.residuals), ("observed", quality.observed))}  # fmt: skip
     ids = {name: re.findall(r' id="([^"]*)"', svg) for name, svg in drawn.items()}
     for name, svg in drawn.items():
@@ -88,7 +88,7 @@ def test_svgs_do_not_share_ids_and_say_the_same_twice(ours):
         assert all(
             one in ids[name] for pair in re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', svg) for one in pair if one
         )
-    assert figures.render(lambda: quality.residuals(found), "residuals")[0].decode() == drawn["residuals"]
+    assert figures.render(lambda: quality.residuals(found["chinchilla"]), "residuals")[0].decode() == drawn["residuals"]
 
 
 def test_of_many_runs_the_extreme_ones_are_drawn():

@@ -1,8 +1,13 @@
-"""Scaling laws from Python: read a grid, fit a law, predict, compare families, design the next runs.
+"""Scaling laws from Python: read a grid, fit a law, look at it, predict, compare families, design the next runs.
 
-    import analysis
-    result = analysis.fit("runs.csv", "chinchilla", N="params", loss="val_loss")
-    analysis.predict(result, C=1e24).optimum
+    import analysis as lab
+
+    grid = lab.read("runs.csv", N="params", loss="val_loss", run="run_id")
+    fit = lab.fit(grid, "chinchilla")
+    fit.plot.isoflop()
+
+`fit` shows itself, in a notebook and in a terminal: the law, its intervals, whether to believe it. `fit.predict(C=1e24)`,
+`fit.backtest()`, `fit.to_frame()` and `fit.save("fit.json")` go on from there.
 
 Each function is a thin call of the library in analysis/questions/, which also has everything that is not here. Nothing
 heavy is imported before a function is called, so that `import analysis` is instant. `analysis.fit` is the function;
@@ -11,27 +16,50 @@ heavy is imported before a function is called, so that `import analysis` is inst
 
 from collections.abc import Sequence
 import os
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fitting.result import FitResult
+    from analysis.from_python.answers import Comparison, Design, Prediction, Scoreboard, Trend
+    from analysis.from_python.fit import Fit
+    from analysis.from_python.grid import NamedGrid
     from analysis.grid.table import Grid
     from analysis.laws.base import Law
-    from analysis.questions.compare import Comparison
-    from analysis.questions.design import Design
-    from analysis.questions.predict import Prediction
 
 
-def read(source: "Grid | pd.DataFrame | str | os.PathLike[str]") -> "Grid":
-    """Read a grid from a Parquet or CSV file, or take a DataFrame for one.
+class _Face(types.ModuleType):
+    """A package whose functions stay when the command of the same name is imported.
 
-    Raises InputError when there is no such file, or no row in it.
+    Python sets an imported submodule as an attribute of its package: after `import analysis.fit`, `analysis.fit` would be
+    the module of the command and no longer the function.
     """
-    from analysis.questions import from_python
 
-    return from_python.read(source)
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_command = isinstance(value, types.ModuleType)
+        if is_command and isinstance(vars(self).get(name), types.FunctionType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
+
+
+def read(
+    source: "Grid | pd.DataFrame | str | os.PathLike[str]", *, where: str | None = None, **columns: str
+) -> "NamedGrid":
+    """Read a grid from a file, or take a DataFrame for one, and say what its columns mean.
+
+    columns: roles with their column or formula: N="params", loss="val_loss", run="run_id", C="6*N*D". What is not named
+    is looked for under its usual names. `where` chooses rows as --where does. Raises InputError when there is no such
+    file, no row in it, or no such column.
+    """
+    from analysis.from_python import grid
+
+    return grid.read(source, where, columns)
 
 
 def fit(
@@ -40,23 +68,22 @@ def fit(
     *,
     where: str | None = None,
     **given: Any,
-) -> "FitResult":
+) -> "Fit":
     """Fit a law, given by its name or its class, to a grid.
 
-    given: roles with their column or formula (N="params", C="6*N*D"), and options of analysis.fitting.spec.FitSpec
-    (bootstrap=200, fixed={"E": 1.69}), whose types are many. `where` chooses rows as --where does. Raises InputError for
-    what the law or the grid does not have, FitError where no optimum is found.
+    given: roles as in `read`, and options of analysis.fitting.spec.FitSpec (bootstrap=200, fixed={"E": 1.69}), whose
+    types are many. Raises InputError for what the law or the grid does not have, FitError where no optimum is found.
     """
-    from analysis.questions import from_python
+    from analysis.from_python import questions
 
-    return from_python.fit(source, law, where, given)
+    return questions.fit(source, law, where, given)
 
 
 def predict(result: "FitResult | str | os.PathLike[str]", **at: float) -> "Prediction":
     """Predict from a fit, or from the fit.json at a path: predict(result, N=1e9, D=2e10) or predict(result, C=1e24)."""
-    from analysis.questions import from_python
+    from analysis.from_python import questions
 
-    return from_python.predict(result, at)
+    return questions.predict(result, at)
 
 
 def compare(
@@ -69,9 +96,9 @@ def compare(
     **given: Any,
 ) -> "Comparison":
     """Compare the families of a grid: what one's compute is worth in another's. `given` is that of fit."""
-    from analysis.questions import from_python
+    from analysis.from_python import questions
 
-    return from_python.compare(source, law, baseline, shared, where, given)
+    return questions.compare(source, law, baseline, shared, where, given)
 
 
 def design(
@@ -88,13 +115,42 @@ def design(
 
     budget: FLOPs that may be spent, by default as many as the grid has cost. `given` is that of fit.
     """
-    from analysis.questions import from_python
+    from analysis.from_python import questions
 
-    return from_python.design(source, target, laws, budget, count, where, given)
+    return questions.design(source, target, laws, budget, count, where, given)
+
+
+def scoreboard(
+    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    laws: Sequence["str | type[Law]"] = (),
+    *,
+    where: str | None = None,
+    bootstrap: int = 200,
+    **given: Any,
+) -> "Scoreboard":
+    """Say which law extrapolates best on a grid, of those named or of all whose columns it has. `given` is that of fit."""
+    from analysis.from_python import questions
+
+    return questions.scoreboard(source, laws, where, given | {"bootstrap": bootstrap})
+
+
+def trend(
+    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    x: str,
+    y: str,
+    *,
+    where: str | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+) -> "Trend":
+    """Say whether column or formula y falls, rises, or turns over x: trend("runs.csv", "params", "error")."""
+    from analysis.from_python import questions
+
+    return questions.trend(source, x, y, where, level, seed)
 
 
 def list_laws() -> "pd.DataFrame":
     """Return every law: its name, formula, the columns that it needs, and its source."""
-    from analysis.questions import from_python
+    from analysis.from_python import questions
 
-    return from_python.list_laws()
+    return questions.list_laws()

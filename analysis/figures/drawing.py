@@ -5,10 +5,12 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis.figures.style import STYLE
 
 DOTS_PER_INCH = 110
+SHADES = 128  # of the picture: a drawing has few, and a notebook that is read on a web page should be small
 
 
 class Drawing(Figure):
@@ -17,7 +19,11 @@ class Drawing(Figure):
     def _repr_png_(self) -> bytes:
         """Return the picture for a notebook; the same figure gives the same bytes."""
         style: dict[Any, Any] = STYLE
-        stream = io.BytesIO()
+        drawn = io.BytesIO()
         with matplotlib.rc_context(style):
-            self.savefig(stream, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        return stream.getvalue()
+            self.savefig(drawn, format="png", dpi=DOTS_PER_INCH)
+        with Image.open(drawn) as picture:
+            few = picture.convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+        small = io.BytesIO()
+        few.save(small, format="png", optimize=True)
+        return small.getvalue()

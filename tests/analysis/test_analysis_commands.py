@@ -140,7 +140,7 @@ def test_help_and_laws_need_no_grid():
 
 def test_analysis_needs_no_jax_and_no_model():
     program = (
-        "import sys\nfrom analysis import figures\nfrom analysis.questions import from_python, scoreboard, trend\n"
+        "import sys\nfrom analysis import figures\nfrom analysis.from_python import questions\nfrom analysis.questions import scoreboard, trend\n"
         "from analysis.reporting import numbers\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('jax', 'flax', 'tensorflow')])"
     )

@@ -31,6 +31,7 @@ FLOORS = {
         {"questions"},
         {"figures", "reporting"},
         {"command_line", "published"},
+        {"from_python"},
         {"notebooks"},
     ),
 }

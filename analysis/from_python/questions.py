@@ -1,0 +1,132 @@
+"""Ask the questions from Python: grids as DataFrames or paths, laws by name or class, columns and options as keywords.
+
+It turns keywords into what questions/ takes, and answers into what shows itself; it computes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+import pandas as pd
+
+from analysis import laws as known_laws
+from analysis.fitting.result import FitResult
+from analysis.from_python import answers
+from analysis.from_python.answers import as_shown, predict_from
+from analysis.from_python.fit import Fit
+from analysis.from_python.grid import Asked, Source, law_of, understand
+from analysis.grid import selection
+from analysis.laws.base import FormulaLaw, Law
+from analysis.questions import compare as comparing
+from analysis.questions import design as designing
+from analysis.questions import fit as fitting
+from analysis.questions import predict as predicting
+from analysis.questions import scoreboard as scoring
+from analysis.questions import trend as trending
+from analysis.questions.target import Target
+from experiments.cli import InputError
+
+
+def fit(source: Source, law: str | type[Law], where: str | None, given: Mapping[str, Any]) -> Fit:
+    """Fit a law to a grid."""
+    chosen = law_of(law)
+    asked = understand(source, where, given)
+    columns = asked.select(chosen)
+    found = fitting.fit(columns, chosen, asked.spec)
+    return as_shown(Fit, found, grid=asked.grid, selected=columns, call=_call(asked, chosen, given))
+
+
+def _call(asked: Asked, law: type[Law], given: Mapping[str, Any]) -> str:
+    """Return the fit as a line of Python, for fit.json."""
+    grid = asked.grid
+    words = [f"{grid.path!r}", f"{law.NAME!r}"]
+    if grid.where:
+        words.append(f"where={grid.where!r}")
+    keywords = {**grid.columns, **given}
+    for name, value in keywords.items():
+        words.append(f"{name}={value!r}")
+    arguments = ", ".join(words)
+    return f"analysis.fit({arguments})"
+
+
+def predict(result: FitResult | str | os.PathLike[str], at: Mapping[str, float]) -> answers.Prediction:
+    """Predict from a fit or a fit.json."""
+    fitted = predicting.of_result(result) if isinstance(result, FitResult) else predicting.read(os.fspath(result))
+    return predict_from(fitted, at)
+
+
+def compare(
+    source: Source,
+    law: str | type[Law],
+    baseline: str | None,
+    shared: Sequence[str] | None,
+    where: str | None,
+    given: Mapping[str, Any],
+) -> answers.Comparison:
+    """Compare the families of a grid."""
+    chosen = law_of(law)
+    if not issubclass(chosen, FormulaLaw):
+        raise InputError(f"law: {chosen.NAME} has no loss at C training FLOPs; expected for example chinchilla")
+    asked = understand(source, where, given)
+    columns = asked.select(chosen, more=("family",))
+    own = None if shared is None else tuple(shared)
+    found = comparing.compare(columns, chosen, asked.spec, baseline=baseline, shared=own)
+    return as_shown(answers.Comparison, found, columns=columns, level=asked.spec.level)
+
+
+def design(
+    source: Source,
+    target: str,
+    laws: Sequence[str | type[Law]],
+    budget: float | None,
+    count: int,
+    where: str | None,
+    given: Mapping[str, Any],
+) -> answers.Design:
+    """Propose runs from the lattice around a grid."""
+    chosen = designing.of_single_runs([law_of(law) for law in laws])
+    asked = understand(source, where, given)
+    columns = asked.select_for_all(chosen)
+    if budget is None:
+        budget = float(columns["C"].sum())
+    candidates = designing.lattice(columns, budget)
+    wanted = Target.parse(target)
+    found = designing.propose(columns, chosen, wanted, candidates, asked.spec, budget, count)
+    return as_shown(answers.Design, found)
+
+
+def scoreboard(
+    source: Source, laws: Sequence[str | type[Law]], where: str | None, given: Mapping[str, Any]
+) -> answers.Scoreboard:
+    """Score laws by their error on larger runs than they were fitted to."""
+    asked = understand(source, where, given)
+    chosen = [law_of(law) for law in laws]
+    if not chosen:
+        chosen = scoring.applicable(asked.grid, asked.columns, asked.grid.where)
+    chosen = designing.of_single_runs(chosen)
+    columns = asked.select_for_all(chosen)
+    scores = scoring.scoreboard(columns, chosen, asked.spec)
+    return answers.Scoreboard(tuple(scores))
+
+
+def trend(source: Source, x: str, y: str, where: str | None, level: float, seed: int) -> answers.Trend:
+    """Find whether one column falls, rises or turns over another."""
+    asked = understand(source, where, {"X": x, "loss": y})
+    grid = asked.grid
+    columns = selection.select(grid, ("X", "loss"), columns=asked.columns, where=grid.where, signed=("loss",))
+    found = trending.find_trend(columns["X"], columns["loss"], level=level, seed=seed)
+    return as_shown(answers.Trend, found, columns=columns)
+
+
+def list_laws() -> pd.DataFrame:
+    """Return the laws as a table."""
+    rows = []
+    for law in known_laws.LAWS.values():
+        row = {
+            "law": law.NAME,
+            "formula": law.FORMULA,
+            "columns": ", ".join(law.ROLES),
+            "source": law.SOURCE,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from typing import cast
 
 from absl import flags
 
-from analysis.command_line import options
+from analysis.command_line import options, reading
 from experiments import cli
 
 
@@ -53,20 +53,19 @@ def main(argv: list[str]) -> None:
 
     from analysis import laws
     from analysis.command_line.answers import compare as answer
-    from analysis.command_line.arguments import one_grid, running_command
+    from analysis.command_line.arguments import running_command
     from analysis.grid.selection import select
-    from analysis.grid.table import load
     from analysis.laws.base import FormulaLaw
     from analysis.questions.compare import compare, read_hours, to_json
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     law = laws.load(values.law)
     spec = options.spec(law=law)
     check_writable(values.out, "--out")
     text = columns_text()
-    grid = load(path)
+    grid = reading.load(paths)
     needed = (*law.ROLES, "family")
     optional = (*law.OPTIONAL, "C")
     columns = select(grid, needed, optional=optional, columns=text, where=values.where, signed=law.SIGNED)
@@ -84,4 +83,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["out"], arguments="GRID")
+    cli.run(main, required=["out"], arguments="GRID ...")

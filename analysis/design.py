@@ -11,7 +11,7 @@ import math
 
 from absl import flags
 
-from analysis.command_line import options
+from analysis.command_line import options, reading
 from experiments import cli
 from experiments.cli import InputError
 
@@ -36,9 +36,8 @@ def main(argv: list[str]) -> None:
     """Propose runs, write the JSON where one is asked for, and print them."""
     from analysis import laws
     from analysis.command_line.answers import design as answer
-    from analysis.command_line.arguments import one_grid, running_command
+    from analysis.command_line.arguments import running_command
     from analysis.grid.selection import select
-    from analysis.grid.table import load
     from analysis.questions.design import lattice, of_single_runs, propose, to_json
     from analysis.questions.scoreboard import together
     from analysis.questions.target import Target
@@ -46,14 +45,14 @@ def main(argv: list[str]) -> None:
     from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     if values.out is not None:
         check_writable(values.out, "--out")
     if values.budget is not None and not 0 < values.budget < math.inf:
         raise InputError(f"--budget: {values.budget} is not a positive number of FLOPs")
     target = Target.parse(values.target)
     spec = options.spec()
-    grid = load(path)
+    grid = reading.load(paths)
     chosen = of_single_runs([laws.load(name) for name in values.laws])
     columns = together(grid, chosen, values.columns, values.where)
     budget = float(columns["C"].sum()) if values.budget is None else values.budget
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> None:
         candidates = lattice(columns, budget)
     else:
         inputs = dict.fromkeys(role for law in chosen for role in law.inputs())
-        candidates = select(load(values.candidates), (*inputs, "C"), columns=values.candidate_columns)
+        candidates = select(reading.load(values.candidates), (*inputs, "C"), columns=values.candidate_columns)
     design = propose(columns, chosen, target, candidates, spec, budget, values.count)
     if values.out is not None:
         write(values.out, to_json(design, grid, running_command("analysis.design")), "--out")
@@ -73,4 +72,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["target"], arguments="GRID")
+    cli.run(main, required=["target"], arguments="GRID ...")

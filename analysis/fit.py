@@ -6,7 +6,7 @@ python -m analysis.fit --laws
 
 from absl import flags
 
-from analysis.command_line import options
+from analysis.command_line import options, reading
 from experiments import cli
 from experiments.cli import InputError
 
@@ -28,10 +28,9 @@ def main(argv: list[str]) -> None:
 
     from analysis import laws
     from analysis.command_line.answers import fit as answer
-    from analysis.command_line.arguments import one_grid, running_command
+    from analysis.command_line.arguments import running_command
     from analysis.fitting.result import to_json
     from analysis.grid.selection import select
-    from analysis.grid.table import load
     from analysis.questions.backtest import hindsight_summary
     from analysis.questions.fit import fit
     from analysis.writing.output_file import check_writable, write
@@ -41,13 +40,13 @@ def main(argv: list[str]) -> None:
     if values.laws:
         answer.show_laws(console)
         return
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     if values.out is None:
         raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
     law = laws.load(values.law)
     spec = options.spec(values.interpolation, law)
     check_writable(values.out, "--out")
-    grid = load(path)
+    grid = reading.load(paths)
     columns = select(
         grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
     )
@@ -64,4 +63,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, arguments="GRID")
+    cli.run(main, arguments="GRID ...")

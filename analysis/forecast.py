@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from analysis.command_line import reading
 from experiments import cli
 from experiments.cli import InputError
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # imported where they are used: --help stays instant
 
 def define_flags() -> None:
     """Declare the flags of the command."""
+    reading.define()
+    flags.adopt_module_key_flags(reading)
     flags.DEFINE_string("at", None, 'The run to forecast: "N=1e9,D=2e10".')
     cli.define_path("score", None, "A grid with outcomes: scores the forecasts that are given.")
     cli.define_output("figure", "With --score: the calibration of all forecasts as an SVG or PNG file.")
@@ -61,7 +64,6 @@ def score_forecasts(argv: Sequence[str], console: "Console") -> None:
     """Write the scores of forecasts on the grid that --score names, and print them."""
     from analysis.command_line.answers import forecast as answer
     from analysis.command_line.arguments import running_command
-    from analysis.grid.table import load
     from analysis.questions.forecast import read, score, to_json
     from analysis.writing.output_file import write
 
@@ -70,7 +72,7 @@ def score_forecasts(argv: Sequence[str], console: "Console") -> None:
         raise InputError("FORECAST: no files given; expected forecasts that analysis.forecast wrote")
     cli.check_not_read(values.out, "--out", [*argv, values.score])
     cli.check_output(values.out, "--out")
-    grid = load(values.score)
+    grid = reading.load(values.score)
     forecasts = [read(path) for path in argv]
     outcomes, waiting = score(forecasts, grid, values.columns, values.where, values.tolerance)
     write(values.out, to_json(outcomes, waiting, grid, running_command("analysis.forecast")), "--out")

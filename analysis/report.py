@@ -9,7 +9,7 @@ import os
 
 from absl import flags
 
-from analysis.command_line import options
+from analysis.command_line import options, reading
 from experiments import cli
 
 
@@ -27,20 +27,19 @@ def main(argv: list[str]) -> None:
 
     from analysis import figures
     from analysis.command_line.answers import report as answer
-    from analysis.command_line.arguments import one_grid, running_command
-    from analysis.grid.table import load
+    from analysis.command_line.arguments import running_command
     from analysis.reporting.numbers import numbers
     from analysis.reporting.page import render
     from analysis.reporting.survey import survey
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     spec = options.spec()
     check_writable(values.out, "--out")
     numbers_path = os.path.splitext(values.out)[0] + ".numbers.json"
     cli.check_output(numbers_path, "--out")
-    grid = load(path)
+    grid = reading.load(paths)
     found = survey(grid, spec, values.columns, values.where)
     drawn = figures.draw_all(found)
     command = running_command("analysis.report")
@@ -59,4 +58,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["out"], arguments="GRID")
+    cli.run(main, required=["out"], arguments="GRID ...")

@@ -5,7 +5,7 @@ python -m analysis.scoreboard GRID [--laws=chinchilla,kaplan,overtraining] [--wh
 
 from absl import flags
 
-from analysis.command_line import options
+from analysis.command_line import options, reading
 from experiments import cli
 from experiments.cli import InputError
 
@@ -23,18 +23,17 @@ def main(argv: list[str]) -> None:
     """Score the laws, write the JSON where one is asked for, and print the scoreboard."""
     from analysis import laws
     from analysis.command_line.answers import scoreboard as answer
-    from analysis.command_line.arguments import one_grid, running_command
-    from analysis.grid.table import load
+    from analysis.command_line.arguments import running_command
     from analysis.questions.scoreboard import applicable, is_of_single_runs, scoreboard, to_json, together
     from analysis.writing.output_file import check_writable, write
     from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     if values.out is not None:
         check_writable(values.out, "--out")
     spec = options.spec()
-    grid = load(path)
+    grid = reading.load(paths)
     chosen = [laws.load(name) for name in values.laws] or applicable(grid, values.columns, values.where)
     if not chosen:
         raise InputError(f"GRID: {grid.path} has the columns of no law; name them with --columns=N=...,D=...,loss=...")
@@ -53,4 +52,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, arguments="GRID")
+    cli.run(main, arguments="GRID ...")

@@ -5,11 +5,14 @@ python -m analysis.trend GRID --columns=X=params_total,loss=accuracy
 
 from absl import flags
 
+from analysis.command_line import reading
 from experiments import cli
 
 
 def define_flags() -> None:
     """Declare the flags of the command."""
+    reading.define()
+    flags.adopt_module_key_flags(reading)
     flags.DEFINE_string("columns", None, "X=COLUMN,loss=COLUMN: what it is a function of, and the quantity itself.")
     flags.DEFINE_string("where", None, "Rows to use: comparisons joined by and, or, not.")
     flags.DEFINE_float("level", 0.9, "Level of the turning point's interval.")
@@ -20,18 +23,16 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Find the trend of the role loss (any quantity) over the role X, write it where asked, and print it."""
     from analysis.command_line.answers import trend as answer
-    from analysis.command_line.arguments import one_grid
     from analysis.grid.selection import select
-    from analysis.grid.table import load
     from analysis.questions.trend import find_trend, to_json
     from analysis.writing.output_file import check_writable, write
     from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
-    path = one_grid(argv)
+    paths = reading.grid_paths(argv)
     if values.json is not None:
         check_writable(values.json, "--json")
-    columns = select(load(path), ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
+    columns = select(reading.load(paths), ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
     trend = find_trend(columns["X"], columns["loss"], level=values.level, seed=values.seed)
     console = open_console()
     answer.show(trend, columns, console)
@@ -42,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, arguments="GRID")
+    cli.run(main, arguments="GRID ...")

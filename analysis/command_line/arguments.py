@@ -14,11 +14,6 @@ def one_file(argv: Sequence[str], what: str, expected: str) -> str:
     return argv[0]
 
 
-def one_grid(argv: Sequence[str]) -> str:
-    """Return the path of the one loss grid that a command takes. Raises InputError for none or several."""
-    return one_file(argv, "GRID", "Parquet or CSV file")
-
-
 def one_fit(argv: Sequence[str]) -> str:
     """Return the path of the one fit.json that a command takes. Raises InputError for none or several."""
     return one_file(argv, "FIT", "fit.json")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from analysis.command_line import reading
 from experiments import cli
 from experiments.cli import InputError
 
@@ -16,18 +17,21 @@ if TYPE_CHECKING:
 
 
 def define() -> None:
-    """Declare the flags of a fit."""
+    """Declare the flags of a fit, and of how its grid is read."""
+    reading.define()
+    flags.adopt_module_key_flags(reading)
     flags.DEFINE_string(
         "columns",
         None,
         "ROLE=COLUMN or ROLE=FORMULA, separated by commas: N=params_total,D=C/(6*N),C=flops,loss=loss. Roles: N, D, C, "
-        "loss, group (marks FLOP budgets), weight, run (rows of one run are resampled together).",
+        "loss, group (marks FLOP budgets), weight, run (rows of one run are resampled together). Names of columns that "
+        "are no words stand in back-ticks in a formula: C=`total gflops`*1e9.",
     )
     flags.DEFINE_string(
         "where",
         None,
         "Rows to use: comparisons of columns with numbers or strings, joined by and, or, not: \"family=='dense' and "
-        'flops<1e18". Parsed, never evaluated.',
+        'flops<1e18", "name like \'isoflop-*\'", "not outlier". Parsed, never evaluated.',
     )
     flags.DEFINE_string("loss", None, "Loss of a residual: huber, least_squares, lad; by default the law's source's.")
     flags.DEFINE_string("residual", None, "Residual: log (of the loss) or raw; by default the law's source's.")

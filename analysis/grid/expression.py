@@ -5,7 +5,8 @@ Conditions on rows (`--where`) are analysis/grid/condition.py's.
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import re
 
 import numpy as np
 
@@ -25,14 +26,62 @@ DEEPEST = 50
 
 
 def parse(text: str, what: str) -> ast.expr:
-    """Parse one expression to its syntax tree; InputError when it is not one, or nested too deep to walk."""
+    """Parse one expression to its syntax tree; InputError when it is not one, or nested too deep to walk.
+
+    Names of columns that are no words of Python stand in back-ticks, as in pandas' queries: `eval/loss`; those with
+    dots may stand alone: summary.loss.
+    """
+    plain, columns = without_back_ticks(text)
+    return parse_plain(plain, columns, text, what)
+
+
+def parse_plain(plain: str, columns: Mapping[str, str], text: str, what: str) -> ast.expr:
+    """Parse what `without_back_ticks` has made of `text`."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(plain.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(f"{what}: {text!r} is not an expression in Python's spelling") from None
+        raise InputError(
+            f"{what}: {text!r} is not an expression in Python's spelling (a name with spaces or the like stands in "
+            "back-ticks: `eval/loss`)"
+        ) from None
     if _depth(tree) > DEEPEST:
         raise InputError(f"{what}: the expression is nested more than {DEEPEST} deep")
-    return tree
+    return _Names(columns).visit(tree)
+
+
+def is_quoted(text: str) -> bool:
+    """Say whether a text is one name in back-ticks."""
+    return len(text) > 2 and text[0] == text[-1] == "`" and "`" not in text[1:-1]
+
+
+def without_back_ticks(text: str) -> tuple[str, dict[str, str]]:
+    """Return an expression with a word in the place of each name in back-ticks, and what the words stand for."""
+    columns: dict[str, str] = {}
+
+    def word(found: re.Match[str]) -> str:
+        stands_for = f"_{len(columns)}_{'_' * len(text)}"  # longer than any name that is there
+        columns[stands_for] = found[1]
+        return f" {stands_for} "
+
+    return re.sub("`([^`]+)`", word, text), columns
+
+
+class _Names(ast.NodeTransformer):
+    """Put the names of columns in their places: those that stood in back-ticks, and those with dots."""
+
+    def __init__(self, columns: Mapping[str, str]):
+        self.columns = columns
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """Return the name of the column that a word stands for."""
+        return ast.Name(self.columns.get(node.id, node.id), node.ctx)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        """Return names between dots as one name; what looks into an object stays, and is refused later."""
+        inner = self.visit(node.value)
+        if isinstance(inner, ast.Name) and not node.attr.startswith("__"):
+            return ast.Name(f"{inner.id}.{node.attr}", node.ctx)
+        return node
 
 
 def _depth(tree: ast.AST) -> int:
@@ -62,10 +111,10 @@ def compute(text: str, lookup: Lookup, what: str) -> np.ndarray:
     """
     tree = parse(text, what)
     with np.errstate(all="ignore"):  # a row whose formula has no finite value is dropped and counted by the caller
-        return np.asarray(_value(tree, lookup, what), dtype=np.float64)
+        return np.asarray(value_of(tree, lookup, what), dtype=np.float64)
 
 
-def _value(node: ast.AST, lookup: Lookup, what: str) -> np.ndarray | np.float64:
+def value_of(node: ast.AST, lookup: Lookup, what: str) -> np.ndarray | np.float64:
     """Compute one node of a formula."""
     match node:
         case ast.Constant(value=bool()):
@@ -75,13 +124,13 @@ def _value(node: ast.AST, lookup: Lookup, what: str) -> np.ndarray | np.float64:
         case ast.Name(id=name):
             return lookup(name)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, lookup, what)
+            return -value_of(operand, lookup, what)
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in ARITHMETIC:
-            first = _value(left, lookup, what)
-            second = _value(right, lookup, what)
+            first = value_of(left, lookup, what)
+            second = value_of(right, lookup, what)
             return ARITHMETIC[type(sign)](first, second)
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-            return FUNCTIONS[name](_value(argument, lookup, what))
+            return FUNCTIONS[name](value_of(argument, lookup, what))
     raise InputError(
         f"{what}: {ast.unparse(node)!r} is not allowed; expected a column name or a formula of names and numbers "
         f"with + - * / ** and {', '.join(FUNCTIONS)}"

@@ -28,20 +28,21 @@ def parse_roles(text: str | None) -> dict[str, str]:
             raise InputError(f"--columns: {role!r} is not a role; {nearest(role, ROLES, 'role')}")
         if role in roles:
             raise InputError(f"--columns: role {role!r} is given twice; expected one column for each role")
-        roles[role] = formula
+        roles[role] = formula[1:-1] if expression.is_quoted(formula) else formula
     return roles
 
 
 def _split_at_commas(text: str) -> list[str]:
-    """Split at commas outside of brackets; empty parts are left out."""
+    """Split at commas outside of brackets and of back-ticks; empty parts are left out."""
     parts = [""]
     depth = 0
+    is_name = False
     for letter in text:
-        if letter == "(":
-            depth += 1
-        if letter == ")":
-            depth -= 1
-        if letter == "," and depth == 0:
+        if letter == "`":
+            is_name = not is_name
+        if not is_name:
+            depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 0 and not is_name:
             parts.append("")
         else:
             parts[-1] += letter
@@ -69,7 +70,7 @@ class RoleFinder:
         source = self._source_of(role)
         if source is None:
             return None
-        self.sources[role] = source
+        self.sources[role] = self.grid.find(source) or source
         flag = f"--columns {role}"
         if ROLES[role].label:
             return self.grid.column(source, flag).to_numpy()

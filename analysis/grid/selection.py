@@ -70,15 +70,14 @@ def select(
     finder = RoleFinder(grid, parse_roles(columns))
     values, notes = _find_roles(finder, needed, optional)
     left = LeftOut(len(grid))
-    named_in_where = expression.names(expression.parse(where, "--where")) if where else set()
+    named_in_where = expression.names(condition.parse(where)) if where else set()
     if "status" not in named_in_where:
         _leave_out_unfinished(grid, left)
     if "group" not in named_in_where:
         notes += _leave_out_other_groups(grid, left)
     if "censored" not in values:
         _leave_out_censored(grid, left)
-    if where:
-        _leave_out_by_condition(grid, where, values, left)
+    absent = _leave_out_by_condition(grid, where, values, left) if where else []
     for role in values:
         _leave_out_unusable(grid, finder.sources[role], role, values[role], left, role in signed)
         if ROLES[role].shares:
@@ -87,15 +86,14 @@ def select(
 
     keep = left.kept
     if not keep.any():
-        raise InputError(
-            f"GRID: none of the {len(keep)} rows of {grid.path} can be used (most often: {left.most_common})"
-        )
+        why = "; ".join([f"most often: {left.most_common}", *absent])
+        raise InputError(f"GRID: none of the {len(keep)} rows of {grid.path} can be used ({why})")
     return Columns(
         values={role: value[keep] for role, value in values.items()},
         row=np.flatnonzero(keep),
         sources=dict(finder.sources),
         dropped=left.dropped(),
-        notes=tuple(notes),
+        notes=(*grid.notes, *notes, *absent),
         parts=dict(finder.part_names),
     )
 
@@ -133,7 +131,7 @@ def _leave_out_unfinished(grid: Grid, left: LeftOut) -> None:
         return
     why = [""] * len(status)
     if "reason" in grid:
-        told_reasons = grid.frame["reason"].fillna("")
+        told_reasons = grid.column("reason", "reason").fillna("")
         why = told_reasons.astype(str).tolist()
 
     def reason_of(row: int) -> str:
@@ -163,19 +161,24 @@ def _leave_out_censored(grid: Grid, left: LeftOut) -> None:
     left.mark(stopped, "the run was stopped early (censored), and this law has no use for a bound")
 
 
-def _leave_out_by_condition(grid: Grid, where: str, values: dict[str, np.ndarray], left: LeftOut) -> None:
-    """Leave out the rows for which `--where` does not hold. It may name columns, and roles that are no columns."""
+def _leave_out_by_condition(grid: Grid, where: str, values: dict[str, np.ndarray], left: LeftOut) -> list[str]:
+    """Leave out the rows for which `--where` does not hold. It may name columns, and roles that are no columns.
+
+    Returns notes on texts in it that no row has.
+    """
 
     def look_up(name: str) -> np.ndarray:
         """Return a column by its name, or a role where no column has the name."""
-        if name not in grid and name in values and values[name].ndim == 1:
+        if name not in grid.names and name in values and values[name].ndim == 1:
             return values[name]
         column = grid.column(name, "--where")
-        is_number = column.dtype.kind in "bif"
+        is_number = column.dtype.kind in "biuf"
         return column.to_numpy() if is_number else column.to_numpy(object)
 
-    holds = np.broadcast_to(condition.rows_where(where, look_up), len(grid))
+    absent: list[str] = []
+    holds = np.broadcast_to(condition.rows_where(where, look_up, grid.decimal, absent), len(grid))
     left.mark(~holds, f"--where {where} does not hold")
+    return absent
 
 
 def _leave_out_unusable(grid: Grid, source: str, role: str, value: np.ndarray, left: LeftOut, is_signed: bool) -> None:
@@ -190,7 +193,7 @@ def _leave_out_unusable(grid: Grid, source: str, role: str, value: np.ndarray, l
     if ROLES[role].many:
         left.mark(~np.asarray(is_finite.all(axis=1)), f"{label} has a part that is not a finite number")
         return
-    as_written = grid.frame[source].to_numpy() if source in grid else value
+    as_written = grid.column(source, role).to_numpy() if source in grid else value
     left.mark_each(~is_finite, lambda row: f"{label} is not a finite number ({as_written[row]})")
     if ROLES[role].positive and not is_signed:
         with np.errstate(invalid="ignore"):

@@ -1,24 +1,24 @@
-"""Read a loss grid, ours or anyone's, Parquet or CSV, local or gs://, and hold the columns that a law can be fitted to.
+"""Read a loss grid, ours or anyone's, local or gs://, and hold the columns that a law can be fitted to.
 
-Which column means what is analysis/grid/resolve.py's, which rows can be used analysis/grid/selection.py's. Fits nothing.
+How files are read is analysis/grid/files.py's, which column means what analysis/grid/resolve.py's, which rows can be used
+analysis/grid/selection.py's. Fits nothing.
 """
 
-import csv
+from collections.abc import Sequence
 import dataclasses
-import hashlib
-import io
+import os
+import re
 from typing import TYPE_CHECKING, cast
 
 from etils import epath
 import numpy as np
 
+from analysis.grid import files, numerals
+from analysis.grid.text_table import Reading
 from experiments.cli import InputError, nearest
 
 if TYPE_CHECKING:  # imported where it is used: --help stays instant
     import pandas as pd
-
-PARQUET_MAGIC = b"PAR1"
-PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Grid:
     frame: "pd.DataFrame"
     sha256: str
     repeated: frozenset[str] = frozenset()  # header names that occur more than once
+    decimal: str = "."  # the decimal mark of texts that can be read in two ways
+    notes: tuple[str, ...] = ()  # what a reader should know of how it was read
 
     @property
     def names(self) -> list[str]:
@@ -44,10 +46,28 @@ class Grid:
         return [str(name) for name in self.frame.columns]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.frame.columns
+        return name in self.repeated or self.find(name) is not None
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def find(self, name: str) -> str | None:
+        """Return the column of that name, or the only one that differs from it in capitals or punctuation; None for none.
+
+        A name of one letter is a role or a column of just that name: L is not l.
+        """
+        if name in self.frame.columns:
+            return name
+        spellings = [str.strip, str.casefold]
+        if name.isidentifier():
+            spellings.append(_bare)
+        for spelling in spellings:
+            wanted = spelling(name)
+            alike = [one for one in self.names if spelling(one) == wanted]
+            may_differ = len(wanted) > 1 or spelling is str.strip
+            if len(alike) == 1 and may_differ:
+                return alike[0]
+        return None
 
     def column(self, name: str, what: str) -> "pd.Series":
         """Return the column of that name; InputError with the nearest name when there is none, or more than one.
@@ -56,21 +76,30 @@ class Grid:
         """
         if name in self.repeated:
             raise InputError(f"{what}: column {name!r} occurs more than once in {self.path}; expected unique names")
-        if name not in self:
-            hint = nearest(name, self.names, "column")
-            raise InputError(f"{what}: {name!r} is not a column of {self.path}; {hint}")
-        return cast("pd.Series", self.frame[name])  # a frame only where names repeat
+        found = self.find(name)
+        if found is None:
+            raise InputError(f"{what}: {name!r} is not a column of {self.path}; {self._hint(name)}")
+        return cast("pd.Series", self.frame[found])  # a frame only where names repeat
+
+    def _hint(self, name: str) -> str:
+        """Return what a name may have meant."""
+        longer = [one for one in self.names if not one.isidentifier() and name in re.split(r"\W+", one)]
+        if longer:
+            return f"the name of a column such as {longer[0]!r} stands in back-ticks in a formula: `{longer[0]}`"
+        return nearest(name, self.names, "column")
 
     def numbers(self, name: str, what: str) -> np.ndarray:
         """Return the column as float64; what is not a number becomes NaN (and the row is dropped by `select`)."""
-        import pandas as pd
-
-        column = cast("pd.Series", pd.to_numeric(self.column(name, what), errors="coerce"))  # a series of a series
-        return column.to_numpy(np.float64, na_value=np.nan)
+        return numerals.numbers(self.column(name, what), self.decimal)
 
     def words(self, name: str) -> np.ndarray:
         """Return the column as text."""
         return self.column(name, name).astype(str).to_numpy()
+
+
+def _bare(name: str) -> str:
+    """Return a name in small letters, with one stroke for whatever lies between them: eval_loss of Eval/Loss."""
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,57 +139,19 @@ class Columns:
         )
 
 
-def load(path: epath.PathLike) -> Grid:
-    """Read a Parquet or CSV file. Raises InputError when it is missing, empty, or not such a file."""
-    file = epath.Path(path)
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"GRID: {path} does not exist; expected a Parquet or CSV file") from None
-    except IsADirectoryError:
-        raise InputError(f"GRID: {path} is a folder; expected a Parquet or CSV file") from None
-    except OSError as error:
-        raise InputError(f"GRID: {path} cannot be read ({error.strerror or error})") from None
+def load(paths: epath.PathLike | Sequence[epath.PathLike], reading: Reading = Reading()) -> Grid:
+    """Read a grid from a file of CSV, JSON, JSON lines or Parquet, packed or not, or from several files or a pattern.
 
-    is_parquet = data[:4] == PARQUET_MAGIC or file.suffix.lower() in PARQUET_SUFFIXES
-    frame, header = _read_parquet(path, data) if is_parquet else _read_csv(path, data)
-    if frame.empty:
-        raise InputError(f"GRID: {path} has no rows; expected a header and at least one row")
-    repeated = frozenset(name for name in header if header.count(name) > 1)
-    digest = hashlib.sha256(data).hexdigest()
-    return Grid(str(path), frame.reset_index(drop=True), digest, repeated)
-
-
-def _read_parquet(path: epath.PathLike, data: bytes) -> "tuple[pd.DataFrame, list[str]]":
-    """Read the table, in which repeated names are told apart, and the header as it is."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-        header = list(table.column_names)
-        unique = []
-        for at, name in enumerate(header):
-            unique.append(f"{name}.{at}" if name in header[:at] else name)
-        return table.rename_columns(unique).to_pandas(), header
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"GRID: {path} is not a readable Parquet file ({_first_line(error)})") from None
-
-
-def _read_csv(path: epath.PathLike, data: bytes) -> "tuple[pd.DataFrame, list[str]]":
-    """Read the table, in which pandas tells repeated names apart, and the header as it is."""
-    import pandas as pd
-
-    try:
-        text = data.decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it holds zero bytes")
-        header = next(csv.reader(io.StringIO(text)), [])
-        frame = pd.read_csv(io.StringIO(text), skipinitialspace=True)
-        return frame, [name.strip() for name in header]
-    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"GRID: {path} is not a readable CSV file ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    Raises InputError when there is none, when it is empty, or when it is no table, and says what it looks like.
+    """
+    several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found = files.find(several)
+    content = files.read(found, reading)
+    return Grid(
+        path=", ".join(map(str, several)),
+        frame=content.frame,
+        sha256=content.sha256,
+        repeated=content.repeated,
+        decimal=content.decimal,
+        notes=content.notes,
+    )

@@ -1,8 +1,12 @@
 """Doubt units that cannot be right. A law fits billions of tokens as well as tokens; its constants and optima are then wrong."""
 
+import ast
+
 import numpy as np
 
+from analysis.grid import expression
 from analysis.grid.table import Columns
+from experiments.cli import InputError
 
 FEWEST_PARAMETERS = 1e3  # of the largest run of any grid
 FEWEST_TOKENS = 1e5  # of the same
@@ -10,7 +14,11 @@ LARGEST_LOSS = 12.6  # nats: a guess among 300,000 tokens; trained models lie be
 SMALLEST_LOSS = 0.7  # nats per token, median; language models of bytes reach about this
 FLOPS_PER_PARAM_TOKEN = 6.0
 FLOPS_OFF = 8.0  # from 6 N D: attention, embeddings and recomputation are within that
-NOT_NATS = ("bit", "bpb", "bpc", "ppl", "perplexity")
+FEWEST_FLOPS = 1e10  # of the largest run: a thousand parameters and as many tokens cost 6e6
+IN_BITS = ("bit", "bpb", "bpc", "bits")
+NATS = "nats per token"
+CONVERTED = "nats"
+PERPLEXITIES = ("ppl", "perplexity")
 
 
 def doubts(columns: Columns) -> list[str]:
@@ -18,6 +26,7 @@ def doubts(columns: Columns) -> list[str]:
     return [
         *_doubt_size(columns, "N", FEWEST_PARAMETERS, "parameters"),
         *_doubt_size(columns, "D", FEWEST_TOKENS, "tokens"),
+        *_doubt_compute(columns),
         *_doubt_flops(columns),
         *_doubt_loss(columns),
     ]
@@ -42,6 +51,14 @@ def _doubt_size(columns: Columns, role: str, least: float, what: str) -> list[st
     return [f"{reach}, too few for {what}: in millions or billions? {fixed} fits in {what}"]
 
 
+def _doubt_compute(columns: Columns) -> list[str]:
+    """Ask for the unit of compute where the largest is small, and N and D do not say what it should be."""
+    if "C" not in columns or ("N" in columns and "D" in columns) or columns["C"].max() >= FEWEST_FLOPS:
+        return []
+    fixed = f"--columns=C=1e18*{_source(columns, 'C')}"
+    return [f"{_reach(columns, 'C')}, too few for FLOPs: in exaFLOPs or PFLOP-days? {fixed} would fit in FLOPs"]
+
+
 def _doubt_flops(columns: Columns) -> list[str]:
     """Ask whether FLOPs are in another unit where they are far from 6 N D."""
     if not all(role in columns for role in ("N", "D", "C")):
@@ -60,12 +77,46 @@ def _doubt_loss(columns: Columns) -> list[str]:
     if "loss" not in columns:
         return []
     loss = columns["loss"]
+    unit = loss_unit(_source(columns, "loss"))
     if loss.max() > LARGEST_LOSS:
         reach = _reach(columns, "loss")
         return [f"{reach}, above the loss of a guess: perplexity, or a sum over tokens, and not nats?"]
+    if unit == CONVERTED:
+        return []
     if np.median(loss) < SMALLEST_LOSS:
         return [f"{_reach(columns, 'loss')}, low for nats per token: bits per byte, or of other units?"]
-    name = _source(columns, "loss").lower()
-    if any(word in name for word in NOT_NATS):
-        return [f"loss is {name}, which does not sound like nats per token (bits are 0.693 nats)"]
+    if unit != NATS:
+        return [f"loss is {unit}, which does not sound like nats per token (bits are 0.693 nats)"]
     return []
+
+
+def loss_unit(source: str) -> str:
+    """Return the unit of a loss by its column or formula: nats per token, nats where that was computed, or the column.
+
+    The logarithm of a perplexity and a number of bits times a constant are nats: what the user computed is believed.
+    """
+    name = source.lower()
+    is_in_bits = any(word in name for word in IN_BITS)
+    is_perplexity = any(word in name for word in PERPLEXITIES)
+    if not is_in_bits and not is_perplexity:
+        return NATS
+    kinds = _operations(source)
+    is_converted = "log" in kinds or (is_in_bits and "times" in kinds)
+    return CONVERTED if is_converted else source
+
+
+def _operations(source: str) -> set[str]:
+    """Return what a formula does: log where it calls it, times where it multiplies with or divides by a number."""
+    try:
+        tree = expression.parse(source, "loss")
+    except InputError:  # the name of a column
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id=name)):
+                found.add(name)
+            case ast.BinOp(op=ast.Mult() | ast.Div(), left=left, right=right):
+                if isinstance(left, ast.Constant) or isinstance(right, ast.Constant):
+                    found.add("times")
+    return found

@@ -95,7 +95,7 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
         worst_log_residual=float(residual[worst]),
         warnings=(
             *warnings(columns, len(found.theta), found.agreeing, residual),
-            *_influence_warning(moving, set(lost)),
+            *(() if misfit.is_rounding(residual) else _influence_warning(moving, set(lost))),
             *_trend_warnings(trends),
             *_noise_warning(noise),
         ),

@@ -8,6 +8,7 @@ from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
 from analysis.trust.information import aicc_penalty
 
+ROUNDING = 3e-7  # spread of ln residuals below which they are the rounding of losses, which float32 writes to 6e-8
 FEWEST_VALUES = 4  # of a quantity along which a trend is sought
 FEWEST_REPEATS = 2  # rows beside the first of their inputs
 
@@ -18,7 +19,7 @@ def residual_trends(columns: Columns, residual: np.ndarray) -> dict[str, dict[st
     rho is that with the quantity, bend that with its distance from the middle; p belongs to the clearer of the two.
     """
     found = {}
-    if np.ptp(residual) <= 1e-9:
+    if is_rounding(residual):
         return found
     for role in ("N", "D", "C"):
         if role in columns and len(np.unique(columns[role])) >= FEWEST_VALUES:
@@ -26,6 +27,11 @@ def residual_trends(columns: Columns, residual: np.ndarray) -> dict[str, dict[st
             if np.isfinite(trend["p"]):
                 found[role] = trend
     return found
+
+
+def is_rounding(residual: np.ndarray) -> bool:
+    """Say whether a law goes through all rows but for their rounding: what is left says nothing of its form."""
+    return bool(np.ptp(residual) <= ROUNDING)
 
 
 def _trend(place: np.ndarray, residual: np.ndarray) -> dict[str, float]:
@@ -61,7 +67,7 @@ def seed_noise(law: FormulaLaw, columns: Columns, residual: np.ndarray) -> dict[
     missed = float((residual**2).sum()) - pure
     freedom = len(count) - len(law.names())
     found = {"standard_deviation": math.sqrt(pure / repeats), "repeats": float(repeats)}
-    if freedom > 0 and pure > 0:
+    if freedom > 0 and pure > 0 and not is_rounding(residual):
         ratio = missed / freedom / (pure / repeats)
         found["p"] = float(f.sf(ratio, freedom, repeats))
     return found

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from analysis.grid import units
 from analysis.laws.base import Law
 from analysis.questions.predict import Fitted, Prediction
 from analysis.writing.numbers import number, span
@@ -15,7 +16,7 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
     level = f"{fitted.level:.0%}"
     given = [f"{name} = {value:g}" for name, value in prediction.at.items() if value]
     value = number(prediction.loss, 5)
-    unit = " nats per token" if law.TARGET == "loss" else ""
+    unit = f" {units.loss_unit(fitted.columns.get('loss', 'loss'))}" if law.TARGET == "loss" else ""
     place = ", ".join(given)
     console.print(f"{place}: {law.TARGET} [bold]{value}[/]{unit}")
     if prediction.interval is not None:

@@ -1,0 +1,172 @@
+"""Read a table that is JSON: a list of records, one record a line, columns, records under a name, nested fields, curves."""
+
+from collections.abc import Mapping, Sequence
+import json
+from typing import TYPE_CHECKING, Any
+
+from analysis.grid.text_table import Table, shorten
+
+if TYPE_CHECKING:  # imported where it is used: --help stays instant
+    import pandas as pd
+
+DEEPEST = 3  # levels that a list of records is looked for in
+SHOWN = 12  # keys in a message
+
+Record = Mapping[str, Any]
+
+
+def looks_like_json(text: str) -> bool:
+    """Say whether a text begins as JSON does."""
+    return text.lstrip()[:1] in ("{", "[")
+
+
+def read(text: str) -> Table:
+    """Read the table in a text of JSON. Raises ValueError with what it holds where that is no table."""
+    records, notes = _records(_parse(text))
+    if not records:
+        raise ValueError("it has no rows; expected records")
+    records, more = _unrolled(records)
+    frame = _flat(records)
+    return Table(frame, [str(name) for name in frame.columns], (*notes, *more))
+
+
+def _parse(text: str) -> Any:
+    """Return the one value in a text, or the list of those in its lines."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        whole = error
+    found = []
+    for at, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            told = error if found else whole
+            place = f"line {at}: " if found else ""
+            raise ValueError(f"it begins as JSON and is not: {place}{told}") from None
+    return found
+
+
+def _records(value: Any) -> tuple[Sequence[Record], list[str]]:
+    """Return the records in a value, whatever shape they are in, and a note where they were looked for."""
+    if _is_records(value) or value == []:
+        return value, []
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        header, *rows = value  # a table as a list of lists
+        if all(isinstance(name, str) for name in header):
+            return [dict(zip(header, row, strict=False)) for row in rows], []
+    if isinstance(value, dict):
+        return _records_of(value)
+    raise ValueError(f"it is JSON of {_describe(value)}; expected a list of records such as {{'N': 1e9, 'loss': 2.5}}")
+
+
+def _records_of(value: Mapping[str, Any]) -> tuple[Sequence[Record], list[str]]:
+    """Return the records in an object."""
+    if "columns" in value and _are_lists(value.get("data")):  # the parts of a table, as pandas splits it
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], []
+    if len(value) > 1 and _are_columns(value):
+        names = list(value)
+        return [dict(zip(names, row, strict=True)) for row in zip(*value.values(), strict=True)], []
+    inside = [value for value in value.values() if isinstance(value, dict)]
+    if len(inside) == len(value) and inside:
+        return _keyed(value)
+    under = _find_lists(value, (), DEEPEST)
+    if "schema" in value and ("data",) in under:  # a table with its schema, as pandas writes it
+        under = {("data",): under["data",]}
+    if len(under) == 1:
+        [(path, records)] = under.items()
+        return records, [f"the rows are the records under {'.'.join(path)!r}"]
+    if not under and not any(isinstance(part, list) for part in value.values()):
+        return [value], []
+    several = ", ".join(repr(".".join(path)) for path in under)
+    hint = f"lists of records under {several}; keep one of them" if under else "expected a list of records"
+    raise ValueError(f"it is JSON of {_describe(value)}: {hint}")
+
+
+def _keyed(value: Mapping[str, Any]) -> tuple[Sequence[Record], list[str]]:
+    """Return the records of an object of objects: columns by row number, as pandas writes them, or records by name."""
+    inner = list(value.values())
+    is_by_number = all(key.isdigit() for part in inner for key in part) and any(inner)
+    if is_by_number:
+        rows = list(dict.fromkeys(key for part in inner for key in part))
+        return [{name: part.get(row) for name, part in value.items()} for row in rows], []
+    under = _find_lists(value, (), DEEPEST)
+    if len(value) == 1 and len(under) == 1:
+        [(path, records)] = under.items()
+        return records, [f"the rows are the records under {'.'.join(path)!r}"]
+    if len(value) == 1:
+        return _records(inner[0])
+    return [{"name": key, **part} for key, part in value.items()], ["the keys of the records are the column name"]
+
+
+def _find_lists(value: Any, path: tuple[str, ...], deepest: int) -> dict[tuple[str, ...], Sequence[Record]]:
+    """Return the lists of records inside an object, by where they are."""
+    if _is_records(value):
+        return {path: value}
+    found: dict[tuple[str, ...], Sequence[Record]] = {}
+    if isinstance(value, dict) and deepest:
+        for key, part in value.items():
+            found |= _find_lists(part, (*path, key), deepest - 1)
+    return found
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _are_lists(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, list) for row in value)
+
+
+def _are_columns(value: Mapping[str, Any]) -> bool:
+    """Say whether all parts of an object are lists of one length and of plain values."""
+    parts = list(value.values())
+    if not all(isinstance(part, list) for part in parts) or len({len(part) for part in parts}) != 1:
+        return False
+    return not any(isinstance(cell, dict | list) for part in parts for cell in part)
+
+
+def _describe(value: Any) -> str:
+    """Say what a value is, for a message."""
+    if isinstance(value, dict):
+        keys = ", ".join(list(value)[:SHOWN])
+        return f"one object with the keys {shorten(keys)}"
+    if isinstance(value, list):
+        kinds = sorted({type(row).__name__ for row in value})
+        return f"a list of {' and '.join(kinds) or 'nothing'}"
+    return f"one {type(value).__name__}"
+
+
+def _flat(records: Sequence[Record]) -> "pd.DataFrame":
+    """Return records as a table; fields of fields get names with dots, as in summary.loss."""
+    import pandas as pd
+
+    return pd.json_normalize([dict(record) for record in records])
+
+
+def _unrolled(records: Sequence[Record]) -> tuple[Sequence[Record], list[str]]:
+    """Return a record for each point where all records hold a curve: a list of records, or lists of one length."""
+    lists = [name for name in records[0] if all(_is_records(record.get(name)) for record in records)]
+    if len(lists) == 1:
+        [name] = lists
+        rows = []
+        for record in records:
+            rest = {key: part for key, part in record.items() if key != name}
+            rows += [{**rest, **point} for point in record[name]]
+        return rows, [f"the rows are the records in {name!r} of {len(records)} records"]
+    curves = [name for name in records[0] if all(_is_curve(record.get(name)) for record in records)]
+    lengths = [{len(record[name]) for name in curves} for record in records]
+    if not curves or any(len(length) != 1 for length in lengths):
+        return records, []
+    rows = []
+    for record in records:
+        rest = {key: part for key, part in record.items() if key not in curves}
+        for point in zip(*(record[name] for name in curves), strict=True):
+            rows.append({**rest, **dict(zip(curves, point, strict=True))})
+    return rows, [f"the rows are the points of the curves {', '.join(curves)} of {len(records)} records"]
+
+
+def _is_curve(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(cell, int | float) for cell in value)

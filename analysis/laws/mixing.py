@@ -153,11 +153,20 @@ class BoostedMixing(OfShares, Law):
         return self.predict(gather("share", self.PARTS, at))
 
 
+def import_lightgbm() -> Any:
+    """Return the library of boosted trees. Raises InputError where it is not installed."""
+    try:
+        import lightgbm
+    except ModuleNotFoundError:
+        raise InputError(
+            "--law=mixing_lightgbm: lightgbm is not installed; pip install -r requirements-lab.txt"
+        ) from None
+    return lightgbm
+
+
 @functools.lru_cache(maxsize=16)
 def _booster(trees: str) -> Any:
-    import lightgbm
-
-    return lightgbm.Booster(model_str=trees)
+    return import_lightgbm().Booster(model_str=trees)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.laws.base import Array
+from analysis.laws.mixing import import_lightgbm
 
 FOLDS = 5
 ROUNDS = 1000  # at most
@@ -28,7 +29,7 @@ def boost(share: Array, loss: Array, validation: tuple[Array, Array] | None = No
     Boosting ends when the loss on `validation` has not improved for 3 rounds; without one, after the number of rounds
     that is best in 5-fold cross-validation.
     """
-    import lightgbm
+    lightgbm = import_lightgbm()
 
     settings = settings_for(len(loss))
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
@@ -46,7 +47,7 @@ def boost(share: Array, loss: Array, validation: tuple[Array, Array] | None = No
 
 def train(share: Array, loss: Array, rounds: int) -> str:
     """Return the trees after so many rounds, as text."""
-    import lightgbm
+    lightgbm = import_lightgbm()
 
     settings = settings_for(len(loss))
     data = lightgbm.Dataset(share, loss, params=settings)

@@ -6,6 +6,7 @@ the true objective, so that it ends at a stationary point to machine precision. 
 analysis/solve/problem.py for what it asks of one.
 """
 
+import contextlib
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -29,9 +30,14 @@ EXACT = 1e-29  # of the weight: an objective of rounding errors alone
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Hold BLAS to one thread: the matrices of a fit are small, and threads that wait for each other cost tenfold."""
-    from threadpoolctl import threadpool_limits
+    """Hold BLAS to one thread: the matrices of a fit are small, and threads that wait for each other cost tenfold.
 
+    Where threadpoolctl is not installed (requirements-lab.txt), fits are the same and take longer.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        return contextlib.nullcontext()
     return threadpool_limits(1, "blas")
 
 

@@ -157,6 +157,15 @@ class FormulaLaw(Law):
         del columns, raw, above
         return None
 
+    @classmethod
+    def starting_points(cls, inputs: Inputs, target: Array) -> Array:
+        """Return points to start from besides COEFFICIENTS' starts [points, coefficients], found from the rows.
+
+        NaN stands for a coefficient without starts, which is solved for. None by default.
+        """
+        del inputs, target
+        return np.empty((0, len(cls.names())))
+
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict TARGET at the inputs, in their order or by name; coefficients may be arrays that broadcast with them."""
         raise NotImplementedError

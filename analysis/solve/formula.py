@@ -190,9 +190,9 @@ def combined_starts(problem: FormulaProblem, weight: np.ndarray, keep: int) -> n
     A quarter of them is taken from the rest of the combinations, so that agreement between starts means something.
     Raises InputError when the formula has no finite value at any.
     """
-    points = _combinations(problem)
+    points = np.vstack([_combinations(problem), _from_rows(problem)])
     chunk = max(1, 4 * CHUNK_ELEMENTS // problem.target.shape[-1])
-    to_solve = np.flatnonzero(np.isnan(points[0])) if len(points) else np.empty(0, int)
+    to_solve = np.flatnonzero(np.isnan(points).all(axis=0)) if len(points) else np.empty(0, int)
     if len(to_solve):
         for part in slices(len(points), chunk):
             points[part] = _solve_linear(problem, points[part], to_solve, weight)
@@ -232,6 +232,16 @@ def _combinations(problem: FormulaProblem) -> np.ndarray:
         points = np.stack(columns, axis=1)
     together = [first_of[name] for name in names]
     return points.astype(np.float64)[:, together]
+
+
+def _from_rows(problem: FormulaProblem) -> np.ndarray:
+    """Return the starts that the law finds from the rows [starts, p]; copies of a coefficient start together."""
+    target = problem.target if problem.raw else np.exp(problem.target)
+    with np.errstate(all="ignore"):
+        points = problem.law.starting_points(problem.inputs, target)
+    finite = ~np.isinf(points).any(axis=1)
+    columns = [problem.law.names().index(name) for name in problem.names]
+    return points[finite][:, columns]
 
 
 def _solve_linear(

@@ -2,6 +2,8 @@
 
 python -m analysis.predict fit.json --at="N=1e9,D=2e10"       the loss of a run
 python -m analysis.predict fit.json --at="C=1e21"             the compute-optimal N and D, and the loss there
+python -m analysis.predict fit.json --at="C=1e24" --serve_tokens=1e12    the best N and D where C pays for serving, too
+python -m analysis.predict fit.json --at="loss=2.1" --serve_tokens=1e12  the size that is cheapest over its life
 """
 
 from absl import flags
@@ -12,6 +14,12 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
+    flags.DEFINE_float(
+        "serve_tokens",
+        None,
+        "Tokens that are served after training, each for a third of the FLOPs of a training token: --at is then a budget "
+        "C for both, or a loss to be reached at the least cost.",
+    )
     cli.define_output("json", "A JSON file to write.")
 
 
@@ -21,6 +29,7 @@ def main(argv: list[str]) -> None:
 
     from analysis.command_line.answers import predict as answer
     from analysis.command_line.arguments import one_fit
+    from analysis.questions import lifetime
     from analysis.questions.predict import parse_at, predict, read, to_json
     from analysis.writing.output_file import check_writable, write
 
@@ -29,7 +38,11 @@ def main(argv: list[str]) -> None:
     if values.json is not None:
         check_writable(values.json, "--json")
     fitted = read(path)
-    prediction = predict(fitted, parse_at(values.at, fitted.law))
+    if values.serve_tokens is None:
+        prediction = predict(fitted, parse_at(values.at, fitted.law))
+    else:
+        fitted = lifetime.serving(fitted, values.serve_tokens)
+        prediction = lifetime.predict(fitted, lifetime.parse_at(values.at, fitted.law))
     console = Console(highlight=False)
     if values.json is not None:
         write(values.json, to_json(prediction), "--json")

@@ -18,7 +18,7 @@ from analysis.command_line.answers import trend as answer_trend
 from analysis.figures import families, quality
 from analysis.from_python.styled import styled
 from analysis.grid.table import Columns
-from analysis.questions import backtest, compare, design, predict, trend
+from analysis.questions import backtest, compare, design, lifetime, predict, trend
 from analysis.questions.scoreboard import Score
 from analysis.trust.interval import Interval
 from analysis.writing.shown import Shown
@@ -59,9 +59,15 @@ def _row(value: float, interval: Interval | None) -> tuple[float, float | None, 
 
 
 def predict_from(fitted: predict.Fitted, at: Mapping[str, float]) -> Prediction:
-    """Predict from what is known of a fit."""
-    text = ",".join(f"{name}={value!r}" for name, value in at.items())
-    found = predict.predict(fitted, predict.parse_at(text, fitted.law))
+    """Predict from what is known of a fit; over the life of the model where `serve_tokens` is given."""
+    inputs = dict(at)
+    served = inputs.pop("serve_tokens", None)
+    text = ",".join(f"{name}={value!r}" for name, value in inputs.items())
+    if served is None:
+        found = predict.predict(fitted, predict.parse_at(text, fitted.law))
+    else:
+        fitted = lifetime.serving(fitted, served)
+        found = lifetime.predict(fitted, lifetime.parse_at(text, fitted.law))
     return as_shown(Prediction, found, fitted=fitted)
 
 

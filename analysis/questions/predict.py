@@ -197,11 +197,11 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
         new_run=Interval.of(new_runs(fitted, at), fitted.level),
         optimum=optimum,
         optimum_intervals=optimum_intervals,
-        extrapolation=_extrapolation(fitted, at),
+        extrapolation=extrapolation(fitted, at),
     )
 
 
-def _extrapolation(fitted: Fitted, at: Mapping[str, float]) -> float | None:
+def extrapolation(fitted: Fitted, at: Mapping[str, float]) -> float | None:
     """Return the largest ratio of an input to the largest value in the grid; None where the grid has none of them."""
     ratios = []
     for name, value in at.items():

@@ -17,6 +17,7 @@ from analysis.grid.roles import ROLES
 from analysis.grid.selection import select
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw
+from analysis.questions import efficiency
 from analysis.questions.equal_hours import EqualHours, equal_hours
 from analysis.questions.exchange import Crossing, ExchangeRate, crossing, exchange_rate, window
 from analysis.questions.families import fit_families
@@ -135,6 +136,7 @@ def to_json(
             "level": level,
             "families": {name: _describe_family(family, level) for name, family in found.families.items()},
             "exchange": rates,
+            "efficiency": efficiency.to_json(efficiency.efficiencies(found, result.baseline, level)),
             "hours": None if result.hours is None else dataclasses.asdict(result.hours),
             "rows_used": sum(family.rows for family in found.families.values()),
             "rows_dropped": [dataclasses.asdict(row) for row in columns.dropped],

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from analysis.grid.table import Columns
 from analysis.questions.compare import Comparison
+from analysis.questions.efficiency import efficiencies
 from analysis.questions.equal_hours import EqualHours
 from analysis.questions.exchange import Crossing, ExchangeRate
 from analysis.questions.family import Families
@@ -20,6 +21,8 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
     console.print(families_table(result.families))
     _show_sharing(result.families, console)
     console.print(rates_table(result, level))
+    for line in efficiency_lines(result, level):
+        console.print(line, highlight=False)
     for name, crossing in result.crossings.items():
         told = describe(crossing, "FLOPs")
         console.print(f"{name} against {result.baseline}: {told}", highlight=False)
@@ -33,6 +36,17 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
     console.print(f"columns: {chosen}", highlight=False)
     for text in (*columns.notes, *result.families.notes, *result.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def efficiency_lines(result: Comparison, level: float) -> list[str]:
+    """Return what the parameters and tokens of each family are worth in the baseline's, a line each."""
+    lines = []
+    for name, worth in efficiencies(result.families, result.baseline, level).items():
+        for one in worth:
+            value = number(one.value, 3)
+            ends = "" if one.interval is None else f" ({level:.0%} interval {span(one.interval, 3)})"
+            lines.append(f"{one.role} of {name} is worth {value} times that of {result.baseline}{ends}")
+    return lines
 
 
 def families_table(found: Families) -> Table:

@@ -80,7 +80,10 @@ def fit(
 
 
 def predict(result: "FitResult | str | os.PathLike[str]", **at: float) -> "Prediction":
-    """Predict from a fit, or from the fit.json at a path: predict(result, N=1e9, D=2e10) or predict(result, C=1e24)."""
+    """Predict from a fit, or from the fit.json at a path: predict(result, N=1e9, D=2e10) or predict(result, C=1e24).
+
+    With serve_tokens=1e12, C pays for serving them too, and loss=2.1 asks for the size that is cheapest over its life.
+    """
     from analysis.from_python import questions
 
     return questions.predict(result, at)
@@ -108,16 +111,20 @@ def design(
     laws: Sequence["str | type[Law]"] = ("chinchilla", "overtraining", "kaplan"),
     budget: float | None = None,
     count: int = 8,
+    candidates: "Grid | pd.DataFrame | str | os.PathLike[str] | None" = None,
+    until: str | None = None,
     where: str | None = None,
     **given: Any,
 ) -> "Design":
     """Propose the runs that pin a number down, for example design("runs.csv", "loss@C=1e24").
 
-    budget: FLOPs that may be spent, by default as many as the grid has cost. `given` is that of fit.
+    budget: FLOPs that may be spent, by default as many as the grid has cost. candidates: a table of runs that could be
+    made, with a column `cost` where that is not FLOPs. until: how wide the interval may be, "0.02" or "5%". `given` is
+    that of fit.
     """
     from analysis.from_python import questions
 
-    return questions.design(source, target, laws, budget, count, where, given)
+    return questions.design(source, target, laws, budget, count, candidates, until, where, given)
 
 
 def scoreboard(

@@ -24,10 +24,15 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(options)
     flags.FLAGS["bootstrap"].default = 400
     flags.DEFINE_string("target", None, 'The number to pin down: "loss@N=7e10,D=1.4e12", "N@C=1e24", exponent_N, E.')
-    flags.DEFINE_float("budget", None, "FLOPs that may be spent; by default as many as the grid has cost.")
+    flags.DEFINE_float(
+        "budget",
+        None,
+        "What may be spent: FLOPs (by default what the grid has cost), or in the unit of the candidates' cost.",
+    )
     cli.define_integer("count", 8, "How many runs at most.", lower_bound=1)
     cli.define_path("candidates", None, "A table of runs that could be made; by default a lattice around the grid.")
     flags.DEFINE_string("candidate_columns", None, "As --columns, for the candidates.")
+    flags.DEFINE_string("until", None, "Stop at an interval this wide: 0.02, or 5% of the number.")
     flags.DEFINE_list("laws", list(DEFAULT_LAWS), "Laws that are plausible here.")
     cli.define_output("out", "A JSON file to write.")
 
@@ -37,10 +42,10 @@ def main(argv: list[str]) -> None:
     from analysis import laws
     from analysis.command_line.answers import design as answer
     from analysis.command_line.arguments import running_command
-    from analysis.grid.selection import select
-    from analysis.questions.design import lattice, of_single_runs, propose, to_json
+    from analysis.questions.candidates import read
+    from analysis.questions.design import budget_of, lattice, of_single_runs, propose, to_json
     from analysis.questions.scoreboard import together
-    from analysis.questions.target import Target
+    from analysis.questions.target import Target, Until
     from analysis.writing.output_file import check_writable, write
     from analysis.writing.terminal import open_console
 
@@ -48,20 +53,22 @@ def main(argv: list[str]) -> None:
     paths = reading.grid_paths(argv)
     if values.out is not None:
         check_writable(values.out, "--out")
-    if values.budget is not None and not 0 < values.budget < math.inf:
+    if values.budget is not None and not 0 <= values.budget < math.inf:
         raise InputError(f"--budget: {values.budget} is not a positive number of FLOPs")
     target = Target.parse(values.target)
+    until = None if values.until is None else Until.parse(values.until)
     spec = options.spec()
     grid = reading.load(paths)
     chosen = of_single_runs([laws.load(name) for name in values.laws])
     columns = together(grid, chosen, values.columns, values.where)
-    budget = float(columns["C"].sum()) if values.budget is None else values.budget
     if values.candidates is None:
+        budget = budget_of(columns, None) if values.budget is None else values.budget
         candidates = lattice(columns, budget)
     else:
-        inputs = dict.fromkeys(role for law in chosen for role in law.inputs())
-        candidates = select(reading.load(values.candidates), (*inputs, "C"), columns=values.candidate_columns)
-    design = propose(columns, chosen, target, candidates, spec, budget, values.count)
+        table = reading.load(values.candidates)
+        candidates = read(table, chosen, values.candidate_columns, columns)
+        budget = budget_of(columns, candidates) if values.budget is None else values.budget
+    design = propose(columns, chosen, target, candidates, spec, budget, values.count, until)
     if values.out is not None:
         write(values.out, to_json(design, grid, running_command("analysis.design")), "--out")
     console = open_console()

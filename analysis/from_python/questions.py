@@ -14,7 +14,7 @@ from analysis.fitting.result import FitResult
 from analysis.from_python import answers
 from analysis.from_python.answers import as_shown, predict_from
 from analysis.from_python.fit import Fit
-from analysis.from_python.grid import Asked, Source, law_of, understand
+from analysis.from_python.grid import Asked, Source, law_of, read, understand
 from analysis.grid import selection
 from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import compare as comparing
@@ -23,7 +23,8 @@ from analysis.questions import fit as fitting
 from analysis.questions import predict as predicting
 from analysis.questions import scoreboard as scoring
 from analysis.questions import trend as trending
-from analysis.questions.target import Target
+from analysis.questions.candidates import read as read_candidates
+from analysis.questions.target import Target, Until
 from experiments.cli import InputError
 
 
@@ -80,18 +81,25 @@ def design(
     laws: Sequence[str | type[Law]],
     budget: float | None,
     count: int,
+    candidates: Source | None,
+    until: str | None,
     where: str | None,
     given: Mapping[str, Any],
 ) -> answers.Design:
-    """Propose runs from the lattice around a grid."""
+    """Propose runs from a table of candidates, or from the lattice around a grid."""
     chosen = designing.of_single_runs([law_of(law) for law in laws])
     asked = understand(source, where, given)
     columns = asked.select_for_all(chosen)
+    could_be = None
+    if candidates is not None:
+        could_be = read_candidates(read(candidates), chosen, None, columns)
     if budget is None:
-        budget = float(columns["C"].sum())
-    candidates = designing.lattice(columns, budget)
+        budget = designing.budget_of(columns, could_be)
+    if could_be is None:
+        could_be = designing.lattice(columns, budget)
     wanted = Target.parse(target)
-    found = designing.propose(columns, chosen, wanted, candidates, asked.spec, budget, count)
+    enough = None if until is None else Until.parse(until)
+    found = designing.propose(columns, chosen, wanted, could_be, asked.spec, budget, count, enough)
     return as_shown(answers.Design, found)
 
 

@@ -54,6 +54,7 @@ ROLES: dict[str, Role] = {
     ),
     "proportion": Role("share of one part of the training data, 0 to 1", ("proportion", "share", "task_weight")),
     "family": Role("which family a model belongs to", ("family", "model_family", "architecture"), label=True),
+    "cost": Role("what a run that could be made costs, in any unit", ("cost", "price", "cost_usd")),
     "hours": Role("accelerator hours", ("accelerator_hours", "gpu_hours", "device_hours", "hours")),
     "width": Role("model width", ("width", "d_model", "hidden_size", "model_width")),
     "depth": Role("layers", ("depth", "layers", "n_layers", "num_layers", "model_depth")),

@@ -1,9 +1,8 @@
 """Propose which runs to make next: those that shrink the interval of one stated number most for their FLOPs.
 
 The bootstrap refits of all plausible laws (those whose back-test is nearly as good as the best one's) are one cloud of
-possible truths. A run at a candidate is worth how much of the cloud's spread in the target it explains, given the noise
-of a run (a Kalman update of the cloud; optimal design in the sense of Chaloner & Verdinelli 1995). Runs are taken one
-after the other, each given those before.
+possible truths (cloud.py). Asked again and again, each time with the runs that were made in the grid, it says when the
+interval is small enough or the budget is gone.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,10 @@ from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Array, FormulaLaw, Law
 from analysis.questions import fit as fitting
 from analysis.questions import scoreboard
-from analysis.questions.target import Target
+from analysis.questions.candidates import cost_of, line_of
+from analysis.questions.cloud import best_order, make_cloud
+from analysis.questions.scoreboard import Score
+from analysis.questions.target import Target, Until
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
@@ -28,16 +30,14 @@ SCHEMA = 1
 LATTICE = 16  # sizes, and token counts, of the candidates when none are given
 BEYOND = 3.0  # times the largest size and token count of the grid, up to which the lattice reaches
 AROUND = 1.5  # factor around the grid's ratios of tokens to parameters, and below its smallest runs
-TRIM = 0.01  # share of the refits at either end that is moved to the rest: a few of them run away
+OFF_LINE = 8.0  # factor around the ratios of a grid along one line
 PLAUSIBLE = 2.5  # times the least back-test error: laws up to there are taken as possible
-LEAST_NOISE = 1e-6  # of ln loss of one run
-LEAST_GAIN = 1e-6  # share of the target's variance; a run that explains less is not proposed
-NORMAL_MAD = 1.4826  # standard deviations in the median absolute deviation of normal noise
+FITS_WORSE = 10.0  # AICc: such a law has to extrapolate better to stay possible (Burnham & Anderson 2002, section 2.6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One more run: which candidate, all FLOPs spent with it, and the interval of the target after it."""
+    """One more run: which candidate, all that is spent with it, and the interval of the target after it."""
 
     candidate: int
     spent: float
@@ -47,7 +47,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """Runs in the order in which they are worth most. low, high: the interval of the target before any."""
+    """Runs in the order in which they are worth most. low, high: the interval of the target before any.
+
+    why_done: why no run is proposed, and a loop over this question ends; empty where there is one. notes: what the grid
+    cannot tell, and which runs would.
+    """
 
     target: Target
     value: float
@@ -57,35 +61,8 @@ class Design:
     weights: dict[str, float]
     candidates: Columns
     steps: tuple[Step, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cloud:
-    """Possible truths: what every refit of every plausible law says of the target and of the candidates.
-
-    covariance [1 + candidates, 1 + candidates] and centre [1 + candidates] are those of the target and of ln loss at
-    each candidate; noise is the standard deviation of ln loss of one run. is_log: the target is taken as its logarithm.
-    """
-
-    covariance: Array
-    centre: Array
-    noise: float
-    is_log: bool
-
-    def interval(self, variance: float, level: float) -> tuple[float, float]:
-        """Return the interval of the target for a variance that is left."""
-        from scipy.stats import norm
-
-        deviations = float(norm.ppf(0.5 + 0.5 * level))
-        reach = deviations * math.sqrt(max(variance, 0.0))
-        low = self.centre[0] - reach
-        high = self.centre[0] + reach
-        return (math.exp(low), math.exp(high)) if self.is_log else (low, high)
-
-    @property
-    def value(self) -> float:
-        """The target in the middle of the cloud."""
-        return float(np.exp(self.centre[0]) if self.is_log else self.centre[0])
+    why_done: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def propose(
@@ -96,26 +73,19 @@ def propose(
     spec: FitSpec,
     budget: float,
     count: int,
+    until: Until | None = None,
 ) -> Design:
-    """Propose at most `count` more runs for the rows `columns`.
+    """Propose at most `count` more runs for the rows `columns`, no more than make the interval as small as `until`.
 
-    `candidates` hold the laws' inputs and C; `budget` are FLOPs for all. Raises InputError when no law fits, or when a
-    law does not have the target.
+    `candidates` hold the laws' inputs and what each costs (`cost`, or C); `budget` is for all of them, in that unit.
+    Raises InputError when no law fits, or when a law does not have the target.
     """
     for law in chosen:
         _check_target(target, law)
     results = fit_plausible(columns, chosen, spec)
     cloud = make_cloud(results, target, candidates)
-    cost = candidates["C"]
-    steps = []
-    spent = 0.0
-    for candidate, variance in _best_order(cloud, cost, budget, count):
-        spent += float(cost[candidate])
-        low, high = cloud.interval(variance, spec.level)
-        steps.append(Step(candidate, spent, low, high))
-    variance_now = cloud.covariance[0, 0]
-    low, high = cloud.interval(variance_now, spec.level)
-    return Design(
+    low, high = cloud.interval(cloud.covariance[0, 0], spec.level)
+    design = Design(
         target=target,
         value=cloud.value,
         low=low,
@@ -123,8 +93,39 @@ def propose(
         level=spec.level,
         weights={result.law.NAME: 1 / len(results) for result in results},
         candidates=candidates,
-        steps=tuple(steps),
+        steps=(),
+        notes=tuple(filter(None, [line_of(columns)])),
     )
+    if until is not None and until.holds(low, high):
+        return dataclasses.replace(design, why_done=f"the interval is as small as --until={until} asks")
+    cost = cost_of(candidates)
+    steps = []
+    spent = 0.0
+    for candidate, variance in best_order(cloud, cost, budget, count):
+        spent += float(cost[candidate])
+        low, high = cloud.interval(variance, spec.level)
+        steps.append(Step(candidate, spent, low, high))
+        if until is not None and until.holds(low, high):
+            break
+    return dataclasses.replace(design, steps=tuple(steps), why_done="" if steps else _why_none(cost, budget))
+
+
+def _why_none(cost: Array, budget: float) -> str:
+    """Say why no candidate is proposed."""
+    if not len(cost):
+        return "all candidates are made"
+    if cost.min() > budget * (1 + 1e-9):
+        return f"the budget is gone: {budget:.3g} is left, the cheapest candidate costs {cost.min():.3g}"
+    return "no candidate within the budget would shrink the interval"
+
+
+def budget_of(columns: Columns, candidates: Columns | None) -> float:
+    """Return the budget where none is given: what the grid has cost; what all candidates cost where that is another unit."""
+    if candidates is not None and ("cost" in candidates or "C" not in columns):
+        return float(cost_of(candidates).sum())
+    if "C" not in columns:
+        raise InputError("--budget is missing; without one the grid needs N and D, or C")
+    return float(columns["C"].sum())
 
 
 def of_single_runs(laws: Sequence[type[Law]]) -> list[type[FormulaLaw]]:
@@ -148,17 +149,13 @@ def _check_target(target: Target, law: type[FormulaLaw]) -> None:
 def fit_plausible(columns: Columns, chosen: Sequence[type[FormulaLaw]], spec: FitSpec) -> list[FitResult]:
     """Fit the laws that the back-test leaves possible. Raises InputError when there is none with intervals.
 
-    They count alike: AICc would often leave one law, and be as wrong as that one is.
+    They count alike: weights by AICc would often leave one law, and be as wrong as that one is.
     """
     objective = spec.objective or Objective()
     spec = dataclasses.replace(spec, objective=objective, thorough=False)
     without_draws = dataclasses.replace(spec, bootstrap=0)
     scores = scoreboard.scoreboard(columns, chosen, without_draws)
-    errors = {score.law: score.held_out_rms for score in scores if math.isfinite(score.aicc)}
-    best = np.nanmin([*errors.values(), np.inf])
-    # A law without a back-test (its error is nan) stays: nothing speaks against it.
-    implausible = {name for name, error in errors.items() if error > PLAUSIBLE * best}
-    plausible = errors.keys() - implausible
+    plausible = _plausible(scores)
     results = []
     for law in chosen:
         if law.NAME not in plausible:
@@ -173,108 +170,31 @@ def fit_plausible(columns: Columns, chosen: Sequence[type[FormulaLaw]], spec: Fi
     return results
 
 
-def make_cloud(results: Sequence[FitResult], target: Target, candidates: Columns) -> Cloud:
-    """Gather what the refits of laws say of the target and of ln loss at the candidates; laws count alike."""
-    of_law = 1 / len(results)
-    targets = []
-    log_losses = []
-    shares = []
-    noises = []
-    for result in results:
-        draws = _target_draws(result, target)
-        targets.append(draws)
-        log_losses.append(_log_losses(result, candidates))
-        shares.append(np.full(len(draws), of_law / len(draws)))
-        noises.append(of_law * _robust_deviation(result.residual))
-    is_log = all((draws > 0).all() for draws in targets)
-    if is_log:
-        targets = [np.log(draws) for draws in targets]
-    joint = np.column_stack([np.concatenate(targets), np.concatenate(log_losses)])
-    covariance, centre = _moments(joint, np.concatenate(shares))
-    noise = float(np.sum(noises))
-    return Cloud(covariance, centre, max(noise, LEAST_NOISE), is_log)
+def _plausible(scores: Sequence[Score]) -> set[str]:
+    """Return the laws whose back-test is nearly as good as the best, and that fit as well or extrapolate better.
 
-
-def _target_draws(result: FitResult, target: Target) -> Array:
-    """Return the target under every refit [replicates]."""
-    with np.errstate(all="ignore"):
-        draws = target.of(result.stacked(), result.flops_per_param_token)
-    return np.asarray(draws, dtype=np.float64)
-
-
-def _log_losses(result: FitResult, candidates: Columns) -> Array:
-    """Return ln loss at the candidates under every refit [replicates, candidates]."""
-    law = type(result.law)
-    at = {role: candidates[role] for role in law.inputs()}
-    replicates = law(*(column[:, None] for column in result.draws.T))
-    with np.errstate(all="ignore"):
-        log_loss = np.log(replicates.predict(**at))
-    return np.broadcast_to(log_loss, (len(result.draws), len(candidates)))
-
-
-def _robust_deviation(residual: Array) -> float:
-    """Return the standard deviation of residuals [rows] by their median absolute deviation."""
-    from_middle = np.abs(residual - np.median(residual))
-    return NORMAL_MAD * float(np.median(from_middle))
-
-
-def _moments(joint: Array, share: Array) -> tuple[Array, Array]:
-    """Return the weighted covariance and mean of [refits, 1 + m], refits that ran away moved to the rest."""
-    joint = np.where(np.isfinite(joint), joint, np.nan)
-    is_unknown = np.isnan(joint).all(axis=0)
-    joint = np.where(is_unknown, 0.0, joint)  # a candidate that no law can speak of tells nothing
-    low, high = np.nanpercentile(joint, [100 * TRIM, 100 * (1 - TRIM)], axis=0)
-    joint = np.where(np.isnan(joint), high, joint)
-    joint = np.clip(joint, low, high)
-    centre = share @ joint
-    from_centre = joint - centre
-    covariance = (from_centre * share[:, None]).T @ from_centre
-    return covariance, centre
-
-
-def _best_order(cloud: Cloud, cost: Array, budget: float, count: int) -> list[tuple[int, float]]:
-    """Return the better of two greedy orders: by what a run explains for its FLOPs, and by what it explains."""
-    per_flop = _greedy(cloud, cost, budget, count, per_flop=True)
-    per_run = _greedy(cloud, cost, budget, count, per_flop=False)
-    before = float(cloud.covariance[0, 0])
-    left_per_flop = per_flop[-1][1] if per_flop else before
-    left_per_run = per_run[-1][1] if per_run else before
-    return per_flop if left_per_flop <= left_per_run else per_run
-
-
-def _greedy(cloud: Cloud, cost: Array, budget: float, count: int, per_flop: bool) -> list[tuple[int, float]]:
-    """Choose candidates one by one, each with the variance of the target after it; none twice, none beyond the budget."""
-    covariance = cloud.covariance.copy()
-    spent = 0.0
-    picks: list[tuple[int, float]] = []
-    is_free = np.ones(len(cost), bool)
-    while len(picks) < count:
-        is_usable = is_free & (spent + cost <= budget * (1 + 1e-9))
-        if not is_usable.any():
-            break
-        of_target = covariance[0, 0]
-        of_run = np.diag(covariance)[1:] + cloud.noise**2
-        explained = covariance[0, 1:] ** 2 / of_run
-        left = np.maximum(of_target - explained, 0.0)
-        worth = np.sqrt(of_target) - np.sqrt(left)
-        if per_flop:
-            worth = worth / cost
-        best = int(np.argmax(np.where(is_usable, worth, -np.inf)))
-        if explained[best] <= LEAST_GAIN * of_target:
-            break
-        # Kalman update: what the run's loss says of the target and of all other candidates is now known.
-        column = covariance[:, 1 + best].copy()
-        covariance -= np.outer(column, column) / of_run[best]
-        spent += float(cost[best])
-        is_free[best] = False
-        picks.append((best, float(covariance[0, 0])))
-    return picks
+    A law without a back-test (its error is nan) stays: nothing speaks against it.
+    """
+    fitted = [score for score in scores if math.isfinite(score.aicc)]
+    if not fitted:
+        return set()
+    best = np.nanmin([np.inf, *(score.held_out_rms for score in fitted)])
+    closest = min(fitted, key=lambda score: score.aicc)
+    found = set()
+    for score in fitted:
+        error = score.held_out_rms
+        extrapolates_worse = error > PLAUSIBLE * best
+        fits_worse = score.aicc > closest.aicc + FITS_WORSE
+        if not extrapolates_worse and not (fits_worse and error >= closest.held_out_rms):
+            found.add(score.law)
+    return found
 
 
 def lattice(columns: Columns, largest: float) -> Columns:
     """Return candidates where none are given: sizes and tokens of the grid and beyond, up to `largest` FLOPs.
 
-    Tokens per parameter stay where the grid's are: at other ratios nothing says that the laws hold.
+    Tokens per parameter stay where the grid's are, for at other ratios nothing says that the laws hold; of a grid along
+    one line they go beside it, for that is what is missing.
     """
     if "N" not in columns or "D" not in columns:
         raise InputError("--candidates is missing; without one the grid needs N and D")
@@ -285,7 +205,8 @@ def lattice(columns: Columns, largest: float) -> Columns:
     C = factor * N * D
     seen = columns["D"] / columns["N"]
     ratio = D / N
-    is_like_seen = (seen.min() / AROUND <= ratio) & (seen.max() * AROUND >= ratio)
+    around = OFF_LINE if line_of(columns) else AROUND
+    is_like_seen = (seen.min() / around <= ratio) & (seen.max() * around >= ratio)
     keep = (largest >= C) & is_like_seen
     if not keep.any():
         raise InputError(f"--budget: {largest:g} FLOPs is less than the smallest run of the lattice costs")
@@ -309,6 +230,9 @@ def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
         "target": {"name": target.name, "at": dict(target.at)},
         "now": {"value": design.value, "low": design.low, "high": design.high, "level": design.level},
         "laws": design.weights,
+        "done": bool(design.why_done),
+        "why_done": design.why_done or None,
+        "notes": list(design.notes),
         "runs": [_describe(design.candidates, step) for step in design.steps],
         "data_sha256": grid.sha256,
         "command": command,

@@ -68,6 +68,35 @@ class Target:
         return values[self.name]
 
 
+@dataclasses.dataclass(frozen=True)
+class Until:
+    """How wide an interval may be: `0.02` in the units of the number, or `5%` of the middle of the interval."""
+
+    text: str
+    width: float
+    is_share: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Until":
+        """Read `5%` or `0.02`. Raises InputError for what is no width."""
+        is_share = text.strip().endswith("%")
+        try:
+            width = float(text.strip().removesuffix("%"))
+        except ValueError:
+            width = math.nan
+        if not (math.isfinite(width) and width > 0):
+            raise InputError(f"--until: {text!r} is not a width; expected for example 0.02, or 5% of the number")
+        return cls(text, width / 100 if is_share else width, is_share)
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether an interval is no wider than that."""
+        limit = self.width * abs(low + high) / 2 if self.is_share else self.width
+        return high - low <= limit
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def _positive(text: str, piece: str) -> float:
     """Read a positive number; `piece` is what the user wrote, for the message."""
     try:

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from analysis.questions.candidates import cost_of
 from analysis.questions.design import Design
 from analysis.writing.numbers import human, number
 
@@ -14,8 +15,10 @@ def show(design: Design, console: Console) -> None:
     low = number(design.low)
     high = number(design.high)
     console.print(f"{design.target} = [bold]{value}[/], {design.level:.0%} interval {low} to {high}; laws {laws}")
-    if not design.steps:
-        console.print("no candidate within the budget would shrink it")
+    for note in design.notes:
+        console.print(f"[yellow]note[/]: {note}")
+    if design.why_done:
+        console.print(f"done: {design.why_done}")
         return
     console.print(runs_table(design))
 
@@ -23,14 +26,16 @@ def show(design: Design, console: Console) -> None:
 def runs_table(design: Design) -> Table:
     """Return the runs in order, with the interval of the target after each."""
     candidates = design.candidates
-    roles = [role for role in ("N", "D") if role in candidates]
-    table = Table("run", *roles, "FLOPs", "spent", "interval after it", "width")
+    roles = [role for role in candidates.values if role not in ("C", "cost") and candidates[role].ndim == 1]
+    price = "cost" if "cost" in candidates else "FLOPs"
+    costs = cost_of(candidates)
+    table = Table("run", *roles, price, "spent", "interval after it", "width")
     # The interval after each run is told as a share of the one before any.
     width = design.high - design.low
     for turn, step in enumerate(design.steps, 1):
         run = step.candidate
         sizes = [human(float(candidates[role][run])) for role in roles]
-        cost = float(candidates["C"][run])
+        cost = float(costs[run])
         low = number(step.low)
         high = number(step.high)
         left = (step.high - step.low) / width if width > 0 else None

@@ -3,6 +3,7 @@
 # make lint    ruff, pyright, density     make test-hf     against transformers (installs torch)
 # make test-executors   Slurm, Ray, gcloud, several hosts (installs ray and submitit)
 # make setup   only the virtual environment
+# make notebooks          run the notebooks again and store them with their outputs
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
 
 PYTHON ?= python3
@@ -11,10 +12,10 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= demo
 STUDY := sweeps/studies/quickstart.py
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-hf test-executors lint clean
+.PHONY: help setup demo test test-slow test-hf test-executors notebooks lint clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup: $(VENV)/.installed
 
@@ -24,6 +25,7 @@ $(VENV)/.installed: requirements.txt requirements-lab.txt
 	@echo "setting up $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-lab.txt
+	@$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "lossgrid.pth").write_text("$(CURDIR)\n")'
 	@touch $@
 
 demo: setup
@@ -58,6 +60,9 @@ $(VENV)/.installed-hf: requirements-hf.txt $(VENV)/.installed
 	@echo "adding transformers and torch to $(VENV): a few minutes, once"
 	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check -r requirements-hf.txt
 	@touch $@
+
+notebooks: setup
+	@$(RUN) -m analysis.notebooks
 
 lint: setup
 	@$(VENV)/bin/ruff check .

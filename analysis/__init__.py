@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from analysis.fitting.result import FitResult
     from analysis.from_python.answers import Comparison, Design, Prediction, Scoreboard, Trend
     from analysis.from_python.fit import Fit
-    from analysis.from_python.grid import NamedGrid
-    from analysis.grid.table import Grid
+    from analysis.from_python.grid import NamedGrid, Source
     from analysis.laws.base import Law
 
 
@@ -49,21 +48,28 @@ sys.modules[__name__].__class__ = _Face
 
 
 def read(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]", *, where: str | None = None, **columns: str
+    source: "Source",
+    *,
+    where: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    **columns: str,
 ) -> "NamedGrid":
-    """Read a grid from a file, or take a DataFrame for one, and say what its columns mean.
+    """Read a grid from a file, several files or a pattern of files, or take a DataFrame for one; say what columns mean.
 
-    columns: roles with their column or formula: N="params", loss="val_loss", run="run_id", C="6*N*D". What is not named
-    is looked for under its usual names. `where` chooses rows as --where does. Raises InputError when there is no such
-    file, no row in it, or no such column.
+    columns: roles with their column or formula: N="params", loss="eval/loss", run="run_id", C="6*N*D". What is not named
+    is looked for under its usual names. `where` chooses rows as --where does. delimiter, decimal, encoding: of a text file,
+    where what is found from it is wrong. Raises InputError when there is no such file, no row in it, or no such column.
     """
     from analysis.from_python import grid
+    from analysis.grid.text_table import Reading
 
-    return grid.read(source, where, columns)
+    return grid.read(source, where, columns, Reading(delimiter, decimal, encoding))
 
 
 def fit(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    source: "Source",
     law: "str | type[Law]" = "chinchilla",
     *,
     where: str | None = None,
@@ -79,18 +85,20 @@ def fit(
     return questions.fit(source, law, where, given)
 
 
-def predict(result: "FitResult | str | os.PathLike[str]", **at: float) -> "Prediction":
+def predict(
+    result: "FitResult | str | os.PathLike[str]", *, serve_tokens: float | None = None, **at: float
+) -> "Prediction":
     """Predict from a fit, or from the fit.json at a path: predict(result, N=1e9, D=2e10) or predict(result, C=1e24).
 
-    With serve_tokens=1e12, C pays for serving them too, and loss=2.1 asks for the size that is cheapest over its life.
+    serve_tokens: of the model's life, for which the budget C pays as well; or loss=2.1 is reached at the least cost.
     """
     from analysis.from_python import questions
 
-    return questions.predict(result, at)
+    return questions.predict(result, at, serve_tokens)
 
 
 def compare(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    source: "Source",
     law: "str | type[Law]" = "chinchilla",
     *,
     baseline: str | None = None,
@@ -105,13 +113,13 @@ def compare(
 
 
 def design(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    source: "Source",
     target: str,
     *,
     laws: Sequence["str | type[Law]"] = ("chinchilla", "overtraining", "kaplan"),
     budget: float | None = None,
     count: int = 8,
-    candidates: "Grid | pd.DataFrame | str | os.PathLike[str] | None" = None,
+    candidates: "Source | None" = None,
     until: str | None = None,
     where: str | None = None,
     **given: Any,
@@ -128,7 +136,7 @@ def design(
 
 
 def scoreboard(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    source: "Source",
     laws: Sequence["str | type[Law]"] = (),
     *,
     where: str | None = None,
@@ -142,7 +150,7 @@ def scoreboard(
 
 
 def trend(
-    source: "Grid | pd.DataFrame | str | os.PathLike[str]",
+    source: "Source",
     x: str,
     y: str,
     *,

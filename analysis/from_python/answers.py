@@ -58,15 +58,13 @@ def _row(value: float, interval: Interval | None) -> tuple[float, float | None, 
     return value, interval.low, interval.high
 
 
-def predict_from(fitted: predict.Fitted, at: Mapping[str, float]) -> Prediction:
-    """Predict from what is known of a fit; over the life of the model where `serve_tokens` is given."""
-    inputs = dict(at)
-    served = inputs.pop("serve_tokens", None)
-    text = ",".join(f"{name}={value!r}" for name, value in inputs.items())
-    if served is None:
+def predict_from(fitted: predict.Fitted, at: Mapping[str, float], serve_tokens: float | None = None) -> Prediction:
+    """Predict from what is known of a fit; with serve_tokens, for a model that serves so many over its life."""
+    text = ",".join(f"{name}={value!r}" for name, value in at.items())
+    if serve_tokens is None:
         found = predict.predict(fitted, predict.parse_at(text, fitted.law))
     else:
-        fitted = lifetime.serving(fitted, served)
+        fitted = lifetime.serving(fitted, serve_tokens)
         found = lifetime.predict(fitted, lifetime.parse_at(text, fitted.law))
     return as_shown(Prediction, found, fitted=fitted)
 

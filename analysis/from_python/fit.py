@@ -41,9 +41,12 @@ class Fit(Shown, FitResult):
         """The drawings of this fit, each a matplotlib figure: fit.plot.isoflop(), fit.plot.residuals(), ..."""
         return Drawings(self, self._back_tests)
 
-    def predict(self, **at: float) -> Prediction:
-        """Predict at a run or a budget: fit.predict(N=1e9, D=2e10) or fit.predict(C=1e24)."""
-        return predict_from(predict.of_result(self), at)
+    def predict(self, serve_tokens: float | None = None, **at: float) -> Prediction:
+        """Predict at a run or a budget: fit.predict(N=1e9, D=2e10) or fit.predict(C=1e24).
+
+        serve_tokens: of the model's life, for which the budget C pays as well; or loss=2.1 is reached at the least cost.
+        """
+        return predict_from(predict.of_result(self), at, serve_tokens)
 
     def backtest(self) -> BackTests:
         """Fit the smaller runs alone and predict the larger ones, budget after budget.

@@ -1,5 +1,6 @@
 """Take a table for a loss grid and say what its columns mean, with keywords: N="params", loss="val_loss"."""
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
@@ -18,14 +19,17 @@ from analysis.grid import selection, table
 from analysis.grid.resolve import RoleFinder
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
+from analysis.grid.text_table import Reading
 from analysis.laws.base import Law
 from analysis.questions import scoreboard
 from analysis.writing.numbers import number
 from analysis.writing.shown import Shown
 from experiments.cli import InputError, nearest
 
-Source = Grid | pd.DataFrame | str | os.PathLike[str]
+Path = str | os.PathLike[str]
+Source = Grid | pd.DataFrame | Path | Sequence[Path]
 
+MOST_REASONS = 5  # to leave rows out, that are shown
 USUAL = ("N", "D", "C", "loss")  # roles that are looked for whatever the law
 
 
@@ -37,45 +41,67 @@ class NamedGrid(Shown, Grid):
     where: str | None = None
 
     def show(self, console: Console) -> None:
-        """Print which column gives which quantity, how far it reaches, and what was not found."""
-        console.print(f"[bold]{len(self)} rows[/] of {escape(os.path.basename(self.path))}, {len(self.names)} columns")
-        if self.where:
-            console.print(f"rows where {escape(self.where)}")
-        roles = Table("role", "meaning", "column", "from", "to")
-        missing = []
-        for role in dict.fromkeys((*USUAL, *self.columns)):
-            row = self._describe(role)
-            if row is None:
-                missing.append(role)
-            else:
-                roles.add_row(role, ROLES[role].meaning, *map(escape, row))
-        console.print(roles)
-        for role in missing:
-            console.print(f"[yellow]note[/]: no column for {role} ({ROLES[role].meaning}) under its usual names")
-
-    def _describe(self, role: str) -> tuple[str, str, str] | None:
-        """Return where a role comes from with its least and largest value; None where it is not found."""
+        """Print which column gives which quantity, how far it reaches, which rows are left out, and what was not found."""
         finder = RoleFinder(self, dict(self.columns))
-        values = finder.find(role)
-        if values is None:
-            return None
-        source = finder.sources[role]
-        if values.dtype.kind != "f" or values.ndim > 1:
-            kinds = len(pd.unique(values.ravel()))
-            return source, f"{kinds} different", ""
-        finite = values[np.isfinite(values)]
-        if not len(finite):
-            return source, "no number", ""
-        return source, number(float(finite.min())), number(float(finite.max()))
+        wanted = dict.fromkeys((*USUAL, *self.columns))
+        found = [role for role in wanted if finder.find(role) is not None]
+        name = escape(os.path.basename(self.path))
+        console.print(f"[bold]{len(self)} rows[/] of {name}, {len(self.names)} columns")
+        try:
+            chosen = selection.select(self, found, columns=self.named, where=self.where)
+        except InputError as error:
+            console.print(f"[yellow]note[/]: {escape(str(error))}")
+            return
+        console.print(self._roles_table(chosen))
+        reasons = collections.Counter(row.reason for row in chosen.dropped)
+        for reason, count in reasons.most_common(MOST_REASONS):
+            console.print(f"{count} left out: {escape(reason)}")
+        for role in wanted:
+            if role not in found:
+                console.print(f"[yellow]note[/]: no column for {role} ({ROLES[role].meaning}) under its usual names")
+        for note in chosen.notes:
+            console.print(f"[yellow]note[/]: {escape(note)}")
+
+    @property
+    def named(self) -> str | None:
+        """The columns that were named, as --columns takes them: a column's name in back-ticks, a formula as it is."""
+        pairs = []
+        for role, source in self.columns.items():
+            is_name = source in self.frame.columns and "`" not in source
+            pairs.append(f"{role}=`{source}`" if is_name else f"{role}={source}")
+        return ",".join(pairs) or None
+
+    def _roles_table(self, chosen: Columns) -> Table:
+        """Return which column gives which role, and how far it reaches over the rows that can be used."""
+        roles = Table("role", "meaning", "column", "from", "to")
+        for role, values in chosen.values.items():
+            low, high = _ends(values)
+            roles.add_row(role, ROLES[role].meaning, escape(chosen.sources[role]), low, high)
+        return roles
 
 
-def read(source: Source, where: str | None = None, columns: Mapping[str, str] | None = None) -> NamedGrid:
-    """Return the grid of a file or a DataFrame, with the columns that are named for roles.
+def _ends(values: np.ndarray) -> tuple[str, str]:
+    """Return the least and the largest of numbers, or how many different labels there are, in words."""
+    if values.dtype.kind != "f" or values.ndim > 1:
+        kinds = len(pd.unique(values.ravel()))
+        return f"{kinds} different", ""
+    least = float(values.min())
+    most = float(values.max())
+    return number(least), number(most)
+
+
+def read(
+    source: Source,
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    reading: Reading = Reading(),
+) -> NamedGrid:
+    """Return the grid of files or a DataFrame, with the columns that are named for roles.
 
     A NamedGrid is returned as it is, or with what is named in addition. Raises InputError for a role or a column that
     does not exist.
     """
-    named = _named_grid(source)
+    named = _named_grid(source, reading)
     columns = dict(columns or {})
     for role in columns:
         if role not in ROLES:
@@ -91,14 +117,14 @@ def read(source: Source, where: str | None = None, columns: Mapping[str, str] | 
     return found
 
 
-def _named_grid(source: Source) -> NamedGrid:
-    """Return the grid of a file or a DataFrame."""
+def _named_grid(source: Source, reading: Reading) -> NamedGrid:
+    """Return the grid of files or a DataFrame."""
     if isinstance(source, NamedGrid):
         return source
     if isinstance(source, pd.DataFrame):
         grid = _grid_of_frame(source)
     else:
-        grid = source if isinstance(source, Grid) else table.load(source)
+        grid = source if isinstance(source, Grid) else table.load(source, reading)
     fields = {field.name: getattr(grid, field.name) for field in dataclasses.fields(Grid)}
     return NamedGrid(**fields)
 
@@ -126,12 +152,6 @@ class Asked:
     grid: NamedGrid
     spec: FitSpec
 
-    @property
-    def columns(self) -> str | None:
-        """The columns as --columns takes them."""
-        pairs = [f"{role}={source}" for role, source in self.grid.columns.items()]
-        return ",".join(pairs) or None
-
     def select(self, law: type[Law], more: Sequence[str] = ()) -> Columns:
         """Select the rows and roles that a law uses, and further roles that are needed."""
         needed = (*law.ROLES, *more)
@@ -139,14 +159,14 @@ class Asked:
             self.grid,
             needed,
             optional=law.OPTIONAL,
-            columns=self.columns,
+            columns=self.grid.named,
             where=self.grid.where,
             signed=law.SIGNED,
         )
 
     def select_for_all(self, laws: Sequence[type[Law]]) -> Columns:
         """Select the rows that all of several laws can use, so that they are compared on the same ones."""
-        return scoreboard.together(self.grid, laws, self.columns, self.grid.where)
+        return scoreboard.together(self.grid, laws, self.grid.named, self.grid.where)
 
 
 def understand(source: Source, where: str | None, given: Mapping[str, Any]) -> Asked:

@@ -50,10 +50,12 @@ def _call(asked: Asked, law: type[Law], given: Mapping[str, Any]) -> str:
     return f"analysis.fit({arguments})"
 
 
-def predict(result: FitResult | str | os.PathLike[str], at: Mapping[str, float]) -> answers.Prediction:
+def predict(
+    result: FitResult | str | os.PathLike[str], at: Mapping[str, float], serve_tokens: float | None
+) -> answers.Prediction:
     """Predict from a fit or a fit.json."""
     fitted = predicting.of_result(result) if isinstance(result, FitResult) else predicting.read(os.fspath(result))
-    return predict_from(fitted, at)
+    return predict_from(fitted, at, serve_tokens)
 
 
 def compare(
@@ -92,7 +94,8 @@ def design(
     columns = asked.select_for_all(chosen)
     could_be = None
     if candidates is not None:
-        could_be = read_candidates(read(candidates), chosen, None, columns)
+        table = read(candidates)
+        could_be = read_candidates(table, chosen, table.named, columns)
     if budget is None:
         budget = designing.budget_of(columns, could_be)
     if could_be is None:
@@ -110,7 +113,7 @@ def scoreboard(
     asked = understand(source, where, given)
     chosen = [law_of(law) for law in laws]
     if not chosen:
-        chosen = scoring.applicable(asked.grid, asked.columns, asked.grid.where)
+        chosen = scoring.applicable(asked.grid, asked.grid.named, asked.grid.where)
     chosen = designing.of_single_runs(chosen)
     columns = asked.select_for_all(chosen)
     scores = scoring.scoreboard(columns, chosen, asked.spec)
@@ -121,7 +124,7 @@ def trend(source: Source, x: str, y: str, where: str | None, level: float, seed:
     """Find whether one column falls, rises or turns over another."""
     asked = understand(source, where, {"X": x, "loss": y})
     grid = asked.grid
-    columns = selection.select(grid, ("X", "loss"), columns=asked.columns, where=grid.where, signed=("loss",))
+    columns = selection.select(grid, ("X", "loss"), columns=grid.named, where=grid.where, signed=("loss",))
     found = trending.find_trend(columns["X"], columns["loss"], level=level, seed=seed)
     return as_shown(answers.Trend, found, columns=columns)
 

@@ -14,65 +14,22 @@
 # other buys, how sure that is, and where it turns over.
 
 # %%
-import pathlib
-import sys
-import tempfile
+import analysis as lab
 
-# The notebook may have been started in any folder of the project.
-here = pathlib.Path.cwd()
-root = next(folder for folder in (here, *here.parents) if (folder / "analysis" / "laws").is_dir())
-sys.path.insert(0, str(root))
+grid = lab.read("families.csv", N="params", D="tokens", loss="val_loss")
+found = lab.compare(grid, baseline="dense", bootstrap=200)
+found
 
-import pandas as pd
-
-from analysis import figures, laws
-from analysis.command_line.answers.compare import describe
-from analysis.figures import families
-from analysis.fitting.spec import FitSpec
-from analysis.grid import selection
-from analysis.laws.chinchilla import Chinchilla
-from analysis.notebooks import grids
-from analysis.questions import compare
-
-FOLDER = pathlib.Path(tempfile.mkdtemp())
+# %%
+found.plot()
 
 # %% [markdown]
-# ## The runs
-# Planted here, so that the truth is known: a dense family, and a routed one that starts behind and overtakes. For your own
-# runs load a grid with a column `family`.
+# Whether the families may share exponents is tested above, not assumed. The rates as a table:
 
 # %%
-routed = Chinchilla(E=1.63, A=430.0, B=440.0, alpha=0.34, beta=0.28)
-dense_runs = grids.planted(family="dense", seed=1)
-routed_runs = grids.planted(routed, family="routed", seed=2)
-frame = pd.concat([dense_runs, routed_runs])
-grid = grids.as_grid(frame, FOLDER / "families.parquet")
-law = laws.load("chinchilla")
-columns = selection.select(grid, (*law.ROLES, "family"), optional=("C",))
-
-# %%
-found = compare.compare(columns, Chinchilla, FitSpec(bootstrap=200))
-coefficients = {}
-for name, family in found.families.families.items():
-    coefficients[name] = family.law.coefficients()
-pd.DataFrame(coefficients).T
+found.to_frame().iloc[::6]
 
 # %% [markdown]
-# Whether the families may share exponents is tested, not assumed.
-
-# %%
-found.families.sharing
-
-# %% [markdown]
-# ## Exchange rates
-
-# %%
-figures.picture(families.exchange, found)
-
-# %%
-for name, crossing in found.crossings.items():
-    print(f"{name} against {found.baseline}: {describe(crossing, 'FLOPs')}")
-
-# %% [markdown]
-# The same from the command line: `python -m analysis.compare GRID --by=family --baseline=dense --out=compare.json`. Grids
-# with accelerator hours are also compared at equal hours.
+# The runs were planted: a dense family, and a routed one that starts behind and overtakes. The same from the command line:
+# `python -m analysis.compare families.csv --columns="N=params,D=tokens,loss=val_loss" --baseline=dense --out=compare.json`.
+# Grids with accelerator hours are also compared at equal hours.

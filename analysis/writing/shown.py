@@ -33,7 +33,14 @@ class Shown:
 def as_text(shown: Shown) -> str:
     """Return what something shows, as plain text."""
     stream = io.StringIO()
-    console = Console(file=stream, width=WIDTH, highlight=False, color_system=None, soft_wrap=True)
+    console = Console(
+        file=stream,
+        width=WIDTH,
+        highlight=False,
+        color_system=None,
+        soft_wrap=True,
+        force_jupyter=False,  # in a notebook, rich would show it at once and leave the file empty
+    )
     shown.show(console)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return "\n".join(lines)
@@ -50,7 +57,7 @@ class HtmlConsole(Console):
     """A console whose lines and tables become paragraphs and tables of HTML, kept in `parts`."""
 
     def __init__(self) -> None:
-        super().__init__(file=io.StringIO(), width=WIDTH, highlight=False)
+        super().__init__(file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)
         self.parts: list[str] = []
 
     def print(self, *objects: Any, **how: Any) -> None:
@@ -89,7 +96,7 @@ def markup_html(content: Any) -> str:
     """Return rich's markup as HTML: bold and colours stay, everything else is escaped."""
     text = content if isinstance(content, Text) else Text.from_markup(str(content))
     pieces = []
-    for segment in text.render(Console(file=io.StringIO(), width=WIDTH)):
+    for segment in text.render(Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)):
         piece = html.escape(segment.text)
         style = segment.style
         if style is not None and style.bold:

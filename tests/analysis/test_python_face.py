@@ -94,6 +94,23 @@ def test_a_fit_shows_itself_in_a_terminal_and_in_a_notebook(fitted):
     assert "[yellow]" not in html + text and "<broken>" not in html
 
 
+def test_columns_have_the_names_that_people_give_them(own_frame):
+    odd = {"val_loss": "eval/loss, nats", "model_size": "Model Size", "seen": "tokens (1e9)"}
+    renamed = own_frame.rename(columns=odd)
+    renamed["tokens (1e9)"] /= 1e9
+    grid = lab.read(renamed, N="Model Size", D="1e9 * `tokens (1e9)`", loss="eval/loss, nats")
+    assert lab.fit(grid, **QUICK).objective == pytest.approx(
+        lab.fit(own_frame, N="model_size", D="seen", loss="val_loss", **QUICK).objective
+    )
+
+
+def test_several_files_are_one_grid(own_frame, tmp_path):
+    own_frame.iloc[:10].to_csv(tmp_path / "a.csv", index=False, sep=";")
+    own_frame.iloc[10:].to_csv(tmp_path / "b.csv", index=False, sep=";")
+    grid = lab.read(f"{tmp_path}/*.csv", N="model_size", delimiter=";")
+    assert len(grid) == len(lab.read([tmp_path / "a.csv", tmp_path / "b.csv"])) == len(own_frame)
+
+
 def test_what_is_shown_in_a_notebook_is_escaped(own_frame):
     renamed = own_frame.rename(columns={"val_loss": "loss<i>"})
     html = lab.read(renamed.rename(columns={"model_size": "a&b"}), N="a&b", loss="loss<i>")._repr_html_()
@@ -150,6 +167,21 @@ def test_families_are_compared_and_runs_are_designed():
     designed = lab.design(frame, "loss@C=1e22", laws=["chinchilla"], count=1, bootstrap=20, starts=16)
     assert len(designed.steps) == 1 == len(designed.to_frame())
     assert "loss@C=" in repr(designed)
+
+
+def test_runs_are_chosen_from_a_table_until_enough_is_known(grid):
+    table = pd.DataFrame({"N": [1e9, 3e9, 1e8], "D": [1e11, 1e10, 3e11], "dollars": [5.0, 7.0, 1.0]})
+    options = {"laws": ["chinchilla"], "bootstrap": 20, "starts": 16}
+    offered = lab.read(table, cost="dollars")
+    designed = lab.design(grid, "loss@C=1e22", candidates=offered, budget=6.0, **options)
+    assert 0 < designed.steps[-1].spent <= 6
+    assert lab.design(grid, "loss@C=1e22", candidates=offered, budget=6.0, until="50%", **options).steps == ()
+
+
+def test_a_model_that_serves_is_smaller(fitted):
+    trained, served = fitted.predict(C=1e21), fitted.predict(C=1e21, serve_tokens=1e11)
+    assert served.optimum["N"] < trained.optimum["N"] and "serving" in repr(served)
+    assert fitted.predict(C=1e21, serve_tokens=0).optimum["N"] == pytest.approx(trained.optimum["N"])
 
 
 def test_laws_are_scored_and_trends_are_found():

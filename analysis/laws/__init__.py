@@ -9,6 +9,7 @@ import pkgutil
 from types import ModuleType
 from typing import TypeVar
 
+from analysis.laws import several_breaks
 from analysis.laws.base import Law
 from experiments.cli import InputError, nearest
 
@@ -44,7 +45,13 @@ def add(law: LawClass) -> LawClass:
 
 
 def load(name: str) -> type[Law]:
-    """Return the class of a law; InputError with the nearest name for an unknown one."""
+    """Return the class of a law; InputError with the nearest name for an unknown one.
+
+    `broken_4` and so on up to nine breaks are made when they are asked for.
+    """
+    made = several_breaks.named(name)
+    if made is not None:
+        return made
     if name not in LAWS:
         raise InputError(f"--law: {name!r} is not a law; {nearest(name, LAWS, 'law')}")
     return LAWS[name]

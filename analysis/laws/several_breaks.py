@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,6 +87,7 @@ def softplus(x: Any) -> Any:
     return np.where(is_large, x + rest, rest)
 
 
+@functools.lru_cache
 def with_breaks(count: int) -> type[SeveralBreaks]:
     """Make the law with that many breaks, named broken_2, broken_3, ..; `broken` is the one with a single break."""
     names = ["E", "A", "c0"]
@@ -108,6 +111,12 @@ def with_breaks(count: int) -> type[SeveralBreaks]:
         f"Broken{count}", [(name, Any) for name in names], bases=(SeveralBreaks,), namespace=dict(body), frozen=True
     )
     return made
+
+
+def named(name: str) -> type[SeveralBreaks] | None:
+    """Return the law of a name such as broken_4; None for another name."""
+    count = re.fullmatch(r"broken_([2-9])", name)
+    return with_breaks(int(count[1])) if count else None
 
 
 Broken2 = with_breaks(2)

@@ -16,10 +16,11 @@ from analysis.laws.moe_joint import JointMoE
 from analysis.laws.one_quantity import Broken
 from analysis.laws.parallel import ParallelStreams
 from analysis.laws.rounding import RoundedLoss
-from analysis.laws.several_breaks import Broken2, with_breaks
+from analysis.laws.several_breaks import Broken2
 from analysis.procedures.registry import procedure_of
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
+from experiments.cli import InputError
 
 ROWS = 80
 STARTS = 32
@@ -247,7 +248,9 @@ def test_more_breaks_are_products_of_one_break():
     assert law.derived({}) == pytest.approx({"x1": 1e6, "x2": 1e9})
     far = Broken2(0.5, 30.0, 0.05, 0.3, 1e6, 0.4, -0.2, 1e25, 0.7)
     assert far.predict(X) == pytest.approx(Broken(0.5, 30.0, 0.05, 0.3, 1e6, 0.4).predict(X), rel=1e-9)
-    assert with_breaks(5).names()[-3:] == ("c5", "r5", "f5")
+    assert laws.load("broken_5").names()[-3:] == ("c5", "r5", "f5") and laws.load("broken_2") is Broken2
+    with pytest.raises(InputError, match="'broken_10' is not a law"):
+        laws.load("broken_10")
 
 
 @pytest.mark.skipif(not PEERS.exists(), reason="shared/peers is not there")

@@ -15,11 +15,15 @@ from analysis.fitting.result import FitResult
 from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw, Law
 from analysis.questions.target import OF_OPTIMUM, Target
+from analysis.solve.objective import Objective
 
 TRIM = 0.01  # share of the refits at either end that is moved to the rest: a few of them run away
 LEAST_NOISE = 1e-6  # of ln loss of one run
 LEAST_GAIN = 1e-6  # share of the target's variance; a run that explains less is not proposed
 VANISHING = 1e-9  # of the median of the refits: what is smaller has vanished
+STRAY = 2.5  # standard deviations
+STRAY_SQUARES = 0.9776  # mean of the squares of normal noise of unit size that is clipped there
+NEARLY_SIGNS = 1e-3  # delta over noise below which Huber's loss counts signs
 NORMAL_MAD = 1.4826  # standard deviations in the median absolute deviation of normal noise
 
 
@@ -105,12 +109,33 @@ def _has_logarithm(draws: Array) -> bool:
 
 
 def _noise(result: FitResult) -> float:
-    """Return the standard deviation of ln loss of one run, from residuals that a fit has made smaller than the noise."""
+    """Return the standard deviation of ln loss of one run as the fit makes use of it.
+
+    A fit has made residuals smaller than the noise. A fit that counts them by their sign, as Huber's does beyond delta,
+    learns from a run as if its noise were up to sqrt(pi/2) times what it is (Huber 1964).
+    """
     rows = len(result.residual)
     coefficients = len(result.law.names())
     freedom = max(rows - coefficients, 1)
     shrunk_by = math.sqrt(rows / freedom)
-    return shrunk_by * _robust_deviation(result.residual)
+    noise = shrunk_by * _robust_deviation(result.residual)
+    return noise * _wasted(result.spec.settled_objective, noise)
+
+
+def _wasted(objective: Objective, noise: float) -> float:
+    """Return how many times larger than it is normal noise looks to an objective."""
+    from scipy.stats import norm
+
+    if objective.loss == "least_squares" or noise <= 0:
+        return 1.0
+    delta = objective.huber_delta if objective.loss == "huber" else 0.0
+    reach = delta / noise
+    if reach < NEARLY_SIGNS:
+        return math.sqrt(math.pi / 2)
+    inside = 2 * float(norm.cdf(reach)) - 1
+    squares_inside = inside - 2 * reach * float(norm.pdf(reach))
+    squares = squares_inside + reach**2 * (1 - inside)
+    return math.sqrt(squares) / inside
 
 
 def _target_draws(result: FitResult, target: Target) -> Array:
@@ -131,11 +156,16 @@ def _log_losses(result: FitResult, candidates: Columns) -> Array:
 
 
 def _robust_deviation(residual: Array) -> float:
-    """Return the standard deviation of residuals [rows] by their median absolute deviation."""
+    """Return the standard deviation of residuals [rows], of which stray ones count as if they lay nearer.
+
+    The median absolute deviation says what is stray; by itself it scatters by a fifth on twenty rows.
+    """
     middle = np.median(residual)
-    from_middle = np.abs(residual - middle)
-    typical = float(np.median(from_middle))
-    return NORMAL_MAD * typical
+    from_middle = residual - middle
+    rough = NORMAL_MAD * float(np.median(np.abs(from_middle)))
+    near = np.clip(from_middle, -STRAY * rough, STRAY * rough)
+    squares = float(np.mean(near**2))
+    return math.sqrt(squares / STRAY_SQUARES)
 
 
 def _moments(joint: Array, share: Array) -> tuple[Array, Array]:

@@ -116,13 +116,13 @@ def predict(served: Fitted, at: dict[str, float]) -> Prediction:
     """Predict over the life of a model, for what `serving` returns. Raises InputError for a loss that is out of reach."""
     found = predicting.predict(served, at)
     reach = found.extrapolation
+    law: Any = served.law
     if "loss" in at:
-        law = served.law
         if not np.isfinite(found.optimum["N"]):
             raise InputError(
                 f"--at: loss={at['loss']:g} is not reached by {law.NAME} at any budget; expected a higher loss"
             )
         found = dataclasses.replace(found, interval=None, new_run=None)  # of what was asked for there are none
-    if served.law.SERVE_TOKENS or "loss" in at:
+    if law.SERVE_TOKENS or "loss" in at:
         reach = predicting.extrapolation(served, {"C": found.optimum["training_flops"]})
     return dataclasses.replace(found, extrapolation=reach)

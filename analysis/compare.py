@@ -51,7 +51,6 @@ def main(argv: list[str]) -> None:
     """Compare, write compare.json, and say what was found."""
     from rich.console import Console
 
-    from analysis import laws
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import running_command
     from analysis.grid.selection import select
@@ -61,11 +60,11 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
-    law = laws.load(values.law)
-    spec = options.spec(law=law)
     check_writable(values.out, "--out")
     text = columns_text()
     grid = reading.load(paths)
+    law = options.law(grid, values.law)
+    spec = options.spec(fitted=law)
     needed = (*law.ROLES, "family")
     optional = (*law.OPTIONAL, "C")
     columns = select(grid, needed, optional=optional, columns=text, where=values.where, signed=law.SIGNED)

@@ -59,7 +59,8 @@ def main(argv: list[str]) -> None:
     until = None if values.until is None else Until.parse(values.until)
     spec = options.spec()
     grid = reading.load(paths)
-    chosen = of_single_runs([laws.load(name) for name in values.laws])
+    plausible = [laws.load(name) for name in values.laws]
+    chosen = of_single_runs([*plausible, *options.formulas(grid)])
     columns = together(grid, chosen, values.columns, values.where)
     if values.candidates is None:
         budget = budget_of(columns, None) if values.budget is None else values.budget

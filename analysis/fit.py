@@ -1,6 +1,7 @@
 """Fit a law to a loss grid.
 
 python -m analysis.fit GRID --law=chinchilla --out=fit.json
+python -m analysis.fit GRID --formula="L = E + A/N^alpha + B/D^beta" --out=fit.json
 python -m analysis.fit --laws
 """
 
@@ -26,7 +27,6 @@ def main(argv: list[str]) -> None:
     """Fit the law, write fit.json, and say what was found."""
     from rich.console import Console
 
-    from analysis import laws
     from analysis.command_line.answers import fit as answer
     from analysis.command_line.arguments import running_command
     from analysis.fitting.result import to_json
@@ -43,10 +43,10 @@ def main(argv: list[str]) -> None:
     paths = reading.grid_paths(argv)
     if values.out is None:
         raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
-    law = laws.load(values.law)
-    spec = options.spec(values.interpolation, law)
     check_writable(values.out, "--out")
     grid = reading.load(paths)
+    law = options.law(grid, values.law)
+    spec = options.spec(values.interpolation, law)
     columns = select(
         grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
     )

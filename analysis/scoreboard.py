@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     spec = options.spec()
     grid = reading.load(paths)
     chosen = [laws.load(name) for name in values.laws] or applicable(grid, values.columns, values.where)
+    chosen += options.formulas(grid)
     if not chosen:
         raise InputError(f"GRID: {grid.path} has the columns of no law; name them with --columns=N=...,D=...,loss=...")
     for law in chosen:

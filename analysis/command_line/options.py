@@ -12,7 +12,8 @@ from experiments.cli import InputError
 
 if TYPE_CHECKING:
     from analysis.fitting.spec import FitSpec
-    from analysis.laws.base import Law
+    from analysis.grid.table import Grid
+    from analysis.laws.base import FormulaLaw, Law
     from analysis.solve.objective import Objective
 
 
@@ -32,6 +33,12 @@ def define() -> None:
         None,
         "Rows to use: comparisons of columns with numbers or strings, joined by and, or, not: \"family=='dense' and "
         'flops<1e18", "name like \'isoflop-*\'", "not outlier". Parsed, never evaluated.',
+    )
+    flags.DEFINE_multi_string(
+        "formula",
+        [],
+        'A law of your own: "L = E + A/N^alpha + B/D^beta", or "mine: L = ..." with a name. Roles and columns are data, '
+        "other names coefficients; alpha[0:2] bounds one, alpha[0:2, 0.3] also starts it. Parsed, never evaluated.",
     )
     flags.DEFINE_string("loss", None, "Loss of a residual: huber, least_squares, lad; by default the law's source's.")
     flags.DEFINE_string("residual", None, "Residual: log (of the loss) or raw; by default the law's source's.")
@@ -57,13 +64,43 @@ def define() -> None:
     cli.define_integer("seed", 42, "Seed of the bootstrap.")
 
 
-def spec(interpolation: str = "quadratic", law: "type[Law] | None" = None) -> "FitSpec":
+def law(grid: "Grid", name: str) -> "type[Law]":
+    """Return the law to fit: that of --formula where it is given, else the one that --law names."""
+    from analysis import laws
+
+    written = formulas(grid)
+    if not written:
+        return laws.load(name)
+    if len(written) > 1:
+        raise InputError(
+            f"--formula: {len(written)} formulas are given; expected one, or analysis.scoreboard for several"
+        )
+    if flags.FLAGS["law"].present:
+        raise InputError(f"--law={name} and --formula are both given; expected one of them")
+    return written[0]
+
+
+def formulas(grid: "Grid") -> "list[type[FormulaLaw]]":
+    """Return the laws that --formula writes, which may name columns of the grid."""
+    from analysis.laws.written import law_of
+
+    found = []
+    for at, text in enumerate(flags.FLAGS.formula, start=1):
+        name = "formula" if at == 1 else f"formula_{at}"
+        found.append(law_of(text, grid.names, name))
+    names = [one.NAME for one in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"--formula: two formulas have the name of one of {', '.join(names)}; expected different ones")
+    return found
+
+
+def spec(interpolation: str = "quadratic", fitted: "type[Law] | None" = None) -> "FitSpec":
     """Return the FitSpec that the flags describe. Raises InputError for a value that cannot be right."""
     from analysis.fitting.spec import FitSpec
 
     values = flags.FLAGS
     return FitSpec(
-        objective=_objective(law),
+        objective=_objective(fitted),
         bootstrap=values.bootstrap,
         resample=values.resample,
         level=values.level,

@@ -114,6 +114,7 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "schema": SCHEMA,
         "law": law.NAME,
         "formula": law.FORMULA,
+        "definition": law.DEFINITION,
         "coefficients": finite(law.coefficients()),
         "objective": result.objective,
         "rows_used": len(columns),

@@ -39,6 +39,7 @@ class Law:
     TARGET: ClassVar[str] = "loss"  # the role that it predicts
     SIGNED: ClassVar[tuple[str, ...]] = ()  # roles that may be negative or zero, whatever the role says
     OBJECTIVE: ClassVar[Objective] = Objective()  # what its source minimises
+    DEFINITION: ClassVar[Mapping[str, Any] | None] = None  # of a law that no file of this folder has, for fit.json
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # names of the parts of roles that have many
 
     def __init_subclass__(cls) -> None:
@@ -98,13 +99,15 @@ class Coefficient:
     """Say what a fit knows of a coefficient before it has seen data.
 
     start: values to start from; none for one that enters the formula linearly, given the others: it is solved for.
-    log: positive, and searched over its logarithm. low, high: bounds, in its own units.
+    log: positive, and searched over its logarithm. low, high: bounds, in its own units. scale: a typical size, where no
+    start tells it.
     """
 
     start: tuple[float, ...] = ()
     log: bool = False
     low: float = -math.inf
     high: float = math.inf
+    scale: float | None = None
 
 
 def prefactor(*start: float, low: float = 0.0, high: float = math.inf) -> Coefficient:
@@ -146,6 +149,15 @@ class FormulaLaw(Law):
     def inputs(cls) -> tuple[str, ...]:
         """Return the roles that `predict` takes."""
         return tuple(role for role in cls.ROLES if role != cls.TARGET)
+
+    @classmethod
+    def for_data(cls, values: Mapping[str, Array], raw: bool) -> type[Self]:
+        """Return the law with bounds and starts that these data tell; most laws know theirs before any data.
+
+        values: by role; raw: residuals are differences, not those of logarithms.
+        """
+        del values, raw
+        return cls
 
     @classmethod
     def problem(cls, columns: Any, raw: bool, above: Array | float | None) -> Problem | None:

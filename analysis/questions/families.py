@@ -34,6 +34,7 @@ def fit_families(
     """
     shared = _checked_shared(law, shared)
     spec = spec.for_law(law)
+    law = law.for_data(columns.values, spec.settled_objective.residual == "raw")
     own_coefficients = len(law.names()) - len(shared)
     columns, notes = _large_enough(columns, own_coefficients)
     parts = split(columns)

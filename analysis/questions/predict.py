@@ -16,6 +16,7 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import SCHEMA, FitResult, ranges, unpack
 from analysis.grid.roles import ROLES
+from analysis.laws import written
 from analysis.laws.base import Array, Law, part_inputs
 from analysis.trust.interval import Interval, interval_of
 from analysis.writing.strict_json import finite_or_null
@@ -74,7 +75,9 @@ def read(path: str) -> Fitted:
 def from_json(data: Mapping[str, Any]) -> Fitted:
     """Return the fit of a fit.json's content. Raises KeyError, TypeError or ValueError when something is missing."""
     parts = {role: tuple(names) for role, names in data.get("parts", {}).items()}
-    law = laws.load(data["law"]).of(parts)
+    definition = data.get("definition")
+    law = written.restore(definition) if definition else laws.load(data["law"])
+    law = law.of(parts)
     return Fitted(
         law=law.restore(data["coefficients"], data["details"]),
         draws=unpack(data["draws"]),

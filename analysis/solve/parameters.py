@@ -63,11 +63,11 @@ class LawParameters:
 
     @property
     def scale(self) -> np.ndarray:
-        """A typical size of each parameter [p]: its largest start; 1 for logarithms and where there is none."""
+        """A typical size of each parameter [p]: its scale or largest start; 1 for logarithms and where there is none."""
         largest = []
         for coefficient in self.known:
             sizes = [abs(start) for start in coefficient.start]
-            largest.append(max(sizes, default=0.0))
+            largest.append(coefficient.scale or max(sizes, default=0.0))
         sizes = np.array(largest)
         return np.where(self.logs, 1.0, np.where(sizes > 0, sizes, 1.0))
 

@@ -1,0 +1,299 @@
+"""Say where the search for the coefficients of a written formula starts: from its form, and from the data.
+
+A coefficient that enters linearly, given the others, is solved for; an exponent starts where published ones lie; every
+other one is compared with data (D0 in 1 + D/D0), and starts where it makes a difference: at quantiles of these data.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.laws.base import Array, Coefficient, exponent, prefactor
+from analysis.laws.written_text import Formula, Hint, called
+from analysis.laws.written_value import value_of
+
+if TYPE_CHECKING:
+    from analysis.laws.written import Written
+
+FALLING = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2)  # exponents that published laws have
+EITHER = (-1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0)
+MOST = 4.0  # of an exponent
+QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
+AROUND = 10.0  # times beyond the data a scale may also lie
+MUCH_BETTER = 0.8  # of the misfit, for coefficients of either sign to be believed
+FEW_STARTS = 3  # of a coefficient, while signs are found
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Say where in a formula a coefficient stands.
+
+    in_exponent: of a power. falls: below a fraction's line or behind a minus sign. in_exp: in the argument of exp.
+    beside: what it is multiplied with, divided by or added to; sign: how. against: what the product is added to or
+    compared with.
+    """
+
+    in_exponent: bool = False
+    falls: bool = False
+    in_exp: bool = False
+    beside: ast.expr | None = None
+    sign: str = ""
+    against: ast.expr | None = None
+
+
+def coefficients(
+    formula: Formula, law: "type[Written]", inputs: Mapping[str, Array], target: Array, raw: bool
+) -> dict[str, Coefficient]:
+    """Return what is known of each coefficient before a fit to these data: inputs [rows] by name, target [rows]."""
+    places = find_places(formula)
+    linear = linear_names(formula)
+    known = {}
+    for name in formula.coefficients:
+        hint = formula.hints.get(name, Hint())
+        if name in linear and not hint.start:
+            continue
+        default = _of_place(formula, places[name], inputs)
+        known[name] = _with_hint(default, hint)
+    solved = [name for name in formula.coefficients if name not in known]
+    return _signed(formula, law, known, solved, inputs, target, raw)
+
+
+def before_data(formula: Formula) -> dict[str, Coefficient]:
+    """Return what the form alone says of the coefficients: which are exponents, and which multiply."""
+    return {name: exponent() if place.in_exponent else prefactor() for name, place in find_places(formula).items()}
+
+
+def find_places(formula: Formula) -> dict[str, Place]:
+    """Return where each coefficient stands first."""
+    found: dict[str, Place] = {}
+    for name, place in _walk(formula.tree, Place()):
+        if name in formula.coefficients:
+            found.setdefault(name, place)
+    return found
+
+
+def _walk(node: ast.expr, place: Place) -> Iterator[tuple[str, Place]]:
+    """Yield each name below a node with its place."""
+    match node:
+        case ast.Name(id=name):
+            yield name, place
+        case ast.UnaryOp(op=sign, operand=operand):
+            is_minus = isinstance(sign, ast.USub)
+            yield from _walk(operand, dataclasses.replace(place, falls=place.falls != is_minus))
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            yield from _walk(left, Place(falls=place.falls))
+            yield from _walk(right, Place(in_exponent=True, falls=place.falls))
+        case ast.BinOp(left=left, op=sign, right=right):
+            turns = isinstance(sign, ast.Div | ast.Sub)
+            is_sum = isinstance(sign, ast.Add | ast.Sub)
+            kind = type(sign).__name__
+            first = dataclasses.replace(place, beside=right, sign=kind)
+            second = dataclasses.replace(place, beside=left, sign=f"{kind} right", falls=place.falls != turns)
+            if is_sum:
+                first = dataclasses.replace(first, against=right)
+                second = dataclasses.replace(second, against=left)
+            yield from _walk(left, first)
+            yield from _walk(right, second)
+        case ast.Call(args=[one, other]):  # the smaller or larger of two
+            yield from _walk(one, Place(falls=place.falls, against=other))
+            yield from _walk(other, Place(falls=place.falls, against=one))
+        case ast.Call(args=arguments):
+            for argument in arguments:
+                yield from _walk(argument, Place(in_exp=called(node) == "exp", falls=place.falls))
+
+
+def linear_names(formula: Formula) -> list[str]:
+    """Return coefficients in which the formula is linear, all together, when the others are given."""
+    found: list[str] = []
+    for name in formula.coefficients:
+        if degree(formula.tree, {*found, name}) <= 1:
+            found.append(name)
+    return found
+
+
+def degree(node: ast.expr, names: set[str]) -> float:
+    """Return the degree of a formula as a polynomial of some of its names; infinite where it is none."""
+    match node:
+        case ast.Name(id=name):
+            return float(name in names)
+        case ast.UnaryOp(operand=operand):
+            return degree(operand, names)
+        case ast.Call(args=arguments):
+            inside = [degree(argument, names) for argument in arguments]
+            return math.inf if any(inside) else 0.0
+        case ast.BinOp(left=left, op=sign, right=right):
+            first = degree(left, names)
+            second = degree(right, names)
+            match sign:
+                case ast.Add() | ast.Sub():
+                    return max(first, second)
+                case ast.Mult():
+                    return first + second
+                case ast.Div():
+                    return math.inf if second else first
+            return math.inf if first or second else 0.0
+    return 0.0
+
+
+def _of_place(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Coefficient:
+    """Return what the place of a coefficient says of it."""
+    if place.in_exponent:
+        return Coefficient(FALLING, False, 0.0, MOST) if place.falls else Coefficient(EITHER, False, -MOST, MOST)
+    shifts = _shifts(formula, place, inputs)
+    if shifts is not None:
+        return shifts
+    scales = _scales(formula, place, inputs)
+    if place.in_exp and not place.falls:  # of either sign
+        starts = [*-scales, *scales]
+        return Coefficient(tuple(starts), False)
+    return Coefficient(tuple(scales.tolist()), True, 0.0)
+
+
+def _shifts(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Coefficient | None:
+    """Return a coefficient that data of either sign are compared with, such as m in log(lr) - m; None for any other."""
+    if place.beside is None or not place.sign.startswith(("Add", "Sub")):
+        return None
+    beside = _value(formula, place.beside, inputs)
+    beside = beside[np.isfinite(beside)]
+    if not len(beside) or beside.min() >= 0:
+        return None
+    middle = np.quantile(beside, QUANTILES)
+    starts = [*middle, *-middle] if place.sign.startswith("Add") else middle
+    spread = float(np.ptp(middle)) or float(np.abs(middle).max()) or 1.0
+    return Coefficient(tuple(map(float, starts)), scale=spread)
+
+
+def _scales(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Array:
+    """Return positive values at which a coefficient makes a difference, from what stands beside it and against it."""
+    beside = np.ones(1)
+    if place.beside is not None:
+        beside = _value(formula, place.beside, inputs)
+    against = np.ones(1)
+    if place.against is not None and not _has_coefficient(formula, place.against):
+        against = _value(formula, place.against, inputs)
+    with np.errstate(all="ignore"):
+        match place.sign:
+            case "Mult" | "Mult right":
+                size = np.abs(against / beside)
+            case "Div":
+                size = np.abs(against * beside)
+            case "Div right":
+                size = np.abs(beside / against)
+            case _:
+                size = np.abs(beside)
+    size = size[np.isfinite(size) & (size > 0)]
+    if not len(size):
+        size = np.ones(1)
+    middle = np.quantile(size, QUANTILES)
+    return np.unique([middle[0] / AROUND, *middle, middle[-1] * AROUND])
+
+
+def _has_coefficient(formula: Formula, node: ast.expr) -> bool:
+    return any(isinstance(one, ast.Name) and one.id in formula.coefficients for one in ast.walk(node))
+
+
+def _value(formula: Formula, node: ast.expr, inputs: Mapping[str, Array]) -> Array:
+    """Return the values [rows] of a part of the formula where each coefficient in it is 1."""
+    names: dict[str, Any] = dict.fromkeys(formula.coefficients, 1.0)
+    with np.errstate(all="ignore"):
+        return np.atleast_1d(np.asarray(value_of(node, names | dict(inputs)), dtype=np.float64))
+
+
+def _with_hint(known: Coefficient, hint: Hint) -> Coefficient:
+    """Return a coefficient with the bounds and starts that a user gave it."""
+    low = max(known.low, hint.low) if hint.low == -math.inf else hint.low
+    high = min(known.high, hint.high) if hint.high == math.inf else hint.high
+    starts = hint.start or tuple(start for start in known.start if low < start < high)
+    if not starts:
+        starts = _between(low, high)
+    is_log = low >= 0 and (known.log or max(starts) > 100 * min(starts))
+    return Coefficient(starts, is_log, low, high)
+
+
+def _between(low: float, high: float) -> tuple[float, ...]:
+    """Return starts between two bounds, of which one may be infinite."""
+    if math.isinf(high):
+        return (low + 1.0, low + 10.0) if low <= 0 else (low * 1.5, low * 10.0)
+    if math.isinf(low):
+        return (high - 1.0, high - 10.0)
+    shares = (0.1, 0.3, 0.5, 0.7, 0.9)
+    is_wide = low > 0 and high > 10 * low
+    if is_wide:
+        return tuple(low * (high / low) ** share for share in shares)
+    return tuple(low + share * (high - low) for share in shares)
+
+
+def _signed(
+    formula: Formula,
+    law: "type[Written]",
+    known: Mapping[str, Coefficient],
+    solved: list[str],
+    inputs: Mapping[str, Array],
+    target: Array,
+    raw: bool,
+) -> dict[str, Coefficient]:
+    """Add the coefficients that are solved for: positive ones, but for those whose data speak for a negative sign.
+
+    Both are solved for from a few starts; either sign is believed where the misfit is much smaller with it.
+    """
+    few = {name: dataclasses.replace(one, start=_some(one.start)) for name, one in known.items()}
+    bounds = {name: formula.hints.get(name, Hint()) for name in solved}
+    positive = {
+        name: Coefficient((), bounds[name].low in (0.0, -math.inf), *_ends(bounds[name], 0.0)) for name in solved
+    }
+    either = {name: Coefficient((), bounds[name].low >= 0, *_ends(bounds[name], -math.inf)) for name in solved}
+    misfit, _ = _best(law, {**few, **positive}, inputs, target, raw)
+    misfit_of_either, values = _best(law, {**few, **either}, inputs, target, raw)
+    if misfit_of_either >= MUCH_BETTER * misfit:
+        return _ordered(formula, {**known, **positive})
+    chosen = {}
+    for name in solved:
+        if values[name] > 0 or bounds[name].low >= 0:
+            chosen[name] = positive[name]
+        else:
+            scale = max(abs(values[name]), 1e-300)
+            chosen[name] = dataclasses.replace(either[name], scale=scale)
+    return _ordered(formula, {**known, **chosen})
+
+
+def _some(starts: tuple[float, ...]) -> tuple[float, ...]:
+    """Return a few of the starts of a coefficient, from all over them."""
+    if len(starts) <= FEW_STARTS:
+        return starts
+    at = np.linspace(0, len(starts) - 1, FEW_STARTS).round().astype(int)
+    return tuple(starts[one] for one in at)
+
+
+def _ends(hint: Hint, least: float) -> tuple[float, float]:
+    """Return the bounds of a coefficient that has no lower one but `least`."""
+    low = least if hint.low == -math.inf else hint.low
+    return (-math.inf if hint.high <= low else low), hint.high
+
+
+def _ordered(formula: Formula, known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    return {name: known[name] for name in formula.coefficients}
+
+
+def _best(
+    law: "type[Written]", known: Mapping[str, Coefficient], inputs: Mapping[str, Array], target: Array, raw: bool
+) -> tuple[float, dict[str, float]]:
+    """Return the misfit of the best start, and the coefficients there; infinite where the formula has no value."""
+    from analysis.solve import formula as posing
+    from experiments.cli import InputError
+
+    order = {name: known[name] for name in law.names()}
+    trial = type(law.__name__, (law,), {"COEFFICIENTS": order})
+    columns = {**inputs, law.TARGET: target}
+    weight = np.ones(len(target))
+    try:
+        problem = posing.problem(trial, columns, raw, {})
+        theta = problem.starts(weight, 1)
+    except InputError:
+        return math.inf, dict.fromkeys(order, 1.0)
+    misfit = float(np.abs(problem.residuals(theta)).sum())
+    values = problem.coefficients(theta)[0]
+    return misfit, dict(zip(order, values.tolist(), strict=True))

@@ -1,0 +1,77 @@
+"""Compute a written formula from the values of its names, at real coefficients and at complex ones.
+
+Derivatives come from complex steps (analysis/solve/formula.py): the real part decides where a function has a corner or
+does not exist, and the imaginary part follows the side that it lies on.
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import numpy as np
+
+from analysis.laws.written_text import called
+
+
+def _log(value: Any) -> Any:
+    """Return the logarithm; NaN where it does not exist."""
+    exists = np.real(value) > 0
+    return np.where(exists, np.log(np.where(exists, value, 1.0)), np.nan)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """Raise to a power; NaN for a negative base and an exponent that is no whole number."""
+    if not np.iscomplexobj(exponent) and np.ndim(exponent) == 0 and float(exponent).is_integer():
+        return np.power(base, int(exponent)) if exponent >= 0 else 1.0 / np.power(base, -int(exponent))
+    at_zero = np.where(np.real(exponent) > 0, 0.0, np.inf)
+    return np.where(np.real(base) == 0, at_zero, np.exp(exponent * _log(base)))
+
+
+def _least(first: Any, second: Any) -> Any:
+    """Return the smaller one; complex numbers, which stand for a value and its slope, compare by their real part."""
+    return np.where(np.real(first) <= np.real(second), first, second)
+
+
+def _largest(first: Any, second: Any) -> Any:
+    return np.where(np.real(first) >= np.real(second), first, second)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "log": _log,
+    "exp": np.exp,
+    "sqrt": lambda value: _power(value, 0.5),
+    "abs": lambda value: np.where(np.real(value) < 0, -np.asarray(value), value),
+    "min": lambda *values: functools.reduce(_least, values),
+    "max": lambda *values: functools.reduce(_largest, values),
+}
+
+
+def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """Compute one node of a formula from the values of its names, which broadcast."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.Name(id=name):
+            return names[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -value_of(operand, names)
+        case ast.UnaryOp(operand=operand):
+            return value_of(operand, names)
+        case ast.Call(args=arguments):
+            return FUNCTIONS[called(node)](*(value_of(argument, names) for argument in arguments))
+        case ast.BinOp(left=left, op=sign, right=right):
+            first = value_of(left, names)
+            second = value_of(right, names)
+            match sign:
+                case ast.Add():
+                    return first + second
+                case ast.Sub():
+                    return first - second
+                case ast.Mult():
+                    return first * second
+                case ast.Div():
+                    return np.divide(first, second)
+                case ast.Pow():
+                    return _power(first, second)
+    raise AssertionError(f"{ast.unparse(node)} has passed the check of written_text")

@@ -62,7 +62,8 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
 
     Raises InputError for fewer rows than coefficients, FitError when the best end is no optimum.
     """
-    law = law.for_data(columns.values, spec.settled_objective.residual == "raw")
+    is_raw = spec.settled_objective.residual == "raw"
+    law = law.for_data(columns.values, is_raw)
     problem = pose(columns, law, spec)
     _check_rows(columns, law, spec, problem)
     objective = spec.settled_objective

@@ -25,7 +25,8 @@ ORDERINGS: dict[type[ast.cmpop], Callable] = {
     ast.GtE: operator.ge,
 }
 TRUE = {"true", "yes", "1", "1.0"}
-FALSE = {"false", "no", "0", "0.0", "", "nan", "none", "<na>"}  # what is missing does not hold
+MISSING = {"", "nan", "none", "<na>"}
+FALSE = {"false", "no", "0", "0.0"} | MISSING  # what is missing does not hold
 
 
 class Condition:
@@ -52,10 +53,12 @@ class Condition:
             case ast.BinOp(left=ast.Name(id=name), op=ast.FloorDiv(), right=ast.Constant(value=str() as pattern)):
                 return ~self._like(name, pattern)
             case ast.Compare(left=first, ops=ops, comparators=others):
-                sides = [self._side(item) for item in [first, *others]]
+                left = self._side(first)
                 compared = []
-                for op, left, right in zip(ops, sides[:-1], sides[1:], strict=True):  # a < b < c is a < b and b < c
+                for op, other in zip(ops, others, strict=True):  # a < b < c is a < b and b < c
+                    right = self._side(other)
                     compared.append(self._compare(node, op, left, right))
+                    left = right
                 return np.all(compared, axis=0)
         raise _refusal(node)
 
@@ -63,7 +66,10 @@ class Condition:
         """Return the rows whose text in a column fits a pattern with * and ?."""
         column = self.lookup(name)
         words = column.astype(str)
-        found = [fnmatch.fnmatchcase(word, pattern) for word in words]
+        found = []
+        for word in words:
+            fits = fnmatch.fnmatchcase(word, pattern)
+            found.append(fits)
         if not any(found):
             self._note_absent(name, f"like {pattern!r}", words, pattern)
         return np.array(found, dtype=bool)
@@ -76,7 +82,8 @@ class Condition:
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return [_constant(item) for item in items]
             case ast.BinOp():
-                return np.asarray(expression.value_of(node, self._numbers, "--where"))
+                value = expression.value_of(node, self._numbers, "--where")
+                return np.asarray(value)
         return _constant(node)
 
     def _numbers(self, name: str) -> np.ndarray:
@@ -118,7 +125,8 @@ class Condition:
     def _is_in(self, node: ast.Compare, left: Side, right: Side) -> np.ndarray:
         """Return the rows of a column that hold one of the values of a list, or that a text is a part of."""
         if isinstance(left, str) and isinstance(right, np.ndarray) and _is_text(right):
-            found = [left in word for word in right.astype(str)]
+            words = right.astype(str)
+            found = [left in word for word in words]
             return np.array(found, dtype=bool)
         if not isinstance(left, np.ndarray) or not isinstance(right, list):
             raise _refusal(node)
@@ -132,12 +140,14 @@ class Condition:
         found = np.asarray(first == second, dtype=bool)
         if isinstance(right, str) and isinstance(left, np.ndarray) and not found.any():
             name = ast.unparse(node.left)
-            self._note_absent(name, f"== {right!r}", left.astype(str), right)
+            words = left.astype(str)
+            self._note_absent(name, f"== {right!r}", words, right)
         return found
 
     def _note_absent(self, name: str, told: str, words: np.ndarray, value: str) -> None:
         """Note that no row of a column has a text, and the nearest that some have."""
-        hint = nearest(value, set(words.tolist()), "value")
+        there = set(words.tolist())
+        hint = nearest(value, there, "value")
         self.absent.append(f"--where: no row has {name} {told}; {hint}")
 
     def _of_one_kind(
@@ -167,8 +177,9 @@ class Condition:
 def parse(text: str) -> ast.expr:
     """Parse a condition. `name like 'a*'` and `name not like 'a*'` become operators that nothing else uses here."""
     plain, names = expression.without_back_ticks(text)
+    lines = io.StringIO(plain.strip())
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(plain.strip()).readline))
+        tokens = list(tokenize.generate_tokens(lines.readline))
     except (tokenize.TokenError, SyntaxError):
         tokens = []  # the parser says what is wrong
     words: list[tuple[int, str]] = []
@@ -187,7 +198,10 @@ def parse(text: str) -> ast.expr:
 
 def _is_name(words: list[tuple[int, str]]) -> bool:
     """Say whether what was read last is a name and no word of Python."""
-    return bool(words) and words[0][0] == tokenize.NAME and not keyword.iskeyword(words[0][1])
+    if not words:
+        return False
+    [(kind, word)] = words
+    return kind == tokenize.NAME and not keyword.iskeyword(word)
 
 
 def rows_where(text: str, lookup: Lookup, decimal: str = ".", absent: list[str] | None = None) -> np.ndarray:
@@ -207,10 +221,13 @@ def rows_where(text: str, lookup: Lookup, decimal: str = ".", absent: list[str] 
 
 def _truths(name: str, column: np.ndarray) -> np.ndarray:
     """Return a column of yes and no as booleans; what is missing does not hold. Raises InputError for other columns."""
-    words = np.char.lower(column.astype(str))
+    spelled = column.astype(str)
+    words = np.char.lower(spelled)
     known = set(words.tolist())
-    if not known <= TRUE | FALSE or not known & (TRUE | FALSE - {"nan", ""}):
-        example = next(iter(sorted(known - TRUE - FALSE)), "nothing")
+    strange = sorted(known - TRUE - FALSE)
+    says_something = known - MISSING
+    if strange or not says_something:
+        example = strange[0] if strange else "nothing"
         raise InputError(f"--where: {name} is no column of yes and no, it holds {example!r}; expected a comparison")
     return np.isin(words, list(TRUE))
 

@@ -28,25 +28,32 @@ def _unroll_chart(table: Table) -> Table:
     measured = [name for name in others if not name.endswith(ENDS)]
     if not measured or not all(BETWEEN in name for name in others) or BETWEEN in step:
         return table
-    runs = list(dict.fromkeys(name.rpartition(BETWEEN)[0] for name in measured))
-    metrics = list(dict.fromkeys(name.rpartition(BETWEEN)[2] for name in measured))
-    has_ends = all(name + end in others for name in measured for end in ENDS)
-    if not has_ends and len(metrics) > 1:
+    by_run: dict[str, dict[str, str]] = {}
+    for name in measured:
+        run, _, metric = name.rpartition(BETWEEN)
+        by_run.setdefault(run, {})[metric] = name
+    metrics = list(dict.fromkeys(metric for own in by_run.values() for metric in own))
+    ends = [name + end for name in measured for end in ENDS]
+    if not set(ends) <= set(others) and len(metrics) > 1:
         return table
     pieces = []
-    for run in runs:
-        own = {metric: f"{run}{BETWEEN}{metric}" for metric in metrics}
-        there = {metric: table.frame[name] for metric, name in own.items() if name in table.frame}
-        piece = pd.DataFrame({"run": run, step: table.frame[step], **there})
-        pieces.append(piece.dropna(subset=list(there), how="all"))
+    for run, own in by_run.items():
+        piece = table.frame[list(own.values())]
+        piece.columns = list(own)
+        piece = piece.dropna(how="all")
+        piece.insert(0, step, table.frame[step])
+        piece.insert(0, "run", run)
+        pieces.append(piece)
     frame = pd.concat(pieces, ignore_index=True)
-    told = f"a chart of W&B with {len(runs)} runs: a row for each run and step, with {', '.join(metrics)}"
+    told = f"a chart of W&B with {len(by_run)} runs: a row for each run and step, with {', '.join(metrics)}"
     return Table(frame, [str(name) for name in frame.columns], (*table.notes, told))
 
 
 def _name_curve(table: Table, path: str) -> Table:
     """Name what a curve of TensorBoard measures, and its run, where the name of its file says so."""
-    found = TENSORBOARD_FILE.fullmatch(pathlib.PurePosixPath(path).name.partition(".csv")[0])
+    name = pathlib.PurePosixPath(path).name
+    stem, _, _ = name.partition(".csv")
+    found = TENSORBOARD_FILE.fullmatch(stem)
     if not found:
         return table
     frame = table.frame.rename(columns={"Value": found["tag"]})
@@ -70,8 +77,10 @@ def read_events(data: bytes, path: str) -> Table:
     at = 0
     while at + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, at)  # of a record; its checksum and the record's lie around it
+        begin = at + 12
+        record = data[begin : begin + length]
         try:
-            event = Event.FromString(data[at + 12 : at + 12 + length])
+            event = Event.FromString(record)
         except DecodeError as error:
             raise ValueError(f"it is named as an event file of TensorBoard and is none: {error}") from None
         at += length + 16
@@ -83,7 +92,8 @@ def read_events(data: bytes, path: str) -> Table:
     if not rows:
         raise ValueError("it is an event file of TensorBoard without scalars")
     frame = pd.DataFrame(list(rows.values()))
-    frame.insert(0, "run", pathlib.PurePosixPath(path).parent.name or path)
+    folder = pathlib.PurePosixPath(path).parent
+    frame.insert(0, "run", folder.name or path)
     return Table(frame, [str(name) for name in frame.columns])
 
 
@@ -101,8 +111,8 @@ def _scalar(value: Any) -> float | None:
         return tensor.float_val[0]
     if len(tensor.double_val) == 1:
         return tensor.double_val[0]
-    types = {1: "<f4", 2: "<f8"}
-    content = tensor.tensor_content
-    if tensor.dtype in types and len(content) == np.dtype(types[tensor.dtype]).itemsize:
-        return float(np.frombuffer(content, types[tensor.dtype])[0])
-    return None
+    kinds = {1: "<f4", 2: "<f8"}  # TensorFlow's numbers for float and double
+    if tensor.dtype not in kinds or not tensor.tensor_content:
+        return None
+    numbers = np.frombuffer(tensor.tensor_content, kinds[tensor.dtype])
+    return float(numbers[0]) if len(numbers) == 1 else None

@@ -1,6 +1,6 @@
 """Read a table that is JSON: a list of records, one record a line, columns, records under a name, nested fields, curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -56,31 +56,41 @@ def _records(value: Any) -> tuple[Sequence[Record], list[str]]:
     if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
         header, *rows = value  # a table as a list of lists
         if all(isinstance(name, str) for name in header):
-            return [dict(zip(header, row, strict=False)) for row in rows], []
+            return _named(header, rows), []
     if isinstance(value, dict):
         return _records_of(value)
     raise ValueError(f"it is JSON of {_describe(value)}; expected a list of records such as {{'N': 1e9, 'loss': 2.5}}")
 
 
+def _named(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[Record]:
+    """Return rows as records of these names."""
+    return [dict(zip(names, row, strict=False)) for row in rows]
+
+
+def _under(lists: Mapping[str, Sequence[Record]]) -> tuple[Sequence[Record], list[str]]:
+    """Return the only list of records that was found, and a note on where it was."""
+    [(path, records)] = lists.items()
+    return records, [f"the rows are the records under {path!r}"]
+
+
 def _records_of(value: Mapping[str, Any]) -> tuple[Sequence[Record], list[str]]:
     """Return the records in an object."""
+    parts = list(value.values())
     if "columns" in value and _are_lists(value.get("data")):  # the parts of a table, as pandas splits it
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], []
+        return _named(value["columns"], value["data"]), []
     if len(value) > 1 and _are_columns(value):
-        names = list(value)
-        return [dict(zip(names, row, strict=True)) for row in zip(*value.values(), strict=True)], []
-    inside = [value for value in value.values() if isinstance(value, dict)]
-    if len(inside) == len(value) and inside:
+        rows = zip(*parts, strict=True)
+        return _named(list(value), rows), []
+    if parts and all(isinstance(part, dict) for part in parts):
         return _keyed(value)
     under = _find_lists(value, (), DEEPEST)
-    if "schema" in value and ("data",) in under:  # a table with its schema, as pandas writes it
-        under = {("data",): under["data",]}
+    if "schema" in value and "data" in under:  # a table with its schema, as pandas writes it
+        under = {"data": under["data"]}
     if len(under) == 1:
-        [(path, records)] = under.items()
-        return records, [f"the rows are the records under {'.'.join(path)!r}"]
-    if not under and not any(isinstance(part, list) for part in value.values()):
+        return _under(under)
+    if not under and not any(isinstance(part, list) for part in parts):
         return [value], []
-    several = ", ".join(repr(".".join(path)) for path in under)
+    several = ", ".join(map(repr, under))
     hint = f"lists of records under {several}; keep one of them" if under else "expected a list of records"
     raise ValueError(f"it is JSON of {_describe(value)}: {hint}")
 
@@ -88,24 +98,24 @@ def _records_of(value: Mapping[str, Any]) -> tuple[Sequence[Record], list[str]]:
 def _keyed(value: Mapping[str, Any]) -> tuple[Sequence[Record], list[str]]:
     """Return the records of an object of objects: columns by row number, as pandas writes them, or records by name."""
     inner = list(value.values())
-    is_by_number = all(key.isdigit() for part in inner for key in part) and any(inner)
+    rows = list(dict.fromkeys(key for part in inner for key in part))
+    is_by_number = bool(rows) and all(map(str.isdigit, rows))
     if is_by_number:
-        rows = list(dict.fromkeys(key for part in inner for key in part))
-        return [{name: part.get(row) for name, part in value.items()} for row in rows], []
+        columns = [[part.get(row) for row in rows] for part in inner]
+        return _named(list(value), zip(*columns, strict=True)), []
     under = _find_lists(value, (), DEEPEST)
     if len(value) == 1 and len(under) == 1:
-        [(path, records)] = under.items()
-        return records, [f"the rows are the records under {'.'.join(path)!r}"]
+        return _under(under)
     if len(value) == 1:
         return _records(inner[0])
     return [{"name": key, **part} for key, part in value.items()], ["the keys of the records are the column name"]
 
 
-def _find_lists(value: Any, path: tuple[str, ...], deepest: int) -> dict[tuple[str, ...], Sequence[Record]]:
-    """Return the lists of records inside an object, by where they are."""
+def _find_lists(value: Any, path: tuple[str, ...], deepest: int) -> dict[str, Sequence[Record]]:
+    """Return the lists of records inside an object, by where they are: found.runs."""
     if _is_records(value):
-        return {path: value}
-    found: dict[tuple[str, ...], Sequence[Record]] = {}
+        return {".".join(path): value}
+    found: dict[str, Sequence[Record]] = {}
     if isinstance(value, dict) and deepest:
         for key, part in value.items():
             found |= _find_lists(part, (*path, key), deepest - 1)
@@ -123,9 +133,11 @@ def _are_lists(value: Any) -> bool:
 def _are_columns(value: Mapping[str, Any]) -> bool:
     """Say whether all parts of an object are lists of one length and of plain values."""
     parts = list(value.values())
-    if not all(isinstance(part, list) for part in parts) or len({len(part) for part in parts}) != 1:
+    if not all(isinstance(part, list) for part in parts):
         return False
-    return not any(isinstance(cell, dict | list) for part in parts for cell in part)
+    lengths = {len(part) for part in parts}
+    cells = [cell for part in parts for cell in part]
+    return len(lengths) == 1 and not any(isinstance(cell, dict | list) for cell in cells)
 
 
 def _describe(value: Any) -> str:
@@ -143,7 +155,8 @@ def _flat(records: Sequence[Record]) -> "pd.DataFrame":
     """Return records as a table; fields of fields get names with dots, as in summary.loss."""
     import pandas as pd
 
-    return pd.json_normalize([dict(record) for record in records])
+    plain = [dict(record) for record in records]
+    return pd.json_normalize(plain)
 
 
 def _unrolled(records: Sequence[Record]) -> tuple[Sequence[Record], list[str]]:

@@ -5,7 +5,7 @@ search. Where the search for coefficients starts is told by the data: analysis/l
 """
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 from typing import Any, ClassVar, Self
 
@@ -22,7 +22,7 @@ from analysis.laws.base import (
     SumLaw,
     Term,
 )
-from analysis.laws.written_text import WHAT, Formula, called, column_role
+from analysis.laws.written_text import WHAT, Formula, column_role
 from analysis.laws.written_value import value_of
 from experiments.cli import InputError
 
@@ -82,10 +82,10 @@ class Written(FormulaLaw):
     @classmethod
     def for_data(cls, values: Mapping[str, Array], raw: bool) -> type[Self]:
         """Return the law with bounds and starts for these data."""
-        inputs = {name: np.asarray(values[name], dtype=np.float64) for name in cls.inputs()}
-        target = np.asarray(values[cls.TARGET], dtype=np.float64)
+        inputs = {name: values[name] for name in cls.inputs()}
+        target = values[cls.TARGET]
         known = written_starts.coefficients(cls.WRITTEN, cls, inputs, target, raw)
-        return dataclasses.dataclass(frozen=True)(type(cls.__name__, (cls,), {"COEFFICIENTS": known}))
+        return type(cls.__name__, (cls,), {"COEFFICIENTS": known})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict TARGET at the inputs, in their order or by name."""
@@ -94,6 +94,18 @@ class Written(FormulaLaw):
             names[coefficient] = getattr(self, coefficient)
         with np.errstate(all="ignore"):
             return value_of(self.WRITTEN.tree, names)
+
+
+def _narrowed(loss_at: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Return the place of the least loss between two, by golden sections."""
+    for _ in range(NARROWINGS):
+        step = GOLDEN * (high - low)
+        left = high - step
+        right = low + step
+        goes_left = loss_at(left) < loss_at(right)
+        high = np.where(goes_left, right, high)
+        low = np.where(goes_left, low, left)
+    return (low + high) / 2
 
 
 class Allocated:
@@ -108,23 +120,25 @@ class Allocated:
 
         def loss_at(log_n: Array) -> Array:
             N = np.exp(log_n)
+            D = product / N
             with np.errstate(all="ignore"):
-                loss = np.asarray(self.predict(N=N, D=product / N), dtype=np.float64)  # pyright: ignore[reportAttributeAccessIssue]
-            return np.where(np.isfinite(loss), loss, np.inf)
+                predicted = self.predict(N=N, D=D)  # pyright: ignore[reportAttributeAccessIssue]
+            loss = np.asarray(predicted, dtype=np.float64)
+            is_finite = np.isfinite(loss)
+            return np.where(is_finite, loss, np.inf)
 
         places = np.linspace(0.0, 1.0, SIZES)
-        losses = np.stack(np.broadcast_arrays(*(loss_at(place * np.log(product)) for place in places)))
+        largest = np.log(product)
+        tried = [loss_at(place * largest) for place in places]
+        losses = np.stack(np.broadcast_arrays(*tried))
         best = losses.argmin(axis=0)
-        is_inside = (best > 0) & (best < SIZES - 1) & np.isfinite(losses.min(axis=0))
-        low = places[np.maximum(best - 1, 0)] * np.log(product)
-        high = places[np.minimum(best + 1, SIZES - 1)] * np.log(product)
-        for _ in range(NARROWINGS):
-            left = high - GOLDEN * (high - low)
-            right = low + GOLDEN * (high - low)
-            goes_left = loss_at(left) < loss_at(right)
-            high = np.where(goes_left, right, high)
-            low = np.where(goes_left, low, left)
-        N = np.where(is_inside, np.exp((low + high) / 2), np.nan)
+        least = losses.min(axis=0)
+        last = SIZES - 1
+        is_inside = (best > 0) & (best < last) & np.isfinite(least)
+        below = np.maximum(best - 1, 0)
+        above = np.minimum(best + 1, last)
+        N = np.exp(_narrowed(loss_at, places[below] * largest, places[above] * largest))
+        N = np.where(is_inside, N, np.nan)
         return N, product / N
 
     def optimum_exponents(self) -> dict[str, Any]:
@@ -192,10 +206,8 @@ def _powers(node: ast.expr, formula: Formula, falls: bool) -> tuple[tuple[str, f
     """
     match node:
         case ast.BinOp(left=ast.Name(id=role), op=ast.Pow(), right=exponent) if role in formula.inputs:
-            has_minus = isinstance(exponent, ast.UnaryOp) and isinstance(exponent.op, ast.USub)
-            inner = exponent.operand if isinstance(exponent, ast.UnaryOp) else exponent
-            is_free = isinstance(inner, ast.Name) and inner.id in formula.coefficients
-            return ((role, -1.0, inner.id),) if is_free and has_minus == falls else ()
+            name = _free_exponent(exponent, formula, falls)
+            return ((role, -1.0, name),) if name else ()
         case ast.BinOp(left=left, op=ast.Mult(), right=right) if not falls:
             first = _powers(left, formula, falls)
             second = _powers(right, formula, falls)
@@ -203,15 +215,25 @@ def _powers(node: ast.expr, formula: Formula, falls: bool) -> tuple[tuple[str, f
     return ()
 
 
+def _free_exponent(node: ast.expr, formula: Formula, falls: bool) -> str | None:
+    """Return the coefficient that is an exponent, behind a minus sign where it `falls`; None for any other exponent."""
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id=name)) if falls:
+            return name if name in formula.coefficients else None
+        case ast.Name(id=name) if not falls:
+            return name if name in formula.coefficients else None
+    return None
+
+
 def _may_be_negative(formula: Formula) -> tuple[str, ...]:
     """Return the columns whose values may be zero or negative: neither in a power with a free exponent nor a logarithm."""
     positive: set[str] = set()
     for node in ast.walk(formula.tree):
-        inside: ast.AST | None = None
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and not isinstance(node.right, ast.Constant):
-            inside = node.left
-        if isinstance(node, ast.Call) and called(node) in ("log", "sqrt"):
-            inside = node.args[0]
-        if isinstance(inside, ast.Name):
-            positive.add(inside.id)
+        match node:
+            case ast.BinOp(op=ast.Pow(), right=ast.Constant()):
+                continue
+            case ast.BinOp(left=ast.Name(id=name), op=ast.Pow()):
+                positive.add(name)
+            case ast.Call(func=ast.Name(id="log" | "sqrt"), args=[ast.Name(id=name)]):
+                positive.add(name)
     return tuple(column for column in formula.columns if column not in positive)

@@ -162,9 +162,12 @@ def _shifts(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Coef
     if not len(beside) or beside.min() >= 0:
         return None
     middle = np.quantile(beside, QUANTILES)
-    starts = [*middle, *-middle] if place.sign.startswith("Add") else middle
-    spread = float(np.ptp(middle)) or float(np.abs(middle).max()) or 1.0
-    return Coefficient(tuple(map(float, starts)), scale=spread)
+    starts = middle.tolist()
+    if place.sign.startswith("Add"):
+        starts += (-middle).tolist()
+    spread = float(np.ptp(middle))
+    largest = float(np.abs(middle).max())
+    return Coefficient(tuple(starts), scale=spread or largest or 1.0)
 
 
 def _scales(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Array:
@@ -178,39 +181,46 @@ def _scales(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Arra
     with np.errstate(all="ignore"):
         match place.sign:
             case "Mult" | "Mult right":
-                size = np.abs(against / beside)
+                value = against / beside
             case "Div":
-                size = np.abs(against * beside)
+                value = against * beside
             case "Div right":
-                size = np.abs(beside / against)
+                value = beside / against
             case _:
-                size = np.abs(beside)
-    size = size[np.isfinite(size) & (size > 0)]
+                value = beside
+    size = np.abs(value)
+    makes_sense = np.isfinite(size) & (size > 0)
+    size = size[makes_sense]
     if not len(size):
         size = np.ones(1)
     middle = np.quantile(size, QUANTILES)
-    return np.unique([middle[0] / AROUND, *middle, middle[-1] * AROUND])
+    least = middle[0] / AROUND
+    most = middle[-1] * AROUND
+    return np.unique([least, *middle, most])
 
 
 def _has_coefficient(formula: Formula, node: ast.expr) -> bool:
-    return any(isinstance(one, ast.Name) and one.id in formula.coefficients for one in ast.walk(node))
+    names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    return bool(names & set(formula.coefficients))
 
 
 def _value(formula: Formula, node: ast.expr, inputs: Mapping[str, Array]) -> Array:
     """Return the values [rows] of a part of the formula where each coefficient in it is 1."""
     names: dict[str, Any] = dict.fromkeys(formula.coefficients, 1.0)
+    names |= inputs
     with np.errstate(all="ignore"):
-        return np.atleast_1d(np.asarray(value_of(node, names | dict(inputs)), dtype=np.float64))
+        value = value_of(node, names)
+    return np.atleast_1d(value)
 
 
 def _with_hint(known: Coefficient, hint: Hint) -> Coefficient:
     """Return a coefficient with the bounds and starts that a user gave it."""
-    low = max(known.low, hint.low) if hint.low == -math.inf else hint.low
-    high = min(known.high, hint.high) if hint.high == math.inf else hint.high
-    starts = hint.start or tuple(start for start in known.start if low < start < high)
-    if not starts:
-        starts = _between(low, high)
-    is_log = low >= 0 and (known.log or max(starts) > 100 * min(starts))
+    low = known.low if math.isinf(hint.low) else hint.low
+    high = known.high if math.isinf(hint.high) else hint.high
+    usual = tuple(start for start in known.start if low < start < high)
+    starts = hint.start or usual or _between(low, high)
+    is_wide = max(starts) > 100 * min(starts)
+    is_log = low >= 0 and (known.log or is_wide)
     return Coefficient(starts, is_log, low, high)
 
 
@@ -240,42 +250,43 @@ def _signed(
 
     Both are solved for from a few starts; either sign is believed where the misfit is much smaller with it.
     """
-    few = {name: dataclasses.replace(one, start=_some(one.start)) for name, one in known.items()}
-    bounds = {name: formula.hints.get(name, Hint()) for name in solved}
-    positive = {
-        name: Coefficient((), bounds[name].low in (0.0, -math.inf), *_ends(bounds[name], 0.0)) for name in solved
-    }
-    either = {name: Coefficient((), bounds[name].low >= 0, *_ends(bounds[name], -math.inf)) for name in solved}
+    few = {}
+    for name, one in known.items():
+        few[name] = dataclasses.replace(one, start=_some(one.start))
+    positive = {}
+    either = {}
+    for name in solved:
+        hint = formula.hints.get(name, Hint())
+        positive[name] = _linear(hint, 0.0)
+        either[name] = _linear(hint, -math.inf)
     misfit, _ = _best(law, {**few, **positive}, inputs, target, raw)
     misfit_of_either, values = _best(law, {**few, **either}, inputs, target, raw)
-    if misfit_of_either >= MUCH_BETTER * misfit:
-        return _ordered(formula, {**known, **positive})
-    chosen = {}
-    for name in solved:
-        if values[name] > 0 or bounds[name].low >= 0:
-            chosen[name] = positive[name]
-        else:
-            scale = max(abs(values[name]), 1e-300)
-            chosen[name] = dataclasses.replace(either[name], scale=scale)
-    return _ordered(formula, {**known, **chosen})
+    chosen = dict(positive)
+    if misfit_of_either < MUCH_BETTER * misfit:
+        for name in solved:
+            value = values[name]
+            if value <= 0 and not either[name].log:
+                chosen[name] = dataclasses.replace(either[name], scale=max(-value, 1e-300))
+    both = {**known, **chosen}
+    return {name: both[name] for name in formula.coefficients}
+
+
+def _linear(hint: Hint, least: float) -> Coefficient:
+    """Return a coefficient that is solved for, within its bounds and above `least` where these say nothing."""
+    low = least if math.isinf(hint.low) else hint.low
+    if hint.high <= low:
+        low = -math.inf
+    is_log = low == 0 or hint.low >= 0
+    return Coefficient((), is_log, low, hint.high)
 
 
 def _some(starts: tuple[float, ...]) -> tuple[float, ...]:
     """Return a few of the starts of a coefficient, from all over them."""
     if len(starts) <= FEW_STARTS:
         return starts
-    at = np.linspace(0, len(starts) - 1, FEW_STARTS).round().astype(int)
-    return tuple(starts[one] for one in at)
-
-
-def _ends(hint: Hint, least: float) -> tuple[float, float]:
-    """Return the bounds of a coefficient that has no lower one but `least`."""
-    low = least if hint.low == -math.inf else hint.low
-    return (-math.inf if hint.high <= low else low), hint.high
-
-
-def _ordered(formula: Formula, known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
-    return {name: known[name] for name in formula.coefficients}
+    last = len(starts) - 1
+    places = np.linspace(0, last, FEW_STARTS)
+    return tuple(starts[round(place)] for place in places)
 
 
 def _best(
@@ -294,6 +305,7 @@ def _best(
         theta = problem.starts(weight, 1)
     except InputError:
         return math.inf, dict.fromkeys(order, 1.0)
-    misfit = float(np.abs(problem.residuals(theta)).sum())
+    residuals = problem.residuals(theta)
+    misfit = float(np.abs(residuals).sum())
     values = problem.coefficients(theta)[0]
     return misfit, dict(zip(order, values.tolist(), strict=True))

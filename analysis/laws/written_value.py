@@ -17,31 +17,49 @@ from analysis.laws.written_text import called
 def _log(value: Any) -> Any:
     """Return the logarithm; NaN where it does not exist."""
     exists = np.real(value) > 0
-    return np.where(exists, np.log(np.where(exists, value, 1.0)), np.nan)
+    positive = np.where(exists, value, 1.0)
+    logarithm = np.log(positive)
+    return np.where(exists, logarithm, np.nan)
 
 
 def _power(base: Any, exponent: Any) -> Any:
     """Raise to a power; NaN for a negative base and an exponent that is no whole number."""
-    if not np.iscomplexobj(exponent) and np.ndim(exponent) == 0 and float(exponent).is_integer():
-        return np.power(base, int(exponent)) if exponent >= 0 else 1.0 / np.power(base, -int(exponent))
-    at_zero = np.where(np.real(exponent) > 0, 0.0, np.inf)
-    return np.where(np.real(base) == 0, at_zero, np.exp(exponent * _log(base)))
+    is_constant = isinstance(exponent, float)
+    if is_constant and exponent.is_integer():
+        whole = int(abs(exponent))
+        power = np.power(base, whole)
+        return power if exponent >= 0 else 1.0 / power
+    rises = np.real(exponent) > 0
+    at_zero = np.where(rises, 0.0, np.inf)
+    elsewhere = np.exp(exponent * _log(base))
+    is_zero = np.real(base) == 0
+    return np.where(is_zero, at_zero, elsewhere)
 
 
 def _least(first: Any, second: Any) -> Any:
     """Return the smaller one; complex numbers, which stand for a value and its slope, compare by their real part."""
-    return np.where(np.real(first) <= np.real(second), first, second)
+    is_first = np.real(first) <= np.real(second)
+    return np.where(is_first, first, second)
 
 
 def _largest(first: Any, second: Any) -> Any:
-    return np.where(np.real(first) >= np.real(second), first, second)
+    """Return the larger one, likewise."""
+    is_first = np.real(first) >= np.real(second)
+    return np.where(is_first, first, second)
+
+
+def _size(value: Any) -> Any:
+    """Return the value without its sign; numpy's abs would lose the slope."""
+    value = np.asarray(value)
+    is_negative = np.real(value) < 0
+    return np.where(is_negative, -value, value)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": _log,
     "exp": np.exp,
     "sqrt": lambda value: _power(value, 0.5),
-    "abs": lambda value: np.where(np.real(value) < 0, -np.asarray(value), value),
+    "abs": _size,
     "min": lambda *values: functools.reduce(_least, values),
     "max": lambda *values: functools.reduce(_largest, values),
 }
@@ -59,7 +77,9 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(operand=operand):
             return value_of(operand, names)
         case ast.Call(args=arguments):
-            return FUNCTIONS[called(node)](*(value_of(argument, names) for argument in arguments))
+            function = FUNCTIONS[called(node)]
+            values = [value_of(argument, names) for argument in arguments]
+            return function(*values)
         case ast.BinOp(left=left, op=sign, right=right):
             first = value_of(left, names)
             second = value_of(right, names)

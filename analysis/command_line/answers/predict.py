@@ -16,7 +16,10 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
     level = f"{fitted.level:.0%}"
     given = [f"{name} = {value:g}" for name, value in prediction.at.items() if value]
     value = number(prediction.loss, 5)
-    unit = f" {units.loss_unit(fitted.columns.get('loss', 'loss'))}" if law.TARGET == "loss" else ""
+    unit = ""
+    if law.TARGET == "loss":
+        source = fitted.columns.get("loss", "loss")
+        unit = f" {units.loss_unit(source)}"
     place = ", ".join(given)
     console.print(f"{place}: {law.TARGET} [bold]{value}[/]{unit}")
     if prediction.interval is not None:

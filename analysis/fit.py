@@ -2,14 +2,24 @@
 
 python -m analysis.fit GRID --law=chinchilla --out=fit.json
 python -m analysis.fit GRID --formula="L = E + A/N^alpha + B/D^beta" --out=fit.json
+python -m analysis.fit GRID --by=optimizer [--shared=alpha,beta] --out=fits.json     a law for each optimizer
 python -m analysis.fit --laws
 """
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from analysis.command_line import options, reading
 from experiments import cli
 from experiments.cli import InputError
+
+if TYPE_CHECKING:  # imported where they are used: --help stays instant
+    from rich.console import Console
+
+    from analysis.fitting.spec import FitSpec
+    from analysis.grid.table import Grid
+    from analysis.laws.base import Law
 
 
 def define_flags() -> None:
@@ -19,6 +29,8 @@ def define_flags() -> None:
     flags.DEFINE_string("law", "chinchilla", "The law to fit; --laws lists them.")
     flags.DEFINE_string("interpolation", "quadratic", "Curve through an IsoFLOP budget: quadratic, cubic, akima.")
     cli.define_output("out", "The JSON file to write.")
+    flags.DEFINE_string("by", None, "A column: the law is fitted to each group of rows with one value in it.")
+    flags.DEFINE_list("shared", [], "With --by: coefficients that all groups have in common, in one joint fit.")
     flags.DEFINE_bool("back_test", True, "Also fit the smaller runs alone and predict the larger ones.")
     flags.DEFINE_bool("laws", False, "List the laws with formula, columns and source.")
 
@@ -47,6 +59,11 @@ def main(argv: list[str]) -> None:
     grid = reading.load(paths)
     law = options.law(grid, values.law)
     spec = options.spec(values.interpolation, law)
+    if values.by is not None:
+        fit_by(grid, law, spec, console)
+        return
+    if values.shared:
+        raise InputError(f"--shared={','.join(values.shared)}: no groups share it; expected --by=COLUMN, too")
     columns = select(
         grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
     )
@@ -58,6 +75,29 @@ def main(argv: list[str]) -> None:
     answer.show(result, console)
     if values.back_test:
         answer.show_back_test(data["back_test"], console)
+    console.print(f"written: {values.out}", highlight=False, soft_wrap=True)
+
+
+def fit_by(grid: "Grid", law: "type[Law]", spec: "FitSpec", console: "Console") -> None:
+    """Fit the law to each group of the grid, write the fits, and say what was found."""
+    from analysis.command_line.answers import groups as answer
+    from analysis.command_line.arguments import running_command
+    from analysis.grid.resolve import parse_roles
+    from analysis.grid.selection import select
+    from analysis.questions.groups import LABEL, fit_groups, groups_to_json
+    from analysis.writing.output_file import write
+
+    values = flags.FLAGS
+    if LABEL in parse_roles(values.columns):
+        raise InputError(f"--columns: {LABEL} and --by={values.by} both say what the groups are; expected one of them")
+    text = ",".join(filter(None, [values.columns, f"{LABEL}=`{values.by.strip('`')}`"]))
+    needed = (*law.ROLES, LABEL)
+    columns = select(grid, needed, optional=law.OPTIONAL, columns=text, where=values.where, signed=law.SIGNED)
+    found = fit_groups(columns, law, spec, values.shared)
+    command = running_command("analysis.fit")
+    data = groups_to_json(found, values.by, law, spec, grid.sha256, command, values.back_test)
+    write(values.out, data, "--out")
+    answer.show(found, values.by, console)
     console.print(f"written: {values.out}", highlight=False, soft_wrap=True)
 
 

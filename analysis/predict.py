@@ -14,6 +14,7 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("at", None, 'Where to predict: "N=1e9,D=2e10" or "C=1e21".')
+    flags.DEFINE_string("group", None, "Of a file that analysis.fit --by wrote: the group to predict for.")
     flags.DEFINE_float(
         "serve_tokens",
         None,
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
     path = one_fit(argv)
     if values.json is not None:
         check_writable(values.json, "--json")
-    fitted = read(path)
+    fitted = read(path, values.group)
     if values.serve_tokens is None:
         prediction = predict(fitted, parse_at(values.at, fitted.law))
     else:

@@ -119,8 +119,10 @@ class Condition:
         if type(op) not in ORDERINGS:
             raise _refusal(node)
         first, second = self._of_one_kind(node, left, right)
+        compare = ORDERINGS[type(op)]
         with np.errstate(invalid="ignore"):
-            return np.asarray(ORDERINGS[type(op)](first, second), dtype=bool)
+            held = compare(first, second)
+        return np.asarray(held, dtype=bool)
 
     def _is_in(self, node: ast.Compare, left: Side, right: Side) -> np.ndarray:
         """Return the rows of a column that hold one of the values of a list, or that a text is a part of."""

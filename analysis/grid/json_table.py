@@ -1,6 +1,6 @@
 """Read a table that is JSON: a list of records, one record a line, columns, records under a name, nested fields, curves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -161,24 +161,44 @@ def _flat(records: Sequence[Record]) -> "pd.DataFrame":
 
 def _unrolled(records: Sequence[Record]) -> tuple[Sequence[Record], list[str]]:
     """Return a record for each point where all records hold a curve: a list of records, or lists of one length."""
-    lists = [name for name in records[0] if all(_is_records(record.get(name)) for record in records)]
+    count = len(records)
+    lists = _fields(records, _is_records)
     if len(lists) == 1:
         [name] = lists
         rows = []
         for record in records:
-            rest = {key: part for key, part in record.items() if key != name}
+            rest = _without(record, lists)
             rows += [{**rest, **point} for point in record[name]]
-        return rows, [f"the rows are the records in {name!r} of {len(records)} records"]
-    curves = [name for name in records[0] if all(_is_curve(record.get(name)) for record in records)]
-    lengths = [{len(record[name]) for name in curves} for record in records]
-    if not curves or any(len(length) != 1 for length in lengths):
+        return rows, [f"the rows are the records in {name!r} of {count} records"]
+    curves = _fields(records, _is_curve)
+    if not curves:
         return records, []
     rows = []
     for record in records:
-        rest = {key: part for key, part in record.items() if key not in curves}
-        for point in zip(*(record[name] for name in curves), strict=True):
-            rows.append({**rest, **dict(zip(curves, point, strict=True))})
-    return rows, [f"the rows are the points of the curves {', '.join(curves)} of {len(records)} records"]
+        values = [record[name] for name in curves]
+        lengths = set(map(len, values))
+        if len(lengths) > 1:
+            return records, []
+        rest = _without(record, curves)
+        points = _named(curves, zip(*values, strict=True))
+        rows += [{**rest, **point} for point in points]
+    named = ", ".join(curves)
+    return rows, [f"the rows are the points of the curves {named} of {count} records"]
+
+
+def _fields(records: Sequence[Record], is_such: Callable[[Any], bool]) -> list[str]:
+    """Return the fields that are such in all records."""
+    found = []
+    for name in records[0]:
+        values = [record.get(name) for record in records]
+        if all(map(is_such, values)):
+            found.append(name)
+    return found
+
+
+def _without(record: Record, names: Sequence[str]) -> Record:
+    """Return a record without some of its fields."""
+    return {key: part for key, part in record.items() if key not in names}
 
 
 def _is_curve(value: Any) -> bool:

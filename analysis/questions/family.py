@@ -76,6 +76,7 @@ class Families:
     objective: float
     gradient: float
     notes: tuple[str, ...] = ()
+    agreeing: float | None = None  # share of the starts of a joint fit that end at its optimum
 
 
 def input_of(law: type[Law]) -> str:

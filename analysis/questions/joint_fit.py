@@ -75,7 +75,7 @@ def fit_jointly(
             flops_per_param_token=factor,
             not_identified=dict.fromkeys(lost, NOT_SEPARATED),
         )
-    return Families(families, shared, None, best.value, best.gradient)
+    return Families(families, shared, None, best.value, best.gradient, agreeing=best.agreeing)
 
 
 def _lost(problem: JointProblem, is_weak: Array, copy: int) -> list[str]:

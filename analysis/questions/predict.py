@@ -55,8 +55,11 @@ class Prediction:
     extrapolation: float | None  # largest ratio of an input to the largest value in the grid
 
 
-def read(path: str) -> Fitted:
-    """Load a fit.json. Raises InputError when it is missing, damaged or of another schema."""
+def read(path: str, group: str | None = None) -> Fitted:
+    """Load a fit.json; group: which one, of a file with fits of several.
+
+    Raises InputError when it is missing, damaged or of another schema, or has no such group.
+    """
     try:
         data = json.loads(epath.Path(path).read_text())
     except FileNotFoundError:
@@ -66,10 +69,25 @@ def read(path: str) -> Fitted:
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise InputError(f"FIT: {path} has schema {schema!r}; expected a fit.json of schema {SCHEMA}")
+    data = _of_group(data, path, group)
     try:
         return from_json(data)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"FIT: {path} is damaged ({type(error).__name__}: {error}); fit again") from None
+
+
+def _of_group(data: Mapping[str, Any], path: str, group: str | None) -> Mapping[str, Any]:
+    """Return the fit of one group, of a file that holds several; the whole of a file that holds one fit."""
+    fits = data.get("fits")
+    if fits is None:
+        if group is not None:
+            raise InputError(f"--group={group}: {path} holds one fit and no groups; expected no --group")
+        return data
+    if group not in fits:
+        said = "" if group is None else f"{group!r} is none of them; {nearest(group, fits, 'group')}; "
+        names = ", ".join(fits)
+        raise InputError(f"--group: {path} holds fits by {data['by']} of {names}; {said}expected --group=NAME")
+    return fits[group]
 
 
 def from_json(data: Mapping[str, Any]) -> Fitted:

@@ -1,0 +1,80 @@
+"""A law is fitted to each group of a grid, alone or with coefficients in common."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import laws
+from analysis.fitting.spec import FitSpec
+from analysis.grid.selection import select
+from analysis.grid.table import Grid
+from analysis.laws.written import law_of
+from analysis.questions.groups import fit_groups
+from experiments.cli import InputError
+from tests.support.commands import command
+
+ROWS = 20
+PLANTED = {"adam": (1.7, 300.0), "muon": (1.7, 200.0), "sgd": (1.9, 500.0)}  # E and A; alpha is 0.3 in all
+STREAM = np.random.default_rng(1)
+
+
+def frame() -> pd.DataFrame:
+    """Rows of three optimizers, and two of a fourth."""
+    parts = []
+    for name, (E, A) in PLANTED.items():
+        N = np.geomspace(1e6, 1e10, ROWS)
+        loss = (E + A / N**0.3) * np.exp(0.001 * STREAM.standard_normal(ROWS))
+        parts.append(pd.DataFrame({"params": N, "loss": loss, "the optimizer": name}))
+    few = parts[0][:2].assign(**{"the optimizer": "lion"})
+    return pd.concat([*parts, few], ignore_index=True)
+
+
+def columns():
+    law = law_of("L = E + A/N^alpha")
+    grid = Grid("grid.csv", frame(), "0" * 64)
+    return select(grid, (*law.ROLES, "family"), columns="family=the optimizer"), law
+
+
+@pytest.mark.parametrize("shared", [(), ("alpha",), ("E", "alpha")])
+def test_each_group_has_its_law(shared):
+    rows, law = columns()
+    found = fit_groups(rows, law, FitSpec(bootstrap=8, starts=16, thorough=False), shared)
+    assert set(found.fits) == set(PLANTED) and set(found.failures) == ({"lion"} if shared != ("E", "alpha") else set())
+    for name, (E, A) in PLANTED.items():
+        fitted = found.fits[name].law
+        assert fitted.alpha == pytest.approx(0.3, rel=0.1)
+        if "E" not in shared:
+            assert pytest.approx((E, A), rel=0.2) == (fitted.E, fitted.A)
+    for coefficient in shared:
+        assert len({getattr(one.law, coefficient) for one in found.fits.values()}) == 1
+    assert (found.sharing is not None) == bool(shared)
+    if shared:
+        assert found.sharing.justified == ("E" not in shared)
+
+
+def test_groups_that_cannot_be_fitted_are_refused():
+    rows, law = columns()
+    with pytest.raises(InputError, match="--shared: 'alfa' is not a coefficient.*did you mean 'alpha'"):
+        fit_groups(rows, law, FitSpec(bootstrap=0), ("alfa",))
+    with pytest.raises(InputError, match="--shared: isoflop is fitted in steps of its own"):
+        fit_groups(rows, laws.load("isoflop"), FitSpec(bootstrap=0), ("alpha",))
+    with pytest.raises(InputError, match="none of the 1 groups can be fitted"):
+        fit_groups(rows.take(rows["family"] == "lion"), law, FitSpec(bootstrap=0))
+
+
+def test_the_command_fits_groups_and_predicts_for_one(tmp_path):
+    path = tmp_path / "grid.csv"
+    frame().to_csv(path, index=False)
+    out = tmp_path / "fits.json"
+    done = command(
+        "analysis.fit", path, "--formula=L = E + A/N^alpha", "--by=the optimizer", "--bootstrap=8", "--noback_test",
+        f"--out={out}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "not fitted: lion" in done.stdout and set(json.loads(out.read_text())["fits"]) == set(PLANTED)
+    done = command("analysis.predict", out, "--group=muon", "--at=N=1e8")
+    assert done.returncode == 0, done.stderr
+    done = command("analysis.predict", out, "--at=N=1e8")
+    assert done.returncode == 2 and "adam, muon, sgd; expected --group=NAME" in done.stderr

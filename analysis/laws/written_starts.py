@@ -8,16 +8,13 @@ import ast
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Coefficient, exponent, prefactor
+from analysis.laws.base import Array, Coefficient, FormulaLaw, exponent, prefactor
 from analysis.laws.written_text import Formula, Hint, called
 from analysis.laws.written_value import value_of
-
-if TYPE_CHECKING:
-    from analysis.laws.written import Written
 
 FALLING = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2)  # exponents that published laws have
 EITHER = (-1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0)
@@ -46,7 +43,7 @@ class Place:
 
 
 def coefficients(
-    formula: Formula, law: "type[Written]", inputs: Mapping[str, Array], target: Array, raw: bool
+    formula: Formula, law: type[FormulaLaw], inputs: Mapping[str, Array], target: Array, raw: bool
 ) -> dict[str, Coefficient]:
     """Return what is known of each coefficient before a fit to these data: inputs [rows] by name, target [rows]."""
     places = find_places(formula)
@@ -239,7 +236,7 @@ def _between(low: float, high: float) -> tuple[float, ...]:
 
 def _signed(
     formula: Formula,
-    law: "type[Written]",
+    law: type[FormulaLaw],
     known: Mapping[str, Coefficient],
     solved: list[str],
     inputs: Mapping[str, Array],
@@ -290,7 +287,7 @@ def _some(starts: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _best(
-    law: "type[Written]", known: Mapping[str, Coefficient], inputs: Mapping[str, Array], target: Array, raw: bool
+    law: type[FormulaLaw], known: Mapping[str, Coefficient], inputs: Mapping[str, Array], target: Array, raw: bool
 ) -> tuple[float, dict[str, float]]:
     """Return the misfit of the best start, and the coefficients there; infinite where the formula has no value."""
     from analysis.solve import formula as posing

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from models.blocks import layers, routing
+from models.blocks import dispatch, expert_matrices, layers, routing
 from models.blocks.layers import Linear, Mlp, param
 from models.blocks.options import untraced
 from models.blocks.transformer import Scales
@@ -147,7 +147,7 @@ class Mixture(nnx.Module):
             y_BLD = y_BLD + self.shared(x_BLD)
         return y_BLD, h_BLW, load
 
-    def _weights(self, dtype: Any) -> routing.Matrices:
+    def _weights(self, dtype: Any) -> expert_matrices.Matrices:
         """The experts' matrices, rounded as the config says, in the type in which they are multiplied."""
         quant = self.cfg.quant
         form = None if quant is None else quant.weight
@@ -159,12 +159,12 @@ class Mixture(nnx.Module):
         gate = None if self.gate is None else rounded(self.gate)
         up = rounded(self.up)
         down = rounded(self.down)
-        return routing.Matrices(gate, up, down)
+        return expert_matrices.Matrices(gate, up, down)
 
-    def _weight_axes(self) -> routing.Matrices:
+    def _weight_axes(self) -> expert_matrices.Matrices:
         """Logical axes in the places of the matrices."""
         axes: list[Any] = [None if self.gate is None else ENTER, ENTER, LEAVE]
-        return routing.Matrices(*axes)
+        return expert_matrices.Matrices(*axes)
 
     @property
     def _act_format(self) -> Format | None:
@@ -201,7 +201,7 @@ class Mixture(nnx.Module):
         """Serve every choice: matrices travel to the tokens."""
         form = self._act_format
         act = layers.ACTIVATIONS[self.cfg.activation]
-        serve = functools.partial(routing.dropless, act=act, kernel=self.cfg.kernel, form=form)
+        serve = functools.partial(expert_matrices.dropless, act=act, kernel=self.cfg.kernel, form=form)
         x_ND = flatten_tokens(x_BLD)
         expert_NC = flatten_tokens(expert_BLC)
         weight_NC = flatten_tokens(weight_BLC)
@@ -229,16 +229,16 @@ class Mixture(nnx.Module):
         cfg = self.cfg
         B, L, D = x_BLD.shape
         E = cfg.experts
-        count = routing.slots(L, cfg.top_k, E, cfg.capacity_factor)
+        count = dispatch.slots(L, cfg.top_k, E, cfg.capacity_factor)
         weights = self._weights(x_BLD.dtype)
 
         # A capacity is of a whole sequence: where positions are split, they are gathered here.
-        seats = functools.partial(routing.seats, experts=E, count=count, priority=cfg.priority)
+        seats = functools.partial(dispatch.seats, experts=E, count=count, priority=cfg.priority)
         expert_BLC = constrain(expert_BLC, "batch", "attended", "slots")
         row_BLC = jax.vmap(seats)(expert_BLC)
         x_BLD = constrain(x_BLD, "batch", "attended", "width")
         rows = E * count
-        take = functools.partial(routing.take, rows=rows)
+        take = functools.partial(dispatch.take, rows=rows)
         x_BRD = jax.vmap(take)(x_BLD, row_BLC)
 
         # Where the tokens are, then where the experts are: XLA moves rows from one to the other.
@@ -249,7 +249,7 @@ class Mixture(nnx.Module):
         x_BESD = constrain(x_BESD, *at_expert)
         product = functools.partial(jnp.einsum, "BESI,EIO->BESO")
         act = layers.ACTIVATIONS[cfg.activation]
-        serve = functools.partial(routing.feed_forward, product, act=act, form=self._act_format)
+        serve = functools.partial(expert_matrices.feed_forward, product, act=act, form=self._act_format)
         y_BESD = per_shard(serve, [x_BESD], weights, self._weight_axes(), ("sequences",))
         y_BESD = constrain(y_BESD, *at_expert)
         y_BESD = constrain(y_BESD, *at_token)
@@ -259,7 +259,7 @@ class Mixture(nnx.Module):
         is_dropped_BLC = row_BLC == rows
         dropped = jnp.mean(is_dropped_BLC, dtype=jnp.float32)
         weight_BLC = constrain(weight_BLC, "batch", "attended", "slots")
-        y_BLD = jax.vmap(routing.give_back)(y_BRD, row_BLC, weight_BLC)
+        y_BLD = jax.vmap(dispatch.give_back)(y_BRD, row_BLC, weight_BLC)
         return Routed(y_BLD, chosen_BLE, dropped)
 
     def _by_experts(self, x_BLD: Stream, z_BLE: Logits) -> Routed:
@@ -268,7 +268,7 @@ class Mixture(nnx.Module):
         B, L, D = x_BLD.shape
         N = B * L
         E = cfg.experts
-        count = routing.choice_slots(N, cfg.top_k, E)
+        count = dispatch.choice_slots(N, cfg.top_k, E)
         weights = self._weights(x_BLD.dtype)
         # Experts look at all tokens of the batch: XLA cannot gather from split rows beside a manual trial axis.
         x_ND = x_BLD.reshape(-1, D)
@@ -281,7 +281,7 @@ class Mixture(nnx.Module):
 
         product = functools.partial(jnp.einsum, "ESI,EIO->ESO")
         act = layers.ACTIVATIONS[cfg.activation]
-        y_ESD = routing.feed_forward(product, x_ESD, weights, act, self._act_format)
+        y_ESD = expert_matrices.feed_forward(product, x_ESD, weights, act, self._act_format)
         y_ESD = y_ESD.astype(jnp.float32) * gate_ES[..., None]
         y_ESD = constrain(y_ESD, "attended", "slots", "width")
         # A token that several experts chose has the sum of what they made of it; one that none chose has zeros.

@@ -5,20 +5,19 @@ The options are those of that family, which arrive here as a resolved `cfg`.
 
 from typing import Any, NamedTuple
 
-from models.blocks import routing
+from models.blocks import dispatch, expert_matrices
 
 
 def expert_rows(cfg: Any, batch: int, seq_len: int) -> float:
     """Count rows that expert matrices multiply per token of a batch: top_k, and those that pad blocks or capacities."""
     tokens = batch * seq_len
-    experts = cfg.experts
     if cfg.mode == "capacity":
-        slots = routing.slots(seq_len, cfg.top_k, experts, cfg.capacity_factor)
-        return experts * slots / seq_len
+        slots = dispatch.slots(seq_len, cfg.top_k, cfg.experts, cfg.capacity_factor)
+        return cfg.experts * slots / seq_len
     if cfg.mode == "expert_choice":
-        slots = routing.choice_slots(tokens, cfg.top_k, experts)
-        return experts * slots / tokens
-    blocks, size = routing.block_rows(tokens * cfg.top_k, experts, cfg.kernel)
+        slots = dispatch.choice_slots(tokens, cfg.top_k, cfg.experts)
+        return cfg.experts * slots / tokens
+    blocks, size = expert_matrices.block_rows(tokens * cfg.top_k, cfg.experts, cfg.kernel)
     return blocks * size / tokens
 
 

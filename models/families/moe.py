@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from models.accounting import Accounting, Dispatch, transformer_conventions
-from models.blocks import layers, routing, stack
+from models.blocks import dispatch, expert_matrices, layers, routing, stack
 from models.blocks.mixture import Cell, Mixture
 from models.blocks.mixture_counts import expert_rows, mixture_counts
 from models.blocks.residual import Residual
@@ -88,7 +88,7 @@ class Config(dense.Config):
     )
     priority: str = option(
         "token",
-        choices=routing.PRIORITIES,
+        choices=dispatch.PRIORITIES,
         when=(CAPACITY, when("top_k", above=1)),
         growth="free",
         help="who is dropped first; token: late tokens; slot: second choices, NOT causal",
@@ -96,9 +96,9 @@ class Config(dense.Config):
     kernel: str = option(
         "auto",
         numerics=False,
-        choices=routing.KERNELS,
+        choices=expert_matrices.KERNELS,
         when=when("mode", "dropless"),
-        help="how rows meet their expert's matrix: routing.dropless",
+        help="how rows meet their expert's matrix: expert_matrices.dropless",
     )
 
     # Coefficients of Output.aux; load_balance is 1 at balance for every top_k (others': routing.published_scale).

@@ -14,8 +14,8 @@ from experiments.run import schema
 from experiments.training import loss as losses
 from experiments.training import step
 from models import functional
+from models.blocks import dispatch, expert_matrices, routing
 from models.blocks import mixture as mixtures
-from models.blocks import routing
 from models.blocks.transformer import Scales
 from models.families import dense, moe
 from tests.support.families import LENGTH, TINY, VARIANTS, VOCAB, logits, make, tokens
@@ -122,11 +122,11 @@ def test_deepseek_v3(kernel):
 
 
 def test_who_is_dropped():
-    count = routing.slots(18, 2, 8, 1.0)
+    count = dispatch.slots(18, 2, 8, 1.0)
     assert count == int(ROUTING["olmoe/cap1.0_C"])
     chosen = jnp.asarray(ROUTING["olmoe_norm0/topk_idx"])
     for priority in ("token", "slot"):
-        row = routing.seats(chosen, 8, count, priority)
+        row = dispatch.seats(chosen, 8, count, priority)
         np.testing.assert_array_equal(row < 8 * count, ROUTING[f"olmoe/cap1.0_keep_{priority}major"])
         kept = np.asarray(row)[np.asarray(row) < 8 * count]
         assert len(set(kept)) == len(kept), "no two share a slot"
@@ -135,7 +135,7 @@ def test_who_is_dropped():
 
 def test_experts_choose():
     gate, token = routing.expert_choice(jax.nn.softmax(jnp.asarray(ROUTING["olmoe/logits"])), 4)
-    assert routing.choice_slots(18, 2, 8) == 4
+    assert dispatch.choice_slots(18, 2, 8) == 4
     theirs = sorted_choice(ROUTING["expert_choice/token_idx"], ROUTING["expert_choice/gate"])
     for ours, golden in zip(sorted_choice(np.asarray(token), np.asarray(gate)), theirs, strict=True):
         np.testing.assert_allclose(ours, golden, rtol=1e-4)
@@ -248,7 +248,7 @@ def test_experts_are_not_copied_for_each_block():
 @pytest.mark.parametrize("experts", [1, 3, 64])
 def test_places_count_those_before_to_the_same_expert(experts):
     expert_A = np.random.default_rng(experts).integers(0, experts, 200)
-    place_A, chosen_E = routing.places(jnp.asarray(expert_A), experts)
+    place_A, chosen_E = dispatch.places(jnp.asarray(expert_A), experts)
     before = [int(np.sum(expert_A[:i] == expert)) for i, expert in enumerate(expert_A)]
     np.testing.assert_array_equal(place_A, before)
     np.testing.assert_array_equal(chosen_E, np.bincount(expert_A, minlength=experts))
@@ -258,7 +258,7 @@ def test_places_are_found_without_a_row_of_numbers_for_each_assignment():
     """With 512 experts they would be the largest array of a layer."""
     assignments = 4096
     expert_A = jax.ShapeDtypeStruct((assignments,), np.int32)
-    compiled = jax.jit(routing.places, static_argnums=1).lower(expert_A, 512).compile()
+    compiled = jax.jit(dispatch.places, static_argnums=1).lower(expert_A, 512).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 16 * 4 * assignments
 
 
@@ -297,8 +297,8 @@ def test_dropping_leaves_the_other_weights():
     layer = mixture(cfg)
     z, _ = layer.router(x, None, None)
     expert, weight, _ = routing.choose(z, 2, "softmax", True)
-    count = routing.slots(LENGTH, 2, 8, 0.5)
-    row = jax.vmap(lambda e: routing.seats(e, 8, count, "token"))(expert)
+    count = dispatch.slots(LENGTH, 2, 8, 0.5)
+    row = jax.vmap(lambda e: dispatch.seats(e, 8, count, "token"))(expert)
     h = jax.nn.silu(jnp.einsum("BLD,EDF->BLEF", x, layer.gate[...])) * jnp.einsum("BLD,EDF->BLEF", x, layer.up[...])
     each = jnp.einsum("BLEF,EFD->BLED", h, layer.down[...])
     picked = jnp.take_along_axis(each, expert[..., None], axis=2)
@@ -325,20 +325,20 @@ def test_one_expert_is_a_dense_feed_forward():
 
 def test_every_assignment_is_counted():
     expert = jnp.asarray(np.random.default_rng(0).integers(0, 8, 96))
-    place, chosen = routing.places(expert, 8)
+    place, chosen = dispatch.places(expert, 8)
     assert int(chosen.sum()) == 96
     np.testing.assert_array_equal(chosen, np.bincount(expert, minlength=8))
     start = np.cumsum(chosen) - chosen
     np.testing.assert_array_equal(np.argsort(start[expert] + place), np.argsort(expert, stable=True))
     for counts in ([96, *[0] * 7], [12] * 8, [1] * 7 + [89]):
-        blocks, size = routing.block_rows(96, 8, "blocks")
+        blocks, size = expert_matrices.block_rows(96, 8, "blocks")
         assert sum(-(-c // size) for c in counts) <= blocks
 
 
 def test_experts_that_choose_have_equal_loads():
     layer = mixture(config(mode="expert_choice"))
     y, _, load = call(layer, inputs())
-    np.testing.assert_array_equal(load.chosen_E, routing.choice_slots(2 * LENGTH, 2, 8))
+    np.testing.assert_array_equal(load.chosen_E, dispatch.choice_slots(2 * LENGTH, 2, 8))
     z = layer.router(inputs(), None, None)[0].reshape(-1, 8)
     gate, token = routing.expert_choice(jax.nn.softmax(z), 12)
     assert float(load.dropped) == pytest.approx(1 - len(np.unique(token)) / (2 * LENGTH), abs=1e-6)
@@ -638,7 +638,7 @@ def test_the_tpus_kernel_multiplies_each_row_with_its_own_matrix(rows):
     cotangent = rng.normal(size=(rows, 80)).astype(np.float32)
     sizes = jnp.asarray([rows // 2, 0, 37, rows - rows // 2 - 37], jnp.int32)
     expected, pull = jax.vjp(lambda x, w: jax.lax.ragged_dot(x, w, sizes), x, w)
-    found, other = jax.vjp(lambda x, w: routing.grouped(x, w, sizes, interpret=True), x, w)
+    found, other = jax.vjp(lambda x, w: expert_matrices.grouped(x, w, sizes, interpret=True), x, w)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
     for got, want in zip(other(cotangent), pull(cotangent), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)

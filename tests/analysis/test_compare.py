@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,8 +14,8 @@ from analysis.laws.kaplan import KaplanC, KaplanNS
 from analysis.laws.one_quantity import Plateau
 from analysis.questions import compare, equal_hours, exchange, families, family, joint_fit
 from experiments.cli import InputError
+from tests.support.commands import command
 
-ROOT = pathlib.Path(__file__).parents[2]
 DENSE = Chinchilla(1.7, 400.0, 2000.0, 0.34, 0.37)
 FEW = FitSpec(bootstrap=100)
 
@@ -251,9 +248,8 @@ def test_compare_from_the_command_line(tmp_path):
     columns, path, out = grid({"dense": DENSE, "moe": worth(1.8)}), tmp_path / "grid.csv", tmp_path / "compare.json"
     frame = pd.DataFrame(columns.values).rename(columns={"family": "architecture", "N": "params", "D": "tokens"})
     frame.assign(wall_seconds=frame["C"] / 1e14, devices=8).to_csv(path, index=False)
-    command = [sys.executable, "-m", "analysis.compare", path, f"--out={out}", "--bootstrap=50"]
-    run = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run([*map(str, command), "--by=architecture"], **run)
+    words = ["analysis.compare", path, f"--out={out}", "--bootstrap=50"]
+    done = command(*words, "--by=architecture")
     assert done.returncode == 0, done.stderr
     data = json.loads(out.read_text())
     assert data["schema"] == 1 and data["baseline"] == "dense" and data["shared"] == ["alpha", "beta"]
@@ -261,5 +257,5 @@ def test_compare_from_the_command_line(tmp_path):
     assert moe["multiplier"][5] == pytest.approx(1.8, rel=0.1) and moe["crossing"]["status"] != "found"
     assert moe["extrapolated"][0] is False and moe["extrapolated"][-1] is True
     assert data["hours"]["classes"][0]["winner"] == "moe" and "rates against dense" in done.stdout
-    done = subprocess.run([*map(str, command), "--by=familie"], **run)
+    done = command(*words, "--by=familie")
     assert done.returncode == 2 and done.stderr.startswith("error: --columns family: 'familie' is not a column")

@@ -1,9 +1,6 @@
 """From scale to what a model can do: two steps, pass rates, emergence, predictable tasks. All on planted data."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -16,8 +13,8 @@ from analysis.procedures import difficulty, emergence
 from analysis.questions import fit as fitting
 from analysis.questions import predict
 from experiments.cli import InputError
+from tests.support.commands import command
 
-ROOT = pathlib.Path(__file__).parents[2]
 TWO = TwoStepAccuracy(0.4, 50, 300, 0.3, 0.33, 0.7, -4.0, 1.1, 0.25)
 FAR = {"N": 7e10, "D": 1.4e12}
 
@@ -80,17 +77,8 @@ def test_two_steps_from_the_command_line(tmp_path):
     pd.DataFrame(two_step().values).rename(columns={"N": "params", "D": "tokens", "accuracy": "acc"}).to_csv(
         grid, index=False
     )
-    command = [
-        sys.executable,
-        "-m",
-        "analysis.fit",
-        grid,
-        "--law=two_step",
-        "--bootstrap=20",
-        "--noback_test",
-        f"--out={out}",
-    ]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    flags = ["--law=two_step", "--bootstrap=20", "--noback_test"]
+    done = command("analysis.fit", grid, *flags, f"--out={out}")
     assert done.returncode == 0, done.stderr
     fitted = predict.read(str(out))
     assert set(json.loads(out.read_text())["details"]["steps"]) == {"task_loss", "accuracy"}

@@ -1,9 +1,6 @@
 """Laws of data mixtures: RegMix's published numbers, planted laws, and odd shares."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -20,9 +17,9 @@ from analysis.questions import fit as fitting
 from analysis.questions import predict
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
+from tests.support.commands import command
 from tests.support.planted import GRIDS
 
-ROOT = pathlib.Path(__file__).parents[2]
 TRAIN, TEST = GRIDS / "regmix_train_1m.csv", GRIDS / "regmix_test.csv"
 published = pytest.mark.skipif(not TRAIN.exists(), reason=f"{TRAIN} is not here")
 SETS = ("regmix_1m_test", "regmix_60m_test", "regmix_1b_test")
@@ -190,16 +187,8 @@ def test_bad_patterns_say_what_was_expected():
 def test_fit_and_predict_from_the_command_line(tmp_path, law):
     path, out = tmp_path / "grid.csv", tmp_path / "fit.json"
     frame(60).to_csv(path, index=False)
-    command = [
-        sys.executable,
-        "-m",
-        "analysis.fit",
-        path,
-        f"--law={law}",
-        "--columns=share=mix *",
-        "--bootstrap=20",
-    ]
-    done = subprocess.run([*map(str, command), f"--out={out}"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    flags = [f"--law={law}", "--columns=share=mix *", "--bootstrap=20"]
+    done = command("analysis.fit", path, *flags, f"--out={out}")
     assert done.returncode == 0, done.stderr
     fitted = predict.read(str(out))
     assert json.loads(out.read_text())["parts"] == {"share": ["web", "code", "books", "wiki"]}
@@ -219,19 +208,12 @@ def test_best_mixture_from_the_command_line(tmp_path):
     path, out, best = tmp_path / "grid.csv", tmp_path / "fit.json", tmp_path / "best.json"
     frame(60).to_csv(path, index=False)
 
-    def run(*command):
-        return subprocess.run(
-            [sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120
-        )
-
-    assert (
-        run("analysis.fit", path, "--law=mixing", "--columns=share=mix *", "--bootstrap=20", f"--out={out}").returncode
-        == 0
-    )
-    done = run("analysis.best_mixture", out, "--prior=web=1,code=1,books=1,wiki=1", f"--json={best}")
+    flags = ["--law=mixing", "--columns=share=mix *", "--bootstrap=20"]
+    assert command("analysis.fit", path, *flags, f"--out={out}").returncode == 0
+    done = command("analysis.best_mixture", out, "--prior=web=1,code=1,books=1,wiki=1", f"--json={best}")
     assert done.returncode == 0, done.stderr
     assert json.loads(best.read_text())["mixture"]["web"] > 0.9
-    done = run("analysis.best_mixture", out, "--prior=web=1,code=1,books=1,wkii=1")
+    done = command("analysis.best_mixture", out, "--prior=web=1,code=1,books=1,wkii=1")
     assert (
         done.returncode == 2
         and done.stderr == "error: prior: 'wkii' is not a part of the mixture; did you mean 'wiki'?\n"

@@ -1,9 +1,6 @@
 """Which way a series goes, whether it turns, and whether rows refuse a value of a coefficient."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -14,8 +11,7 @@ from analysis.laws.kaplan import KaplanN
 from analysis.laws.superposition import Superposition
 from analysis.questions import nested_test, trend
 from experiments.cli import InputError
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support.commands import command
 
 
 def table(**values: np.ndarray) -> Columns:
@@ -87,13 +83,7 @@ def test_the_trend_command(tmp_path):
     y = (np.log10(x) - 9) ** 2 - 0.5 + 0.02 * np.random.default_rng(0).standard_normal(15)  # scores may be negative
     pd.DataFrame({"params": x, "score": y}).to_csv(tmp_path / "grid.csv", index=False)
     arguments = [str(tmp_path / "grid.csv"), "--columns=X=params,loss=score", f"--json={tmp_path / 'trend.json'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.trend", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = command("analysis.trend", *arguments)
     assert done.returncode == 0 and "U-shaped" in done.stdout, done.stderr
     found = json.loads((tmp_path / "trend.json").read_text())
     assert found["interval"]["low"] < found["turning_point"] < found["interval"]["high"]

@@ -1,11 +1,40 @@
-"""Run the commands as a user does."""
+"""Run the commands as a user does.
 
+Most of a short command's time is the imports of its libraries. Here a command is a process that is forked from one that
+has imported them (multiprocessing's forkserver): everything else, its own modules, arguments, signals, exit code, is
+its own.
+"""
+
+import atexit
+import multiprocessing
+import multiprocessing.process
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import tempfile
 
 from tests.support.paths import REPOSITORY
+
+# None of this repository: that a command imports what it needs, and when, is for the command.
+LIBRARIES = (
+    "absl.app",
+    "flax.nnx",
+    "jax",
+    "ml_collections",
+    "optax",
+    "orbax.checkpoint",
+    "pandas",
+    "pyarrow.parquet",
+    "rich.progress",
+    "rich.table",
+    "scipy.optimize",
+    "scipy.stats",
+)
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(list(LIBRARIES))
 
 
 def launched(study: str, workdir: pathlib.Path, data_root: pathlib.Path, timeout: float = 900):
@@ -20,19 +49,52 @@ def launched(study: str, workdir: pathlib.Path, data_root: pathlib.Path, timeout
     return pd.read_csv(workdir / "grid.csv")
 
 
-def run_command(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` from the repository as a user would."""
-    env = os.environ | environment
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout)
+def run_command(module: object, *arguments: object, timeout: float = 300, **environment: str):
+    """Run `python -m …` from the repository as a user would, and return it with its exit code and what it said.
+
+    With an environment of its own it is a process from the start, since libraries look at theirs when they are imported.
+    """
+    command = [str(part) for part in (module, *arguments)]
+    if environment:
+        env = os.environ | environment
+        started = [sys.executable, "-m", *command]
+        return subprocess.run(started, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        said = (pathlib.Path(folder) / "out", pathlib.Path(folder) / "err")
+        process = _context.Process(target=_become, args=(command, dict(os.environ), *map(str, said)))
+        process.start()
+        process.join(timeout)
+        late = process.is_alive()
+        if late:
+            process.kill()
+            process.join()
+        out, err = (path.read_text() if path.exists() else "" for path in said)
+    if late:
+        raise subprocess.TimeoutExpired(command, timeout, out, err)
+    return subprocess.CompletedProcess(command, process.exitcode, out, err)
 
 
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the laboratory, which needs no device."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+command = run_command  # of the laboratory
+
+
+def _become(command: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    """Become `python -m command`, in the repository, writing to files."""
+    os.chdir(REPOSITORY)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.path[0] = str(REPOSITORY)
+    sys.argv = command
+    # A command's own children start as from anywhere, and it is nobody's child as far as multiprocessing knows.
+    multiprocessing.process._parent_process = None
+    multiprocessing.current_process()._config["daemon"] = False
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()

@@ -74,7 +74,7 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
     found = optimum.find(problem, weights, objective, deltas, spec.starts)
     if not found.gradient <= optimum.STATIONARY:
         raise FitError(
-            f"{law.NAME}: the best of {found.starts} starts is not at a stationary point (scaled gradient "
+            f"{law.NAME}: the best of {len(found.starts)} starts is not at a stationary point (scaled gradient "
             f"{found.gradient:.1e}); no coefficients are reported"
         )
     return _with_refits(found, columns, law, spec)

@@ -26,8 +26,8 @@ class Optimum:
     """Hold a fit: parameters theta [p] at the least `value` of the objective of `problem`, and how it was reached.
 
     weight [rows] has mean 1; deltas are the Huber deltas that were gone through. agreeing: share of the starts that led
-    here; gradient: the scaled one, 0 at a stationary point; rivals [k, p]: other parameters that fit as well; invariance:
-    largest change of a parameter when the mean over rows is minimised and not the sum.
+    here; gradient: the scaled one, 0 at a stationary point; rivals [k, p]: other parameters that fit as well; minima
+    [k, p]: all that the search found and that lie apart, worse ones too; starts [s, p]: of the search; invariance: largest change of a parameter when the mean over rows is minimised and not the sum.
     """
 
     problem: Problem
@@ -38,7 +38,8 @@ class Optimum:
     agreeing: float
     gradient: float
     rivals: np.ndarray
-    starts: int
+    minima: np.ndarray
+    starts: np.ndarray
     invariance: float
 
 
@@ -54,6 +55,7 @@ def find(
     ends, agreeing = search(problem, starts, weight, deltas)
     best, rivals = choose(problem, ends, weight, objective)
     theta, value = drop_vanished(problem, best, weight, objective, deltas)
+    theta = newton.polish(problem, theta, weight, deltas[-1])
     is_lad = objective.loss == "lad"
     return Optimum(
         problem=problem,
@@ -64,7 +66,8 @@ def find(
         agreeing=agreeing,
         gradient=stationarity(problem, theta, weight, deltas[-1], is_lad),
         rivals=rivals,
-        starts=len(starts),
+        minima=ends,
+        starts=starts,
         invariance=change_with_mean(problem, theta, ends, weight, objective, deltas[-1]),
     )
 

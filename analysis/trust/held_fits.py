@@ -22,7 +22,7 @@ WATCHED = 1.5  # root of the rise over the threshold up to which jumps matter
 SHORT_STEPS = 8
 MOST_ROUNDS = 30  # of trying each fit again from those beside it
 GAIN = 1e-4  # of the threshold: less is no better fit
-CLOSE = 1e-9  # held values of which one would do, of their size
+CLOSE = 1e-13  # held values of which one would do, of their size
 
 
 class HeldFits:

@@ -17,7 +17,7 @@ from analysis.trust.held_fits import CLOSE, HeldFits
 
 FIRST_STEP = 0.4  # standard errors
 WIDEN = 1.4  # by which each step is longer than the one before
-SMALLEST_STEP = 1e-9
+SMALLEST_STEP = 1e-12
 AT_ONCE = 4  # steps
 MOST_ROUNDS = 25  # of so many steps
 VANISHED_FROM = 0.003  # of the data's size: where the profile of a term that is zero begins
@@ -171,7 +171,7 @@ class _Search:
 
 def _bracket(fits: HeldFits, estimate: float, side: int) -> tuple[int, int | None]:
     """Return the outermost known fit on one side that lies below the threshold, and the one beyond it, if there is one."""
-    rounding = CLOSE * max(1.0, abs(estimate))
+    rounding = 4 * CLOSE * max(1.0, abs(estimate))
     on_side = np.flatnonzero(side * (fits.value - estimate) >= -rounding)
     outwards = on_side[:: 1 if side > 0 else -1]
     below = np.flatnonzero(fits.rise[outwards] <= fits.threshold)

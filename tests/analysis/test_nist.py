@@ -14,6 +14,7 @@ from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 
 SETS = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "nist_strd.json").read_text())["sets"]
+LONG = ("Eckerle4", "Hahn1", "Lanczos1", "MGH10", "Thurber")  # seconds each
 SPEC = FitSpec(objective=Objective("least_squares", "raw"), bootstrap=0, thorough=False, starts=8)
 
 
@@ -86,7 +87,7 @@ def law_of(name: str, starts: list[list[float]], inputs: tuple[str, ...]) -> typ
     return dataclasses.make_dataclass(name, names, bases=(FormulaLaw,), namespace=body, frozen=True)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SETS])
 def test_a_certified_regression_is_reproduced_to_six_digits(name):
     given = SETS[name]
     y = np.array(given["y"])

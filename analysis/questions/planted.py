@@ -67,13 +67,17 @@ def isoflop_sizes(
     stream: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lay runs over a decade of sizes around the optimum of each budget: N [rows] and D [rows]."""
-    of_budget = np.arange(rows) % budgets
-    place = np.arange(rows) // budgets
-    per_budget = np.maximum(rows // budgets - 1, 1)
-    offset = place / per_budget - 0.5
+    number = np.arange(rows)
+    of_budget = number % budgets
+    place = number // budgets
+    last = max(rows // budgets - 1, 1)
+    decades = place / last - 0.5
+    decades += 0.02 * stream.standard_normal(rows)
     C = np.geomspace(1e18, 1e21, budgets)[of_budget]
-    N = truth.optimum(C)[0] * 10 ** (offset + 0.02 * stream.standard_normal(rows))
-    return N, C / FLOPS_PER_PARAM_TOKEN / N
+    best, _ = truth.optimum(C)
+    N = best * 10**decades
+    D = C / FLOPS_PER_PARAM_TOKEN / N
+    return N, D
 
 
 def grid_of(

@@ -27,7 +27,8 @@ class Optimum:
 
     weight [rows] has mean 1; deltas are the Huber deltas that were gone through. agreeing: share of the starts that led
     here; gradient: the scaled one, 0 at a stationary point; rivals [k, p]: other parameters that fit as well; minima
-    [k, p]: all that the search found and that lie apart, worse ones too; starts [s, p]: of the search; invariance: largest change of a parameter when the mean over rows is minimised and not the sum.
+    [k, p]: all that the search found and that lie apart, worse ones too; starts [s, p]: of the search; invariance:
+    largest change of a parameter when the mean over rows is minimised and not the sum.
     """
 
     problem: Problem
@@ -55,7 +56,6 @@ def find(
     ends, agreeing = search(problem, starts, weight, deltas)
     best, rivals = choose(problem, ends, weight, objective)
     theta, value = drop_vanished(problem, best, weight, objective, deltas)
-    theta = newton.polish(problem, theta, weight, deltas[-1])
     is_lad = objective.loss == "lad"
     return Optimum(
         problem=problem,

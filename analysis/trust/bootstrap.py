@@ -3,10 +3,13 @@
 What is independent is resampled: runs where a grid names them, else rows. A unit is either.
 """
 
+import dataclasses
+
 import numpy as np
 
 from analysis.solve import newton
 from analysis.solve.optimum import Optimum
+from analysis.solve.problem import Problem
 from experiments.cli import InputError
 
 AT_ONCE = 10_000_000  # draws that are kept in memory
@@ -14,6 +17,14 @@ FEWEST_LEFT_OUT = 50  # refits of a jackknife
 MOST_LEFT_OUT = 400  # refits of a jackknife; of more units several are left out at a time
 MOST_WORK = 100_000  # rows in all refits of a jackknife
 MOST_TRIES = 1000  # at one replicate
+FAR_APART = 4  # ends of other replicates that are tried as starts, in each round
+FROM_ROWS = 8  # starts of the fit of the rows
+FEWEST_TRIED = 4  # replicates that another start is tried on; it is left where it helps none of them
+MOST_TRIED = 20
+TRIED_SHARE = 25  # one replicate of so many
+TRIAL_STEPS = 60
+ROUNDS = 2
+LOWER = 1e-6  # share of the objective; less is rounding and the end of a search
 
 
 def units(rows: int, run: np.ndarray | None = None) -> np.ndarray:
@@ -93,7 +104,7 @@ def refits(
     run: np.ndarray | None,
     leverage: np.ndarray,
 ) -> np.ndarray:
-    """Fit to resampled rows, each time from the fit of the rows themselves: parameters [replicates, p].
+    """Fit to resampled rows, from the fit of the rows themselves and from other modes: parameters [replicates, p].
 
     paired: rows (or runs) are drawn with replacement. wild: every row keeps its inputs, and its residual, enlarged by
     what its leverage hides, keeps or changes its sign, together with those of its run (Wu 1986; Davidson & Flachaire
@@ -104,8 +115,7 @@ def refits(
     rows = len(found.weight)
     if kind == "paired" or replicates == 0:
         drawn = row_counts(rows, replicates, seed, run, problem.size)
-        starts = _repeated(found.theta, len(drawn))
-        return newton.minimise(problem, starts, drawn * found.weight, found.deltas)
+        return _fit_all(Resampled(problem, drawn * found.weight, found.deltas), found)
 
     member = units(rows, run)
     count = int(member.max()) + 1
@@ -124,8 +134,90 @@ def refits(
     else:
         enlarged = (error - error.mean()) * np.sqrt(rows / (rows - problem.size))
         error = stream.choice(enlarged, size=(replicates, rows))
-    other = problem.with_target(fitted + error)
-    return newton.minimise(other, _repeated(found.theta, replicates), found.weight, found.deltas)
+    weight = np.broadcast_to(found.weight, error.shape)
+    return _fit_all(Resampled(problem.with_target(fitted + error), weight, found.deltas), found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """Hold what replicates are fitted to: weight [replicates, rows], and the target [rows] or [replicates, rows]."""
+
+    problem: Problem
+    weight: np.ndarray
+    deltas: tuple[float, ...]
+
+    def __len__(self) -> int:
+        """Return the number of replicates."""
+        return len(self.weight)
+
+    def only(self, which: np.ndarray) -> "Resampled":
+        """Return some of the replicates."""
+        problem = self.problem
+        if problem.target.ndim == 2:
+            problem = problem.with_target(problem.target[which])
+        return Resampled(problem, self.weight[which], self.deltas)
+
+    def fit(self, starts: np.ndarray, steps: int = newton.MAX_STEPS) -> tuple[np.ndarray, np.ndarray]:
+        """Fit from starts [replicates, p] or [p]: parameters [replicates, p], values of the objective [replicates]."""
+        starts = np.broadcast_to(starts, (len(self), self.problem.size))
+        ends = newton.minimise(self.problem, starts, self.weight, self.deltas, max_steps=steps)
+        target = np.broadcast_to(self.problem.target, self.weight.shape)
+        return ends, newton.value(self.problem, ends, self.weight, target, self.deltas[-1])
+
+
+def _fit_all(sample: Resampled, found: Optimum) -> np.ndarray:
+    """Fit all replicates: from the fit of the rows, and from starts in other valleys where they lead lower [replicates, p].
+
+    Where rows hardly tell two valleys apart, many a replicate has its best fit in the other one, and intervals from ends in
+    the first alone are too narrow. Starts in other valleys are some of those that the rows were fitted from, the other
+    minima of the rows, and where other replicates ended. They are tried on a few replicates, and on all where they helped.
+    """
+    if not len(sample):
+        return np.empty((0, sample.problem.size))
+    ends, values = sample.fit(found.theta)
+    some = found.starts[_evenly(len(found.starts), FROM_ROWS)]
+    starts = np.concatenate([found.minima, some, _far_apart(ends, found.theta)])
+    for _ in range(ROUNDS):
+        useful = _helpful(sample, starts, values)
+        for start in useful:
+            other_ends, other_values = sample.fit(start)
+            lower = other_values < values * (1 - LOWER)
+            ends[lower] = other_ends[lower]
+            values[lower] = other_values[lower]
+        if not len(useful):
+            break
+        starts = _far_apart(ends, found.theta)
+    return ends
+
+
+def _helpful(sample: Resampled, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the starts [k, p] from which some of a few replicates end lower than at `values` [replicates]."""
+    wanted = np.clip(len(sample) // TRIED_SHARE, FEWEST_TRIED, MOST_TRIED)
+    few = _evenly(len(sample), int(wanted))
+    each = np.tile(few, len(starts))
+    _, reached = sample.only(each).fit(np.repeat(starts, len(few), axis=0), TRIAL_STEPS)
+    lower = reached < values[each] * (1 - LOWER)
+    return starts[lower.reshape(len(starts), len(few)).any(axis=1)]
+
+
+def _evenly(count: int, wanted: int) -> np.ndarray:
+    """Return at most `wanted` of `count` places, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int))
+
+
+def _far_apart(ends: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Pick ends [k, p] of [replicates, p] that lie far from `theta` [p] and from each other, in units of their spread."""
+    middle = np.median(ends, axis=0)
+    spread = np.median(np.abs(ends - middle), axis=0)
+    unit = np.maximum(spread, 1e-6)
+    nearest = np.abs((ends - theta) / unit).max(axis=1)
+    picked = []
+    for _ in range(FAR_APART):
+        at = int(np.argmax(nearest))
+        picked.append(ends[at])
+        distance = np.abs((ends - ends[at]) / unit).max(axis=1)
+        nearest = np.minimum(nearest, distance)
+    return np.array(picked)
 
 
 def jackknife(found: Optimum, run: np.ndarray | None) -> np.ndarray:

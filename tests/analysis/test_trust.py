@@ -19,9 +19,10 @@ from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest, design, forecast, scoreboard
 from analysis.questions import fit as fitting
-from analysis.solve import optimum
+from analysis.questions import planted as planting
+from analysis.solve import newton, optimum
 from analysis.solve.objective import Objective
-from analysis.trust import influence
+from analysis.trust import bootstrap, influence
 from analysis.trust.interval import Interval
 from experiments.cli import InputError
 from tests.support import planted
@@ -129,17 +130,78 @@ def test_rows_of_one_run_are_not_independent():
         fitting.fit(runs, PLATEAU, dataclasses.replace(LINEAR, resample="residual"))
 
 
-def test_accelerated_intervals_are_those_of_scipy():
+def resampled_mean(data: np.ndarray, replicates: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of resampled data, and of all but one: draws [replicates] and left_out [rows]."""
+    picks = np.random.default_rng(1).integers(0, len(data), size=(replicates, len(data)))
+    without = (data.sum() - data) / (len(data) - 1)
+    return data[picks].mean(axis=1), without
+
+
+def test_an_interval_lies_between_percentiles_and_students():
+    """Its width is the geometric mean of both; the more rows, the less they differ."""
     from scipy import stats
 
-    data = np.random.default_rng(0).lognormal(size=40)
-    theirs = stats.bootstrap((data,), np.mean, method="BCa", confidence_level=0.9, n_resamples=2000, rng=1)
-    without = np.array([np.delete(data, at).mean() for at in range(40)])
-    ours = Interval.of(theirs.bootstrap_distribution, 0.9, data.mean(), without)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), rel=1e-3)
-    student = Interval.of(theirs.bootstrap_distribution, 0.9, data.mean(), without, freedom=10)
-    assert student.low < ours.low and student.high > ours.high
-    assert Interval.of(theirs.bootstrap_distribution, 0.9).low == np.percentile(theirs.bootstrap_distribution, 5)
+    for rows, apart in ((8, 0.35), (400, 0.03)):
+        data = 10 + np.random.default_rng(0).standard_normal(rows)
+        draws, without = resampled_mean(data)
+        mean = data.mean()
+        plain = Interval.of(draws, 0.9)
+        assert (plain.low, plain.high) == pytest.approx(tuple(np.percentile(draws, [5, 95])))
+        student = stats.t.interval(0.9, rows - 1, mean, stats.sem(data))
+        found = Interval.of(draws, 0.9, mean, without)
+        widths = [plain.high - plain.low, found.high - found.low, student[1] - student[0]]
+        assert widths[1] == pytest.approx(np.sqrt(widths[0] * widths[2]), rel=0.1)
+        assert widths[2] / widths[0] == pytest.approx(1, abs=apart)
+
+
+def test_an_interval_of_few_rows_holds_the_truth_as_often_as_it_says():
+    """The mean of eight skewed rows, 600 times; percentiles alone hold it in 80%."""
+    hits = []
+    for seed in range(600):
+        data = np.random.default_rng(seed).gamma(4.0, size=8)
+        draws, without = resampled_mean(data, 200)
+        found = Interval.of(draws, 0.9, data.mean(), without)
+        hits.append(found.low <= 4.0 <= found.high)
+    assert 0.83 < np.mean(hits) < 0.93
+
+
+def test_intervals_of_higher_levels_hold_those_of_lower_ones():
+    """Also where the draws lie in two heaps, one far from the other."""
+    stream = np.random.default_rng(0)
+    draws = np.r_[stream.normal(1.0, 0.1, 900), stream.normal(30.0, 1.0, 100)]
+    without = 1.0 + 0.05 * stream.standard_normal(20)
+    found = [Interval.of(draws, level, 1.0, without) for level in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    for inner, outer in itertools.pairwise(found):
+        assert outer.low <= inner.low <= inner.high <= outer.high
+
+
+@pytest.mark.parametrize(("runs", "is_printed"), [(6, False), (7, True)])
+def test_where_few_runs_are_left_for_the_scatter_there_is_no_interval(runs, is_printed):
+    """Five coefficients: one more run than coefficients does not measure how much runs scatter; two do, if not well."""
+    columns = planting.plant_runs(runs, np.random.default_rng(0)).columns
+    found = fitting.fit(columns, Chinchilla, FitSpec(bootstrap=20))
+    assert found.freedom == runs - 5
+    assert bool(found.intervals()) == is_printed
+    assert (found.interval_of(lambda law: law.target_at({"C": 1e24})) is not None) == is_printed
+
+
+def test_replicates_reach_other_valleys():
+    """On a ladder many a replicate fits best where the fit of the rows is not: no start far away leads lower."""
+    columns = planting.plant_ladder(0.01, np.random.default_rng(0)).columns
+    spec = FitSpec().for_law(Chinchilla)
+    problem = formula_fit.pose(columns, Chinchilla, spec)
+    weight = np.ones(len(columns))
+    deltas = spec.objective.stages(1.0)
+    found = optimum.find(problem, weight, spec.objective, deltas, 32)
+    ends = bootstrap.refits(found, "paired", 16, 0, None, np.zeros(len(columns)))
+    drawn = bootstrap.row_counts(len(columns), 16, 0, fewest=problem.size)
+    sample = bootstrap.Resampled(problem, drawn, deltas)
+    target = np.broadcast_to(problem.target, drawn.shape)
+    values = newton.value(problem, ends, drawn, target, deltas[-1])
+    _, from_the_fit = sample.fit(found.theta)
+    reached = np.min([sample.fit(start)[1] for start in problem.starts(weight, 8)], axis=0)
+    assert np.mean(reached < 0.999 * from_the_fit) > 0.4
+    assert np.mean(reached < 0.999 * values) < 0.05
 
 
 def test_a_profile_of_a_linear_law_is_the_t_interval():

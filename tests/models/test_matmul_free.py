@@ -162,13 +162,18 @@ def test_recurrence_equals_a_loop(chunk, length):
     """Forward and gradient (SPECS 3.2: G_t = do_t + f_{t+1} G_{t+1}), at lengths that no chunk divides; decays 0 and 1."""
     decay = jax.nn.sigmoid(normal(2, length, 6, scale=3.0)).at[:, ::5].set(0.0).at[:, 1::5].set(1.0)
     update, cotangent = normal(2, length, 6, seed=1), normal(2, length, 6, seed=2)
-    out, pull = jax.vjp(lambda *a: recurrence.linear_recurrence(*a, chunk), decay, update)
+
+    @jax.jit
+    def both_ways(decay, update, cotangent):
+        out, pull = jax.vjp(lambda *a: recurrence.linear_recurrence(*a, chunk), decay, update)
+        return out, pull(cotangent)
+
+    out, (d_decay, d_update) = both_ways(decay, update, cotangent)
     expected = loop(np.asarray(decay), np.asarray(update))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     later = np.concatenate([decay[:, 1:], np.zeros_like(decay[:, :1])], axis=1)[:, ::-1]
     total = loop(later, np.asarray(cotangent)[:, ::-1])[:, ::-1]
     before = np.concatenate([np.zeros_like(expected[:, :1]), expected[:, :-1]], axis=1)
-    d_decay, d_update = pull(cotangent)
     np.testing.assert_allclose(d_update, total, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(d_decay, total * before, rtol=1e-5, atol=1e-6)
 
@@ -186,10 +191,15 @@ def test_recurrence_equals_the_reference(chunk):
     def states(x, f):
         return recurrence.linear_recurrence(f, x.at[:, 0].add(f[:, 0] * start), chunk)
 
-    out, pull = jax.vjp(states, rows("x"), rows("f"))
+    @jax.jit
+    def both_ways(x, f, cotangent):
+        out, pull = jax.vjp(states, x, f)
+        return out, pull(cotangent)
+
+    out, gradients = both_ways(rows("x"), rows("f"), rows("cotangent"))
     np.testing.assert_allclose(out, rows("o"), **FORWARD)
     np.testing.assert_allclose(out[:, -1], golden["h_final"].reshape(start.shape), **FORWARD)
-    for ours, theirs in zip(pull(rows("cotangent")), ("dx", "df"), strict=True):
+    for ours, theirs in zip(gradients, ("dx", "df"), strict=True):
         np.testing.assert_allclose(ours, rows(theirs), **GRADIENT, err_msg=theirs)
 
 
@@ -421,9 +431,9 @@ def test_packed_trials_equal_solo(tiny, packing):
 @settings(max_examples=40)
 def test_packing_round_trip(shape, seed):
     whole = np.random.default_rng(seed).integers(-1, 2, shape)
-    packed = ternary.pack_ternary(whole)
+    packed = jax.jit(ternary.pack_ternary)(whole)
     assert packed.dtype == jnp.uint8 and packed.size == -(-whole.size // 4)
-    back = ternary.unpack_ternary(packed, shape)
+    back = jax.jit(ternary.unpack_ternary, static_argnums=1)(packed, shape)
     assert back.dtype == jnp.int8
     np.testing.assert_array_equal(back, whole)
 

@@ -1,7 +1,7 @@
 """Measure speed and memory, side by side in one run: a table on the terminal and JSON.
 
     python -m experiments.benchmark                     the quick part: steps, start, 16 small runs (about 6 minutes)
-    python -m experiments.benchmark --parts=population --runs=1,4,16,64 --sizes=small,large
+    python -m experiments.benchmark --parts=population --runs=1,4,16,64 --sizes=tiny,small,large
 
 step        our train step against hand-written jax.jit steps of the same shapes, taken in turn
 start       from process start to the first step, with an empty and with a warm compilation cache
@@ -239,7 +239,7 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_list("parts", ["step", "start", "population"], f"which parts: {', '.join(PARTS)}")
-    flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: small (width 48), large (width 128)")
+    flags.DEFINE_list("sizes", ["small"], "run sizes of the population part: tiny (width 24), small (48), large (128)")
     flags.DEFINE_list("runs", ["1", "16"], "numbers of runs of the population part")
     cli.define_integer("rounds", 5, "rounds of the step, torch, start, families and save parts", lower_bound=1)
     flags.DEFINE_list("gpu_lines", [], "lines of the gpu part, by a part of their names; empty: all")

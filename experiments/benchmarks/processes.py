@@ -12,6 +12,7 @@ from etils import epath
 import numpy as np
 
 SIZES = {
+    "tiny": {"width": 24, "depth": 2, "heads": 2, "batch": 8, "seq_len": 64},
     "small": {"width": 48, "depth": 3, "heads": 3, "batch": 8, "seq_len": 128},
     "large": {"width": 128, "depth": 4, "heads": 4, "batch": 8, "seq_len": 128},
 }

@@ -75,7 +75,7 @@ def fit(
     where: str | None = None,
     **given: Any,
 ) -> "Fit":
-    """Fit a law, given by its name or its class, to a grid.
+    """Fit a law, given by its name, its formula ("L = E + A/N^alpha") or its class, to a grid.
 
     given: roles as in `read`, and options of analysis.fitting.spec.FitSpec (bootstrap=200, fixed={"E": 1.69}), whose
     types are many. Raises InputError for what the law or the grid does not have, FitError where no optimum is found.
@@ -162,6 +162,17 @@ def trend(
     from analysis.from_python import questions
 
     return questions.trend(source, x, y, where, level, seed)
+
+
+def law(text: str, source: "Source | None" = None) -> "type[Law]":
+    """Make a law of a formula, known by its name from now on: law("mine: L = E + A/N^alpha + B/D^beta").
+
+    It is parsed and never evaluated, and starts to fit it come from the data. source: a grid whose columns it names.
+    fit, compare, design and scoreboard take the text of a formula as well. Raises InputError for what is no formula.
+    """
+    from analysis.from_python import questions
+
+    return questions.law(text, source)
 
 
 def list_laws() -> "pd.DataFrame":

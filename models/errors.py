@@ -7,6 +7,10 @@ import difflib
 class InputError(ValueError):
     """Something that the user wrote cannot be right. The text names the field, the value and what was expected."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows of it: the one line that a command prints, and not where in our code it arose."""
+        return [f"InputError: {self}"]
+
 
 SHOWN = 40  # names in a hint
 LONGEST = 60  # characters of one of them

@@ -20,6 +20,7 @@ from analysis.grid.resolve import RoleFinder
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
 from analysis.grid.text_table import Reading
+from analysis.laws import written
 from analysis.laws.base import Law
 from analysis.questions import scoreboard
 from analysis.writing.numbers import number
@@ -140,9 +141,14 @@ def _grid_of_frame(frame: pd.DataFrame) -> Grid:
     return Grid("DataFrame", frame.reset_index(drop=True), digest, repeated)
 
 
-def law_of(law: str | type[Law]) -> type[Law]:
-    """Return the class of a law that is given by its name or by itself."""
-    return known_laws.load(law) if isinstance(law, str) else law
+def law_of(law: str | type[Law], grid: Grid) -> type[Law]:
+    """Return the class of a law that is given by its name, by its formula (L = E + A/N^alpha), or by itself.
+
+    A formula may name columns of the grid.
+    """
+    if not isinstance(law, str):
+        return law
+    return written.law_of(law, grid.names) if "=" in law else known_laws.load(law)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from analysis.from_python.answers import as_shown, predict_from
 from analysis.from_python.fit import Fit
 from analysis.from_python.grid import Asked, Source, law_of, read, understand
 from analysis.grid import selection
+from analysis.laws import written
 from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import compare as comparing
 from analysis.questions import design as designing
@@ -30,8 +31,9 @@ from experiments.cli import InputError
 
 def fit(source: Source, law: str | type[Law], where: str | None, given: Mapping[str, Any]) -> Fit:
     """Fit a law to a grid."""
-    chosen = law_of(law)
-    asked = understand(source, where, given)
+    grid = read(source)
+    chosen = law_of(law, grid)
+    asked = understand(grid, where, given)
     columns = asked.select(chosen)
     found = fitting.fit(columns, chosen, asked.spec)
     return as_shown(Fit, found, grid=asked.grid, selected=columns, call=_call(asked, chosen, given))
@@ -40,7 +42,9 @@ def fit(source: Source, law: str | type[Law], where: str | None, given: Mapping[
 def _call(asked: Asked, law: type[Law], given: Mapping[str, Any]) -> str:
     """Return the fit as a line of Python, for fit.json."""
     grid = asked.grid
-    words = [f"{grid.path!r}", f"{law.NAME!r}"]
+    definition = law.DEFINITION
+    name = law.NAME if definition is None else definition["text"]
+    words = [f"{grid.path!r}", f"{name!r}"]
     if grid.where:
         words.append(f"where={grid.where!r}")
     keywords = {**grid.columns, **given}
@@ -67,10 +71,11 @@ def compare(
     given: Mapping[str, Any],
 ) -> answers.Comparison:
     """Compare the families of a grid."""
-    chosen = law_of(law)
+    grid = read(source)
+    chosen = law_of(law, grid)
     if not issubclass(chosen, FormulaLaw):
         raise InputError(f"law: {chosen.NAME} has no loss at C training FLOPs; expected for example chinchilla")
-    asked = understand(source, where, given)
+    asked = understand(grid, where, given)
     columns = asked.select(chosen, more=("family",))
     own = None if shared is None else tuple(shared)
     found = comparing.compare(columns, chosen, asked.spec, baseline=baseline, shared=own)
@@ -89,8 +94,9 @@ def design(
     given: Mapping[str, Any],
 ) -> answers.Design:
     """Propose runs from a table of candidates, or from the lattice around a grid."""
-    chosen = designing.of_single_runs([law_of(law) for law in laws])
-    asked = understand(source, where, given)
+    grid = read(source)
+    chosen = designing.of_single_runs([law_of(law, grid) for law in laws])
+    asked = understand(grid, where, given)
     columns = asked.select_for_all(chosen)
     could_be = None
     if candidates is not None:
@@ -110,8 +116,9 @@ def scoreboard(
     source: Source, laws: Sequence[str | type[Law]], where: str | None, given: Mapping[str, Any]
 ) -> answers.Scoreboard:
     """Score laws by their error on larger runs than they were fitted to."""
-    asked = understand(source, where, given)
-    chosen = [law_of(law) for law in laws]
+    grid = read(source)
+    chosen = [law_of(law, grid) for law in laws]
+    asked = understand(grid, where, given)
     if not chosen:
         chosen = scoring.applicable(asked.grid, asked.grid.named, asked.grid.where)
     chosen = designing.of_single_runs(chosen)
@@ -127,6 +134,22 @@ def trend(source: Source, x: str, y: str, where: str | None, level: float, seed:
     columns = selection.select(grid, ("X", "loss"), columns=grid.named, where=grid.where, signed=("loss",))
     found = trending.find_trend(columns["X"], columns["loss"], level=level, seed=seed)
     return as_shown(answers.Trend, found, columns=columns)
+
+
+def law(text: str, source: Source | None) -> type[FormulaLaw]:
+    """Make a law of a formula, and make it known by its name until Python ends; one of that name before is replaced.
+
+    Raises InputError for what is no formula, and for the name of a law of ours.
+    """
+    columns = () if source is None else read(source).names
+    made = written.law_of(text, columns)
+    known = known_laws.LAWS.get(made.NAME)
+    if known is not None and known.DEFINITION is None:
+        raise InputError(
+            f"law: {made.NAME!r} is the name of {known.FORMULA}; expected another before the colon, as in mine: L = ..."
+        )
+    known_laws.LAWS[made.NAME] = made
+    return made
 
 
 def list_laws() -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import analysis as lab
+from analysis.laws import LAWS
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import predict as predicting
 from experiments.cli import InputError
@@ -130,7 +131,8 @@ def test_a_saved_fit_predicts_the_same_through_the_command(fitted, tmp_path):
     fitted.save(path)
     assert predicting.read(str(path)).command.startswith("analysis.fit('DataFrame', 'chinchilla', where=")
     here, there = fitted.predict(C=1e22), lab.predict(path, C=1e22)
-    assert here == there and repr(here) == repr(there) and "optimal N" in repr(here)
+    assert here.optimum == there.optimum and here.optimum_intervals == there.optimum_intervals
+    assert repr(here) == repr(there) and "optimal N" in repr(here)
     with pytest.raises(InputError, match="path"):
         fitted.save(tmp_path)
 
@@ -202,3 +204,35 @@ def test_what_is_not_known_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="^los: not a role"):
         lab.read(frame, los="loss")
     assert "chinchilla" in set(lab.list_laws()["law"])
+
+
+def test_a_formula_is_a_law(tmp_path):
+    frame = planted.isoflop_frame().rename(columns={"loss": "eval/loss"})
+    grid = lab.read(frame, N="params", loss="eval/loss")
+    ours = lab.fit(grid, **QUICK)
+    written = lab.fit(grid, "L = E + A/N^alpha + B/D^beta", **QUICK)
+    assert written.objective == pytest.approx(ours.objective, abs=1e-12)
+    assert written.predict(C=1e22).optimum["N"] == pytest.approx(ours.predict(C=1e22).optimum["N"], rel=1e-3)
+    written.save(tmp_path / "fit.json")
+    assert "L = E + A/N^alpha + B/D^beta" in predicting.read(str(tmp_path / "fit.json")).command
+    assert isinstance(written.plot.isoflop(), Figure)
+
+
+def test_a_formula_is_known_by_its_name_and_may_be_written_again():
+    try:
+        lab.law("mine: L = E + A/N^alpha")
+        law = lab.law("mine: L = E + A/N^alpha + B/D^beta")
+        assert lab.fit(planted.isoflop_frame(), "mine", N="params", **QUICK).law.FORMULA == law.FORMULA
+        assert "mine" in set(lab.list_laws()["law"])
+        with pytest.raises(InputError, match="^law: 'chinchilla' is the name of"):
+            lab.law("chinchilla: L = E + A/N^alpha")
+    finally:
+        LAWS.pop("mine", None)
+
+
+def test_in_a_notebook_bad_input_is_one_line(capsys):
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shell.run_cell("import analysis as lab")
+    shell.run_cell("lab.fit('nowhere.csv')")
+    said = capsys.readouterr().out.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("InputError: GRID: nowhere.csv does not exist")

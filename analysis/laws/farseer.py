@@ -24,7 +24,8 @@ class Farseer(FormulaLaw):
 
     Chinchilla's B, beta and floor become functions of the size. The source writes Fi = a_i N^p_i + b_i (Li et al. 2025,
     equation 3), where a_i and b_i cannot be told apart: they are 1e9^p_i apart in size. Here u_i is Fi at a billion
-    parameters, v_i its slope in ln N there; `published` gives theirs. Nats or bits as in the grid.
+    parameters, v_i its slope in ln N there; `published` gives theirs. Nats or bits as in the grid;
+    parameters are counted one by one, not in millions or billions.
     """
 
     u1: Number

@@ -10,7 +10,7 @@ from analysis import laws
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
-from analysis.laws.distillation import Supervised
+from analysis.laws.distillation import Distillation, Supervised
 from analysis.laws.farseer import Farseer
 from analysis.laws.moe_joint import JointMoE
 from analysis.laws.one_quantity import Broken
@@ -131,7 +131,7 @@ PLANTED: dict[str, tuple[tuple[float, ...], dict[str, np.ndarray]]] = {
     ),
     "coupled": ((1.22, 3355, 18186, 0.408, 0.431, 0.452), {"N": N, "D": D}),
     "distillation": (
-        (2.549, 522.6, 1.315, 0.09, 2243, 24181, 0.321, 0.637, 0.764),
+        (2.549, 522.6, 522.6 * 0.09 * 1.315 ** (-1 / 0.09), 0.09, 2243, 24181, 0.321, 0.637, 0.764),
         {"N": N, "D": D, "teacher_loss": TEACHER, "supervised_loss": STUDENT},
     ),
     "parallel": (
@@ -276,6 +276,16 @@ def test_rounding_makes_more_tokens_harmful_beyond_a_number_of_them():
     tokens = law.derived({"N": 1e8, "bits_after": 4.0})["critical_D"]
     least = law.predict(1e8, tokens, 4.0)
     assert law.predict(1e8, tokens * 1.05, 4.0) > least < law.predict(1e8, tokens / 1.05, 4.0)
+
+
+def test_distillation_is_the_law_of_its_source():
+    """Busbridge et al. 2025, equation 8 with the coefficients of table 6."""
+    coefficients, inputs = PLANTED["distillation"]
+    law = Distillation(*coefficients)
+    assert law.d1 == pytest.approx(1.315, rel=1e-12)
+    bend = (1 + (TEACHER / (STUDENT * 1.315)) ** (1 / 0.09)) ** (-522.6 * 0.09)
+    own = (2243 / N**0.321 + 24181 / D**0.637) ** 0.764
+    assert law.predict(**inputs) == pytest.approx(TEACHER + TEACHER**-2.549 * bend * own, rel=1e-12)
 
 
 def test_the_supervised_law_of_distillation_has_the_allocation_of_its_source():

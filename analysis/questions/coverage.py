@@ -37,7 +37,7 @@ NOMINAL = (0.85, 0.95)  # share of 90% intervals that should hold the truth
 class Printed:
     """Hold what was printed of one quantity of one grid, beside the truth.
 
-    low, high: ends of the interval, None where that side is open. is_given: whether an interval was printed at all.
+    low, high: ends of the interval, None where that side is open. is_given: whether an interval with an end was printed.
     """
 
     truth: float
@@ -160,11 +160,11 @@ def outcome(planted: Planted, replicates: int) -> dict[str, Printed]:
         written = {}
     found = {}
     for name, value in known.items():
-        ends = written.get(name)
-        if ends is None:
-            found[name] = Printed(value, None, None, is_given=False)
-        else:
-            found[name] = Printed(value, _finite(ends["low"]), _finite(ends["high"]))
+        ends = written.get(name) or {"low": None, "high": None}
+        low = _finite(ends["low"])
+        high = _finite(ends["high"])
+        # An interval that is open on both sides says nothing: it was withheld.
+        found[name] = Printed(value, low, high, is_given=not (low is None and high is None))
     return found
 
 

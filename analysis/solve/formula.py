@@ -26,6 +26,7 @@ from analysis.solve.starting import best_and_spread, slices
 from experiments.cli import InputError
 
 STEP = 1e-5  # of the complex derivative, of a parameter's scale: slopes to 1e-10, curvatures to 1e-6
+TINY_STEP = 1e-30  # of the same where only slopes are asked for
 MOST_STARTS = 20_000
 LEAST_SOLVED = 1e-12  # of a positive coefficient that was solved for
 
@@ -82,12 +83,12 @@ class FormulaProblem(LawParameters):
         return np.imag(moved) / STEP, np.real(moved)
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """Return the slopes of `predicted` [b, p, r]."""
+        """Return the slopes of `predicted` [b, p, r], exact but for rounding: their step is too small for a curvature."""
         scale = self.scale
         slopes = []
         for at, direction in enumerate(np.diag(scale)):
-            slope, _ = self.along(theta, direction)
-            slopes.append(slope / scale[at])
+            moved = self.predicted(theta + 1j * TINY_STEP * direction)
+            slopes.append(np.imag(moved) / (TINY_STEP * scale[at]))
         return np.stack(slopes, axis=1)
 
     @functools.cached_property

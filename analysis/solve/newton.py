@@ -8,10 +8,11 @@ analysis/solve/problem.py for what it asks of one.
 
 import contextlib
 from contextlib import AbstractContextManager
+import dataclasses
 
 import numpy as np
 
-from analysis.solve.objective import sided, smooth
+from analysis.solve.objective import sided, slope, smooth
 from analysis.solve.problem import Local, Problem
 from analysis.solve.starting import slices
 
@@ -21,11 +22,18 @@ CHUNK_ELEMENTS = 40_000  # batch x rows that stay in cache
 CURVED = 1e-7  # least curvature along an axis, of the metric's
 SAFE_PIVOT = 1e-9
 
+MOST_POLISH = 8  # full steps after a search
+CLOSER = 0.25  # by which each has to lower what is left to gain
+NO_HIGHER = 1e-12  # rounding of an objective
+
 FIRST_DAMPING = 1e-2
 LEAST_DAMPING = 1e-4  # after a step that was not taken
 MOST_DAMPING = 1e8  # a search that needs more is stuck
 RELAX = 8  # by which damping falls after a step that was taken
 TIGHTEN = 6  # by which it rises after one that was not
+ASLEEP = 1e-6  # share of the data below which a term is too small for its logarithm to grow again by steps
+AWAKE = 1e-4  # share of the data that such a term is raised to
+UPHILL = 1e-6  # scaled gradient from which on it is sure that the term should grow
 EXACT = 1e-29  # of the weight: an objective of rounding errors alone
 
 
@@ -115,9 +123,7 @@ def _solve_damped(
     Most points have a positive curvature and take one plain solution; the few others take the dearer way by axes.
     """
     damped = curvature + damping[:, None, None] * metric
-    curves_up = positive(curvature - CURVED * metric)
-    is_solvable = positive(damped / (1 + damping)[:, None, None])
-    easy = curves_up & is_solvable
+    easy = positive(curvature - CURVED * metric)
     move = np.empty_like(gradient)
     if easy.any():
         answer = np.linalg.solve(damped[easy], gradient[easy][:, :, None])
@@ -205,10 +211,12 @@ def minimise(
     tolerance: float = 1e-9,
     max_steps: int = MAX_STEPS,
     held: np.ndarray | None = None,
+    enough: float = 0.0,
 ) -> np.ndarray:
     """Find local minima [b, p] from starts `theta`; `weight` is [r] or [b, r]; `deltas` are Huber deltas to go through.
 
-    `held` [b, p] marks parameters that stay where they start.
+    `held` [b, p] marks parameters that stay where they start. A search also ends where a step promises to lower the
+    objective by less than `enough`.
     """
     result = np.array(theta, dtype=np.float64)
     starts = len(result)
@@ -227,8 +235,51 @@ def minimise(
                 delta,
                 tolerance,
                 max_steps,
+                enough,
             )
     return result
+
+
+def polish(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta: float) -> np.ndarray:
+    """Take full Newton steps from the end of a search [p] for as long as they lead closer: what rounding allows.
+
+    A search ends where the objective no longer falls; where it is flat, parameters are then right to half as many digits.
+    """
+    rows = (1, problem.target.shape[-1])
+    weights = np.broadcast_to(weight, rows)
+    target = np.broadcast_to(problem.target, rows)
+    bounds = problem.bounds()
+    here = theta[None]
+    local = _expand_exactly(problem, here, weights, target, delta)
+    move, left = _full_step(local, here, bounds)
+    for _ in range(MOST_POLISH):
+        there = np.clip(here + move, *bounds)
+        with np.errstate(all="ignore"):
+            trial = _expand_exactly(problem, there, weights, target, delta)
+        next_move, next_left = _full_step(trial, there, bounds)
+        closer = next_left < CLOSER * left
+        if not (closer and trial.value[0] <= local.value[0] * (1 + NO_HIGHER)):
+            break
+        here = there
+        move = next_move
+        left = next_left
+    return here[0]
+
+
+def _expand_exactly(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
+    """Expand the objective around one point [1, p], with the slopes of the jacobian in place of the quicker ones."""
+    residual = problem.residuals(theta, target)
+    pull = sided(weight, residual, problem.above) * slope(residual, delta)
+    gradient = (problem.jacobian(theta) @ pull[:, :, None])[:, :, 0]
+    local = problem.expand(theta, weight, target, delta)
+    return dataclasses.replace(local, gradient=gradient)
+
+
+def _full_step(local: Local, theta: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, float]:
+    """Return an undamped step [1, p] and by how much it promises to lower the objective."""
+    free = free_parameters(theta, local.gradient, bounds)
+    move = step(local, free, np.zeros(1))
+    return move, float(np.abs(np.where(free, local.gradient * move, 0.0).sum()))
 
 
 def _minimise_chunk(
@@ -240,11 +291,13 @@ def _minimise_chunk(
     delta: float,
     tolerance: float,
     max_steps: int,
+    enough: float,
 ) -> np.ndarray:
     """Find local minima [b, p] of one Huber loss. Points that are done leave the batch; `active` are the others."""
     low, high = problem.bounds()
     theta = np.where(held, theta, np.clip(theta, low, high))
     damping = np.full(len(theta), FIRST_DAMPING)
+    rested = np.ones(len(theta), dtype=bool)  # whether the last step that woke a term, if there was one, was taken
     active = np.arange(len(theta))
     local = problem.expand(theta, weight, target, delta)
     for _ in range(max_steps):
@@ -252,7 +305,8 @@ def _minimise_chunk(
         stays = held[active]
         free = free_parameters(here, local.gradient, (low, high)) & ~stays
         move = _shortened(step(local, free, damping[active]), problem.limit)
-        there = np.where(stays, here, np.clip(here + move, low, high))
+        woken = _wake(problem, local, free & rested[active, None], weight[active])
+        there = np.where(stays, here, np.clip(here + move + woken, low, high))
         with np.errstate(all="ignore"):
             trial = problem.expand(there, weight[active], target[active], delta)
 
@@ -262,20 +316,35 @@ def _minimise_chunk(
         bolder = damping[active] / RELAX
         shyer = np.maximum(damping[active], LEAST_DAMPING) * TIGHTEN
         damping[active] = np.where(better, bolder, shyer)
+        wakes = woken.any(axis=1)
+        rested[active] = better | ~wakes
 
-        slope = np.where(free, local.gradient, 0.0)
-        promise = np.abs(np.sum(slope * move, axis=1))
+        downhill = np.where(free, local.gradient, 0.0)
+        promise = np.abs(np.sum(downhill * move, axis=1))
         worthless = promise <= RESOLUTION * local.value
         stationary = cancellation(local, free, problem.limit) <= tolerance
         settled = (worthless | ~better) & stationary
+        settled |= promise * (1 + damping[active]) <= enough  # what is held back by damping counts
         exact = local.value <= EXACT * weight[active].sum(axis=1)
         stuck = damping[active] > MOST_DAMPING
-        going = ~(settled | exact | stuck)
+        going = ~(settled | exact | stuck) | wakes & ~exact
         if not going.any():
             break
         active = active[going]
         local = local.updated(trial, better, going)
     return theta
+
+
+def _wake(problem: Problem, local: Local, free: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return by how much to raise logarithms [b, p] of terms that have all but vanished and should grow; 0 elsewhere.
+
+    Steps of a logarithm gain next to nothing while its term is tiny: without this, zero would be an optimum of its own.
+    """
+    square = np.einsum("bpp->bp", local.metric) / weight.sum(axis=1, keepdims=True)
+    effect = np.sqrt(np.maximum(square, 1e-300)) / problem.unit
+    should_grow = local.gradient < -UPHILL * local.gradient_size
+    asleep = free & problem.logs & (effect < ASLEEP) & should_grow
+    return np.where(asleep, np.log(AWAKE / effect), 0.0)
 
 
 def _shortened(move: np.ndarray, limit: np.ndarray) -> np.ndarray:

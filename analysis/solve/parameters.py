@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.laws.base import Coefficient, FormulaLaw
 
-VANISHED = 1e-30  # smallest positive coefficient
+VANISHED = 1e-120  # a positive coefficient that is zero
 LOG_LIMIT = 3.0  # longest step of a logarithm
 PLAIN_LIMIT = 0.5  # longest step of another parameter, over its scale
 
@@ -41,27 +41,27 @@ class LawParameters:
                 found.append((name, None))
         return tuple(found)
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Coefficients of the free parameters."""
         return tuple(name for name, _ in self.parameters)
 
-    @property
+    @functools.cached_property
     def known(self) -> list[Coefficient]:
         """What is known of each free parameter before any data."""
         return [self.law.COEFFICIENTS[name] for name in self.names]
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of free parameters."""
         return len(self.parameters)
 
-    @property
+    @functools.cached_property
     def logs(self) -> np.ndarray:
         """Which parameters are logarithms [p]."""
         return np.array([coefficient.log for coefficient in self.known])
 
-    @property
+    @functools.cached_property
     def scale(self) -> np.ndarray:
         """A typical size of each parameter [p]: its scale or largest start; 1 for logarithms and where there is none."""
         largest = []
@@ -71,7 +71,7 @@ class LawParameters:
         sizes = np.array(largest)
         return np.where(self.logs, 1.0, np.where(sizes > 0, sizes, 1.0))
 
-    @property
+    @functools.cached_property
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
         return np.where(self.logs, LOG_LIMIT, PLAIN_LIMIT * self.scale)

@@ -85,17 +85,17 @@ class SumProblem:
         """Number of free parameters."""
         return self.terms + self.exponents
 
-    @property
+    @functools.cached_property
     def logs(self) -> np.ndarray:
         """Which parameters are logarithms [p]: the terms."""
         return np.arange(self.size) < self.terms
 
-    @property
+    @functools.cached_property
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
         return np.where(self.logs, TERM_STEP, EXPONENT_STEP)
 
-    @property
+    @functools.cached_property
     def unit(self) -> float:
         """A typical size of what residuals are differences of."""
         return float(np.exp(self.target.max())) if self.raw else 1.0
@@ -240,14 +240,17 @@ class SumProblem:
 
     def in_units(self, theta: np.ndarray, at: int) -> tuple["SumProblem", np.ndarray]:
         """Return problem and parameters in which term `at` is the log of its coefficient, not of its middle."""
-        if at >= self.terms or theta[at] <= self.bounds()[0][at]:
+        if at >= self.terms:
             return self, theta
         shift = np.zeros_like(self.centre)
         shift[at] = self.centre[at]
+        slopes = self.slopes + shift[:, None]
+        other = dataclasses.replace(self, slopes=slopes, centre=self.centre - shift)
         moved = theta.copy()
         moved[at] -= float(self.centre[at] @ theta[self.terms :])
-        slopes = self.slopes + shift[:, None]
-        return dataclasses.replace(self, slopes=slopes, centre=self.centre - shift), moved
+        if theta[at] <= self.bounds()[0][at]:
+            moved[at] = other.bounds()[0][at]  # zero stays zero
+        return other, moved
 
     def starts(self, weight: np.ndarray, keep: int) -> np.ndarray:
         """Return starts [keep, p]: a grid of exponents, prefactors solved for, the best of it and some of the rest."""

@@ -1,25 +1,32 @@
 """Measure how much worse a law fits when one coefficient is held away from its estimate: profile likelihood.
 
-The objective is not a likelihood: a rise of it is compared with what the scatter of the rows makes of it, so that the
-intervals hold for robust losses too (Heritier & Ronchetti 1994; with least squares it is the F test).
+Walk away from the estimate, refit at each step from the fits beside it (continuation), and find where the objective has
+risen enough by a bracketed search, as MINUIT's MINOS does (James & Roos 1975). The objective is not a likelihood: a rise
+of it is compared with what the scatter of the rows makes of it (Heritier & Ronchetti 1994). With least squares that is
+the F test; with a robust loss and tails as heavy as Cauchy's such intervals hold the truth less often than they say.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy.special import fdtri
 
-from analysis.solve import newton
 from analysis.solve.objective import sided, slope
 from analysis.solve.optimum import Optimum
+from analysis.trust.held_fits import CLOSE, HeldFits
 
-POINTS = 6  # on either side of the estimate, in each round
-ROUNDS = 3  # each reaches three times as far as the one before
-WIDEN = 3.0
-REACH = 2.5  # standard errors that the first round reaches
-SMALLEST_STEP = 1e-9
+FIRST_STEP = 0.4  # standard errors
+WIDEN = 1.4  # by which each step is longer than the one before
+SMALLEST_STEP = 1e-12
+AT_ONCE = 4  # steps
+MOST_ROUNDS = 25  # of so many steps
 VANISHED_FROM = 0.003  # of the data's size: where the profile of a term that is zero begins
-MOST_STEPS = 60
-TOLERANCE = 1e-6
+CLOSE_ENOUGH = 0.05  # of the threshold: how far the objective may rise over a bracket that is narrow
+NARROWEST = 1e-6  # bracket of an end, of its distance from the estimate
+DRAWN = 4  # points between the estimate and an end, at least
+SAME_END = 0.02  # of the way to an end: how far it may move when all fits are tried again
+MOST_REPAIRS = 5
+EXACT = 1e-22  # of the weight: a threshold of rounding errors alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,113 +89,164 @@ def _mean_curvature(residual: np.ndarray, used: np.ndarray, delta: float, parame
 
 def profiles(found: Optimum, level: float) -> dict[str, Profile]:
     """Profile every free coefficient around a fit, by its name."""
+    worth, errors = spread(found)
+    spare = max(len(found.weight) - found.problem.size, 1)
+    threshold = 0.5 * worth * float(fdtri(1, spare, level))
     profiled = {}
     for at, name in enumerate(found.problem.names):
-        problem, theta = found.problem.in_units(found.theta, at)
-        in_units = dataclasses.replace(found, problem=problem, theta=theta)
-        profiled[name] = _profile(in_units, at, level)
+        profiled[name] = profile(HeldFits(found, at, threshold), errors[at], level)
     return profiled
 
 
-def _profile(found: Optimum, at: int, level: float) -> Profile:
-    """Profile parameter `at`: walk away from the estimate on either side until the objective has risen enough."""
-    from scipy.stats import f
-
-    problem = found.problem
-    worth, errors = spread(found)
-    freedom = max(len(found.weight) - problem.size, 1)
-    threshold = 0.5 * worth * float(f.ppf(level, 1, freedom))
-    delta = found.deltas[-1]
-    least = float(newton.values_at(problem, found.theta[None], found.weight, delta)[0])
-
-    points = np.array([found.theta[at]])
-    rises = np.array([0.0])
-    for side in (-1.0, 1.0):
-        walked, rising = _walk(found, at, side, errors[at], threshold, least)
-        points = np.r_[points, walked]
-        rises = np.r_[rises, rising]
-    order = np.argsort(points, kind="stable")
-    points = points[order]
-    rises = rises[order]
-
-    middle = int(np.searchsorted(points, found.theta[at]))
-    down = slice(middle, None, -1)
-    up = slice(middle, None)
-    low = _crossing(points[down], rises[down], threshold)
-    high = _crossing(points[up], rises[up], threshold)
-    is_log = bool(problem.logs[at])
+def profile(fits: HeldFits, error: float, level: float) -> Profile:
+    """Profile one parameter: find both ends, then draw through the points between; None is an end that is not there."""
+    estimate = float(fits.minima[0, fits.at])
+    low: float | None = estimate
+    high: float | None = estimate
+    exact = EXACT * fits.found.weight.sum() * fits.problem.unit**2
+    if fits.threshold > exact:  # rows that lie exactly on the law have no scatter to measure a rise by
+        low, high = _find_ends(fits, estimate, error)
+        for _ in range(MOST_REPAIRS):
+            more = _between(fits, estimate, low, high)
+            if len(more):
+                fits.add(more)
+            fits.settle()
+            before = (low, high)
+            low, high = _find_ends(fits, estimate, error)
+            if _are_same(before, (low, high), estimate):
+                break
+        fits.settle()
+    is_log = bool(fits.problem.logs[fits.at])
     return Profile(
-        values=_in_units(points, is_log),
-        objective=least + rises,
-        threshold=threshold,
+        values=_in_units(fits.value, is_log),
+        objective=fits.least + np.maximum(fits.rise, 0.0),
+        threshold=fits.threshold,
         level=level,
         low=None if low is None else float(_in_units(low, is_log)),
         high=None if high is None else float(_in_units(high, is_log)),
     )
 
 
-def _walk(
-    found: Optimum,
-    at: int,
-    side: float,
-    error: float,
-    threshold: float,
-    least: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise with parameter `at` held at points on one side, -1 or 1: the points and the rises of the objective there.
-
-    Each round starts from the end of the one before and reaches WIDEN times as far.
-    """
-    problem = found.problem
-    theta = found.theta
-    delta = found.deltas[-1]
-    low, high = problem.bounds()
-    bound = low[at] if side < 0 else high[at]
-    held = np.arange(len(theta)) == at
-    step = float(np.clip(error if error > 0 else np.inf, SMALLEST_STEP, problem.limit[at]))
-    vanished = bool(problem.logs[at]) and theta[at] <= low[at]
-    if vanished and side < 0:
-        return np.empty(0), np.empty(0)
-
-    points = []
-    rises = []
-    last = theta
-    for turn in range(1 if vanished else ROUNDS):
-        if vanished:  # there is no step in logarithms from zero; the term grows to the size of the data
-            sizes = np.geomspace(VANISHED_FROM, 1.0, 2 * POINTS)
-            new = float(np.median(problem.target)) + np.log(sizes)
-        else:
-            reach = WIDEN**turn * step * np.arange(1, POINTS + 1) * REACH / POINTS
-            new = np.unique(np.clip(theta[at] + side * reach, low[at], high[at]))
-        starts = np.repeat(last[None], len(new), axis=0)
-        starts[:, at] = new
-        ends = newton.minimise(
-            problem, starts, found.weight, (delta,), tolerance=TOLERANCE, max_steps=MOST_STEPS, held=held
-        )
-        rise = np.maximum(newton.values_at(problem, ends, found.weight, delta) - least, 0.0)
-        points.append(new)
-        rises.append(rise)
-        farthest = -1 if side > 0 else 0
-        last = ends[farthest]
-        if rise[farthest] > threshold or np.isin(bound, new):
+def _find_ends(fits: HeldFits, estimate: float, error: float) -> tuple[float | None, float | None]:
+    """Find where the objective rises to the threshold on both sides; the searches take their steps together."""
+    down = _Search(fits, estimate, -1, error)
+    up = _Search(fits, estimate, 1, error)
+    for _ in range(MOST_ROUNDS):
+        new = np.unique(np.r_[down.next(), up.next()])
+        if not len(new):
             break
-    return np.concatenate(points), np.concatenate(rises)
+        fits.add(new)
+    return down.end(), up.end()
+
+
+class _Search:
+    """Look for the end on one side, -1 or 1, of the estimate: where the objective has risen to the threshold.
+
+    Steps lead outwards until it has, then a bracket is narrowed. Of several such places the outermost one is the end: a
+    second valley that fits as well belongs to the interval.
+    """
+
+    def __init__(self, fits: HeldFits, estimate: float, side: int, error: float):
+        self.fits = fits
+        self.estimate = estimate
+        self.side = side
+        first = FIRST_STEP * error if error > 0 else np.inf
+        self.step = float(np.clip(first, SMALLEST_STEP, fits.problem.limit[fits.at]))
+
+    def next(self) -> np.ndarray:
+        """Return the values to refit at next; none where the end is found, or nothing is left to try."""
+        fits = self.fits
+        inner, outer = _bracket(fits, self.estimate, self.side)
+        value = fits.value[inner]
+        if outer is not None:
+            if _is_narrow(fits, self.estimate, inner, outer):
+                return np.empty(0)
+            share = _share_of_bracket(fits, inner, outer)
+            return value + _shares_to_try(share) * (fits.value[outer] - value)
+        steps = self.step * WIDEN ** np.arange(AT_ONCE)
+        self.step = WIDEN * steps[-1]
+        new = np.clip(value + self.side * np.cumsum(steps), fits.low, fits.high)
+        return np.unique(new[new != value])
+
+    def end(self) -> float | None:
+        """Return the end, on the straight root of the rise over its bracket; None where it never comes to the threshold."""
+        inner, outer = _bracket(self.fits, self.estimate, self.side)
+        if outer is None:
+            return None
+        first, last = self.fits.value[[inner, outer]]
+        return float(first + _share_of_bracket(self.fits, inner, outer) * (last - first))
+
+
+def _bracket(fits: HeldFits, estimate: float, side: int) -> tuple[int, int | None]:
+    """Return the outermost known fit on one side that lies below the threshold, and the one beyond it, if there is one."""
+    rounding = 4 * CLOSE * max(1.0, abs(estimate))
+    on_side = np.flatnonzero(side * (fits.value - estimate) >= -rounding)
+    outwards = on_side[:: 1 if side > 0 else -1]
+    below = np.flatnonzero(fits.rise[outwards] <= fits.threshold)
+    last = int(below[-1])
+    inner = int(outwards[last])
+    return inner, int(outwards[last + 1]) if last + 1 < len(outwards) else None
+
+
+def _is_narrow(fits: HeldFits, estimate: float, inner: int, outer: int) -> bool:
+    """Whether a bracket holds its end closely enough."""
+    if fits.rise[outer] - fits.rise[inner] <= CLOSE_ENOUGH * fits.threshold:
+        return True
+    reach = abs(fits.value[outer] - estimate)
+    return bool(abs(fits.value[outer] - fits.value[inner]) <= NARROWEST * reach)
+
+
+def _share_of_bracket(fits: HeldFits, inner: int, outer: int) -> float:
+    """Return how far into a bracket its end is to be expected: the root of the rise is nearly straight."""
+    root_inner = np.sqrt(max(fits.rise[inner], 0.0))
+    root_outer = np.sqrt(fits.rise[outer])
+    if not np.isfinite(root_outer):
+        return 0.5
+    return float((np.sqrt(fits.threshold) - root_inner) / (root_outer - root_inner))
+
+
+def _shares_to_try(share: float) -> np.ndarray:
+    """Return how far into a bracket to refit: near where its end is expected, on both sides, and in the middle."""
+    room = min(share, 1 - share)
+    return np.array([share - 0.1 * room, share + 0.1 * room, 0.5])
+
+
+def _are_same(
+    ends: tuple[float | None, float | None], others: tuple[float | None, float | None], estimate: float
+) -> bool:
+    """Whether two pairs of ends are one."""
+    for end, other in zip(ends, others, strict=True):
+        if end is None or other is None:
+            if end is not other:
+                return False
+        elif abs(end - other) > SAME_END * abs(other - estimate):
+            return False
+    return True
+
+
+def _between(fits: HeldFits, estimate: float, low: float | None, high: float | None) -> np.ndarray:
+    """Return values to draw a profile through: some on both sides of the estimate."""
+    values = []
+    for end, farthest in ((low, fits.value[0]), (high, fits.value[-1])):
+        last = farthest if end is None else end
+        first = estimate
+        if _has_vanished(fits, estimate):  # in logarithms zero is far from everything
+            first = max(estimate, last + np.log(VANISHED_FROM))
+        known = (fits.value > min(first, last)) & (fits.value < max(first, last))
+        if np.count_nonzero(known) < DRAWN:
+            shares = np.arange(1, DRAWN + 1) / (DRAWN + 1)
+            values.append(first + shares * (last - first))
+    if not values:
+        return np.empty(0)
+    return np.unique(np.clip(np.concatenate(values), fits.low, fits.high))
+
+
+def _has_vanished(fits: HeldFits, estimate: float) -> bool:
+    """Whether the estimate is a term that is zero."""
+    return bool(fits.problem.logs[fits.at]) and estimate <= fits.low
 
 
 def _in_units(values: np.ndarray | float, is_log: bool) -> np.ndarray:
     """Return parameters in the units of the coefficient."""
     with np.errstate(over="ignore"):
         return np.exp(values) if is_log else np.asarray(values)
-
-
-def _crossing(points: np.ndarray, rises: np.ndarray, threshold: float) -> float | None:
-    """Return where the rise, going away from the estimate, first passes the threshold; its root is nearly straight."""
-    over = np.flatnonzero(rises > threshold)
-    if not len(over) or over[0] == 0:
-        return None
-    after = over[0]
-    before = after - 1
-    root_before = np.sqrt(rises[before])
-    root_after = np.sqrt(rises[after])
-    share = (np.sqrt(threshold) - root_before) / (root_after - root_before)
-    return float(points[before] + share * (points[after] - points[before]))

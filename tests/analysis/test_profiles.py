@@ -1,0 +1,100 @@
+"""Profile likelihoods: each point is the best fit with its coefficient held, and the ends are where they say."""
+
+import numpy as np
+import pytest
+
+from analysis.fitting import formula_fit
+from analysis.fitting.spec import FitSpec
+from analysis.grid.table import Columns
+from analysis.laws.chinchilla import Chinchilla
+from analysis.questions import fit as fitting
+from analysis.solve import formula, optimum
+from analysis.trust import profile
+from analysis.trust.held_fits import HeldFits
+from tests.support import planted
+
+TRUTH = Chinchilla(1.69, 406.4, 410.7, 0.34, 0.28)
+SPEC = FitSpec(bootstrap=0, thorough=False).for_law(Chinchilla)
+JUST_THRESHOLD = 0.02  # of the threshold: how far two fits of one point may lie apart
+
+
+def ladder(jitter: float, seed: int) -> Columns:
+    """20 sizes with D about 20 N, noise 0.3%."""
+    draw = np.random.default_rng(seed)
+    N = np.geomspace(1e7, 1e10, 20)
+    D = 20 * N * np.exp(jitter * draw.standard_normal(20))
+    return planted.columns(N, D, TRUTH.predict(N, D) * np.exp(0.003 * draw.standard_normal(20)))
+
+
+def isoflop(seed: int) -> Columns:
+    frame = planted.isoflop_frame(noise=0.003, sizes=8, seed=seed)
+    N, D, loss = (frame[name].to_numpy() for name in ("params", "tokens", "loss"))
+    return planted.columns(N, D, loss)
+
+
+def best(columns: Columns) -> optimum.Optimum:
+    problem = formula_fit.pose(columns, Chinchilla, SPEC)
+    return optimum.find(problem, np.ones(len(columns)), SPEC.objective, SPEC.objective.stages(), 128)
+
+
+def held(columns: Columns, name: str, value: float) -> float:
+    """The objective of a fit from scratch with the coefficient held, by the way of formulas and not that of sums."""
+    problem = formula.problem(Chinchilla, columns.values, False, {name: value})
+    return optimum.find(problem, np.ones(len(columns)), SPEC.objective, SPEC.objective.stages(), 64).value
+
+
+def one_profile(found: optimum.Optimum, name: str) -> tuple[profile.Profile, np.ndarray]:
+    """A profile, and its rises over the threshold."""
+    worth, errors = profile.spread(found)
+    at = found.problem.names.index(name)
+    drawn = profile.profile(HeldFits(found, at, 1.5 * worth), errors[at], 0.9)
+    return drawn, (drawn.objective - found.value) / drawn.threshold
+
+
+@pytest.mark.parametrize("seed", range(1))
+def test_a_profile_of_isoflop_curves_only_rises_away_from_the_estimate(seed):
+    found = fitting.fit(isoflop(seed), Chinchilla, FitSpec(bootstrap=2))
+    for name, drawn in found.profiles.items():
+        rise = (drawn.objective - found.objective) / drawn.threshold
+        middle = int(np.argmin(rise))
+        assert (np.diff(rise[middle:]) > -1e-3).all() and (np.diff(rise[: middle + 1]) < 1e-3).all()
+        assert drawn.values[rise <= 1].min() >= drawn.low > drawn.values[rise > 1].min()
+        assert drawn.low < getattr(found.law, name) < drawn.high
+
+
+@pytest.mark.parametrize(("jitter", "seed", "name"), [(0.03, 0, "A"), (0.1, 1, "beta")])
+def test_each_point_of_a_profile_of_a_ladder_is_a_fit_with_its_coefficient_held(jitter, seed, name):
+    columns = ladder(jitter, seed)
+    found = best(columns)
+    drawn, rise = one_profile(found, name)
+    jumps = np.r_[np.abs(np.diff(rise)), 0]
+    most_doubtful = np.argsort(np.where(rise < 8, -jumps, 0))[:3]
+    again = [(held(columns, name, drawn.values[at]) - found.value) / drawn.threshold for at in most_doubtful]
+    assert rise[most_doubtful] == pytest.approx(again, abs=JUST_THRESHOLD)
+
+
+@pytest.mark.parametrize("name", ["A", "beta"])
+def test_the_ends_of_a_profile_are_where_a_fit_from_scratch_is_as_much_worse_as_they_say(name):
+    columns = isoflop(3)
+    found = best(columns)
+    drawn, _ = one_profile(found, name)
+    rises = [held(columns, name, end) - found.value for end in (drawn.low, drawn.high)]
+    assert rises == pytest.approx([drawn.threshold] * 2, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jitter", [0.01, 0.03, 0.1])
+def test_no_profile_of_a_ladder_has_a_spike(jitter):
+    """12 grids: of each profile the points beside the largest jumps, refitted from scratch."""
+    wrong = []
+    for seed in range(12):
+        columns = ladder(jitter, seed)
+        found = best(columns)
+        for name in ("E", "A", "B", "alpha", "beta"):
+            drawn, rise = one_profile(found, name)
+            jumps = np.r_[np.abs(np.diff(rise)), 0]
+            for at in np.argsort(np.where(rise < 2, -jumps, 0))[:3]:
+                again = (held(columns, name, drawn.values[at]) - found.value) / drawn.threshold
+                if rise[at] > again + JUST_THRESHOLD:
+                    wrong.append((seed, name, drawn.values[at], rise[at], again))
+    assert not wrong

@@ -44,7 +44,7 @@ class AgainError(WorkError):
 
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_DENIED = (errno.EACCES, errno.EPERM)  # whether it was to be read or to be written
 
 
 def explain(error: BaseException) -> str:
@@ -57,8 +57,11 @@ def explain(error: BaseException) -> str:
         named = re.search(r'file "?(/[^"\s]+)', text)
         where = getattr(error, "filename", None) or (named[1] if named else "the disk")
         return f"{where}: no space left; free some and run the same command again"
-    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-        return f"{error.filename or 'a path'}: cannot be written ({os.strerror(error.errno).lower()})"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error.filename or 'a path'}: cannot be written (read-only file system)"
+    if isinstance(error, OSError) and error.errno in _DENIED:
+        denied = os.strerror(error.errno).lower()
+        return f"{error.filename or 'a path'}: {denied}; expected a path that this user may use"
     return text if isinstance(error, InputError | WorkError) else f"{type(error).__name__}: {text}"
 
 

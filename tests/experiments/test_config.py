@@ -1,10 +1,11 @@
 """Configs: defaults to a frozen run, what is refused, what a fingerprint and a signature depend on."""
 
 import dataclasses
+import errno
 
 import pytest
 
-from experiments.cli import InputError
+from experiments.cli import InputError, explain
 from experiments.configs import default, smoke
 from experiments.run import identity, options_table, schema
 from experiments.run.freeze import freeze as freeze_
@@ -207,6 +208,12 @@ def test_the_command_prints_the_table_of_options():
     assert "model.capacity_factor" in done.stdout and "execution.mesh.fsdp" in done.stdout
     done = run_command("experiments.train", "--options=mo")
     assert done.returncode == 2 and done.stderr == "error: family='mo' is not known; did you mean 'moe'?\n"
+
+
+def test_a_path_that_may_not_be_read_is_not_said_to_be_unwritable():
+    denied = explain(PermissionError(errno.EACCES, "Permission denied", "/a/table.csv"))
+    assert denied.startswith("/a/table.csv: permission denied") and "written" not in denied
+    assert "cannot be written" in explain(OSError(errno.EROFS, "Read-only file system", "/a/out.json"))
 
 
 def test_an_exception_in_a_thread_is_one_line():

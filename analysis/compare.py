@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     paths = reading.grid_paths(argv)
     check_writable(values.out, "--out")
     text = columns_text()
-    grid = reading.load(paths)
+    grid = options.load_grid(paths)
     law = options.law(grid, values.law)
     spec = options.spec(fitted=law)
     needed = (*law.ROLES, "family")

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     target = Target.parse(values.target)
     until = None if values.until is None else Until.parse(values.until)
     spec = options.spec()
-    grid = reading.load(paths)
+    grid = options.load_grid(paths)
     plausible = [laws.load(name) for name in values.laws]
     chosen = of_single_runs([*plausible, *options.formulas(grid)])
     columns = together(grid, chosen, values.columns, values.where)

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     if values.out is None:
         raise InputError("--out is missing; expected the path of the JSON file to write, for example --out=fit.json")
     check_writable(values.out, "--out")
-    grid = reading.load(paths)
+    grid = options.load_grid(paths)
     law = options.law(grid, values.law)
     spec = options.spec(values.interpolation, law)
     if values.by is not None:

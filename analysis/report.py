@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     check_writable(values.out, "--out")
     numbers_path = os.path.splitext(values.out)[0] + ".numbers.json"
     cli.check_output(numbers_path, "--out")
-    grid = reading.load(paths)
+    grid = options.load_grid(paths)
     found = survey(grid, spec, values.columns, values.where)
     drawn = figures.draw_all(found)
     command = running_command("analysis.report")

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     if values.out is not None:
         check_writable(values.out, "--out")
     spec = options.spec()
-    grid = reading.load(paths)
+    grid = options.load_grid(paths)
     chosen = [laws.load(name) for name in values.laws] or applicable(grid, values.columns, values.where)
     chosen += options.formulas(grid)
     if not chosen:

@@ -40,6 +40,11 @@ def define() -> None:
         'A law of your own: "L = E + A/N^alpha + B/D^beta", or "mine: L = ..." with a name. Roles and columns are data, '
         "other names coefficients; alpha[0:2] bounds one, alpha[0:2, 0.3] also starts it. Parsed, never evaluated.",
     )
+    flags.DEFINE_list(
+        "best_of",
+        [],
+        "What was tuned, for example lr,batch: of runs that differ in nothing else, only the best one is used.",
+    )
     flags.DEFINE_string("loss", None, "Loss of a residual: huber, least_squares, lad; by default the law's source's.")
     flags.DEFINE_string("residual", None, "Residual: log (of the loss) or raw; by default the law's source's.")
     flags.DEFINE_float("huber_delta", None, "Huber's delta (1e-3). The objective is summed over rows.")
@@ -62,6 +67,13 @@ def define() -> None:
     flags.DEFINE_bool("weighted", False, "IsoFLOP minima that noise moves less count more (isoflop).")
     flags.DEFINE_float("level", 0.9, "Level of the intervals.")
     cli.define_integer("seed", 42, "Seed of the bootstrap.")
+
+
+def load_grid(paths: Sequence[str]) -> "Grid":
+    """Read the grid of a fit as the flags say, --best_of among them."""
+    grid = reading.load(paths)
+    names = tuple(name.strip() for name in flags.FLAGS.best_of)
+    return dataclasses.replace(grid, best_of=tuple(filter(None, names)))
 
 
 def law(grid: "Grid", name: str) -> "type[Law]":

@@ -7,18 +7,19 @@ import numpy as np
 
 from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
-from analysis.grid import units
+from analysis.grid import cost, units
 from analysis.grid.table import Columns
-from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, FormulaLaw, SumLaw
+from analysis.laws.base import FormulaLaw, SumLaw
 from analysis.solve import formula, newton, optimum
 from analysis.solve.optimum import Optimum
 from analysis.solve.problem import Problem
 from analysis.solve.sums import SumProblem
 from analysis.trust import bootstrap, certificate, influence, profile
 from analysis.trust.certificate import Evidence
+from analysis.trust.residuals import Residuals, row_counts
 from experiments.cli import InputError, nearest
 
-VARIES = 1.02  # C/(N D) over the rows, largest over smallest: below, it is one number
+SHARES = {"accuracy", "error", "pass_rate"}  # targets that are shares of questions
 
 
 def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
@@ -49,12 +50,28 @@ def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray 
     return SumProblem.create(slopes, columns[law.TARGET], raw, order, above, names)
 
 
-def row_weights(columns: Columns) -> np.ndarray:
-    """Return the weights of the rows, with mean 1; all alike where no column gives them."""
-    if "weight" not in columns:
+def row_weights(columns: Columns, target: str) -> np.ndarray:
+    """Return the weights of the rows in a fit of `target`, with mean 1.
+
+    The role `weight`, else the inverse of the binomial variance of a share of so many `questions`, else all alike.
+    """
+    if "weight" in columns:
+        weight = columns["weight"]
+    elif "questions" in columns and target in SHARES:
+        weight = 1 / binomial_variance(columns[target], columns["questions"])
+    else:
         return np.ones(len(columns))
-    weight = columns["weight"]
     return weight / weight.mean()
+
+
+def binomial_variance(share: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """Return the variance of a share of questions [rows], with one success and one failure added (Agresti & Coull 1998).
+
+    So that a share of 0 or 1 is not taken for certain.
+    """
+    rounded = np.clip(share, 0.0, 1.0)
+    centre = (rounded * questions + 1) / (questions + 2)
+    return centre * (1 - centre) / (questions + 2)
 
 
 def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
@@ -70,7 +87,7 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
     # The robust losses of raw residuals are scaled by a typical size of the target.
     typical = float(np.median(np.abs(columns[law.TARGET])))
     deltas = objective.stages(typical)
-    weights = row_weights(columns)
+    weights = row_weights(columns, law.TARGET)
     found = optimum.find(problem, weights, objective, deltas, spec.starts)
     if not found.gradient <= optimum.STATIONARY:
         raise FitError(
@@ -82,11 +99,14 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
 
 def _check_rows(columns: Columns, law: type[FormulaLaw], spec: FitSpec, problem: Problem) -> None:
     """Raise InputError where there are fewer rows than coefficients to fit."""
-    if len(columns) >= problem.size:
+    counting = int((row_counts(columns) > 0).sum())
+    if counting >= problem.size:
         return
     free = ", ".join(name for name in law.names() if name not in spec.fixed)
+    bounds = len(columns) - counting
+    only_bound = f" ({bounds} more only bound the law)" if bounds else ""
     raise InputError(
-        f"GRID: {len(columns)} usable rows, {law.NAME} has {problem.size} coefficients to fit ({free}); "
+        f"GRID: {counting} usable rows{only_bound}, {law.NAME} has {problem.size} coefficients to fit ({free}); "
         f"expected at least {problem.size} rows ({len(columns.dropped)} were dropped)"
     )
 
@@ -112,14 +132,14 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
     target = columns[law.TARGET]
     additive = bool((target <= 0).any())
     bare = certificate.Certificate(True, found.agreeing, found.gradient)
-    units_of_rows = bootstrap.unit_count(len(columns), run)
-    freedom = units_of_rows - problem.size
+    distances = Residuals.of(residuals(fitted, columns, additive), columns, additive)
+    freedom = distances.units - problem.size
     result = FitResult(
         law=fitted,
         spec=spec,
         columns=columns,
         objective=found.value,
-        residual=residuals(fitted, columns, additive),
+        residual=distances.value,
         certificate=bare,
         draws=draws,
         left_out=coefficients_left_out,
@@ -130,7 +150,7 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
     evidence = Evidence(
         law=fitted,
         columns=columns,
-        residual=result.residual,
+        residuals=distances,
         intervals=result.intervals(),
         left_out=coefficients_left_out,
         profiles=profiles,
@@ -155,30 +175,9 @@ def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:
     return np.log(positive) - np.log(observed)
 
 
-def flops_factor(columns: Columns) -> tuple[float, str]:
-    """Return C/(N D), the geometric mean over the rows, and a note when it varies; 6 when a role is missing."""
-    if not all(role in columns for role in ("N", "D", "C")):
-        return FLOPS_PER_PARAM_TOKEN, ""
-    log_c = np.log(columns["C"])
-    log_n = np.log(columns["N"])
-    log_d = np.log(columns["D"])
-    logs = log_c - log_n - log_d
-    factor = float(np.exp(logs.mean()))
-    if abs(factor / FLOPS_PER_PARAM_TOKEN - 1) < 1e-9:
-        factor = FLOPS_PER_PARAM_TOKEN  # to the digit, where only rounding lies between
-    least = logs.min()
-    most = logs.max()
-    low = np.exp(least)
-    high = np.exp(most)
-    if high <= VARIES * low:
-        return factor, ""
-    note = f"C = {factor:.3g} N D on average, {low:.3g} to {high:.3g} over the rows; optima at given C use the average"
-    return factor, note
-
-
 def noted(result: FitResult, columns: Columns) -> FitResult:
     """Add to a fit what its rows say of costs and units: C/(N D), and doubts about the columns as they were given."""
-    factor, note = flops_factor(result.columns)
+    factor, note = cost.flops_factor(result.columns)
     notes = [*result.columns.notes]
     if note:
         notes.append(note)

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
+from analysis.grid import cost
 from analysis.grid.table import Columns
+from analysis.laws.allocation import Allocation
 from analysis.trust.certificate import Certificate
 from analysis.trust.interval import Interval, interval_of
+from analysis.trust.one_run import Noise
 from analysis.trust.profile import Profile
+from analysis.trust.residuals import Residuals
 
 SCHEMA = 1
 
@@ -44,6 +48,26 @@ class FitResult:
     flops_per_param_token: float = 6.0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     additive: bool = False  # residuals are differences: the target may be negative
+
+    @property
+    def cost(self) -> str:
+        """Which count of FLOPs C is, in words; empty for a law without N and D."""
+        return cost.in_words(self.columns.sources, self.flops_per_param_token)
+
+    @property
+    def residuals(self) -> Residuals:
+        """The residuals with what each of them counts."""
+        return Residuals.of(self.residual, self.columns, self.additive)
+
+    @property
+    def noise(self) -> Noise:
+        """How far single runs lie from the law.
+
+        Laws of the optimum have residuals of optima; their certificate holds the scatter of ln loss.
+        """
+        if isinstance(self.law, Allocation):
+            return Noise.normal(self.certificate.rms_log_residual or 0.0)
+        return Noise.of(self.residuals, len(self.law.names()) - len(self.spec.fixed))
 
     def stacked(self) -> Any:
         """Return the law with its bootstrap replicates as coefficients."""
@@ -98,6 +122,28 @@ def pack(draws: np.ndarray) -> dict[str, Any]:
     return {"dtype": "<f8", "shape": list(data.shape), "base64": text}
 
 
+def noise_fields(noise: Noise) -> dict[str, Any]:
+    """Write how far runs lie from a law; `noise_of` reads it."""
+    return {
+        "value": pack(noise.value),
+        "weight": pack(noise.weight),
+        "spare": noise.spare,
+        "sd": noise.sd,
+        "additive": noise.additive,
+    }
+
+
+def noise_of(fields: Mapping[str, Any]) -> Noise:
+    """Read what `noise_fields` wrote; KeyError or ValueError when it is damaged."""
+    return Noise(
+        value=unpack(fields["value"]),
+        weight=unpack(fields["weight"]),
+        spare=int(fields["spare"]),
+        sd=float(fields["sd"]),
+        additive=bool(fields["additive"]),
+    )
+
+
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
     """Read what `pack` wrote; ValueError when the text is damaged."""
     if packed["dtype"] != "<f8":
@@ -128,10 +174,12 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "notes": list(columns.notes),
         "ranges": ranges(columns, result.flops_per_param_token),
         "flops_per_param_token": result.flops_per_param_token,
+        "cost": result.cost,
         "details": result.details,
         "draws": pack(result.draws),
         "left_out": None if result.left_out is None else pack(result.left_out),
         "freedom": result.freedom,
+        "noise": noise_fields(result.noise),
         "data_sha256": data_sha256,
         "command": command if isinstance(command, str) else " ".join(command),
     }

@@ -30,6 +30,7 @@ from experiments.cli import InputError, nearest
 Path = str | os.PathLike[str]
 Source = Grid | pd.DataFrame | Path | Sequence[Path]
 
+BEST_OF = "best_of"  # of what was tuned: of runs that differ in nothing else, only the best one is used
 MOST_REASONS = 5  # to leave rows out, that are shown
 USUAL = ("N", "D", "C", "loss")  # roles that are looked for whatever the law
 
@@ -175,16 +176,30 @@ class Asked:
         return scoreboard.together(self.grid, laws, self.grid.named, self.grid.where)
 
 
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names that are written with commas between them, or one by one."""
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names)
+
+
 def understand(source: Source, where: str | None, given: Mapping[str, Any]) -> Asked:
-    """Split keywords into roles of columns and options of FitSpec. Raises InputError for others."""
+    """Split keywords into roles of columns, options of FitSpec and best_of="lr,batch". Raises InputError for others."""
     options = {field.name for field in dataclasses.fields(FitSpec)}
     columns = {}
     chosen = {}
+    best_of: tuple[str, ...] = ()
     for name, value in given.items():
-        if name in ROLES:
+        if name == BEST_OF:
+            best_of = _names(value)
+        elif name in ROLES:
             columns[name] = value
         elif name in options:
             chosen[name] = value
         else:
-            raise InputError(f"{name}: neither a role nor an option; {nearest(name, [*ROLES, *options], 'name')}")
-    return Asked(read(source, where, columns), FitSpec(**chosen))
+            raise InputError(
+                f"{name}: neither a role nor an option; {nearest(name, [*ROLES, *options, BEST_OF], 'name')}"
+            )
+    grid = read(source, where, columns)
+    if best_of:
+        grid = dataclasses.replace(grid, best_of=best_of)
+    return Asked(grid, FitSpec(**chosen))

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from analysis.grid import expression
-from analysis.grid.roles import ROLES
+from analysis.grid.roles import ROLES, usual_names
 from analysis.grid.table import Grid
 from experiments.cli import InputError, nearest
 
@@ -94,7 +94,7 @@ class RoleFinder:
         """The column or formula that the user named, else the first usual name that is a column."""
         if role in self.given:
             return self.given[role]
-        return next((name for name in ROLES[role].columns if name in self.grid), None)
+        return next((name for name in usual_names(role) if name in self.grid), None)
 
     def _compute(self, role: str, formula: str) -> np.ndarray:
         """Compute a role that is a formula of columns and other roles; InputError where these need it themselves."""

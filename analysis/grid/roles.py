@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """Describe a meaning. columns: the names that are tried for it, in this order.
+    """Describe a meaning. columns: the names that are tried for it, in this order; then the role's own name.
 
     positive: rows with other values are dropped. label: not a number; rows with equal labels belong together.
     many: one column for each of several parts, named by a pattern such as mix_*. shares: the parts add up to 1.
@@ -37,7 +37,7 @@ ROLES: dict[str, Role] = {
     ),
     "group": Role("what makes rows one FLOP budget", ("budget_flops", "flops_budget", "budget"), label=True),
     "weight": Role("weight of the row in the objective"),
-    "run": Role("what makes rows one run; runs are resampled, not rows", label=True),
+    "run": Role("what makes rows one run; runs are resampled, not rows", ("run", "run_id", "run_name"), label=True),
     "lr": Role("peak learning rate", ("lr", "learning_rate", "peak_lr")),
     "batch": Role("tokens of one optimizer step", ("batch", "batch_tokens", "batch_size_tokens")),
     "censored": Role(
@@ -59,6 +59,12 @@ ROLES: dict[str, Role] = {
     "width": Role("model width", ("width", "d_model", "hidden_size", "model_width")),
     "depth": Role("layers", ("depth", "layers", "n_layers", "num_layers", "model_depth")),
 }
+
+
+def usual_names(role: str) -> tuple[str, ...]:
+    """Return the names that are tried for a role, its own name among them."""
+    names = dict.fromkeys([*ROLES[role].columns, role])
+    return tuple(names)
 
 
 def declare(roles: Mapping[str, Role]) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from analysis.grid import condition, expression
+from analysis.grid import cells, condition, expression, hints, run_cost
 from analysis.grid.resolve import FORMULAS, RoleFinder, parse_roles
-from analysis.grid.roles import ROLES
+from analysis.grid.roles import ROLES, usual_names
 from analysis.grid.table import Columns, Dropped, Grid
 from experiments.cli import InputError
 
@@ -69,6 +69,7 @@ def select(
     """
     finder = RoleFinder(grid, parse_roles(columns))
     values, notes = _find_roles(finder, needed, optional)
+    notes += run_cost.find_cost(finder, values)
     left = LeftOut(len(grid))
     named_in_where = expression.names(condition.parse(where)) if where else set()
     if "status" not in named_in_where:
@@ -84,9 +85,14 @@ def select(
             values[role], note = _scale_shares(finder.sources[role], role, values[role], left)
             notes += note
 
+    if grid.best_of:
+        notes += _leave_out_worse(finder, values, left)
     keep = left.kept
+    tuned = cells.find_tuned(finder, values, keep)
+    notes += hints.look(finder, values, keep, tuned)
     if not keep.any():
-        why = "; ".join([f"most often: {left.most_common}", *absent])
+        reasons = [f"most often: {left.most_common}", *absent]
+        why = "; ".join(reasons)
         raise InputError(f"GRID: none of the {len(keep)} rows of {grid.path} can be used ({why})")
     return Columns(
         values={role: value[keep] for role, value in values.items()},
@@ -95,6 +101,7 @@ def select(
         dropped=left.dropped(),
         notes=(*grid.notes, *notes, *absent),
         parts=dict(finder.part_names),
+        tuned=tuple(tuned.values) if tuned else (),
     )
 
 
@@ -113,7 +120,7 @@ def _find_roles(
         if found is not None:
             values[role] = found
         elif role in needed:
-            usual = ", ".join(ROLES[role].columns)
+            usual = ", ".join(usual_names(role))
             there = ", ".join(finder.grid.names[:COLUMNS_NAMED])
             raise InputError(
                 f"--columns: no column for {role} ({ROLES[role].meaning}); looked for {usual} among {there}; "
@@ -159,6 +166,19 @@ def _leave_out_censored(grid: Grid, left: LeftOut) -> None:
         return
     stopped = grid.numbers("censored", "censored") > 0
     left.mark(stopped, "the run was stopped early (censored), and this law has no use for a bound")
+
+
+def _leave_out_worse(finder: RoleFinder, values: dict[str, np.ndarray], left: LeftOut) -> list[str]:
+    """Leave out the rows that are not the best of their cell of a sweep; notes."""
+    if not left.kept.any():
+        return []
+    found = cells.best_of_cells(finder, values, left.kept, finder.grid.best_of)
+    own = np.arange(len(finder.grid))
+    best = own.copy()
+    best[found.rows] = found.best
+    is_worse = best != own
+    left.mark_each(is_worse, lambda row: f"row {best[row]} is the best of its cell (--best_of)")
+    return found.notes
 
 
 def _leave_out_by_condition(grid: Grid, where: str, values: dict[str, np.ndarray], left: LeftOut) -> list[str]:
@@ -210,7 +230,10 @@ def _scale_shares(source: str, role: str, value: np.ndarray, left: LeftOut) -> t
         is_near = np.abs(total - 1) <= SHARES_OFF
     left.mark_each(~is_near, lambda row: f"{role} ({source}) adds up to {total[row]:.4g}, not 1")
     used = total[left.kept]
-    if not len(used) or np.abs(used - 1).max() <= EXACT_SHARES:
+    if not len(used):
+        return value, []
+    farthest = np.abs(used - 1).max()
+    if farthest <= EXACT_SHARES:
         return value, []
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = value / total[:, None]

@@ -31,7 +31,10 @@ class Dropped:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Hold a table as it was read, with the hash of its bytes."""
+    """Hold a table as it was read, with the hash of its bytes.
+
+    best_of: what was tuned in a sweep; of rows that differ in nothing else, only the best is selected.
+    """
 
     path: str
     frame: "pd.DataFrame"
@@ -39,6 +42,7 @@ class Grid:
     repeated: frozenset[str] = frozenset()  # header names that occur more than once
     decimal: str = "."  # the decimal mark of texts that can be read in two ways
     notes: tuple[str, ...] = ()  # what a reader should know of how it was read
+    best_of: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -115,6 +119,7 @@ class Columns:
     dropped: tuple[Dropped, ...]
     notes: tuple[str, ...] = ()
     parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    tuned: tuple[str, ...] = ()  # what varies among rows of equal inputs, though the law does not take it
 
     def __len__(self) -> int:
         return len(self.row)

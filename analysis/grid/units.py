@@ -5,6 +5,7 @@ import ast
 import numpy as np
 
 from analysis.grid import expression
+from analysis.grid.cost import FLOPS_PER_PARAM_TOKEN, log_factor
 from analysis.grid.table import Columns
 from experiments.cli import InputError
 
@@ -12,7 +13,6 @@ FEWEST_PARAMETERS = 1e3  # of the largest run of any grid
 FEWEST_TOKENS = 1e5  # of the same
 LARGEST_LOSS = 12.6  # nats: a guess among 300,000 tokens; trained models lie below
 SMALLEST_LOSS = 0.7  # nats per token, median; language models of bytes reach about this
-FLOPS_PER_PARAM_TOKEN = 6.0
 FLOPS_OFF = 8.0  # from 6 N D: attention, embeddings and recomputation are within that
 FEWEST_FLOPS = 1e10  # of the largest run: a thousand parameters and as many tokens cost 6e6
 IN_BITS = ("bit", "bpb", "bpc", "bits")
@@ -63,8 +63,8 @@ def _doubt_flops(columns: Columns) -> list[str]:
     """Ask whether FLOPs are in another unit where they are far from 6 N D."""
     if not all(role in columns for role in ("N", "D", "C")):
         return []
-    logs = np.log(columns["C"]) - np.log(columns["N"]) - np.log(columns["D"])
-    factor = float(np.exp(np.mean(logs)))
+    logs = log_factor(columns["C"], columns["N"], columns["D"])
+    factor = float(np.exp(logs.mean()))
     least = FLOPS_PER_PARAM_TOKEN / FLOPS_OFF
     most = FLOPS_PER_PARAM_TOKEN * FLOPS_OFF
     if least <= factor <= most:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from analysis.grid import roles
+from analysis.grid.cost import FLOPS_PER_PARAM_TOKEN as FLOPS_PER_PARAM_TOKEN  # laws import it from here
 from analysis.grid.roles import Role
 from analysis.solve.objective import Objective
 from analysis.solve.problem import Problem
@@ -21,8 +22,6 @@ from analysis.solve.problem import Problem
 Number = float | np.ndarray  # one value, or one a replicate; complex where a formula is differentiated
 Array = np.ndarray
 Inputs = Mapping[str, Any]  # role -> its value; numbers and arrays of any shape that broadcast
-
-FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6 N D: multiply and add, forward and twice that backward (Kaplan et al. 2020)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Law:
     OBJECTIVE: ClassVar[Objective] = Objective()  # what its source minimises
     DEFINITION: ClassVar[Mapping[str, Any] | None] = None  # of a law that no file of this folder has, for fit.json
     PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # names of the parts of roles that have many
+    RANGE: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # what TARGET can be
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -68,6 +68,16 @@ class Law:
     def stack(cls, draws: Array) -> Self:
         """Build one law whose coefficients are arrays [draws], from an array [draws, coefficients]."""
         return cls(*np.asarray(draws, dtype=np.float64).T)
+
+    @classmethod
+    def inputs(cls) -> tuple[str, ...]:
+        """Return the roles of a run that `predict` takes; none for a law that predicts no number of single runs."""
+        return ()
+
+    @classmethod
+    def within_range(cls, value: Any) -> Array:
+        """Return predictions of TARGET moved to the nearest value that it can have: an accuracy ends at 1."""
+        return np.clip(value, *cls.RANGE)
 
     def coefficients(self) -> dict[str, float]:
         """Return the coefficients by name."""

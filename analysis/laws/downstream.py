@@ -32,6 +32,7 @@ GADRE = "Gadre et al. 2024 (arXiv 2403.08540)"
 DENSING = "Xiao et al. 2024 (Densing law; arXiv 2412.04315)"
 LLAMA = "Llama 3 (arXiv 2407.21783), section 3.2.1"
 SQUARES = Objective("least_squares", "raw")
+SHARE = (0.0, 1.0)  # what an accuracy, an error or a pass rate can be
 POINT = Objective("huber", "raw", 0.01)  # a stray run counts by its sign: noise of accuracies is about a point
 
 
@@ -128,13 +129,18 @@ class ErrorFromLoss(FormulaLaw):
     FORMULA: ClassVar[str] = "Err = eps - k exp(-gamma L)"
     SOURCE: ClassVar[str] = f"{GADRE}, equation 5"
     ROLES: ClassVar[tuple[str, ...]] = ("loss", "error")
+    OPTIONAL: ClassVar[tuple[str, ...]] = (*FormulaLaw.OPTIONAL, "questions")
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "questions": Role(
+            "questions behind an accuracy: it counts by its binomial error", ("questions", "n_questions")
+        ),
         "error": Role("error of a task, 0 to 1", ("error", "err", "error_rate"), positive=False),
     }
     TARGET: ClassVar[str] = "error"
+    RANGE: ClassVar[tuple[float, float]] = SHARE
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
-        "eps": free(),
+        "eps": free(low=0.0, high=1.0),
         "k": free(),
         "gamma": exponent(0.1, 0.25, 0.5, 1.0, 2.0, 4.0, low=1e-3, high=20.0),
     }
@@ -148,7 +154,8 @@ class ErrorFromLoss(FormulaLaw):
 class Accuracy(FormulaLaw):
     """Accuracy = a/(1 + exp(-k (L - L0))) + b for a loss L on the answers; k < 0 where a lower loss is better.
 
-    (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one.
+    (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one. Both a and b are shares; b is what guessing gives
+    (--fix=b=0.25 for four choices).
     """
 
     a: Number
@@ -160,16 +167,18 @@ class Accuracy(FormulaLaw):
     FORMULA: ClassVar[str] = "acc = a/(1 + exp(-k (task_loss - L0))) + b"
     SOURCE: ClassVar[str] = f"{TASKS}, step 2; {LLAMA}"
     ROLES: ClassVar[tuple[str, ...]] = ("task_loss", "accuracy")
+    OPTIONAL: ClassVar[tuple[str, ...]] = (*FormulaLaw.OPTIONAL, "questions")
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {
         "accuracy": Role("accuracy on a task, 0 to 1", ("accuracy", "acc", "task_accuracy"), positive=False),
     }
     TARGET: ClassVar[str] = "accuracy"
+    RANGE: ClassVar[tuple[float, float]] = SHARE
     OBJECTIVE: ClassVar[Objective] = POINT
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
-        "a": prefactor(),
+        "a": prefactor(high=1.0),
         "k": free(-1.0, -3.0, -8.0, -25.0, 5.0),
         "L0": free(0.3, 0.5, 0.8, 1.1, 1.5, 2.0, 3.0, 5.0),
-        "b": free(),
+        "b": free(low=0.0, high=1.0),
     }
 
     def predict(self, task_loss: Any) -> Any:
@@ -184,14 +193,20 @@ class TwoStep(Law):
 
     FIRST: ClassVar[type[FormulaLaw]]
     SECOND: ClassVar[type[FormulaLaw]] = Accuracy
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run", "questions")
     TARGET: ClassVar[str] = "accuracy"
+    RANGE: ClassVar[tuple[float, float]] = SHARE
     OBJECTIVE: ClassVar[Objective] = POINT  # of the second step; the first has its own law's
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.ROLES = (*cls.FIRST.inputs(), "task_loss", "accuracy")
         cls.INPUTS = (cls.FIRST.inputs(),)
+
+    @classmethod
+    def inputs(cls) -> tuple[str, ...]:
+        """Return the roles that `predict` takes."""
+        return cls.FIRST.inputs()
 
     def steps(self) -> tuple[FormulaLaw, FormulaLaw]:
         """Return the two laws."""
@@ -285,6 +300,7 @@ class PassUntil(FormulaLaw):
         "pass_rate": Role("share of samples that solve a task, 0 to 1", ("pass_rate",)),
     }
     TARGET: ClassVar[str] = "pass_rate"
+    RANGE: ClassVar[tuple[float, float]] = SHARE
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "c": prefactor(*(float(scale) for scale in 10.0 ** np.arange(0, 14))),
@@ -312,7 +328,9 @@ class Difficulty(FormulaLaw):
     FORMULA: ClassVar[str] = "acc = g + (1 - g) exp(-a/C^b - c)"
     SOURCE: ClassVar[str] = "Xu et al. 2025 (arXiv 2502.17262), clustering on difficulty"
     ROLES: ClassVar[tuple[str, ...]] = ("C", "accuracy")
+    OPTIONAL: ClassVar[tuple[str, ...]] = (*FormulaLaw.OPTIONAL, "questions")
     TARGET: ClassVar[str] = "accuracy"
+    RANGE: ClassVar[tuple[float, float]] = SHARE
     OBJECTIVE: ClassVar[Objective] = POINT
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "g": free(0.0, 0.1, 0.25, low=0.0, high=0.99),

@@ -1,10 +1,12 @@
 """Predict the loss by power laws without a floor, and the two ways in which Kaplan et al. 2020 join them."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 
+from analysis.grid.roles import Role
 from analysis.laws.base import (
     FLOPS_PER_PARAM_TOKEN,
     Coefficient,
@@ -111,10 +113,11 @@ class KaplanND(FormulaLaw):
 
 @dataclasses.dataclass(frozen=True)
 class KaplanNS(SumLaw):
-    """L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S, nats per token: size and optimizer steps.
+    """L(N, S_min) = (N_c/N)^alpha_N + (S_c/S_min)^alpha_S, nats per token: size and least optimizer steps.
 
-    S_min is the number of steps at a batch far above the critical one: S / (1 + B_crit/B). Prefactors are N_c^alpha_N
-    and S_c^alpha_S.
+    S_min is the number of steps at a batch far above the critical one: S / (1 + B_crit/B) of S steps at batch B. Steps as
+    they were made are no S_min: a grid has a column of it, or a formula, --columns="S_min=steps/(1+2e6/batch)". Prefactors
+    are N_c^alpha_N and S_c^alpha_S.
     """
 
     A_N: Number
@@ -123,10 +126,13 @@ class KaplanNS(SumLaw):
     alpha_S: Number
 
     NAME: ClassVar[str] = "kaplan_steps"
-    FORMULA: ClassVar[str] = "L = A_N/N^alpha_N + A_S/S^alpha_S"
+    FORMULA: ClassVar[str] = "L = A_N/N^alpha_N + A_S/S_min^alpha_S"
     SOURCE: ClassVar[str] = f"{SOURCE}, equation 1.6"
-    ROLES: ClassVar[tuple[str, ...]] = ("N", "S", "loss")
+    ROLES: ClassVar[tuple[str, ...]] = ("N", "S_min", "loss")
+    OWN_ROLES: ClassVar[Mapping[str, Role]] = {
+        "S_min": Role("least optimizer steps, S/(1 + B_crit/B)", ("S_min", "steps_min", "min_steps")),
+    }
     TERMS: ClassVar[tuple[Term, ...]] = (
         Term("A_N", (("N", -1.0, "alpha_N"),)),
-        Term("A_S", (("S", -1.0, "alpha_S"),)),
+        Term("A_S", (("S_min", -1.0, "alpha_S"),)),
     )

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
+from analysis.grid.cost import log_tokens
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
-from analysis.procedures.cost import log_tokens
 from experiments.cli import InputError
 
 BANDWIDTH = 0.04  # of ln C: budgets that jitter by a few per cent are one

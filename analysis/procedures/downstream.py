@@ -18,6 +18,7 @@ from analysis.solve.problem import Problem
 from analysis.solve.sums import SumProblem
 from analysis.trust import bootstrap
 from analysis.trust.certificate import Certificate
+from analysis.trust.residuals import Residuals
 from experiments.cli import InputError
 
 REPLICATE = 1e-6  # scaled gradient of a bootstrap replicate: far below its scatter
@@ -52,7 +53,7 @@ def fit_two_step(columns: Columns, law: type[TwoStep], spec: FitSpec) -> FitResu
         columns=columns,
         objective=second.objective,
         residual=residual,
-        certificate=join([step.certificate for step in steps], residual, columns),
+        certificate=join([step.certificate for step in steps], Residuals.of(residual, columns), columns),
         draws=draws,
         additive=is_additive,
         details={"steps": {step.law.NAME: _describe(step) for step in steps}},
@@ -98,12 +99,11 @@ def _spec_of_step(spec: FitSpec, step: type[FormulaLaw], is_first: bool) -> FitS
 def _describe(step: FitResult) -> dict[str, Any]:
     """Describe a step for JSON."""
     objective = step.spec.settled_objective
-    mean_square = np.mean(step.residual**2)
     return {
         "objective": step.objective,
         "loss": objective.loss,
         "residual": objective.residual,
-        "rms_residual": float(np.sqrt(mean_square)),
+        "rms_residual": step.residuals.rms,
     }
 
 
@@ -113,7 +113,7 @@ def refit(result: FitResult, counts: Array) -> Array:
     law = type(result.law)
     objective = result.spec.settled_objective
     problem = pose(columns, law, result.spec)
-    weight = row_weights(columns)
+    weight = row_weights(columns, law.TARGET)
     typical = np.median(np.abs(columns[law.TARGET]))
     stages = objective.stages(float(typical))
     start = parameters(problem, result.law)
@@ -144,7 +144,7 @@ def _coefficients(law: FormulaLaw, names: Iterable[str]) -> Array:
     return np.array([float(getattr(law, name)) for name in names])
 
 
-def join(certificates: Sequence[Certificate], residual: Array, columns: Columns) -> Certificate:
+def join(certificates: Sequence[Certificate], residuals: Residuals, columns: Columns) -> Certificate:
     """Return the certificate of steps taken one after the other: the worst of each."""
     not_identified: dict[str, str] = {}
     at_bound: list[str] = []
@@ -156,8 +156,7 @@ def join(certificates: Sequence[Certificate], residual: Array, columns: Columns)
         warnings += one.warnings
         if one.condition is not None:
             conditions.append(one.condition)
-    worst = int(np.argmax(np.abs(residual)))
-    mean_square = np.mean(residual**2)
+    worst = residuals.worst
     return Certificate(
         converged=all(one.converged for one in certificates),
         agreeing_starts=min(one.agreeing_starts for one in certificates),
@@ -165,8 +164,8 @@ def join(certificates: Sequence[Certificate], residual: Array, columns: Columns)
         not_identified=not_identified,
         at_bound=tuple(at_bound),
         condition=max(conditions, default=None),
-        rms_log_residual=float(np.sqrt(mean_square)),
-        worst_row=int(columns.row[worst]),
-        worst_log_residual=float(residual[worst]),
+        rms_log_residual=residuals.rms,
+        worst_row=None if worst is None else int(columns.row[worst]),
+        worst_log_residual=None if worst is None else float(residuals.value[worst]),
         warnings=tuple(dict.fromkeys(warnings)),
     )

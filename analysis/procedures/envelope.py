@@ -4,11 +4,11 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.grid.cost import log_tokens
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Envelope
 from analysis.laws.base import Array
 from analysis.procedures import allocation
-from analysis.procedures.cost import log_tokens
 from analysis.trust import bootstrap
 from analysis.trust.certificate import Certificate
 from experiments.cli import InputError

@@ -22,12 +22,18 @@ class Regression:
 
 
 def regress(
-    goal: Array, inputs: Sequence[Array], names: Sequence[str], fixed: Mapping[str, float], counts: Array
+    goal: Array,
+    inputs: Sequence[Array],
+    names: Sequence[str],
+    fixed: Mapping[str, float],
+    counts: Array,
+    cell: Array,
 ) -> Regression:
     """Fit `goal` [points] as a constant plus a multiple of each input [points]; coefficients in `fixed` keep their value.
 
-    names: of the coefficients, the constant's first. counts [replicates, points] are bootstrap weights. Raises
-    InputError where the points do not determine the coefficients that are free.
+    names: of the coefficients, the constant's first. counts [replicates, points] are bootstrap weights. cell
+    [points]: points of one cell are not independent, and standard errors are those of clusters (Liang & Zeger 1986).
+    Raises InputError where the points do not determine the coefficients that are free.
     """
     problem = _centred_problem(goal, inputs, names, fixed)
     if np.linalg.matrix_rank(problem.basis) < problem.basis.shape[1]:
@@ -36,13 +42,11 @@ def regress(
     found = problem.solve(np.ones(len(goal)))
     residual = problem.design @ found - goal
     squares = float(residual @ residual)
-    freedom = len(goal) - problem.basis.shape[1]
-    variance = squares / freedom if freedom > 0 else math.nan
     spread = float(np.sum((goal - goal.mean()) ** 2))
     draws = [problem.solve(count) for count in counts]
     return Regression(
         coefficients=found,
-        errors=np.sqrt(np.diag(problem.covariance(variance))),
+        errors=np.sqrt(np.diag(problem.covariance(residual, cell))),
         r_squared=1 - squares / spread if spread > 0 else math.nan,
         residual=residual,
         draws=np.array(draws).reshape(len(counts), len(names)),
@@ -70,10 +74,28 @@ class _CentredProblem:
         free, *_ = np.linalg.lstsq(weighted.T @ self.basis, weighted.T @ self.rest, rcond=None)
         return self.held + self.to_coefficients @ free
 
-    def covariance(self, variance: float) -> Array:
-        """Return the covariance of the coefficients for noise of this variance."""
-        inverse = np.linalg.inv(self.basis.T @ self.basis)
-        return self.to_coefficients @ inverse @ self.to_coefficients.T * variance
+    def covariance(self, residual: Array, cell: Array) -> Array:
+        """Return the covariance of the coefficients for residuals [points] that scatter from cell to cell.
+
+        Where every point is a cell of its own, all are taken to scatter alike; NaN where none is left over.
+        """
+        _, label = np.unique(cell, return_inverse=True)
+        cells = int(label.max()) + 1
+        points, free = self.basis.shape
+        spare = cells - free
+        if spare <= 0:
+            none = np.full(len(self.held), math.nan)
+            return np.diag(none)
+        squares = self.basis.T @ self.basis
+        inverse = np.linalg.inv(squares)
+        if cells == points:
+            inner = inverse * (residual @ residual)
+        else:
+            pulls = np.zeros((cells, free))
+            np.add.at(pulls, label, self.basis * residual[:, None])
+            inner = inverse @ pulls.T @ pulls @ inverse * cells
+        way = self.to_coefficients
+        return way @ inner @ way.T / spare
 
 
 def _centred_problem(

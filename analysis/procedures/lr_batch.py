@@ -23,6 +23,7 @@ from analysis.trust.interval import Interval
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
+RESAMPLED = ("cells", "points")  # what is independent: optima of one cell rest on the same runs
 FEWEST_CELLS = 5  # below, a reader is told on how many the law rests
 
 
@@ -60,19 +61,24 @@ def fit_lr_batch(
     spec: FitSpec,
     choice: str | None = None,
     excess: float = NEAR_OPTIMUM,
+    resample: str = "cells",
 ) -> FitResult:
     """Fit a law of learning rate and batch to the near-optimal rows of each cell.
 
-    `spec.near_optimum` says which rows those are, unless `choice` does. Raises InputError when there are fewer points
-    than coefficients, or when they do not determine them.
+    `spec.near_optimum` says which rows those are, unless `choice` does. Bootstrap and standard errors take whole cells
+    for independent; `resample` "points" takes the points, as Li et al. 2025 do. Raises InputError when there are fewer
+    points than coefficients, or when they do not determine them.
     """
+    if resample not in RESAMPLED:
+        raise InputError(f"resample: {resample!r} is not cells or points; {nearest(resample, RESAMPLED, 'choice')}")
     spec = spec.for_law(law)
     _check_spec(spec, law)
     if choice is None:
         choice, excess = choice_of(spec.near_optimum)
     roles = tuple(dict.fromkeys([*law.LR, *law.BATCH]))
     points = optima(columns, roles, choice, excess)
-    fitted = _regress_both(points, law, spec)
+    cell = points.cell if resample == "cells" else np.arange(len(points.cell))
+    fitted = _regress_both(points, cell, law, spec)
 
     is_scale = np.array([name in (law.LR_SCALE, law.BATCH_SCALE) for name in law.names()])
     coefficients = np.where(is_scale, np.exp(fitted.coefficients), fitted.coefficients)
@@ -101,12 +107,16 @@ def _check_spec(spec: FitSpec, law: type[HyperparameterLaw]) -> None:
             )
 
 
-def _regress_both(points: Optima, law: type[HyperparameterLaw], spec: FitSpec) -> TwoRegressions:
-    """Regress ln lr and ln batch on the logarithms of their inputs, over the same resampled points."""
+def _regress_both(points: Optima, cell: Array, law: type[HyperparameterLaw], spec: FitSpec) -> TwoRegressions:
+    """Regress ln lr and ln batch on the logarithms of their inputs, over the same resampled cells [points]."""
     scales = (law.LR_SCALE, law.BATCH_SCALE)
     fixed = {name: math.log(value) if name in scales else value for name, value in spec.fixed.items()}
     fewest = 1 + max(len(law.LR), len(law.BATCH))
-    counts = bootstrap.row_counts(len(points.cell), spec.bootstrap, spec.seed, fewest=fewest)
+    different, label = np.unique(cell, return_inverse=True)
+    drawn = bootstrap.row_counts(len(different), spec.bootstrap, spec.seed, fewest=fewest)
+    counts = drawn[:, label]
+    is_determined = np.array([points.vary(count) for count in counts], dtype=bool)
+    counts = counts[is_determined]
 
     def one(goal: Array, scale: str, exponents: Mapping[str, str]) -> Regression:
         """Regress one logarithm on those of the inputs. Raises InputError for fewer points than coefficients."""
@@ -114,7 +124,7 @@ def _regress_both(points: Optima, law: type[HyperparameterLaw], spec: FitSpec) -
         if len(goal) < len(names):
             raise InputError(f"GRID: {len(goal)} near-optimal points, {law.NAME} needs at least {len(names)}")
         inputs = [np.log(points.inputs[role]) for role in exponents]
-        return regress(goal, inputs, names, fixed, counts)
+        return regress(goal, inputs, names, fixed, counts, cell)
 
     return TwoRegressions(
         lr=one(points.log_lr, law.LR_SCALE, law.LR),

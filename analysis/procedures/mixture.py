@@ -14,6 +14,7 @@ from analysis.laws.mixing import BoostedMixing, LinearMixing
 from analysis.procedures.boosting import boost, folds, train
 from analysis.trust import bootstrap, caution
 from analysis.trust.certificate import Certificate
+from analysis.trust.residuals import Residuals
 from experiments.cli import InputError
 
 COLLINEAR = 1e-8
@@ -32,7 +33,7 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
         raise InputError(
             f"GRID: {rows} usable rows, {law.NAME} has {parts} coefficients; expected at least {parts} rows"
         )
-    weight = row_weights(columns)
+    weight = row_weights(columns, law.TARGET)
     best, *_ = least_squares(share, loss, weight[None])
     fitted = law(*map(float, best))
     run = columns.values.get("run")
@@ -42,8 +43,9 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
     # A straight line may predict a loss below 0, which has no logarithm.
     predicted = np.maximum(difference + loss, TINY)
     residual = np.log(predicted) - np.log(loss)
-    worst = int(np.argmax(np.abs(residual)))
-    mean_square = np.mean(residual**2)
+    residuals = Residuals.of(residual, columns)
+    worst = residuals.worst
+    assert worst is not None, "the rows of a mixture all count: the law takes no bounds"
     return FitResult(
         law=fitted,
         spec=spec,
@@ -55,10 +57,10 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
             agreeing_starts=1.0,
             gradient=_scaled_gradient(share, weight, difference),
             not_identified=undetermined(share, columns.parts["share"]),
-            rms_log_residual=float(np.sqrt(mean_square)),
+            rms_log_residual=residuals.rms,
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),
-            warnings=caution.warnings(columns, parts, 1.0, residual),
+            warnings=caution.warnings(columns, parts, 1.0, residuals),
         ),
         draws=least_squares(share, loss, counts * weight),
     )

@@ -9,14 +9,16 @@ import math
 
 import numpy as np
 
+from analysis.grid.cells import cells_by
+from analysis.grid.cost import training_flops
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
-from analysis.procedures.cost import training_flops
 from analysis.procedures.parabola import fit_paraboloid
 from experiments.cli import InputError, nearest
 
 NEAR_OPTIMUM = 0.0025  # relative excess of the loss over the cell's least one, in Step Law
 CHOICES = ("near", "best", "vertex")
+LEAST_SPREAD = 0.05  # of the logarithms of inputs over a replicate, in any direction
 SAME = 1e-3  # of ln N and ln D: rows of one cell
 CURVED_WITHIN = 0.01  # relative excess of the rows that a local parabola is put through
 FEWEST_CURVED = 9  # of those rows
@@ -31,6 +33,19 @@ class Optima:
     log_batch: Array
     cell: Array
 
+    def vary(self, count: Array) -> bool:
+        """Say whether the points that count [points] vary in every input, apart from the others.
+
+        A replicate of few cells may be all of one N.
+        """
+        counting = count > 0
+        logs = []
+        for values in self.inputs.values():
+            log_value = np.log(values[counting])
+            logs.append(log_value - log_value.mean())
+        design = np.stack(logs, axis=1)
+        return bool(np.linalg.matrix_rank(design, tol=LEAST_SPREAD) == len(logs))
+
 
 def cells(columns: Columns) -> list[Array]:
     """Return the rows of each cell: of equal `group` where the grid names them, else of equal N and D (or C) up to 0.1%."""
@@ -38,20 +53,8 @@ def cells(columns: Columns) -> list[Array]:
         _, label = np.unique(columns["group"].astype(str), return_inverse=True)
     else:
         roles = [role for role in ("N", "D") if role in columns] or ["C"]
-        label = np.zeros(len(columns), dtype=int)
-        for role in roles:
-            pair = label * (len(columns) + 1) + _level(columns[role])
-            _, label = np.unique(pair, return_inverse=True)
+        label = cells_by([columns[role] for role in roles], len(columns), SAME)
     return [np.flatnonzero(label == one) for one in range(label.max() + 1)]
-
-
-def _level(values: Array) -> Array:
-    """Number the different values [rows], smallest first; values within 0.1% of a neighbour are one."""
-    order = np.argsort(values, kind="stable")
-    is_new = np.diff(np.log(values[order])) > SAME
-    level = np.empty(len(values), dtype=int)
-    level[order] = np.r_[0, np.cumsum(is_new)]
-    return level
 
 
 def excess_loss(columns: Columns, rows: Array) -> Array:

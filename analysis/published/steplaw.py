@@ -75,7 +75,7 @@ TARGETS = [
 def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     """Every number of the table."""
     columns = select(grids[FILE], StepLaw.ROLES, columns=COLUMNS)
-    result = lr_batch.fit_lr_batch(columns, StepLaw, FitSpec(bootstrap=1000))
+    result = lr_batch.fit_lr_batch(columns, StepLaw, FitSpec(bootstrap=1000), resample="points")
     found = constants(result, grids[STORED])
     for how in loss_gap.INTERPOLATIONS:
         gap = loss_gap.loss_gap(PUBLISHED, columns, how)

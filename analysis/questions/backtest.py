@@ -13,24 +13,30 @@ from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
-from analysis.laws.base import Array, FormulaLaw, Law
+from analysis.laws.base import Array, Law
 from analysis.questions import fit as fitting
 from analysis.questions.held_out import effort, held_out, largest_budget
+from analysis.trust.one_run import widen
+from analysis.trust.residuals import row_counts
 from experiments.cli import InputError
 
 FACTORS = (1.0, 2.0, 5.0, 10.0, 30.0, 100.0, np.inf)  # bins of the summary
 STARTS = 40  # of each split; the whole grid was searched from more
 MARGIN = 2  # rows beyond the coefficients that a split leaves to fit
+FEWEST_PREDICTIONS = 5  # below, a share of them says nothing
+FAR_BELOW = 0.6  # of the level: covering less is more than bad luck
 REPLICATES = 200  # of each fit of a back-test for fit.json
 ROUNDING = 1e-9  # relative: a factor of 2 is in the bin that ends at 2
+PRINTED = 1e-6  # relative: losses are written down to about seven digits, and no interval can be finer
 
 
 @dataclasses.dataclass(frozen=True)
 class BackTest:
     """Held-out rows, what the law fitted to the others predicts for them, and how far it had to reach.
 
-    All arrays are [held-out rows]; low and high are the interval for a new run. reach: the largest held-out compute over
-    the largest that was fitted, factor: the same row by row.
+    All arrays are [held-out rows]; low and high are the interval for a new run. weight: what a row counts. is_bound:
+    rows of runs that were stopped early, whose loss is an upper bound: they miss only where the law lies above them.
+    reach: the largest held-out compute over the largest that was fitted, factor: the same row by row.
     """
 
     law: str
@@ -40,14 +46,26 @@ class BackTest:
     predicted: Array
     low: Array
     high: Array
+    weight: Array
+    is_bound: Array
     trained_rows: int
     reach: float
     quantity: str = "loss"  # N* for laws of the optimum alone: what is held out are the optima of larger budgets
 
     @property
     def error(self) -> Array:
-        """Relative error of each held-out row."""
-        return self.predicted / self.observed - 1
+        """Relative error of each held-out row; of a bound, that by which the law lies above it."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = (self.predicted - self.observed) / np.abs(self.observed)
+        error = np.where(self.observed == 0, 0.0, relative)
+        return np.where(self.is_bound, np.maximum(error, 0.0), error)
+
+    @property
+    def counts(self) -> Array:
+        """How much each held-out row counts: a bound that holds says nothing of the error."""
+        holds = self.is_bound & (self.predicted <= self.observed)
+        says_nothing = holds | (self.observed == 0)  # nothing is relative to 0
+        return np.where(says_nothing, 0.0, self.weight)
 
     @property
     def factor(self) -> Array:
@@ -57,21 +75,35 @@ class BackTest:
     @property
     def inside(self) -> Array:
         """Whether each held-out row lies in its interval."""
-        return (self.observed >= self.low) & (self.observed <= self.high)
+        slack = PRINTED * np.abs(self.observed)
+        is_above = self.observed >= self.low - slack
+        is_below = self.observed <= self.high + slack
+        return is_above & (is_below | self.is_bound)
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error of the rows that count."""
+        return float(np.average(self.error, weights=self.counts))
+
+    @property
+    def covered(self) -> float:
+        """Share of the rows that count that lie in their interval."""
+        return float(np.average(self.inside, weights=self.counts))
 
     def summary(self) -> dict[str, float | str | int]:
         """Return numbers for the report."""
         size = np.abs(self.error)
+        counting = self.counts > 0
         return {
             "law": self.law,
             "quantity": self.quantity,
             "rows_fitted": self.trained_rows,
-            "rows_held_out": len(self.rows),
+            "rows_held_out": int(counting.sum()),
             "extrapolation": self.reach,
-            "mean_error": float(self.error.mean()),
-            "mean_absolute_error": float(size.mean()),
-            "largest_absolute_error": float(size.max()),
-            "covered": float(self.inside.mean()),
+            "mean_error": self.mean_error,
+            "mean_absolute_error": float(np.average(size, weights=self.counts)),
+            "largest_absolute_error": float(size[counting].max()),
+            "covered": self.covered,
         }
 
 
@@ -81,6 +113,7 @@ class Rolling:
 
     law: str
     splits: tuple[BackTest, ...]
+    level: float = 0.9  # of the intervals
 
     def gathered(self, name: str) -> Array:
         """Return one array of the splits (`error`, `factor`, `inside`, `rows`, ...) end to end."""
@@ -91,34 +124,71 @@ class Rolling:
         factor = self.gathered("factor")
         error = self.gathered("error")
         inside = self.gathered("inside")
+        counts = self.gathered("counts")
         found = []
         for low, high in itertools.pairwise(FACTORS):
             is_in_bin = (factor > low * (1 + ROUNDING)) & (factor <= high * (1 + ROUNDING))
-            if not is_in_bin.any():
+            weight = np.where(is_in_bin, counts, 0.0)
+            if not weight.any():
                 continue
-            errors = error[is_in_bin]
+            is_in_bin = weight > 0
             summary = {
                 "from": low,
                 "to": float(factor[is_in_bin].max()) if np.isinf(high) else high,
-                "predictions": len(errors),
-                "mean_error": float(errors.mean()),
-                "rms_error": float(np.sqrt(np.mean(errors**2))),
-                "covered": float(inside[is_in_bin].mean()),
+                "predictions": int(is_in_bin.sum()),
+                "mean_error": float(np.average(error, weights=weight)),
+                "rms_error": float(np.sqrt(np.average(error**2, weights=weight))),
+                "covered": float(np.average(inside, weights=weight)),
             }
             found.append(summary)
         return found
 
     def summary(self) -> dict[str, Any]:
         """Return numbers for fit.json: of all splits, and by extrapolation factor."""
-        error = self.gathered("error")
+        counting = self.gathered("counts") > 0
         return {
             "quantity": self.splits[0].quantity,
             "splits": len(self.splits),
-            "predictions": len(error),
-            "rms_error": float(np.sqrt(np.mean(error**2))),
-            "covered": float(self.gathered("inside").mean()),
+            "predictions": int(counting.sum()),
+            "rows": len(np.unique(self.gathered("rows")[counting])),
+            "rms_error": self.rms_error,
+            "mean_error": self.mean_error,
+            "covered": self.covered,
             "by_factor": self.by_factor(),
+            "caution": self.caution,
         }
+
+    @property
+    def caution(self) -> str:
+        """Say that intervals were too narrow: where they held far fewer of the larger runs than they state."""
+        has_intervals = any((split.high > split.low).any() for split in self.splits)
+        predictions = int((self.gathered("counts") > 0).sum())
+        is_enough = has_intervals and predictions >= FEWEST_PREDICTIONS
+        if not is_enough or self.covered >= FAR_BELOW * self.level:
+            return ""
+        return (
+            f"the back-test held {self.covered:.0%} of {predictions} numbers ({self.splits[0].quantity}) of larger runs in "
+            f"their {self.level:.0%} intervals, with an error of {self.rms_error:.2%}: beyond the rows, they are too narrow"
+        )
+
+    def mean(self, values: Array) -> float:
+        """Average one number over all predictions that count [predictions]."""
+        return float(np.average(values, weights=self.gathered("counts")))
+
+    @property
+    def rms_error(self) -> float:
+        """Root mean square error of all predictions."""
+        return float(np.sqrt(self.mean(self.gathered("error") ** 2)))
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error of all predictions."""
+        return self.mean(self.gathered("error"))
+
+    @property
+    def covered(self) -> float:
+        """Share of all predictions whose interval held what came."""
+        return self.mean(self.gathered("inside"))
 
 
 def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | None = None) -> BackTest:
@@ -138,11 +208,21 @@ def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | Non
     return _back_test_runs(columns.take(held), result)
 
 
+def _beyond(rows: Columns, fitted: Columns) -> Columns:
+    """Leave out early rows of held-out runs: they lie below what was fitted, and predicting them is no reach."""
+    if "run" not in rows:
+        return rows
+    is_beyond = effort(rows) > effort(fitted).max()
+    return rows.take(is_beyond) if is_beyond.any() else rows
+
+
 def _back_test_runs(rows: Columns, result: FitResult) -> BackTest:
-    """Predict held-out rows by a law of single runs."""
+    """Predict held-out rows by a law of single runs. Raises InputError where none of them says more than a bound."""
+    rows = _beyond(rows, result.columns)
     predicted, low, high = predict_runs(result, rows)
     compute = effort(rows)
-    return BackTest(
+    is_bound = rows["censored"] > 0 if "censored" in rows else np.zeros(len(rows), dtype=bool)
+    test = BackTest(
         law=result.law.NAME,
         rows=rows.row,
         compute=compute,
@@ -150,9 +230,15 @@ def _back_test_runs(rows: Columns, result: FitResult) -> BackTest:
         predicted=predicted,
         low=low,
         high=high,
-        trained_rows=len(result.columns),
+        weight=rows["weight"] if "weight" in rows else np.ones(len(rows)),
+        is_bound=is_bound,
+        trained_rows=int((row_counts(result.columns) > 0).sum()),
         reach=float(compute.max() / effort(result.columns).max()),
+        quantity=result.law.TARGET,
     )
+    if not test.counts.any():
+        raise InputError(f"GRID: no back-test of {result.law.NAME}: the larger runs only bound the law")
+    return test
 
 
 def _back_test_optima(columns: Columns, small: FitResult, whole: FitResult) -> BackTest:
@@ -181,6 +267,8 @@ def _back_test_optima(columns: Columns, small: FitResult, whole: FitResult) -> B
         predicted=predicted,
         low=low,
         high=high,
+        weight=np.ones(len(C)),
+        is_bound=np.zeros(len(C), dtype=bool),
         trained_rows=len(small.columns),
         reach=float(C.max() / largest),
         quantity="N*",
@@ -201,27 +289,29 @@ def _optima(columns: Columns, whole: FitResult) -> tuple[Array, Array]:
 def predict_runs(result: FitResult, rows: Columns) -> tuple[Array, Array, Array]:
     """Predict other rows [rows]. Returns the law there, and the ends of the interval of a new run.
 
-    The interval is the law's own and its scatter. Raises InputError for a law that does not predict rows.
+    The interval is the law's own (percentiles of its refits) and its scatter. Raises InputError for a law that does not
+    predict rows.
     """
     law = result.law
-    if not isinstance(law, FormulaLaw):
-        raise InputError(f"{law.NAME}: it predicts optima, not runs; a back-test needs a law of single runs")
+    if not law.inputs():
+        raise InputError(f"{law.NAME}: what it predicts is no number of single runs; there is no back-test")
     made = [role for role in law.inputs() if role not in rows]
     if made:
         raise InputError(f"{law.NAME}: {', '.join(made)} come from whole runs, not from rows; there is no back-test")
     at = {role: rows[role] for role in law.inputs()}
     with np.errstate(all="ignore"):
         predicted = np.broadcast_to(np.asarray(law.predict(**at), dtype=np.float64), (len(rows),))
+    predicted = law.within_range(predicted)
     if not len(result.draws):
         return predicted, predicted, predicted
     replicates = type(law)(*(column[:, None] for column in result.draws.T))
     with np.errstate(all="ignore"):
         draws = replicates.predict(**at)
-    scatter = result.certificate.rms_log_residual or 0.0
-    noise = np.random.default_rng(0).standard_normal((len(draws), 1)) * scatter
-    runs = draws + noise if result.additive else draws * np.exp(noise)
-    low, high = _ends(runs, result.spec.level)
-    return predicted, np.broadcast_to(low, predicted.shape), np.broadcast_to(high, predicted.shape)
+    low, high = _ends(draws, result.spec.level)
+    low = np.broadcast_to(low, predicted.shape)
+    high = np.broadcast_to(high, predicted.shape)
+    low, high = widen(predicted, low, high, result.noise, result.spec.level)
+    return predicted, law.within_range(low), law.within_range(high)
 
 
 def _ends(draws: Array, level: float) -> tuple[Array, Array]:
@@ -246,7 +336,7 @@ def rolling(columns: Columns, law: type[Law], spec: FitSpec, fewest: int | None 
             why = str(error).removeprefix("GRID: ")
     if not splits:
         raise InputError(f"GRID: no back-test of {law.NAME} ({why})")
-    return Rolling(law.NAME, tuple(splits))
+    return Rolling(law.NAME, tuple(splits), spec.level)
 
 
 def try_back_test(columns: Columns, law: type[Law], spec: FitSpec) -> tuple[BackTest | None, str]:

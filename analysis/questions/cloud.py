@@ -114,11 +114,12 @@ def _noise(result: FitResult) -> float:
     A fit has made residuals smaller than the noise. A fit that counts them by their sign, as Huber's does beyond delta,
     learns from a run as if its noise were up to sqrt(pi/2) times what it is (Huber 1964).
     """
-    rows = len(result.residual)
+    residuals = result.residuals
+    rows = residuals.rows
     coefficients = len(result.law.names())
     freedom = max(rows - coefficients, 1)
     shrunk_by = math.sqrt(rows / freedom)
-    noise = shrunk_by * _robust_deviation(result.residual)
+    noise = shrunk_by * _robust_deviation(residuals.standardised)
     return noise * _wasted(result.spec.settled_objective, noise)
 
 

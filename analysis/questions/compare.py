@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
+from analysis.grid import cost
 from analysis.grid.resolve import parse_roles
 from analysis.grid.roles import ROLES
 from analysis.grid.selection import select
@@ -141,11 +142,18 @@ def to_json(
             "rows_used": sum(family.rows for family in found.families.values()),
             "rows_dropped": [dataclasses.asdict(row) for row in columns.dropped],
             "columns": columns.sources,
+            "cost": cost_in_words(columns),
             "notes": [*columns.notes, *found.notes, *result.notes],
             "data_sha256": sha256,
             "command": command,
         }
     )
+
+
+def cost_in_words(columns: Columns) -> str:
+    """Say which count of FLOPs C is in a comparison; empty for a law without N and D."""
+    factor, _ = cost.flops_factor(columns)
+    return cost.in_words(columns.sources, factor)
 
 
 def _describe_family(family: Family, level: float) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import formula_fit
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.grid.cost import flops_factor
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Array, FormulaLaw, Law
 from analysis.questions import fit as fitting
@@ -201,7 +201,7 @@ def lattice(columns: Columns, largest: float) -> Columns:
     sizes, lengths = np.meshgrid(_steps(columns["N"]), _steps(columns["D"]))
     N = sizes.ravel()
     D = lengths.ravel()
-    factor, _ = formula_fit.flops_factor(columns)
+    factor, _ = flops_factor(columns)
     C = factor * N * D
     seen = columns["D"] / columns["N"]
     ratio = D / N

@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 
 from analysis.fitting.spec import FitSpec
+from analysis.grid.cost import training_flops
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, Law
-from analysis.procedures.cost import training_flops
 from analysis.procedures.registry import procedure_of
 from analysis.questions import fit as fitting
 from analysis.questions.family import Families, Family, Sharing, input_of, split

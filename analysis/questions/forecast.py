@@ -86,8 +86,9 @@ def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime) -> Fo
             f"FIT: {fit_path} has no bootstrap; a forecast needs its intervals (fit with --bootstrap=1000)"
         )
     law = fitted.law
-    runs = prediction.new_runs(fitted, at)
-    quantiles = np.quantile(runs[np.isfinite(runs)], QUANTILES)
+    quantiles = prediction.run_quantiles(fitted, at, np.array(QUANTILES))
+    if not np.isfinite(quantiles).all():
+        raise InputError(f"FIT: {fit_path} has no interval at {dict(at)}; a forecast needs one")
     return Forecast(
         law=law.NAME,
         at=dict(at),

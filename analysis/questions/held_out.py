@@ -1,17 +1,19 @@
-"""Choose the rows that a back-test holds out: the larger runs of a grid, budget by budget."""
+"""Choose the rows that a back-test holds out: the larger runs of a grid, budget by budget, and whole runs always."""
 
 import numpy as np
 
+from analysis.grid.cost import training_flops
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
 from analysis.procedures.budgets import cluster
-from analysis.procedures.cost import training_flops
+from analysis.trust.bootstrap import units
 from experiments.cli import InputError
 
-LARGEST_SHARE = 0.2  # of the rows, when the grid has no budgets
-SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the rows that are fitted, when the grid has no budgets
+LARGEST_SHARE = 0.2  # of the runs, when the grid has no budgets
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs that are fitted, when the grid has no budgets
 MOST_SPLITS = 8
-FEWEST_IN_BUDGET = 3  # rows of the fullest cluster; below, clusters of C are chance
+FEWEST_IN_BUDGET = 3  # runs of the fullest cluster; below, clusters of C are chance
+FEWEST_RUNS = 4  # of several rows each, that are left to fit
 
 
 def effort(columns: Columns) -> Array:
@@ -22,17 +24,32 @@ def effort(columns: Columns) -> Array:
     flops = training_flops(columns)
     if flops is not None:
         return flops
-    for role in ("D", "N", "S", "X"):
+    for role in ("D", "N", "S", "S_min", "X"):
         if role in columns:
             return columns[role]
-    raise InputError("GRID: a back-test needs a column that says which runs are larger (C, N, D, S or X)")
+    raise InputError("GRID: a back-test needs a column that says which runs are larger (C, N, D, S, S_min or X)")
+
+
+def run_of(columns: Columns) -> Array:
+    """Return to which run each row belongs [rows], counted from 0; each row is one where no column names runs."""
+    return units(len(columns), columns.values.get("run"))
+
+
+def largest_of_runs(values: Array, run: Array) -> Array:
+    """Return the largest value of each run [runs]."""
+    largest = np.full(int(run.max()) + 1, -np.inf)
+    np.maximum.at(largest, run, values)
+    return largest
 
 
 def budgets(columns: Columns) -> Array | None:
-    """Return the rank of each row's FLOP budget [rows], 0 for the smallest; None when the grid has no clear budgets."""
-    log_size = np.log(effort(columns))
+    """Return the rank of each run's FLOP budget [runs], 0 for the smallest; None when the grid has no clear budgets."""
+    run = run_of(columns)
+    log_size = np.log(largest_of_runs(effort(columns), run))
     if "group" in columns:
-        _, label = np.unique(columns["group"].astype(str), return_inverse=True)
+        _, of_row = np.unique(columns["group"].astype(str), return_inverse=True)
+        label = largest_of_runs(of_row.astype(np.float64), run).astype(int)
+        _, label = np.unique(label, return_inverse=True)
     else:
         label, is_near = cluster(log_size)
         if not is_near.all() or np.bincount(label).max() < FEWEST_IN_BUDGET:
@@ -43,30 +60,38 @@ def budgets(columns: Columns) -> Array | None:
 
 
 def largest_budget(columns: Columns) -> tuple[Array, float]:
-    """Return the rows [booleans] of the largest FLOP budget, and its FLOPs.
+    """Return the rows [booleans] of the runs of the largest FLOP budget, and its FLOPs.
 
-    When the grid has no clear budgets: the rows with the largest fifth of C, and the largest C.
+    When the grid has no clear budgets: the fifth of the runs with the largest C, and the largest C.
     """
+    run = run_of(columns)
     rank = budgets(columns)
-    size = effort(columns)
+    size = largest_of_runs(effort(columns), run)
     if rank is None:
-        return size >= np.quantile(size, 1 - LARGEST_SHARE), float(size.max())
+        is_large = size >= np.quantile(size, 1 - LARGEST_SHARE)
+        return is_large[run], float(size.max())
     is_largest = rank == rank.max()
-    return is_largest, float(np.exp(np.log(size[is_largest]).mean()))
+    return is_largest[run], float(np.exp(np.log(size[is_largest]).mean()))
 
 
 def held_out(columns: Columns, fewest: int) -> list[Array]:
-    """Return rows [booleans] to hold out, split by split, the last one the largest budget; `fewest` rows are left."""
+    """Return rows [booleans] to hold out, split by split, the last one the largest budget; `fewest` rows are left.
+
+    A run is held out with all its rows, or not at all.
+    """
+    run = run_of(columns)
     rank = budgets(columns)
     if rank is None:
-        size = effort(columns)
+        size = largest_of_runs(effort(columns), run)
         splits = [size >= np.quantile(size, share) for share in SHARES]
     else:
         first = min(2, rank.max())  # one budget tells no exponent
         splits = [rank >= budget for budget in range(first, rank.max() + 1)]
     usable = []
-    for held in splits:
-        left = (~held).sum()
-        if held.any() and left >= fewest:
+    for held_runs in splits:
+        held = held_runs[run]
+        rows_left = (~held).sum()
+        runs_left = (~held_runs).sum()
+        if held.any() and rows_left >= fewest and runs_left >= min(fewest, FEWEST_RUNS):
             usable.append(held)
     return usable[-MOST_SPLITS:]

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.fitting import formula_fit
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
+from analysis.grid import cost
 from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw
 from analysis.questions import fit as fitting
@@ -64,7 +65,7 @@ def fit_jointly(
     families = {}
     for copy, (name, part) in enumerate(parts.items()):
         own_values = problem.of_copy(best_values, copy)
-        factor, _ = formula_fit.flops_factor(part)
+        factor, _ = cost.flops_factor(part)
         lost = _lost(problem, is_weak, copy)
         families[name] = Family(
             name=name,
@@ -119,7 +120,7 @@ def join(
     )
     # The starts come from fits of the families alone, posed as the joint problem says.
     points = _starts(problem, parts, columns, spec)
-    return dataclasses.replace(problem, points=points), formula_fit.row_weights(columns)
+    return dataclasses.replace(problem, points=points), formula_fit.row_weights(columns, law.TARGET)
 
 
 def _starts(problem: JointProblem, parts: Mapping[str, Columns], columns: Columns, spec: FitSpec) -> Array:

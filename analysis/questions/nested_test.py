@@ -36,7 +36,7 @@ def nested_test(columns: Columns, law: type[FormulaLaw], **fixed: float) -> Nest
     spec = FitSpec(objective=objective, bootstrap=0, thorough=False)
     free_fit = fit(columns, law, spec)
     fixed_fit = fit(columns, law, dataclasses.replace(spec, fixed=fixed))
-    freedom = len(columns) - coefficients
+    freedom = free_fit.residuals.rows - coefficients
     if freedom < 1:
         raise InputError(f"GRID: {len(columns)} rows for {coefficients} coefficients; expected at least one more row")
     saved = max(fixed_fit.objective - free_fit.objective, 0.0)

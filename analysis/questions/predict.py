@@ -1,7 +1,7 @@
 """Predict from a fit: the loss of a run, or the compute-optimal N and D of a budget and the loss there.
 
 The interval is that of the law: where its value lies, by the bootstrap in fit.json. One more run also carries noise;
-`interval_new_run` adds the scatter of the rows around the law.
+`interval_new_run` adds the scatter of the rows around the law, and holds the former.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,15 @@ import math
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from analysis import laws
-from analysis.fitting.result import SCHEMA, FitResult, ranges, unpack
+from analysis.fitting.result import SCHEMA, FitResult, noise_of, ranges, unpack
+from analysis.grid import cost
 from analysis.grid.roles import ROLES
 from analysis.laws import written
 from analysis.laws.base import Array, Law, part_inputs
 from analysis.trust.interval import Interval, interval_of
+from analysis.trust.one_run import Noise, interval_of_run, quantiles_of_run
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
@@ -35,11 +36,17 @@ class Fitted:
     freedom: int | None
     level: float
     flops_per_param_token: float
-    scatter: float  # standard deviation of ln loss around the law
+    noise: Noise  # of single runs around the law
     ranges: Mapping[str, list[float]]
     columns: Mapping[str, str]  # role -> column or formula
     data_sha256: str
     command: str
+    caution: str = ""  # of the back-test, where it says that intervals are too narrow
+
+    @property
+    def cost(self) -> str:
+        """Which count of FLOPs C is, in words; empty for a law without N and D."""
+        return cost.in_words(self.columns, self.flops_per_param_token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Prediction:
     optimum: dict[str, float]
     optimum_intervals: dict[str, Interval | None]
     extrapolation: float | None  # largest ratio of an input to the largest value in the grid
+    notes: tuple[str, ...] = ()  # what a reader should know beside the numbers
 
 
 def read(path: str, group: str | None = None) -> Fitted:
@@ -103,11 +111,12 @@ def from_json(data: Mapping[str, Any]) -> Fitted:
         freedom=data["freedom"],
         level=float(data["options"]["level"]),
         flops_per_param_token=float(data["flops_per_param_token"]),
-        scatter=float(data["certificate"]["rms_log_residual"]),
+        noise=noise_of(data["noise"]),
         ranges=data["ranges"],
         columns=data["columns"],
         data_sha256=data["data_sha256"],
         command=data["command"],
+        caution=data.get("back_test", {}).get("caution", ""),
     )
 
 
@@ -120,7 +129,7 @@ def of_result(result: FitResult) -> Fitted:
         freedom=result.freedom,
         level=result.spec.level,
         flops_per_param_token=result.flops_per_param_token,
-        scatter=result.certificate.rms_log_residual or 0.0,
+        noise=result.noise,
         ranges=ranges(result.columns, result.flops_per_param_token),
         columns=result.columns.sources,
         data_sha256="",
@@ -180,29 +189,29 @@ def check_at(at: Mapping[str, float], law: Law, text: str) -> dict[str, float]:
     return found
 
 
-def new_runs(fitted: Fitted, at: Mapping[str, float]) -> Array:
-    """Return what one more run at `at` may give [replicates].
+def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Interval | None:
+    """Return the interval of what the law gives at `at`; None without refits."""
 
-    That is the law's own uncertainty, and the scatter of the rows around it.
-    """
-    law = fitted.law
-    factor = fitted.flops_per_param_token
-    if not len(fitted.draws):
-        return np.empty(0)
-    with np.errstate(all="ignore"):
-        draws = np.asarray(type(law).stack(fitted.draws).target_at(at, factor), dtype=np.float64)
-    noise = np.random.default_rng(0).standard_normal(len(draws)) * fitted.scatter
-    is_positive = float(law.target_at(at, factor)) > 0
-    return draws * np.exp(noise) if is_positive else draws + noise
+    def value(law: Law) -> Any:
+        return law.within_range(law.target_at(at, fitted.flops_per_param_token))
+
+    return interval_of(value, fitted.law, fitted.draws, fitted.left_out, level, fitted.freedom)
+
+
+def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Array:
+    """Return quantiles of what one more run at `at` may give: the ends of its intervals of every level."""
+    estimate = float(fitted.law.within_range(fitted.law.target_at(at, fitted.flops_per_param_token)))
+
+    def law_interval(level: float) -> Interval | None:
+        return interval_of_law(fitted, at, level)
+
+    return fitted.law.within_range(quantiles_of_run(estimate, law_interval, fitted.noise, shares))
 
 
 def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     """Predict at one of the law's INPUTS."""
     law = fitted.law
     factor = fitted.flops_per_param_token
-
-    def loss_of(one: Law) -> Any:
-        return one.target_at(at, factor)
 
     def interval(quantity: Any) -> Interval | None:
         return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
@@ -211,14 +220,25 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     optimum_intervals = {}
     for name in optimum:
         optimum_intervals[name] = interval(lambda one, name=name: one.derived(at, factor)[name])
+    by_formula = float(law.target_at(at, factor))
+    loss = float(law.within_range(by_formula))
+    notes = []
+    if loss != by_formula and math.isfinite(by_formula):
+        notes.append(f"the formula gives {by_formula:.4g} here; {law.TARGET} ends at {loss:g}")
+    of_law = interval_of_law(fitted, at, fitted.level)
+    of_run = interval_of_run(loss, of_law, fitted.noise)
+    if of_run is not None:
+        low, high = law.within_range([of_run.low, of_run.high])
+        of_run = dataclasses.replace(of_run, low=float(low), high=float(high))
     return Prediction(
         at=dict(at),
-        loss=float(loss_of(law)),
-        interval=interval(loss_of),
-        new_run=Interval.of(new_runs(fitted, at), fitted.level),
+        loss=loss,
+        interval=of_law,
+        new_run=of_run,
         optimum=optimum,
         optimum_intervals=optimum_intervals,
         extrapolation=extrapolation(fitted, at),
+        notes=(*notes, *filter(None, [fitted.caution])),
     )
 
 
@@ -241,6 +261,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         "interval": _ends(prediction.interval),
         "interval_new_run": _ends(prediction.new_run),
         "extrapolation": prediction.extrapolation,
+        "notes": list(prediction.notes),
     }
     if prediction.optimum:
         data["optimum"] = prediction.optimum

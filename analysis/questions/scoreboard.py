@@ -71,12 +71,11 @@ def score_law(columns: Columns, law: type[Law], spec: FitSpec, fewest_rows: int)
         test = backtest.rolling(columns, law, spec, fewest_rows)
     except (InputError, FitError) as error:
         return dataclasses.replace(score, reason=_reason(error))
-    error = test.gathered("error")
     return dataclasses.replace(
         score,
-        held_out_rms=float(np.sqrt(np.mean(error**2))),
-        held_out_bias=float(error.mean()),
-        covered=float(test.gathered("inside").mean()),
+        held_out_rms=test.rms_error,
+        held_out_bias=test.mean_error,
+        covered=test.covered,
         test=test,
     )
 

@@ -13,8 +13,9 @@ from analysis.laws.base import Array, FormulaLaw
 from analysis.questions import fit as fitting
 from analysis.questions.family import Sharing
 from analysis.questions.joint_fit import join, optimum_of
-from analysis.solve.objective import Objective
+from analysis.solve.objective import Objective, sided
 from analysis.trust.information import aicc_penalty
+from analysis.trust.residuals import row_counts
 from experiments.cli import InputError
 
 SIGNIFICANT = 0.05
@@ -31,7 +32,7 @@ def judge_sharing(
     """Test whether families may share coefficients. Returns the test, or why it cannot be made."""
     objective = Objective("least_squares", spec.settled_objective.residual)
     spec = dataclasses.replace(spec, bootstrap=0, objective=objective)
-    rows = len(columns)
+    rows = int((row_counts(columns) > 0).sum())
     free_of_one = len(law.names()) - len(spec.fixed)
     shared_and_free = [name for name in shared if name not in spec.fixed]
     without = free_of_one * len(parts)  # coefficients if each family has its own
@@ -46,7 +47,8 @@ def judge_sharing(
     except (FitError, InputError) as error:
         return None, f"sharing is not tested: {error}"
     # A joint fit cannot be better than separate ones; where it seems so, the latter did not quite converge.
-    squares = float((weight * residual**2).sum())
+    used = sided(weight, residual, problem.above)  # a bound that holds adds nothing
+    squares = float((used * residual**2).sum())
     apart = max(min(squares, together), TINY)
     return _f_test(together, apart, rows, without, saved), ""
 

@@ -78,7 +78,6 @@ def context(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing
 def results_context(survey: Survey) -> dict[str, Any]:
     """Return the part of the context that is about the fits alone."""
     found = survey.results[survey.headline]
-    factor = number(found.flops_per_param_token, 3)
     return {
         "headline": headline(survey),
         "verdict": {
@@ -87,7 +86,7 @@ def results_context(survey: Survey) -> dict[str, Any]:
             "reasons": survey.reasons,
         },
         "level": f"{found.spec.level:.0%}",
-        "cost": f"Approach 3 takes C = {factor} N D.",
+        "cost": f"Compute: {found.cost}." if found.cost else "",
         "optima": [optimum_cells(row, survey.headline) for row in by_budget(survey)],
         "fits": [_fit_rows(name, one) for name, one in survey.results.items()],
         "failures": [(TITLES[name], reason) for name, reason in survey.failures.items()],

@@ -15,6 +15,7 @@ from analysis.fitting.result import FitError, FitResult, finite
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.selection import select
 from analysis.grid.table import Columns, Grid
+from analysis.laws.base import Law
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
@@ -59,7 +60,7 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
     columns = select(
         grid,
         ("N", "D", "loss", "C"),
-        optional=("group", "weight", "run"),
+        optional=("group", "weight", "run", "censored"),
         columns=columns_text,
         where=where,
     )
@@ -76,7 +77,7 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
     quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER), thorough=False)
     test, no_test, every = backtest.hindsight(columns, laws.load("chinchilla"), quick)
     comparison = compare_families(grid, quick, columns_text, where)
-    verdict, reasons = judge(results, test, comparison)
+    verdict, reasons = judge(results, test, comparison, narrow_intervals(columns, quick, every))
     return Survey(
         columns=columns,
         results=results,
@@ -96,6 +97,21 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
     )
 
 
+def narrow_intervals(columns: Columns, spec: FitSpec, of_chinchilla: backtest.Rolling | None) -> list[str]:
+    """Say which approaches were too sure of the larger runs, or of the optima of larger budgets, in hindsight."""
+    isoflop = laws.load("isoflop")
+    try:
+        of_isoflop = backtest.rolling(usable(columns, isoflop), isoflop, spec)
+    except (InputError, FitError):
+        of_isoflop = None
+    found = []
+    for name, test in (("approach 3", of_chinchilla), ("approach 2", of_isoflop)):
+        why = test.caution if test else ""
+        if why:
+            found.append(f"{name}: {why}")
+    return found
+
+
 def _reason(error: Exception) -> str:
     """Return an error's text for a page that is about the grid anyway."""
     return str(error).removeprefix("GRID: ")
@@ -112,10 +128,24 @@ def _fit_all(columns: Columns, spec: FitSpec) -> tuple[dict[str, FitResult], dic
     failures: dict[str, str] = {}
     for name, law, choice in wanted:
         try:
-            results[name] = fitting.fit(columns, laws.load(law), choice)
+            chosen = laws.load(law)
+            results[name] = fitting.fit(usable(columns, chosen), chosen, choice)
         except (InputError, FitError) as error:
             failures[name] = _reason(error)
     return results, failures
+
+
+def usable(columns: Columns, law: type[Law]) -> Columns:
+    """Leave out runs that were stopped early, for a law that has no use for a bound."""
+    if "censored" not in columns or "censored" in law.OPTIONAL:
+        return columns
+    rest = columns.take(
+        columns["censored"] <= 0, "the run was stopped early (censored), and this law has no use for a bound"
+    )
+    if not len(rest):
+        raise InputError(f"GRID: all {len(columns)} rows were stopped early, and {law.NAME} has no use for a bound")
+    values = {role: value for role, value in rest.values.items() if role != "censored"}
+    return dataclasses.replace(rest, values=values)
 
 
 def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> dict[str, Any]:
@@ -152,7 +182,7 @@ def compare_conventions(
     if len(params) * len(flops) < 2:
         return []
     given = {}
-    for role in ("D", "loss", "group", "weight", "run"):
+    for role in ("D", "loss", "group", "weight", "run", "censored"):
         if role in sources:
             given[role] = sources[role]
     cubic = dataclasses.replace(spec, interpolation="cubic")
@@ -176,7 +206,8 @@ def compare_conventions(
 def _fit_in_brief(columns: Columns, law: str, spec: FitSpec) -> dict[str, Any]:
     """Return what one way of counting says of the allocation, or why it says nothing."""
     try:
-        result = fitting.fit(columns, laws.load(law), spec)
+        chosen = laws.load(law)
+        result = fitting.fit(usable(columns, chosen), chosen, spec)
     except (InputError, FitError) as error:
         return {"reason": _reason(error)}
     interval = result.intervals().get("exponent_N")

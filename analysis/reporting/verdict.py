@@ -1,6 +1,6 @@
 """Judge the fits of a report: good, care or poor, with the reasons in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from analysis.fitting.result import FitResult, ranges
 from analysis.questions.backtest import BackTest
@@ -11,11 +11,17 @@ LEAST_SPAN = 30  # factor of compute over the runs
 
 
 def judge(
-    results: Mapping[str, FitResult], test: BackTest | None, comparison: Comparison | None
+    results: Mapping[str, FitResult],
+    test: BackTest | None,
+    comparison: Comparison | None,
+    too_sure: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
-    """Return `good`, `care` or `poor`, and the reasons, the gravest first."""
+    """Return `good`, `care` or `poor`, and the reasons, the gravest first.
+
+    too_sure: approaches whose intervals held far fewer of the larger runs than they say, in words.
+    """
     poor: list[str] = []
-    care: list[str] = []
+    care: list[str] = [*too_sure]
     law = results.get("chinchilla")
     if law is None:
         care.append("approach 3 could not be fitted, so nothing checks the allocation")
@@ -31,10 +37,10 @@ def judge(
     if test is None:
         care.append("there is no back-test")
     else:
-        miss = test.error.mean()
+        miss = test.mean_error
         if abs(miss) > LARGEST_MISS:
             poor.append(f"the back-test misses the largest budget by {miss:+.1%} on average")
-        elif test.inside.mean() < 0.5:
+        elif test.covered < 0.5:
             care.append("most runs of the largest budget lie outside the interval that the smaller ones gave")
     span = compute_span(law or next(iter(results.values())))
     if span is not None and span < LEAST_SPAN:

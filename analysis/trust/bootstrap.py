@@ -124,6 +124,8 @@ def refits(
     stream = np.random.default_rng(seed)
     fitted = np.real(problem.predicted(found.theta[None]))[0]
     error = problem.target - fitted
+    is_bound = np.broadcast_to(np.asarray(1.0 if problem.above is None else problem.above) == 0, error.shape)
+    observed = error
     if kind == "wild":
         sign = stream.choice([-1.0, 1.0], size=(replicates, count))[:, member]
         error = sign * error / np.sqrt(np.maximum(1 - leverage, 1e-2))
@@ -132,8 +134,12 @@ def refits(
             "--resample: 'residual' takes rows as independent and this grid has runs of several; expected paired or wild"
         )
     else:
-        enlarged = (error - error.mean()) * np.sqrt(rows / (rows - problem.size))
+        counting = error[~is_bound]
+        spare = max(len(counting) - problem.size, 1)
+        enlarged = (counting - counting.mean()) * np.sqrt(len(counting) / spare)
         error = stream.choice(enlarged, size=(replicates, rows))
+    # A bound (a run that was stopped early) has no scatter of its own: it stays where it is.
+    error = np.where(is_bound, observed, error)
     weight = np.broadcast_to(found.weight, error.shape)
     return _fit_all(Resampled(problem.with_target(fitted + error), weight, found.deltas), found)
 

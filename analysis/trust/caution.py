@@ -5,18 +5,18 @@ import math
 import numpy as np
 
 from analysis.grid.table import Columns
+from analysis.trust.residuals import ROBUST, Residuals
 
 FEW_ROWS = 5  # per coefficient; below, bootstrap intervals are known to cover too little
 RARE = 0.01  # p-value of what a reader is warned of
 FEW_AGREE = 0.05  # share of the starts
 FAR = 8  # robust standard deviations
-ROBUST = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 
-def warnings(columns: Columns, coefficients: int, agreeing: float, log_residual: np.ndarray) -> tuple[str, ...]:
+def warnings(columns: Columns, coefficients: int, agreeing: float, residuals: Residuals) -> tuple[str, ...]:
     """Say what a reader should know before using the numbers of a fit."""
     found = []
-    rows = len(columns)
+    rows = residuals.rows
     if rows == coefficients:
         found.append(
             f"{rows} rows for {coefficients} coefficients: the law goes through every row and nothing checks it"
@@ -28,7 +28,7 @@ def warnings(columns: Columns, coefficients: int, agreeing: float, log_residual:
     repeated = repeated_rows(columns)
     if repeated:
         found.append(f"{repeated} rows repeat another row exactly; repeated rows count twice and narrow the intervals")
-    far = far_rows(log_residual)
+    far = far_rows(residuals.standardised)
     if far:
         found.append(f"{far} of {rows} rows lie more than 8 robust standard deviations from the law")
     for role, what in (("N", "parameters"), ("D", "tokens")):

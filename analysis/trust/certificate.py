@@ -13,6 +13,7 @@ from analysis.trust import identification, influence, misfit
 from analysis.trust.caution import RARE, warnings
 from analysis.trust.interval import Interval
 from analysis.trust.profile import Profile
+from analysis.trust.residuals import Residuals
 
 MOVES = 2.0  # standard errors by which one row or run may move a coefficient before a reader is warned
 MOST_ROWS_NAMED = 8  # of a run that moves a coefficient
@@ -48,7 +49,7 @@ class Certificate:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """Hold what a certificate rests on: a fitted law with its rows, residuals [rows] and refits.
+    """Hold what a certificate rests on: a fitted law with its rows, their residuals and refits.
 
     intervals and profiles by coefficient; left_out [refits, coefficients] of the jackknife; loss is the objective's;
     fixed: coefficients that were not fitted.
@@ -56,7 +57,7 @@ class Evidence:
 
     law: FormulaLaw
     columns: Columns
-    residual: np.ndarray
+    residuals: Residuals
     intervals: Mapping[str, Interval]
     left_out: np.ndarray
     profiles: Mapping[str, Profile]
@@ -68,15 +69,15 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
     """Judge a fit that reached a stationary point."""
     law = evidence.law
     columns = evidence.columns
-    residual = evidence.residual
+    residuals = evidence.residuals
     weak, condition = _weak_names(found)
     at_bound, vanished = _bound_names(law, found)
     lost = identification.not_identified(law, weak, vanished, evidence.intervals)
     moving = influence.influential(law, columns, evidence.left_out, evidence.intervals, row_leverage)
-    trends = misfit.residual_trends(columns, residual)
-    noise = misfit.seed_noise(law, columns, residual)
+    trends = misfit.residual_trends(columns, residuals)
+    noise = misfit.seed_noise(law, columns, residuals)
     free = len(law.names()) - len(evidence.fixed)
-    worst = int(np.argmax(np.abs(residual)))
+    worst = residuals.worst
     return Certificate(
         converged=True,
         agreeing_starts=found.agreeing,
@@ -89,13 +90,13 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
         influential=moving,
         trends=trends,
         seed_noise=noise,
-        aicc=misfit.aicc(residual, free, evidence.loss),
-        rms_log_residual=float(np.sqrt(np.mean(residual**2))),
-        worst_row=int(columns.row[worst]),
-        worst_log_residual=float(residual[worst]),
+        aicc=misfit.aicc(residuals, free, evidence.loss),
+        rms_log_residual=residuals.rms,
+        worst_row=None if worst is None else int(columns.row[worst]),
+        worst_log_residual=None if worst is None else float(residuals.value[worst]),
         warnings=(
-            *warnings(columns, len(found.theta), found.agreeing, residual),
-            *(() if misfit.is_rounding(residual) else _influence_warning(moving, set(lost))),
+            *warnings(columns, len(found.theta), found.agreeing, residuals),
+            *(() if misfit.is_rounding(residuals.counted) else _influence_warning(moving, set(lost))),
             *_trend_warnings(trends),
             *_noise_warning(noise),
         ),

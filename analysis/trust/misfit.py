@@ -7,23 +7,28 @@ import numpy as np
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
 from analysis.trust.information import aicc_penalty
+from analysis.trust.residuals import Residuals
 
 ROUNDING = 3e-7  # spread of ln residuals below which they are the rounding of losses, which float32 writes to 6e-8
 FEWEST_VALUES = 4  # of a quantity along which a trend is sought
 FEWEST_REPEATS = 2  # rows beside the first of their inputs
 
 
-def residual_trends(columns: Columns, residual: np.ndarray) -> dict[str, dict[str, float]]:
+def residual_trends(columns: Columns, residuals: Residuals) -> dict[str, dict[str, float]]:
     """Correlate the residuals (Spearman) with ln N, ln D and ln C: what the form does not follow.
 
     rho is that with the quantity, bend that with its distance from the middle; p belongs to the clearer of the two.
     """
     found = {}
-    if is_rounding(residual):
+    residual = residuals.counted
+    if not len(residual) or is_rounding(residual):
         return found
     for role in ("N", "D", "C"):
-        if role in columns and len(np.unique(columns[role])) >= FEWEST_VALUES:
-            trend = _trend(np.log(columns[role]), residual)
+        if role not in columns:
+            continue
+        value = columns[role][residuals.counting]
+        if len(np.unique(value)) >= FEWEST_VALUES:
+            trend = _trend(np.log(value), residual)
             if np.isfinite(trend["p"]):
                 found[role] = trend
     return found
@@ -47,12 +52,16 @@ def _trend(place: np.ndarray, residual: np.ndarray) -> dict[str, float]:
     return {"rho": float(rho), "bend": float(bend), "p": p}
 
 
-def seed_noise(law: FormulaLaw, columns: Columns, residual: np.ndarray) -> dict[str, float] | None:
+def seed_noise(law: FormulaLaw, columns: Columns, residuals: Residuals) -> dict[str, float] | None:
     """Measure the scatter of rows with the same inputs (other seeds), and test whether the law misses by more.
 
-    p: of the F test for lack of fit, residuals of the law against those of the repeats' own means. None without repeats.
+    p: of the F test for lack of fit, residuals of the law against those of the repeats' own means. None without repeats,
+    and where the repeats were tuned apart: learning rates are no seeds.
     """
-    inputs = [columns[role] for role in law.inputs() if role in columns]
+    if columns.tuned:
+        return None
+    inputs = [columns[role][residuals.counting] for role in law.inputs() if role in columns]
+    residual = residuals.counted
     if not inputs or any(value.dtype.kind != "f" or value.ndim > 1 for value in inputs):
         return None
     _, label, count = np.unique(np.stack(inputs), axis=1, return_inverse=True, return_counts=True)
@@ -62,9 +71,10 @@ def seed_noise(law: FormulaLaw, columns: Columns, residual: np.ndarray) -> dict[
         return None
     from scipy.stats import f
 
-    mean = np.bincount(label, residual) / count
-    pure = float(((residual - mean[label]) ** 2).sum())
-    missed = float((residual**2).sum()) - pure
+    weight = residuals.weight
+    mean = np.bincount(label, weight * residual) / np.bincount(label, weight)
+    pure = float((weight * (residual - mean[label]) ** 2).sum())
+    missed = float((weight * residual**2).sum()) - pure
     freedom = len(count) - len(law.names())
     found = {"standard_deviation": math.sqrt(pure / repeats), "repeats": float(repeats)}
     if freedom > 0 and pure > 0 and not is_rounding(residual):
@@ -73,20 +83,41 @@ def seed_noise(law: FormulaLaw, columns: Columns, residual: np.ndarray) -> dict[
     return found
 
 
-def aicc(residual: np.ndarray, coefficients: int, loss: str) -> float | None:
+def aicc(residuals: Residuals, coefficients: int, loss: str) -> float | None:
     """Compute Akaike's criterion for small samples, of log residuals (plain ones where the target may be negative).
 
     Least squares mean normal scatter; robust losses the double exponential one, which is what they turn into when their
-    delta is small (Besiroglu et al. 2024). Comparable between laws that are fitted to the same rows with one loss.
-    None with too few rows, or when the law goes through all of them.
+    delta is small (Besiroglu et al. 2024), and coefficients then cost what useless ones gain (`price`). Weights are those
+    of inverse variances; rows of one run count together as one. Comparable between laws that are fitted to the same rows
+    with one loss. None with too few rows, or when the law goes through all of them.
     """
-    rows = len(residual)
+    independent = residuals.units
     k = coefficients + 1  # the scatter is estimated, too
-    size = np.abs(residual)
-    if rows <= k + 1 or size.max() < 1e-12:
+    if independent <= k + 1:
         return None
+    size = np.abs(residuals.counted)
+    if size.max() < 1e-12:
+        return None
+    weight = residuals.weight
+    log_weight = float(np.mean(np.log(weight)))
+    penalty = aicc_penalty(independent, k)
     if loss == "least_squares":
-        deviance = rows * (math.log(2 * math.pi * float(np.mean(size**2))) + 1)
-    else:
-        deviance = 2 * rows * (math.log(2 * float(np.mean(size))) + 1)
-    return deviance + aicc_penalty(rows, k)
+        variance = float(np.mean(weight * size**2))
+        deviance_of_row = math.log(2 * math.pi * variance) + 1 - log_weight
+        return independent * deviance_of_row + penalty
+    width = float(np.mean(weight * size))
+    deviance_of_row = 2 * (math.log(2 * width) + 1 - log_weight)
+    return independent * deviance_of_row + price(size, weight) * penalty
+
+
+def price(size: np.ndarray, weight: np.ndarray) -> float:
+    """Return how much a useless coefficient gains in the deviance of absolute residuals [rows], next to a normal one's.
+
+    It is 1/(2 f(0) E|r|) for residuals of density f (Ronchetti 1985): 1 for double exponential noise, pi/2 for normal
+    noise. In between it is read off the ratio of mean absolute to root mean square residual.
+    """
+    ratio = float(np.mean(weight * size) / np.sqrt(np.mean(weight * size**2)))
+    of_exponential = 1 / math.sqrt(2)
+    of_normal = math.sqrt(2 / math.pi)
+    way = (ratio - of_exponential) / (of_normal - of_exponential)
+    return 1 + min(max(way, 0.0), 1.0) * (math.pi / 2 - 1)

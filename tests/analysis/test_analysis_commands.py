@@ -44,7 +44,7 @@ def test_fit_writes_json_and_says_what_it_found(grid_path, fits):
     data = json.loads(fits["chinchilla"].read_text())
     assert data["law"] == "chinchilla" and data["rows_used"] == 35
     assert data["command"].startswith("python -m analysis.fit ")
-    assert data["columns"] == {"N": "params", "D": "tokens", "loss": "loss"}
+    assert data["columns"] == {"N": "params", "D": "tokens", "C": "flops", "loss": "loss"}
     assert data["coefficients"]["alpha"] == pytest.approx(TRUTH.alpha, rel=0.2)
     data = json.loads(fits["isoflop"].read_text())
     assert data["optimum"]["exponent_N"] == data["coefficients"]["a"]

@@ -45,7 +45,7 @@ PLANTED: dict[str, tuple[tuple[float, ...], dict[str, np.ndarray]]] = {
     "kaplan_d": ((5.4e13**0.095, 0.095), {"D": D}),
     "kaplan_c": ((3.1e8**0.05, 0.05), {"C": 6 * N * D}),
     "kaplan": ((6.4e13, 1.8e13, 0.076, 0.103), {"N": N, "D": D}),
-    "kaplan_steps": ((6.5e13**0.077, 2.1e3**0.76, 0.077, 0.76), {"N": N, "S": 10 ** draw.uniform(2, 5, ROWS)}),
+    "kaplan_steps": ((6.5e13**0.077, 2.1e3**0.76, 0.077, 0.76), {"N": N, "S_min": 10 ** draw.uniform(2, 5, ROWS)}),
     "plateau": ((1.7, 400, 0.34), {"X": N}),
     "broken": ((0.5, 3.0, 0.05, 0.3, 1e8, 0.4), {"X": 10 ** draw.uniform(5, 11, ROWS)}),
     "overtraining": ((1.84, 200, 300, 0.13), {"N": N, "D": D}),

@@ -54,7 +54,7 @@ def test_standard_errors_and_r_squared_are_those_of_scipy():
     from scipy import stats
 
     columns = sweep(noise=1e-3)
-    found = lr_batch.fit_lr_batch(columns, StepLaw, PLAIN)
+    found = lr_batch.fit_lr_batch(columns, StepLaw, PLAIN, resample="points")
     points = sweep_cells.optima(columns, ("N", "D"))
     line = stats.linregress(np.log(points.inputs["D"]), points.log_batch)
     assert found.law.r == pytest.approx(line.slope, rel=1e-9)
@@ -65,7 +65,8 @@ def test_standard_errors_and_r_squared_are_those_of_scipy():
 
 
 def test_the_bootstrap_spreads_as_the_standard_errors_say():
-    found = lr_batch.fit_lr_batch(sweep(noise=2e-3, steps=13), StepLaw, FitSpec(bootstrap=1000), excess=2e-3)
+    spec = FitSpec(bootstrap=1000)
+    found = lr_batch.fit_lr_batch(sweep(noise=2e-3, steps=13), StepLaw, spec, excess=2e-3, resample="points")
     errors, spreads = found.details["standard_errors"], found.details["bootstrap_sd"]
     for name in ("p", "q", "r"):
         assert spreads[name] == pytest.approx(errors[name], rel=0.4)

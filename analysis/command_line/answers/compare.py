@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.grid.table import Columns
-from analysis.questions.compare import Comparison
+from analysis.questions.compare import Comparison, cost_in_words
 from analysis.questions.efficiency import efficiencies
 from analysis.questions.equal_hours import EqualHours
 from analysis.questions.exchange import Crossing, ExchangeRate
@@ -34,6 +34,9 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
             console.print(f"{pair}: {told}", highlight=False)
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
     console.print(f"columns: {chosen}", highlight=False)
+    counted = cost_in_words(columns)
+    if counted:
+        console.print(f"compute: {counted}", highlight=False)
     for text in (*columns.notes, *result.families.notes, *result.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
 

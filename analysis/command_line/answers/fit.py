@@ -23,6 +23,8 @@ def show(result: FitResult, console: Console) -> None:
     )
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
     console.print(f"columns: {chosen}", highlight=False)
+    if result.cost:
+        console.print(f"compute: {result.cost}", highlight=False)
     for name, why in certificate.not_identified.items():
         console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
     for text in (*certificate.warnings, *columns.notes):
@@ -51,12 +53,15 @@ def show_back_test(test: Mapping[str, Any], console: Console) -> None:
     if "reason" in test:
         console.print(f"[yellow]note[/]: {test['reason']}", highlight=False)
         return
-    reach = test["by_factor"][-1]["to"]
+    farthest = test["by_factor"][-1]
+    reach = farthest["to"]
+    told = f"{test['predictions']} predictions of {test['quantity']} ({test['rows']} rows)"
     console.print(
-        f"back-test: {test['rms_error']:.2%} root mean square error of {test['predictions']} predictions of "
-        f"{test['quantity']} up to {reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in their interval",
+        f"back-test: {test['rms_error']:.2%} root mean square error of {told} up to {reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in their interval",
         highlight=False,
     )
+    if test["caution"]:
+        console.print(f"[yellow]note[/]: {test['caution']}", highlight=False)
 
 
 def show_laws(console: Console) -> None:

@@ -28,6 +28,10 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
         console.print(f"{level} interval of the law {of_law}")
         console.print(f"{level} interval of one run {of_run}")
     show_optimum(prediction, law, console)
+    if fitted.cost:
+        console.print(f"compute: {fitted.cost}")
+    for text in prediction.notes:
+        console.print(f"[yellow]note[/]: {text}")
     reach = prediction.extrapolation
     if reach is not None and reach > FAR:
         console.print(f"[yellow]note[/]: {reach:.3g} times beyond the largest run of the grid")

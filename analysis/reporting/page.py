@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.fitting.result import FitResult
 from analysis.grid.table import Columns, Grid
+from analysis.reporting import calculator
 from analysis.reporting.checklist import checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.survey import Survey
@@ -53,9 +54,11 @@ def context(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing
     """Return what the template shows, by the names that it uses."""
     from markupsafe import Markup
 
-    script = (TEMPLATES / "report.js").read_text()
+    page_calculator = calculator.context(survey)
+    names = ["report.js"]
+    if page_calculator is not None:
+        names.append("calculator.js")
     style = (TEMPLATES / "report.css").read_text()
-    script_hash = hashlib.sha256(script.encode()).digest()
     listed = drawn_runs(figures) or list(map(int, survey.columns.row[:MOST_ROWS]))
     page = results_context(survey)
     page["data"] = {
@@ -70,9 +73,18 @@ def context(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing
     page["command"] = command
     page["versions"] = list(versions().items())
     page["style"] = Markup(style)
-    page["script"] = Markup(script)
-    page["script_hash"] = base64.b64encode(script_hash).decode()
+    page["scripts"] = [_script(name) for name in names]
+    page["calculator"] = page_calculator
     return page
+
+
+def _script(name: str) -> dict[str, Any]:
+    """Return a script of the page with its hash, without which the page's own policy would not run it."""
+    from markupsafe import Markup
+
+    text = (TEMPLATES / name).read_text()
+    digest = hashlib.sha256(text.encode()).digest()
+    return {"text": Markup(text), "hash": base64.b64encode(digest).decode()}
 
 
 def results_context(survey: Survey) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """report.html in a real browser: every figure is drawn, every run can be asked what it is, and nothing is fetched."""
 
+import functools
 import pathlib
-import shutil
 
 import numpy as np
 import pytest
@@ -11,25 +11,11 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
 from analysis.reporting import page
 from analysis.reporting.survey import survey
+from tests.support import browser as browser_support
 from tests.support import planted
+from tests.support.browser import DESK, PHONE
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-lab.txt)")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-DESK = {"viewport": {"width": 1200, "height": 900}}
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+pytestmark = browser_support.needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +35,15 @@ def report(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with browser_support.started() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def visit(browser, report):
     """Opens the report in a window; at the end nothing may have gone wrong in it and nothing may have been fetched."""
-    troubles, requests, contexts = [], [], []
-
-    def visit(**window):
-        context = browser.new_context(**window)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: troubles.append(message.text))
-        tab.on("pageerror", lambda error: troubles.append(str(error)))
-        tab.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(report.as_uri())
-        return tab
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert troubles == []
-    assert set(requests) == {report.as_uri()}
+    with browser_support.visits(browser) as visits:
+        yield functools.partial(visits, report)
 
 
 def middle(element) -> tuple[float, float]:
@@ -180,7 +148,10 @@ def test_tapping_on_a_phone(visit):
     assert f"row {run}" in tip.inner_text()
     box = tip.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] >= 0 and box["y"] + box["height"] <= 844
-    tab.touchscreen.tap(*middle(tab.locator("#surface figcaption")))
+    caption = tab.locator("#surface figcaption")
+    caption.scroll_into_view_if_needed()
+    corner = caption.bounding_box()
+    tab.touchscreen.tap(corner["x"] + 10, corner["y"] + 8)  # on its words, not on a link
     assert not tip.is_visible()
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
@@ -219,3 +190,51 @@ def test_the_page_follows_the_colour_scheme(visit):
     dark = visit(**DESK, color_scheme="dark")
     assert dark.evaluate(colour) < 50
     assert "invert" in dark.evaluate("getComputedStyle(document.querySelector('figure svg')).filter")
+
+
+def numbers_of(svg) -> list[float]:
+    return [float(one) for one in svg.get_attribute("viewBox").split()]
+
+
+def test_a_figure_is_enlarged_moved_and_shown_whole_again(visit):
+    tab = visit(**DESK)
+    svg = tab.locator("#surface svg")
+    svg.scroll_into_view_if_needed()
+    whole = svg.get_attribute("viewBox")
+    tab.get_by_label("enlarge: surface").click()
+    width = float(svg.get_attribute("viewBox").split()[2])
+    assert width == pytest.approx(float(whole.split()[2]) / 1.5)
+    x, y = middle(svg)
+    tab.mouse.move(x, y)
+    tab.keyboard.down("Control")
+    tab.mouse.wheel(0, -300)
+    tab.keyboard.up("Control")
+    tab.wait_for_function(
+        "width => +document.querySelector('#surface svg').getAttribute('viewBox').split(' ')[2] < width", arg=width
+    )
+    before = svg.get_attribute("viewBox")
+    tab.mouse.down()
+    tab.mouse.move(x - 40, y - 30, steps=4)
+    tab.mouse.up()
+    moved = [float(one) for one in svg.get_attribute("viewBox").split()]
+    assert moved[0] > float(before.split()[0]) and moved[1] > float(before.split()[1])
+    run = tab.evaluate(
+        """() => {
+          const box = document.querySelector("#surface svg").getBoundingClientRect();
+          const inside = [...document.querySelectorAll("#surface [data-run]")].find(mark => {
+            const { left, right, top, bottom } = mark.getBoundingClientRect();
+            return left > box.left && right < box.right && top > box.top && bottom < box.bottom;
+          });
+          return inside?.dataset.run;
+        }"""
+    )
+    if run is not None:
+        tab.mouse.move(*middle(tab.locator(f'#surface [data-run="{run}"]')))
+        assert tab.locator("#tip").is_visible()
+    tab.get_by_label("show whole: surface").click()
+    assert numbers_of(svg) == pytest.approx([float(one) for one in whole.split()])
+    scrolled = tab.evaluate("scrollY")
+    tab.mouse.move(x, y)
+    tab.mouse.wheel(0, 200)  # without Ctrl the page scrolls
+    tab.wait_for_function("at => scrollY > at", arg=scrolled)
+    assert numbers_of(svg) == pytest.approx([float(one) for one in whole.split()])

@@ -68,6 +68,60 @@
     place();
   }
 
+  const CLOSEST = 20;  // times that a figure can be enlarged
+  const STEP = 1.5;    // of the keys and the buttons
+
+  // A figure is enlarged by + and -, by the wheel with Ctrl, or by its buttons, and moved by dragging; 0 shows it whole.
+  for (const svg of document.querySelectorAll("figure svg")) {
+    const { x, y, width, height } = svg.viewBox.baseVal;
+    const view = { x, y, width, height };
+    const middle = () => ({ x: view.x + view.width / 2, y: view.y + view.height / 2 });
+    const within = (value, least, most) => Math.min(Math.max(value, least), most);
+    const show = () => {
+      if (view.width >= width) Object.assign(view, { x, y, width, height });
+      view.x = within(view.x, x, x + width - view.width);
+      view.y = within(view.y, y, y + height - view.height);
+      svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.width} ${view.height}`);
+      svg.classList.toggle("enlarged", view.width < width);
+    };
+    const enlarge = (factor, point = middle()) => {
+      const wide = within(view.width / factor, width / CLOSEST, width);
+      const share = wide / view.width;
+      view.x = point.x - (point.x - view.x) * share;
+      view.y = point.y - (point.y - view.y) * share;
+      view.width *= share;
+      view.height *= share;
+      show();
+    };
+    const at = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    svg.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && !event.metaKey) return;  // the wheel alone scrolls the page
+      event.preventDefault();
+      enlarge(1.002 ** -event.deltaY, at(event));
+    }, { passive: false });
+    svg.addEventListener("keydown", (event) => {
+      const factor = { "+": STEP, "=": STEP, "-": 1 / STEP, 0: 1 / CLOSEST }[event.key];
+      if (factor) { event.preventDefault(); enlarge(factor); }
+    });
+    svg.addEventListener("pointermove", (event) => {
+      if (event.buttons !== 1 || event.pointerType === "touch" || view.width >= width) return;
+      const scale = svg.getScreenCTM().a;
+      view.x -= event.movementX / scale;
+      view.y -= event.movementY / scale;
+      show();
+    });
+    const buttons = document.createElement("span");
+    buttons.className = "zoom";
+    for (const [label, name, factor] of [["+", "enlarge", STEP], ["−", "make smaller", 1 / STEP], ["whole", "show whole", 1 / CLOSEST]]) {
+      const button = make("button", label);
+      button.type = "button";
+      button.setAttribute("aria-label", `${name}: ${svg.closest("figure").id}`);
+      button.addEventListener("click", () => enlarge(factor));
+      buttons.append(button);
+    }
+    svg.closest("figure").querySelector("figcaption").append(buttons);
+  }
+
   for (const chart of charts) {
     const { svg, marks } = chart;
     const nearest = (event) => {

@@ -77,8 +77,8 @@ def fit(
 ) -> "Fit":
     """Fit a law, given by its name, its formula ("L = E + A/N^alpha") or its class, to a grid.
 
-    given: roles as in `read`, and options of analysis.fitting.spec.FitSpec (bootstrap=200, fixed={"E": 1.69}), whose
-    types are many. Raises InputError for what the law or the grid does not have, FitError where no optimum is found.
+    given: roles as in `read`, options of analysis.fitting.spec.FitSpec (bootstrap=200, fixed={"E": 1.69}), whose types
+    are many, and best_of="lr,batch" for the best of the runs that differ in nothing else. Raises InputError for what the law or the grid does not have, FitError where no optimum is found.
     """
     from analysis.from_python import questions
 

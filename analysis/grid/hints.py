@@ -30,6 +30,7 @@ LIKE_RUNS = {
     "trial_id",
     "job",
     "job_id",
+    "model",
     "model_name",
     "model_id",
 }  # in small letters: what people call their runs

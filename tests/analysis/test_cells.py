@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import analysis
 from analysis import laws
 from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select
@@ -67,6 +68,13 @@ def test_names_are_those_of_columns_or_roles(frame):
     grid = dataclasses.replace(planted.grid(frame.assign(task_loss=1.0, accuracy=0.5)), best_of=("lr",))
     with pytest.raises(InputError, match="--best_of: takes the run of least loss"):
         select(grid, law.ROLES)
+
+
+def test_from_python_names_stand_between_commas_or_one_by_one(frame):
+    found = analysis.fit(frame, "chinchilla", best_of="lr, batch", bootstrap=0)
+    assert len(found.columns) == 20 and found.columns.notes[0].startswith("the best of each of 20 cells is used")
+    text = analysis.fit(frame, "chinchilla", best_of=("lr", "batch"), bootstrap=0)
+    assert text.law == found.law
 
 
 def test_a_sweep_is_noticed_and_its_rates_are_no_seeds(frame):

@@ -18,7 +18,7 @@ def show(result: FitResult, console: Console) -> None:
     columns = result.columns
     console.print(coefficients(result))
     console.print(
-        f"{len(columns)} rows used, {len(columns.dropped)} dropped; objective {result.objective:.8g}; "
+        f"{len(columns)} rows used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}; "
         f"{certificate.agreeing_starts:.0%} of the starts agree; scaled gradient {certificate.gradient:.0e}"
     )
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
@@ -29,6 +29,14 @@ def show(result: FitResult, console: Console) -> None:
         console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
     for text in (*certificate.warnings, *columns.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def bounding(result: FitResult) -> str:
+    """Say how many of the rows only bound the law, where some do."""
+    if "censored" not in result.columns:
+        return ""
+    bounds = int((result.columns["censored"] > 0).sum())
+    return f" ({bounds} of them only bound the law)" if bounds else ""
 
 
 def coefficients(result: FitResult) -> Table:

@@ -16,6 +16,7 @@ from analysis.solve.problem import Problem
 from analysis.solve.sums import SumProblem
 from analysis.trust import bootstrap, certificate, influence, profile
 from analysis.trust.certificate import Evidence
+from analysis.trust.interval import Interval
 from analysis.trust.residuals import Residuals, row_counts
 from experiments.cli import InputError, nearest
 
@@ -118,16 +119,19 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
     leverage = influence.leverage(found)
     refits = bootstrap.refits(found, spec.resample, spec.bootstrap, spec.seed, run, leverage)
     draws = problem.coefficients(refits)
+    coefficients = problem.coefficients(found.theta[None])[0]
     # The jackknife and the profiles take as long as many refits: only where all was asked for.
-    left_out = np.empty((0, problem.size))
+    coefficients_left_out = np.empty((0, problem.size))
     profiles: Mapping[str, profile.Profile] = {}
     if spec.thorough and len(draws):
-        left_out = bootstrap.jackknife(found, run)
-        profiles = profile.profiles(found, spec.level)
-    coefficients_left_out = problem.coefficients(left_out)
+        coefficients_left_out = problem.coefficients(bootstrap.jackknife(found, run))
+        by_run: dict[str, Interval | None] = {}
+        if bootstrap.unit_count(len(columns), run) < len(columns):
+            for at, name in enumerate(law.names()):
+                without = coefficients_left_out[:, at]
+                by_run[name] = Interval.of(draws[:, at], spec.level, float(coefficients[at]), without)
+        profiles = profile.profiles(found, spec.level, by_run)
 
-    point = found.theta[None]
-    coefficients = problem.coefficients(point)[0]
     fitted = law(*coefficients.tolist())
     target = columns[law.TARGET]
     additive = bool((target <= 0).any())

@@ -6,6 +6,7 @@ of it is compared with what the scatter of the rows makes of it (Heritier & Ronc
 the F test; with a robust loss and tails as heavy as Cauchy's such intervals hold the truth less often than they say.
 """
 
+from collections.abc import Mapping
 import dataclasses
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.special import fdtri
 from analysis.solve.objective import sided, slope
 from analysis.solve.optimum import Optimum
 from analysis.trust.held_fits import CLOSE, HeldFits
+from analysis.trust.interval import Interval
 
 FIRST_STEP = 0.4  # standard errors
 WIDEN = 1.4  # by which each step is longer than the one before
@@ -87,15 +89,31 @@ def _mean_curvature(residual: np.ndarray, used: np.ndarray, delta: float, parame
     return max(near - fitted_through, float(used.mean())) / spare * delta / window
 
 
-def profiles(found: Optimum, level: float) -> dict[str, Profile]:
-    """Profile every free coefficient around a fit, by its name."""
+def profiles(found: Optimum, level: float, by_run: Mapping[str, Interval | None] | None = None) -> dict[str, Profile]:
+    """Profile every free coefficient around a fit, by its name.
+
+    by_run: intervals of the coefficients from resampled runs, where runs have several rows. Rows of a run scatter
+    together; a rise of the objective is then worth what makes an interval of the same width where it is quadratic.
+    """
     worth, errors = spread(found)
     spare = max(len(found.weight) - found.problem.size, 1)
-    threshold = 0.5 * worth * float(fdtri(1, spare, level))
+    of_rows = 0.5 * worth * float(fdtri(1, spare, level))
     profiled = {}
     for at, name in enumerate(found.problem.names):
+        interval = (by_run or {}).get(name)
+        threshold = of_rows if interval is None else 0.5 * worth * _squared_reach(found, at, interval)
         profiled[name] = profile(HeldFits(found, at, threshold), errors[at], level)
     return profiled
+
+
+def _squared_reach(found: Optimum, at: int, interval: Interval) -> float:
+    """Return the square of half an interval's width, in standard errors that independent rows would make."""
+    problem, theta = found.problem.in_units(found.theta, at)
+    _, errors = spread(dataclasses.replace(found, problem=problem, theta=theta))
+    ends = np.array([interval.low, interval.high])
+    if problem.logs[at]:
+        ends = np.log(np.maximum(ends, 1e-300))
+    return float((ends[1] - ends[0]) / 2 / max(errors[at], 1e-150)) ** 2
 
 
 def profile(fits: HeldFits, error: float, level: float) -> Profile:

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.fitting import formula_fit
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
+from analysis.laws.one_quantity import Plateau
 from analysis.questions import fit as fitting
-from analysis.solve import formula, optimum
+from analysis.questions.planted import plant_runs
+from analysis.solve import formula, newton, optimum
 from analysis.trust import profile
 from analysis.trust.held_fits import HeldFits
 from tests.support import planted
@@ -98,3 +101,36 @@ def test_no_profile_of_a_ladder_has_a_spike(jitter):
                 if rise[at] > again + JUST_THRESHOLD:
                     wrong.append((seed, name, drawn.values[at], rise[at], again))
     assert not wrong
+
+
+def test_checkpoints_of_one_run_are_not_independent_for_a_profile():
+    """Ten runs, of which the checkpoints share most of their error: no surer than the interval that resamples runs.
+
+    The rise of a robust loss is not quadratic so far out: the ends may lie beyond those of the interval.
+    """
+    columns = plant_runs(10, np.random.default_rng(0)).columns
+    found = fitting.fit(columns, Chinchilla, FitSpec(bootstrap=200))
+    for name in ("alpha", "E"):
+        own = found.profiles[name]
+        interval = found.intervals()[name]
+        assert 0.7 < (own.high - own.low) / (interval.high - interval.low) < 3.0
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+def test_the_law_that_made_the_rows_lies_in_the_likelihood_region(tails):
+    """A rise of the objective is worth what it says, also where the loss has a kink and rows are few: 20, 60 times."""
+    held_truth = []
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        noise = draw.standard_normal(20) if tails == "normal" else draw.standard_t(1.5, 20)
+        X = np.geomspace(1, 1e3, 20)
+        values = {"X": X, "loss": (1.5 + 3.0 * X**-0.5) * np.exp(0.003 * noise)}
+        problem = formula_fit.pose(Columns(values, np.arange(20), {}, ()), Plateau, SPEC)
+        found = optimum.find(problem, np.ones(20), SPEC.objective, SPEC.objective.stages(), 8)
+        worth, _ = profile.spread(found)
+        truth = np.array([[np.log(1.5), np.log(3.0) - 0.5 * np.log(X).mean(), 0.5]])
+        assert problem.coefficients(truth)[0] == pytest.approx([1.5, 3.0, 0.5])
+        reached = newton.values_at(problem, np.r_[truth, found.theta[None]], np.ones(20), found.deltas[-1])
+        rise = 2 * (reached[0] - reached[1]) / worth / 3
+        held_truth.append(rise <= stats.f.ppf(0.9, 3, 17))
+    assert 0.84 < np.mean(held_truth) < 0.97

@@ -82,8 +82,7 @@ def take(x_ND: Float[Array, "N D"], row_NC: Integer[Array, "N C"], rows: int) ->
 
 
 def _take_forward(x_ND: Array, row_NC: Array, rows: int) -> tuple[Array, Array]:
-    x_RD = take(x_ND, row_NC, rows)
-    return x_RD, row_NC
+    return take(x_ND, row_NC, rows), row_NC
 
 
 def _take_backward(rows: int, row_NC: Array, d_x_RD: Array) -> tuple[Array, None]:

@@ -102,14 +102,14 @@ def dropless(
     end_E = jnp.cumsum(blocks_E)
     start_E = (end_E - blocks_E) * size
     row_NC = start_E[expert_NC] + place_A.reshape(expert_NC.shape)
-    x_RD = dispatch.take(x_ND, row_NC, blocks * size)
+    x_RD: Array = dispatch.take(x_ND, row_NC, blocks * size)
     if is_ragged(kernel):
         y_RD = feed_forward(lambda x, w: grouped(x, w, chosen_E), x_RD, weights, act, form)
         return dispatch.give_back(y_RD, row_NC, weight_NC)
     block_Z = jnp.arange(blocks)
     owner_Z = jnp.sum(block_Z[:, None] >= end_E, axis=1)  # E, which is nobody, for blocks behind the last one
-    x_ZSD = straight_through(x_RD, form, -1).reshape(blocks, size, -1)
-    y_ZSD = block_feed_forward(act, form, x_ZSD, weights, owner_Z)
+    x_ZSD = straight_through(x_RD.reshape(blocks, size, -1), form, -1)
+    y_ZSD: Array = block_feed_forward(act, form, x_ZSD, weights, owner_Z)
     return dispatch.give_back(y_ZSD.reshape(blocks * size, -1), row_NC, weight_NC)
 
 

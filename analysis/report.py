@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     numbers_path = os.path.splitext(values.out)[0] + ".numbers.json"
     cli.check_output(numbers_path, "--out")
     grid = options.load_grid(paths)
-    found = survey(grid, spec, values.columns, values.where)
+    found = survey(grid, spec, values.columns, values.where, options.formulas(grid))
     drawn = figures.draw_all(found)
     command = running_command("analysis.report")
     report = epath.Path(values.out)

@@ -94,6 +94,7 @@ def law(grid: "Grid", name: str) -> "type[Law]":
 
 def formulas(grid: "Grid") -> "list[type[FormulaLaw]]":
     """Return the laws that --formula writes, which may name columns of the grid."""
+    from analysis.laws import LAWS
     from analysis.laws.written import law_of
 
     found = []
@@ -101,6 +102,9 @@ def formulas(grid: "Grid") -> "list[type[FormulaLaw]]":
         name = "formula" if at == 1 else f"formula_{at}"
         found.append(law_of(text, grid.names, name))
     names = [one.NAME for one in found]
+    for name in names:
+        if name in LAWS:
+            raise InputError(f"--formula: {name} is the name of a law; expected another, as in 'mine: L = ...'")
     if len(set(names)) < len(names):
         raise InputError(f"--formula: two formulas have the name of one of {', '.join(names)}; expected different ones")
     return found

@@ -145,6 +145,7 @@ class FormulaLaw(Law):
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run", "censored")
     COEFFICIENTS: ClassVar[dict[str, Coefficient]]
+    HAS_CORNERS: ClassVar[bool] = False  # the formula has no slope somewhere, as min, max and abs have none
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -54,6 +54,7 @@ def law_of(text: str, columns: Collection[str] = (), name: str = "formula") -> t
         "OWN_ROLES": {column: column_role(column) for column in formula.columns},
         "TARGET": formula.target,
         "SIGNED": _may_be_negative(formula),
+        "HAS_CORNERS": formula.is_kinked,
         "COEFFICIENTS": written_starts.before_data(formula),
         "DEFINITION": {"text": f"{formula.name}: {formula.text}", "columns": list(formula.columns)},
         "__doc__": formula.text,

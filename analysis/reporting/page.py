@@ -14,7 +14,7 @@ from analysis.reporting import calculator
 from analysis.reporting.checklist import checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.survey import Survey
-from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells, rate_text, test_text
+from analysis.reporting.words import WORDS, by_budget, headline, optimum_cells, rate_text, test_text, title_of
 from analysis.trust.interval import Interval
 from analysis.writing.numbers import human, number, span
 
@@ -101,7 +101,7 @@ def results_context(survey: Survey) -> dict[str, Any]:
         "cost": f"Compute: {found.cost}." if found.cost else "",
         "optima": [optimum_cells(row, survey.headline) for row in by_budget(survey)],
         "fits": [_fit_rows(name, one) for name, one in survey.results.items()],
-        "failures": [(TITLES[name], reason) for name, reason in survey.failures.items()],
+        "failures": [(title_of(name), reason) for name, reason in survey.failures.items()],
         "notes": _notes(survey),
         "budgets": _budget_rows(survey),
         "test": test_text(survey),
@@ -159,12 +159,12 @@ def _fit_rows(name: str, found: FitResult) -> dict[str, Any]:
             "remark": f"not identified: {lost[key]}" if key in lost else "",
         }
         rows.append(row)
-    return {"title": TITLES[name], "formula": found.law.FORMULA, "rows": rows}
+    return {"title": title_of(name), "formula": found.law.FORMULA, "rows": rows}
 
 
 def _short_title(name: str) -> str:
     """Return "parabola" of "approach 2, parabola"."""
-    return TITLES[name].split(", ")[1]
+    return title_of(name).split(", ")[1]
 
 
 def _budget_rows(survey: Survey) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from analysis.fitting.result import FitError, FitResult, finite
 from analysis.fitting.spec import INTERPOLATIONS, FitSpec
 from analysis.grid.selection import select
 from analysis.grid.table import Columns, Grid
-from analysis.laws.base import Law
+from analysis.laws.base import FormulaLaw, Law
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
@@ -55,8 +55,18 @@ class Survey:
         return self.results[name]
 
 
-def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None) -> Survey:
-    """Compute everything. Raises InputError when no law can be fitted."""
+def survey(
+    grid: Grid,
+    spec: FitSpec,
+    columns_text: str | None,
+    where: str | None,
+    formulas: Sequence[type[FormulaLaw]] = (),
+) -> Survey:
+    """Compute everything. formulas: further laws of the loss by N and D.
+
+    Raises InputError when no law can be fitted, and for a formula of other data.
+    """
+    _check_formulas(formulas)
     columns = select(
         grid,
         ("N", "D", "loss", "C"),
@@ -64,7 +74,7 @@ def survey(grid: Grid, spec: FitSpec, columns_text: str | None, where: str | Non
         columns=columns_text,
         where=where,
     )
-    results, failures = _fit_all(columns, spec)
+    results, failures = _fit_all(columns, spec, formulas)
     if set(results) <= {"envelope"}:  # a hull goes through any runs: alone it is no law
         why = "; ".join(dict.fromkeys(failures.values()))
         raise InputError(f"GRID: no law can be fitted ({why})")
@@ -117,19 +127,31 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("GRID: ")
 
 
-def _fit_all(columns: Columns, spec: FitSpec) -> tuple[dict[str, FitResult], dict[str, str]]:
-    """Fit the three approaches, the second one with every interpolation: results, and why others failed."""
-    wanted = [("chinchilla", "chinchilla", spec)]
+def _check_formulas(formulas: Sequence[type[FormulaLaw]]) -> None:
+    """Raise InputError for a formula that a report cannot set beside the approaches."""
+    for law in formulas:
+        of = ", ".join(law.inputs())
+        if set(law.inputs()) != {"N", "D"} or law.TARGET != "loss":
+            raise InputError(f"--formula: {law.NAME} gives {law.TARGET} by {of}; a report compares losses by N and D")
+
+
+def _fit_all(
+    columns: Columns, spec: FitSpec, formulas: Sequence[type[FormulaLaw]]
+) -> tuple[dict[str, FitResult], dict[str, str]]:
+    """Fit the three approaches, the second one with every interpolation, and formulas: results, and why others failed."""
+    isoflop = laws.load("isoflop")
+    wanted: list[tuple[str, type[Law], FitSpec]] = [("chinchilla", Chinchilla, spec)]
     for interpolation in INTERPOLATIONS:
         name = "isoflop" if interpolation == "quadratic" else f"isoflop_{interpolation}"
-        wanted.append((name, "isoflop", dataclasses.replace(spec, interpolation=interpolation)))
-    wanted.append(("envelope", "envelope", spec))
+        choice = dataclasses.replace(spec, interpolation=interpolation)
+        wanted.append((name, isoflop, choice))
+    wanted.append(("envelope", laws.load("envelope"), spec))
+    wanted += [(formula.NAME, formula, spec) for formula in formulas]
     results: dict[str, FitResult] = {}
     failures: dict[str, str] = {}
     for name, law, choice in wanted:
         try:
-            chosen = laws.load(law)
-            results[name] = fitting.fit(usable(columns, chosen), chosen, choice)
+            results[name] = fitting.fit(usable(columns, law), law, choice)
         except (InputError, FitError) as error:
             failures[name] = _reason(error)
     return results, failures

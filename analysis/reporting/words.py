@@ -24,6 +24,11 @@ WORDS = {
 }
 
 
+def title_of(name: str) -> str:
+    """Return what an approach is called on the page; a formula by its own name."""
+    return TITLES.get(name, name)
+
+
 def law_text(found: FitResult) -> str:
     """Return the law's formula with its numbers in place."""
     text = found.law.FORMULA
@@ -44,7 +49,7 @@ def headline(survey: Survey) -> dict[str, str]:
     title = f"Compute-optimal parameters grow as C^{exponent}{between}"
     sentence = (
         f"At 100 times the largest budget, {number(far['C'], 2)} FLOPs: {human(far['N'])} parameters, "
-        f"{human(far['D'])} tokens, loss {number(far['loss'], 4)} nats per token ({TITLES[survey.headline]})."
+        f"{human(far['D'])} tokens, loss {number(far['loss'], 4)} nats per token ({title_of(survey.headline)})."
     )
     lost = found.certificate.not_identified
     if far["N"] is None or {"alpha", "beta"} & set(lost):
@@ -66,7 +71,7 @@ def test_text(survey: Survey) -> str:
     if survey.test is None:
         return ""
     found = survey.test.summary()
-    approach = TITLES[str(found["law"])]
+    approach = title_of(str(found["law"]))
     return (
         f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({approach}) misses the "
         f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
@@ -106,7 +111,7 @@ def optimum_cells(row: dict[str, Any], first: str) -> dict[str, Any]:
     return {
         "times": row["times_largest"],
         "C": number(row["C"], 3),
-        "law": TITLES[row["law"]],
+        "law": title_of(row["law"]),
         "first": row["law"] == first,
         "cells": cells,
     }

@@ -11,6 +11,7 @@ import pytest
 from analysis import figures
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
+from analysis.laws.written import law_of
 from analysis.questions import predict
 from analysis.reporting import numbers, page
 from analysis.reporting.survey import survey
@@ -211,9 +212,11 @@ def test_report_without_budgets_says_why(tmp_path):
     path = tmp_path / "free.csv"
     np.savetxt(path, np.stack([N, D, TRUTH.predict(N, D)], 1), delimiter=",", header="N,D,loss", comments="")
     grid = load(path)
-    found = survey(grid, FitSpec(bootstrap=50), None, None)
-    assert list(found.results) == ["chinchilla", "envelope"] and "budget" in found.failures["isoflop"]
+    mine = law_of("mine: L = E + A/N^alpha + B/D^beta")  # beside the approaches
+    found = survey(grid, FitSpec(bootstrap=50), None, None, [mine])
+    assert list(found.results) == ["chinchilla", "envelope", "mine"] and "budget" in found.failures["isoflop"]
     html = page.render(found, grid, "command", figures.draw_all(found))
+    assert "mine" in html and len([row for row in found.optima if row["law"] == "mine"]) == 3
     assert "approach 2, parabola: not fitted" in html and "isoflop needs" in html
     assert planted.outside_references(html) == []
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.fitting.formula_fit import pose
 from analysis.fitting.result import to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select
@@ -17,7 +18,9 @@ from analysis.questions import fit as fitting
 from analysis.questions import predict as predicting
 from analysis.questions.compare import compare
 from analysis.questions.scoreboard import scoreboard
+from analysis.reporting.survey import survey
 from analysis.solve.objective import Objective
+from analysis.solve.optimum import total
 from experiments.cli import InputError
 from tests.support.commands import command
 
@@ -85,6 +88,22 @@ def test_coefficients_that_were_planted_are_found(text):
     options = {"loss": "least_squares", "residual": "raw"} if text.startswith("x") else {}
     result = fit(text, frame, **({"objective": Objective(**options)} if options else {}))
     assert {name: getattr(result.law, name) for name in planted} == pytest.approx(planted, rel=1e-4)
+    assert not any("misses" in warning for warning in result.certificate.warnings)  # rounding is no trend
+
+
+def test_an_optimum_at_a_corner_is_the_lowest_point_around():
+    """A row lies where abs turns: the gradient does not vanish there, and no other point is lower."""
+    rates = np.geomspace(1e-4, 1e-2, 7).repeat(4)
+    spread = np.random.default_rng(3).standard_normal(len(rates))
+    loss = (2 + 0.1 * np.abs(np.log(rates / 1e-3))) * np.exp(0.02 * spread)
+    result = fit("L = E + c*abs(log(lr/lr0))", pd.DataFrame({"lr": rates, "loss": loss}))
+    best = result.objective
+    problem = pose(result.columns, type(result.law), result.spec)
+    theta = np.array([np.log(getattr(result.law, name)) for name in problem.names])
+    around = theta + 1e-4 * np.random.default_rng(0).standard_normal((500, len(theta)))
+    values = total(problem, around, np.ones(len(rates)), result.spec.settled_objective)
+    assert values.min() >= best * (1 - 1e-7)
+    assert result.law.lr0 == pytest.approx(1e-3, rel=0.3)
 
 
 def test_a_sum_of_powers_is_the_named_law():
@@ -125,6 +144,12 @@ def test_families_share_the_exponents_of_a_written_law():
     one, other = (found.families[name].law for name in ("dense", "moe"))
     assert one.alpha == other.alpha == pytest.approx(0.34, rel=0.05)
     assert pytest.approx(0.75, rel=0.05) == other.A / one.A
+
+
+def test_a_report_takes_formulas_of_its_axes():
+    grid = Grid("grid.csv", frame_of(chinchilla()), "0" * 64)
+    with pytest.raises(InputError, match="--formula: formula gives loss by N, x; a report compares losses by N and D"):
+        survey(grid, FitSpec(bootstrap=0), None, None, [law_of("L = E + A/N^alpha + g*x", ["x"])])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.reporting.survey import Survey
-from analysis.reporting.words import TITLES, WORDS, by_budget, headline, optimum_cells
+from analysis.reporting.words import WORDS, by_budget, headline, optimum_cells, title_of
 
 COLOURS = {"good": "green", "care": "yellow", "poor": "red"}
 SHOWN = ("chinchilla", "isoflop")  # approaches whose optima are printed
@@ -13,13 +13,13 @@ SHOWN = ("chinchilla", "isoflop")  # approaches whose optima are printed
 def show(survey: Survey, console: Console) -> None:
     """Print the law, the optimum for 1, 10 and 100 times the largest budget, and the verdict."""
     top = headline(survey)
-    console.print(f"[bold]{top['law']}[/]  ({TITLES[survey.headline]}, {len(survey.columns)} runs)", highlight=False)
+    console.print(f"[bold]{top['law']}[/]  ({title_of(survey.headline)}, {len(survey.columns)} runs)", highlight=False)
     console.print(top["title"], highlight=False)
     console.print(optima_table(survey))
     colour = COLOURS[survey.verdict]
     console.print(f"[{colour}]{WORDS[survey.verdict]}[/] {'; '.join(survey.reasons)}", highlight=False)
     for name, reason in survey.failures.items():
-        console.print(f"[yellow]{TITLES[name]} was not fitted[/]: {reason}", highlight=False)
+        console.print(f"[yellow]{title_of(name)} was not fitted[/]: {reason}", highlight=False)
 
 
 def optima_table(survey: Survey) -> Table:

@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,19 @@ from analysis.laws.base import Array, Coefficient, FormulaLaw, exponent, prefact
 from analysis.laws.written_text import Formula, Hint, called
 from analysis.laws.written_value import value_of
 
+if TYPE_CHECKING:  # it imports the laws
+    from analysis.solve.formula import FormulaProblem
+
 FALLING = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2)  # exponents that published laws have
 EITHER = (-1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0)
 MOST = 4.0  # of an exponent
 QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 AROUND = 10.0  # times beyond the data a scale may also lie
-MUCH_BETTER = 0.8  # of the misfit, for coefficients of either sign to be believed
-FEW_STARTS = 3  # of a coefficient, while signs are found
+MUCH_BETTER = 6.0  # ln of the likelihood ratio, for coefficients of either sign to be believed
+COMBINATIONS = 600  # of starts, while signs are found
+STARTS = 16  # of them that are refined
+STEPS = 30
+ROUGH = 0.1  # Huber's delta: nearly least squares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,27 +251,50 @@ def _signed(
 ) -> dict[str, Coefficient]:
     """Add the coefficients that are solved for: positive ones, but for those whose data speak for a negative sign.
 
-    Both are solved for from a few starts; either sign is believed where the misfit is much smaller with it.
+    Both ways are fitted roughly; either sign is believed where the likelihood is much higher with it.
     """
-    few = {}
-    for name, one in known.items():
-        few[name] = dataclasses.replace(one, start=_some(one.start))
+    few = _fewer(known)
     positive = {}
     either = {}
     for name in solved:
         hint = formula.hints.get(name, Hint())
         positive[name] = _linear(hint, 0.0)
         either[name] = _linear(hint, -math.inf)
-    misfit, _ = _best(law, {**few, **positive}, inputs, target, raw)
-    misfit_of_either, values = _best(law, {**few, **either}, inputs, target, raw)
     chosen = dict(positive)
-    if misfit_of_either < MUCH_BETTER * misfit:
-        for name in solved:
-            value = values[name]
-            if value <= 0 and not either[name].log:
-                chosen[name] = dataclasses.replace(either[name], scale=max(-value, 1e-300))
+    may_be_negative = [name for name in solved if not either[name].log]
+    if may_be_negative:
+        trial = _Trial(law, inputs, target, raw)
+        misfit, _ = trial.rough_fit({**few, **positive})
+        values = trial.best_start({**few, **either})
+        for name in may_be_negative:
+            either[name] = _of_either_sign(either[name], values[name])
+        misfit_of_either, values = trial.rough_fit({**few, **either})
+        gain = -math.inf
+        if math.isfinite(misfit_of_either):
+            gain = len(target) * (math.log(max(misfit, 1e-300)) - math.log(max(misfit_of_either, 1e-300)))
+        for name in may_be_negative:
+            if gain > MUCH_BETTER and values[name] <= 0:
+                chosen[name] = _of_either_sign(either[name], values[name])
     both = {**known, **chosen}
     return {name: both[name] for name in formula.coefficients}
+
+
+def _of_either_sign(known: Coefficient, value: float) -> Coefficient:
+    """Return a coefficient whose typical size is that of `value`."""
+    size = max(abs(value), 1e-300)
+    return dataclasses.replace(known, scale=size)
+
+
+def _fewer(known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    """Return coefficients with so few starts that there are not many combinations of them."""
+    each = round(COMBINATIONS ** (1 / max(len(known), 1)))
+    each = max(each, 2)
+    fewer = {}
+    for name, one in known.items():
+        places = np.linspace(0, len(one.start) - 1, min(each, len(one.start)))
+        starts = tuple(one.start[round(place)] for place in places)
+        fewer[name] = dataclasses.replace(one, start=starts)
+    return fewer
 
 
 def _linear(hint: Hint, least: float) -> Coefficient:
@@ -277,32 +306,54 @@ def _linear(hint: Hint, least: float) -> Coefficient:
     return Coefficient((), is_log, low, hint.high)
 
 
-def _some(starts: tuple[float, ...]) -> tuple[float, ...]:
-    """Return a few of the starts of a coefficient, from all over them."""
-    if len(starts) <= FEW_STARTS:
-        return starts
-    last = len(starts) - 1
-    places = np.linspace(0, last, FEW_STARTS)
-    return tuple(starts[round(place)] for place in places)
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """Fit a law roughly with one or another knowledge of its coefficients."""
 
+    law: type[FormulaLaw]
+    inputs: Mapping[str, Array]
+    target: Array
+    raw: bool
 
-def _best(
-    law: type[FormulaLaw], known: Mapping[str, Coefficient], inputs: Mapping[str, Array], target: Array, raw: bool
-) -> tuple[float, dict[str, float]]:
-    """Return the misfit of the best start, and the coefficients there; infinite where the formula has no value."""
-    from analysis.solve import formula as posing
-    from experiments.cli import InputError
+    def best_start(self, known: Mapping[str, Coefficient]) -> dict[str, float]:
+        """Return the coefficients at the best start; 1 where the formula has a value at none."""
+        posed = self._pose(known, 1)
+        if posed is None:
+            return dict.fromkeys(known, 1.0)
+        problem, starts = posed
+        return self._named(problem, starts[0])
 
-    order = {name: known[name] for name in law.names()}
-    trial = type(law.__name__, (law,), {"COEFFICIENTS": order})
-    columns = {**inputs, law.TARGET: target}
-    weight = np.ones(len(target))
-    try:
-        problem = posing.problem(trial, columns, raw, {})
-        theta = problem.starts(weight, 1)
-    except InputError:
-        return math.inf, dict.fromkeys(order, 1.0)
-    residuals = problem.residuals(theta)
-    misfit = float(np.abs(residuals).sum())
-    values = problem.coefficients(theta)[0]
-    return misfit, dict(zip(order, values.tolist(), strict=True))
+    def rough_fit(self, known: Mapping[str, Coefficient]) -> tuple[float, dict[str, float]]:
+        """Return the misfit after a few steps from the best starts, and the coefficients there; infinite without any."""
+        from analysis.solve import newton
+
+        posed = self._pose(known, STARTS)
+        if posed is None:
+            return math.inf, dict.fromkeys(known, 1.0)
+        problem, starts = posed
+        weight = np.ones(len(self.target))
+        delta = ROUGH * problem.unit
+        ends = newton.minimise(problem, starts, weight, (delta,), max_steps=STEPS)
+        values = newton.values_at(problem, ends, weight, delta)
+        best = int(np.argmin(values))
+        return float(values[best]), self._named(problem, ends[best])
+
+    def _pose(self, known: Mapping[str, Coefficient], keep: int) -> "tuple[FormulaProblem, Array] | None":
+        """Return the problem with its best starts [keep, p]; None where the formula has a value at none."""
+        from analysis.solve import formula as posing
+        from experiments.cli import InputError
+
+        order = {name: known[name] for name in self.law.names()}
+        trial = type(self.law.__name__, (self.law,), {"COEFFICIENTS": order})
+        columns = {**self.inputs, self.law.TARGET: self.target}
+        weight = np.ones(len(self.target))
+        try:
+            problem = posing.problem(trial, columns, self.raw, {})
+            return problem, problem.starts(weight, keep)
+        except InputError:
+            return None
+
+    def _named(self, problem: "FormulaProblem", theta: Array) -> dict[str, float]:
+        """Return the coefficients at one point [p] by name."""
+        values = problem.coefficients(theta[None])[0]
+        return dict(zip(self.law.names(), values.tolist(), strict=True))

@@ -126,8 +126,11 @@ def _solve_damped(
     easy = positive(curvature - CURVED * metric)
     move = np.empty_like(gradient)
     if easy.any():
-        answer = np.linalg.solve(damped[easy], gradient[easy][:, :, None])
-        move[easy] = -answer[:, :, 0]
+        try:
+            answer = np.linalg.solve(damped[easy], gradient[easy][:, :, None])
+            move[easy] = -answer[:, :, 0]
+        except np.linalg.LinAlgError:  # so much damping that nothing is left of the curvature beside a flat metric
+            easy = np.zeros_like(easy)
     if not easy.all():
         hard = ~easy
         move[hard] = indefinite_step(metric[hard], curvature[hard], gradient[hard], damping[hard])

@@ -71,7 +71,7 @@ def read_events(data: bytes, path: str) -> Table:
     """Read the scalars of an event file: a row for each step, a column for each tag. Raises ValueError for none."""
     from google.protobuf.message import DecodeError
     import pandas as pd
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] made at run time
 
     rows: dict[int, dict[str, Any]] = {}
     at = 0

@@ -7,7 +7,7 @@ search. Where the search for coefficients starts is told by the data: analysis/l
 import ast
 from collections.abc import Callable, Collection, Mapping
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -86,7 +86,8 @@ class Written(FormulaLaw):
         inputs = {name: values[name] for name in cls.inputs()}
         target = values[cls.TARGET]
         known = written_starts.coefficients(cls.WRITTEN, cls, inputs, target, raw)
-        return type(cls.__name__, (cls,), {"COEFFICIENTS": known})
+        told = type(cls.__name__, (cls,), {"COEFFICIENTS": known})
+        return cast(type[Self], told)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict TARGET at the inputs, in their order or by name."""

@@ -46,7 +46,7 @@ def residuals(result: FitResult) -> Figure:
     roles = axes_of(result, columns)
     figure = Drawing(figsize=(WIDE, 3.0))
     axes = figure.subplots(1, len(roles), sharey=True, squeeze=False)[0]
-    shown = choose(columns.row, result.residual)
+    shown = choose_counting(result)
     rows = columns.row[shown]
     away, label = deviation(result)
     for axis, role in zip(axes, roles, strict=True):
@@ -57,9 +57,16 @@ def residuals(result: FitResult) -> Figure:
         if (columns[role] > 0).all():
             log_axis(axis, "x", write, few=True)
         axis.set_xlabel(QUANTITIES.get(role, plain(role)))
-    symmetric(axes[0], away)
+    symmetric(axes[0], away[result.residuals.counting])
     axes[0].set(ylabel=label, title="Residuals")
     return figure
+
+
+def choose_counting(result: FitResult) -> np.ndarray:
+    """Return the positions of the rows to draw, of those that count: a bound says nothing of how far runs lie."""
+    counting = np.flatnonzero(result.residuals.counting)
+    chosen = choose(result.columns.row[counting], result.residual[counting])
+    return counting[chosen]
 
 
 def axes_of(result: FitResult, columns: Columns) -> list[str]:
@@ -92,10 +99,10 @@ def observed(result: FitResult, test: BackTest | None = None) -> Figure:
     axis = figure.subplots()
     loss = columns[target]
     fitted = loss + residual if result.additive else loss * np.exp(residual)
-    shown = choose(columns.row, residual)
+    shown = choose_counting(result)
     look = {"color": BLUE, "ms": 4.5, "alpha": 0.65, "mec": "none"}
     runs(axis, loss[shown], fitted[shown], columns.row[shown], label="fitted to all rows", **look)
-    drawn = [loss, fitted]
+    drawn = [loss[shown], fitted[shown]]
     if test is not None:
         _draw_held_out(axis, test)
         drawn.append(test.predicted)

@@ -13,6 +13,7 @@ import analysis
 from analysis import laws
 from analysis.command_line.answers import fit as fit_answer
 from analysis.command_line.answers import predict as predict_answer
+from analysis.figures import quality
 from analysis.fitting.result import FitResult, to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select
@@ -76,6 +77,12 @@ def test_rows_that_do_not_count_change_no_diagnostic(fits, kind):
         run = predict.predict(predict.of_result(fit), AT).new_run
         width[name] = run.high - run.low
     assert width["found"] == pytest.approx(width["plain"], rel=0.35)
+
+
+def test_a_bound_is_not_drawn_as_a_run(fits):
+    figure = quality.residuals(fits["stopped"])
+    lowest, highest = figure.axes[0].get_ylim()
+    assert -5 < lowest < highest < 5  # per cent
 
 
 def test_a_bound_is_no_row_of_the_criterion(fits):

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from analysis.fitting.judging import judge_formula
 from analysis.fitting.result import FitError, FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid import cost, units
@@ -180,7 +181,8 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
         loss=spec.settled_objective.loss,
         fixed=tuple(spec.fixed),
     )
-    return dataclasses.replace(result, certificate=certificate.certify(evidence, found, leverage))
+    certified = dataclasses.replace(result, certificate=certificate.certify(evidence, found, leverage))
+    return dataclasses.replace(certified, verdict=judge_formula(certified, found, refits))
 
 
 def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:

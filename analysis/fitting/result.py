@@ -14,12 +14,15 @@ from analysis.grid import cost
 from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
 from analysis.trust.certificate import Certificate
+from analysis.trust.design_check import Design
 from analysis.trust.interval import Interval, interval_of
 from analysis.trust.one_run import Noise
 from analysis.trust.profile import Profile
+from analysis.trust.region import Region
 from analysis.trust.residuals import Residuals
+from analysis.trust.verdict import Judged, Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class FitError(RuntimeError):
@@ -32,7 +35,7 @@ class FitResult:
 
     draws [replicates, coefficients] are bootstrap refits, left_out [refits, coefficients] those of the jackknife, freedom
     the rows that are left when each coefficient takes one. residual [rows] is ln predicted - ln observed of the rows in
-    `columns`. details holds what a law's own procedure found (budget minima, hull), ready for JSON.
+    `columns`. verdict: which numbers the design supports; None only while a fit is being made. details holds what a law's own procedure found (budget minima, hull), ready for JSON.
     """
 
     law: Any  # a Law; its coefficients are attributes that only its own class has
@@ -48,6 +51,7 @@ class FitResult:
     flops_per_param_token: float = 6.0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     additive: bool = False  # residuals are differences: the target may be negative
+    verdict: Verdict | None = None
 
     @property
     def cost(self) -> str:
@@ -77,12 +81,22 @@ class FitResult:
         """Build an interval from replicates [replicates] of any number: percentiles."""
         return Interval.of(draws, self.spec.level)
 
-    def interval_of(self, quantity: Callable[[Any], Any]) -> Interval | None:
-        """Build the interval of a quantity that is a function of the law (and broadcasts over its coefficients)."""
-        return interval_of(quantity, self.law, self.draws, self.left_out, self.spec.level, self.freedom)
+    def interval_of(self, quantity: Callable[[Any], Any], is_derived: bool = False) -> Interval | None:
+        """Build the interval of a function of the law (that broadcasts over its coefficients); None where there is none."""
+        return self.judged(quantity, is_derived).interval
+
+    def judged(self, quantity: Callable[[Any], Any], is_derived: bool = False) -> Judged:
+        """Build the interval of a function of the law as the verdict lets it be printed, or say why it does not.
+
+        is_derived: see `Verdict.judge`.
+        """
+        interval = interval_of(quantity, self.law, self.draws, self.left_out, self.spec.level, self.freedom)
+        if self.verdict is None:
+            return Judged(interval)
+        return self.verdict.judge(quantity, self.law, interval, is_derived)
 
     def intervals(self) -> dict[str, Interval]:
-        """Build the intervals of the coefficients and of the optimum's exponents, where there are refits."""
+        """Build the intervals of the coefficients and of the optimum's exponents, those that the verdict supports."""
 
         def exponent(name: str) -> Callable[[Any], Any]:
             return lambda law: law.optimum_exponents()[name]
@@ -92,8 +106,11 @@ class FitResult:
             quantities[name] = operator.attrgetter(name)
         for name in self.law.optimum_exponents():
             quantities[name] = exponent(name)
+        withheld = {} if self.verdict is None else self.verdict.withheld
         found = {}
         for name, quantity in quantities.items():
+            if name in withheld:
+                continue
             interval = self.interval_of(quantity)
             if interval is not None:
                 found[name] = interval
@@ -156,8 +173,11 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
     """Write fit.json as the commands read it: strict JSON, a schema version first."""
     law = result.law
     columns = result.columns
+    verdict = judged_verdict(result)
+    region = verdict.region
     return {
         "schema": SCHEMA,
+        "verdict": verdict.to_json(),
         "law": law.NAME,
         "formula": law.FORMULA,
         "definition": law.DEFINITION,
@@ -165,8 +185,8 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "objective": result.objective,
         "rows_used": len(columns),
         "rows_dropped": [dataclasses.asdict(row) for row in columns.dropped],
-        "certificate": _certificate_fields(result.certificate),
-        "intervals": {name: dataclasses.asdict(interval) for name, interval in result.intervals().items()},
+        "certificate": _certificate_fields(result.certificate, verdict),
+        "intervals": _intervals(result),
         "optimum": finite(law.optimum_exponents()),
         "options": _options(result.spec),
         "columns": columns.sources,
@@ -180,14 +200,63 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "left_out": None if result.left_out is None else pack(result.left_out),
         "freedom": result.freedom,
         "noise": noise_fields(result.noise),
+        "region": None if region is None else _pack_region(region),
         "data_sha256": data_sha256,
         "command": command if isinstance(command, str) else " ".join(command),
     }
 
 
-def _certificate_fields(certificate: Certificate) -> dict[str, Any]:
-    """Return the certificate's fields; what is not identified is a list of names, the reasons stand beside it."""
+def _intervals(result: FitResult) -> dict[str, dict[str, float] | None]:
+    """Return the intervals of coefficients and exponents; null for those that the verdict withholds."""
+    found: dict[str, dict[str, float] | None] = {}
+    if len(result.draws):
+        found = dict.fromkeys((*result.law.names(), *result.law.optimum_exponents()))
+    for name, interval in result.intervals().items():
+        found[name] = dataclasses.asdict(interval)
+    return found
+
+
+def _pack_region(region: Region) -> dict[str, Any]:
+    """Write a likelihood region."""
+    points = np.column_stack([region.rise, region.coefficients])
+    return {
+        "level": region.level,
+        "one": region.one,
+        "all": region.all,
+        "replicates": region.replicates,
+        "points": pack(points),
+    }
+
+
+def unpack_region(packed: Mapping[str, Any]) -> Region:
+    """Read a likelihood region; KeyError or ValueError where it is damaged."""
+    points = unpack(packed["points"])
+    bounds = [float(packed[name]) for name in ("level", "one", "all")]
+    return Region(points[:, 1:], points[:, 0], *bounds, int(packed["replicates"]))
+
+
+def judged_verdict(result: FitResult) -> Verdict:
+    """Return the verdict of a fit that is made."""
+    assert result.verdict is not None, "a fit is judged before it is used"
+    return result.verdict
+
+
+def verdict_of(data: Mapping[str, Any]) -> Verdict:
+    """Read the verdict of a fit.json. Raises KeyError, TypeError or ValueError where it is damaged."""
+    written = data["verdict"]
+    region = None if data["region"] is None else unpack_region(data["region"])
+    return Verdict(Design.of_json(written["design"]), written["nothing"] or "", written["withheld"], region)
+
+
+def _certificate_fields(certificate: Certificate, verdict: Verdict) -> dict[str, Any]:
+    """Return the certificate's fields; what is not identified is a list of names, the reasons stand beside it.
+
+    The ends of a profile are an interval, which a coefficient that the verdict withholds does not have.
+    """
     fields = dataclasses.asdict(certificate)
+    for name, ends in fields["profile"].items():
+        if verdict.nothing or name in verdict.withheld:
+            fields["profile"][name] = {**ends, "low": None, "high": None}
     fields["not_identified"] = list(certificate.not_identified)
     fields["why_not_identified"] = dict(certificate.not_identified)
     return fields

@@ -19,7 +19,7 @@ class FitSpec:
     numpy's RandomState, so that seed 42 on 240 rows resamples as Besiroglu et al. 2024 did. starts: refined starts.
     interpolation, weighted: of IsoFLOP curves, and whether sure minima count more. resample: what a replicate is, see
     analysis.trust.bootstrap.refits. thorough: profiles and the jackknife too, which a fit on the way to something else
-    does without.
+    does without. judge: explore the likelihood region, which the verdict rests on; such a fit does without that, too.
     """
 
     objective: Objective | None = None  # the law's own where None
@@ -31,6 +31,7 @@ class FitSpec:
     starts: int = 128
     resample: str = "paired"
     thorough: bool = True
+    judge: bool = True
     near_optimum: str = "0.0025"  # which runs of a cell are optima, see analysis.procedures.lr_batch.choice_of
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)  # coefficients that are not fitted
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from analysis.figures import isoflop, quality, scaling
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.from_python.answers import BackTests
 from analysis.from_python.styled import styled
 from analysis.laws.base import Law
@@ -74,7 +74,7 @@ class Drawings:
         law = self._fit.law
         if type(law).optimum is Law.optimum:
             return False
-        return not {"alpha", "beta"} & set(self._fit.certificate.not_identified)
+        return not {"alpha", "beta"} & set(judged_verdict(self._fit).withheld)
 
     def _need_optimum(self, name: str) -> None:
         """Raise InputError for a law that has no compute-optimal allocation."""

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.command_line.answers import fit as answer
-from analysis.fitting.result import FitResult, to_json
+from analysis.fitting.result import FitResult, judged_verdict, to_json
 from analysis.from_python.answers import BackTests, Prediction, predict_from
 from analysis.from_python.drawings import Drawings
 from analysis.from_python.grid import NamedGrid
@@ -65,9 +65,9 @@ class Fit(Shown, FitResult):
         return BackTests(found.law, found.splits)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return coefficients and the optimum's exponents: value, ends of the interval, and why one is not identified."""
+        """Return coefficients and the optimum's exponents: value, ends of the interval, and why one has none."""
         intervals = self.intervals()
-        lost = self.certificate.not_identified
+        lost = judged_verdict(self).withheld
         rows: dict[str, dict[str, Any]] = {}
         for name, value in (self.law.coefficients() | self.law.optimum_exponents()).items():
             interval = intervals.get(name)

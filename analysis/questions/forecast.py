@@ -86,9 +86,10 @@ def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime) -> Fo
             f"FIT: {fit_path} has no bootstrap; a forecast needs its intervals (fit with --bootstrap=1000)"
         )
     law = fitted.law
+    of_law = prediction.interval_of_law(fitted, at, fitted.level)
+    if of_law.interval is None:
+        raise InputError(f"--at: {fit_path} has no interval at {dict(at)}: {of_law.why}; a forecast needs one")
     quantiles = prediction.run_quantiles(fitted, at, np.array(QUANTILES))
-    if not np.isfinite(quantiles).all():
-        raise InputError(f"FIT: {fit_path} has no interval at {dict(at)}; a forecast needs one")
     return Forecast(
         law=law.NAME,
         at=dict(at),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import formula_fit
-from analysis.fitting.result import FitError, FitResult, to_json
+from analysis.fitting.judging import judge_by_rows
+from analysis.fitting.result import SCHEMA, FitError, FitResult, to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, Law
@@ -23,7 +24,6 @@ from analysis.questions.sharing import judge_sharing
 from analysis.trust.certificate import Certificate
 from experiments.cli import InputError, nearest
 
-SCHEMA = 1
 LABEL = "family"  # the role that says which group a row belongs to
 UNKNOWN = (float("nan"), float("nan"))  # a range of compute, which groups need not have
 
@@ -124,7 +124,8 @@ def _result_of(family: Family, part: Columns, spec: FitSpec, joint: Families) ->
         freedom=len(part) - len(law.names()),
         additive=additive,
     )
-    return formula_fit.noted(result, part)
+    judged = dataclasses.replace(result, verdict=judge_by_rows(result))
+    return formula_fit.noted(judged, part)
 
 
 def groups_to_json(

@@ -13,13 +13,14 @@ from typing import Any
 from etils import epath
 
 from analysis import laws
-from analysis.fitting.result import SCHEMA, FitResult, noise_of, ranges, unpack
+from analysis.fitting.result import SCHEMA, FitResult, judged_verdict, noise_of, ranges, unpack, verdict_of
 from analysis.grid import cost
 from analysis.grid.roles import ROLES
 from analysis.laws import written
 from analysis.laws.base import Array, Law, part_inputs
 from analysis.trust.interval import Interval, interval_of
 from analysis.trust.one_run import Noise, interval_of_run, quantiles_of_run
+from analysis.trust.verdict import Judged, Verdict
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
@@ -41,6 +42,7 @@ class Fitted:
     columns: Mapping[str, str]  # role -> column or formula
     data_sha256: str
     command: str
+    verdict: Verdict
     caution: str = ""  # of the back-test, where it says that intervals are too narrow
 
     @property
@@ -60,6 +62,8 @@ class Prediction:
     optimum: dict[str, float]
     optimum_intervals: dict[str, Interval | None]
     extrapolation: float | None  # largest ratio of an input to the largest value in the grid
+    verdict: Verdict  # of the fit
+    why: Mapping[str, str]  # number -> why it has no interval
     notes: tuple[str, ...] = ()  # what a reader should know beside the numbers
 
 
@@ -117,6 +121,7 @@ def from_json(data: Mapping[str, Any]) -> Fitted:
         data_sha256=data["data_sha256"],
         command=data["command"],
         caution=data.get("back_test", {}).get("caution", ""),
+        verdict=verdict_of(data),
     )
 
 
@@ -134,6 +139,7 @@ def of_result(result: FitResult) -> Fitted:
         columns=result.columns.sources,
         data_sha256="",
         command="",
+        verdict=judged_verdict(result),
     )
 
 
@@ -189,13 +195,20 @@ def check_at(at: Mapping[str, float], law: Law, text: str) -> dict[str, float]:
     return found
 
 
-def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Interval | None:
-    """Return the interval of what the law gives at `at`; None without refits."""
+def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Judged:
+    """Build the interval of what the law gives at `at`, or say why there is none.
 
-    def value(law: Law) -> Any:
-        return law.within_range(law.target_at(at, fitted.flops_per_param_token))
+    A loss at a budget is that at its optimum, and needs what the optimum needs.
+    """
+    law = fitted.law
+    factor = fitted.flops_per_param_token
 
-    return interval_of(value, fitted.law, fitted.draws, fitted.left_out, level, fitted.freedom)
+    def value(one: Law) -> Any:
+        return one.within_range(one.target_at(at, factor))
+
+    interval = interval_of(value, law, fitted.draws, fitted.left_out, level, fitted.freedom)
+    needs_optimum = bool(law.derived(at, factor))
+    return fitted.verdict.judge(value, law, interval, is_derived=needs_optimum)
 
 
 def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Array:
@@ -203,7 +216,7 @@ def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Arr
     estimate = float(fitted.law.within_range(fitted.law.target_at(at, fitted.flops_per_param_token)))
 
     def law_interval(level: float) -> Interval | None:
-        return interval_of_law(fitted, at, level)
+        return interval_of_law(fitted, at, level).interval
 
     return fitted.law.within_range(quantiles_of_run(estimate, law_interval, fitted.noise, shares))
 
@@ -213,31 +226,37 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     law = fitted.law
     factor = fitted.flops_per_param_token
 
-    def interval(quantity: Any) -> Interval | None:
-        return interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
+    def judged(quantity: Any) -> Judged:
+        interval = interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
+        return fitted.verdict.judge(quantity, law, interval, is_derived=True)
 
+    of_law = interval_of_law(fitted, at, fitted.level)
+    why = {law.TARGET: of_law.why}
     optimum = {name: float(value) for name, value in law.derived(at, factor).items()}
     optimum_intervals = {}
     for name in optimum:
-        optimum_intervals[name] = interval(lambda one, name=name: one.derived(at, factor)[name])
+        of_number = judged(lambda one, name=name: one.derived(at, factor)[name])
+        optimum_intervals[name] = of_number.interval
+        why[name] = of_number.why
     by_formula = float(law.target_at(at, factor))
     loss = float(law.within_range(by_formula))
     notes = []
     if loss != by_formula and math.isfinite(by_formula):
         notes.append(f"the formula gives {by_formula:.4g} here; {law.TARGET} ends at {loss:g}")
-    of_law = interval_of_law(fitted, at, fitted.level)
-    of_run = interval_of_run(loss, of_law, fitted.noise)
+    of_run = interval_of_run(loss, of_law.interval, fitted.noise)
     if of_run is not None:
         low, high = law.within_range([of_run.low, of_run.high])
         of_run = dataclasses.replace(of_run, low=float(low), high=float(high))
     return Prediction(
         at=dict(at),
         loss=loss,
-        interval=of_law,
+        interval=of_law.interval,
         new_run=of_run,
         optimum=optimum,
         optimum_intervals=optimum_intervals,
         extrapolation=extrapolation(fitted, at),
+        verdict=fitted.verdict,
+        why={name: reason for name, reason in why.items() if reason},
         notes=(*notes, *filter(None, [fitted.caution])),
     )
 
@@ -256,12 +275,14 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
     """Return predict's JSON as DESIGN names it; numbers that are not finite become null."""
     data: dict[str, Any] = {
         "schema": SCHEMA,
+        "verdict": prediction.verdict.to_json(),
         "at": prediction.at,
         "prediction": prediction.loss,
         "interval": _ends(prediction.interval),
         "interval_new_run": _ends(prediction.new_run),
         "extrapolation": prediction.extrapolation,
         "notes": list(prediction.notes),
+        "why_no_interval": dict(prediction.why),
     }
     if prediction.optimum:
         data["optimum"] = prediction.optimum

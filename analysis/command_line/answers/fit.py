@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.fitting.result import FitResult
+from analysis.command_line.verdict_line import show_verdict
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.laws import LAWS
 from analysis.writing.numbers import number, span
 
@@ -16,6 +17,8 @@ def show(result: FitResult, console: Console) -> None:
     """Print a fit for people."""
     certificate = result.certificate
     columns = result.columns
+    verdict = judged_verdict(result)
+    show_verdict(verdict, console)
     console.print(coefficients(result))
     console.print(
         f"{len(columns)} rows used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}; "
@@ -25,8 +28,8 @@ def show(result: FitResult, console: Console) -> None:
     console.print(f"columns: {chosen}", highlight=False)
     if result.cost:
         console.print(f"compute: {result.cost}", highlight=False)
-    for name, why in certificate.not_identified.items():
-        console.print(f"[yellow]not identified[/]: {name}, {why}", highlight=False)
+    for name, why in verdict.withheld.items():
+        console.print(f"[yellow]no interval[/]: {name}, {why}", highlight=False)
     for text in (*certificate.warnings, *columns.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
 
@@ -49,7 +52,7 @@ def coefficients(result: FitResult) -> Table:
     intervals = result.intervals()
     values = law.coefficients() | law.optimum_exponents()
     for name, value in values.items():
-        is_lost = name in result.certificate.not_identified
+        is_lost = name in judged_verdict(result).withheld
         label = f"{name} (not identified)" if is_lost else name
         told = number(float(value), 6)
         table.add_row(label, told, span(intervals.get(name)))

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from analysis.command_line.verdict_line import show_verdict
 from analysis.grid import units
 from analysis.laws.base import Law
 from analysis.questions.predict import Fitted, Prediction
@@ -21,12 +22,15 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
         source = fitted.columns.get("loss", "loss")
         unit = f" {units.loss_unit(source)}"
     place = ", ".join(given)
+    show_verdict(prediction.verdict, console)
     console.print(f"{place}: {law.TARGET} [bold]{value}[/]{unit}")
     if prediction.interval is not None:
         of_law = span(prediction.interval, 5)
         of_run = span(prediction.new_run, 5)
         console.print(f"{level} interval of the law {of_law}")
         console.print(f"{level} interval of one run {of_run}")
+    elif law.TARGET in prediction.why:
+        console.print(f"[yellow]no interval[/]: {prediction.why[law.TARGET]}")
     show_optimum(prediction, law, console)
     if fitted.cost:
         console.print(f"compute: {fitted.cost}")
@@ -44,4 +48,6 @@ def show_optimum(prediction: Prediction, law: Law, console: Console) -> None:
         label = f"optimal {name.replace('_', ' ')}" if is_optimum else name
         interval = prediction.optimum_intervals.get(name)
         band = f" ({span(interval)})" if interval else ""
+        if name in prediction.why:
+            band = f" (no interval: {prediction.why[name]})"
         console.print(f"{label} = [bold]{number(value)}[/]{band}")

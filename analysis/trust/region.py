@@ -1,0 +1,231 @@
+"""Map the likelihood region of a fit: every set of coefficients that the rows do not rule out, around all optima.
+
+Standard errors describe the bottom of one valley. A grid that hardly separates its coefficients has a long bent valley, or
+several, and the bootstrap, which starts in one, does not see the others. The region is all that lies below one level of
+the objective, wherever it is, so that what is open along it shows (Raue et al. 2009, practical identifiability by profile
+likelihood; Bates & Watts 1988, chapter 6, of regions that are no ellipsoids).
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from analysis.solve import newton
+from analysis.solve.objective import sided, slope
+from analysis.solve.optimum import DIFFERENT, Optimum
+from analysis.trust import bootstrap
+from analysis.trust.profile import spread
+
+WALKERS = 240
+MOST_WALKS = 80  # steps of each walker
+MOST_WORK = 6_000_000  # rows x points that the walkers look at
+FEWEST_WALKS = 6
+MOST_MODES = 3  # valleys that are searched
+SWEEP = 12  # points over the whole range of a parameter
+SWEEP_STEPS = 40
+SWEEP_TOLERANCE = 1e-4
+LARGEST = 10.0  # of a parameter without a bound that is swept, in units of its longest step
+SMALL_EXPONENT = 0.02  # of the range of a parameter: where a sweep in ratios begins
+LOG_STEPS = np.array([-12, -6, -3, -1.6, -0.8, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 3])  # from a logarithm
+DIRECTIONS = 60  # in which the farthest points of a region are kept
+KEPT = 500  # points of a region, beside the farthest ones
+
+Rise = Callable[[np.ndarray], np.ndarray]  # of points [b, p]
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Hold points of a likelihood region, of which the first is the optimum.
+
+    coefficients [points, k]; rise [points]: of the objective over its least, in units in which that of one parameter moved
+    by one standard error is 1. one, all: the rises that bound one number, and all numbers at once, at a `level`.
+    """
+
+    coefficients: np.ndarray
+    rise: np.ndarray
+    level: float
+    one: float
+    all: float
+    replicates: int  # of the bootstrap, that intervals come from
+
+    def within(self, level: float, whole: bool) -> np.ndarray:
+        """Say which points [booleans] are not ruled out at a level: of one number, or of the whole region."""
+        from scipy.special import chdtri
+
+        share = chdtri(1, 1 - level) / chdtri(1, 1 - self.level)
+        limit = share * (self.all if whole else self.one)
+        return self.rise <= max(limit, float(self.rise.min()))
+
+    def of(self, law: Any, name: str) -> np.ndarray:
+        """Return one coefficient at every point [points]."""
+        return self.coefficients[:, law.names().index(name)]
+
+
+def explore(
+    found: Optimum,
+    refits: np.ndarray,
+    run: np.ndarray | None,
+    freedom: int,
+    level: float,
+    seed: int = 0,
+) -> Region | None:
+    """Explore the region of a fit, from its optima, its bootstrap refits [replicates, p], and sweeps of each parameter.
+
+    run: names those of the rows, where they have some; freedom: independent units that are left over the parameters. None
+    where none is: nothing measures the scatter.
+    """
+    from scipy.stats import f
+
+    problem = found.problem
+    parameters = problem.size
+    if freedom < 1:
+        return None
+    worth, errors = spread(found)
+    unit = 0.5 * worth * max(1.0, clustering(found, run))
+    one = float(f.ppf(level, 1, freedom))
+    joint = parameters * float(f.ppf(level, parameters, freedom))
+
+    delta = found.deltas[-1]
+    least = float(newton.values_at(problem, found.theta[None], found.weight, delta)[0])
+
+    def rise(points: np.ndarray) -> np.ndarray:
+        """Return how far the objective lies above its least at points [b]."""
+        with np.errstate(all="ignore"):
+            values = newton.values_at(problem, points, found.weight, delta)
+        risen = (values - least) / max(unit, 1e-300)
+        return np.where(np.isfinite(risen), risen, np.inf)
+
+    modes = _modes(found, rise, joint)
+    seeds = np.concatenate([modes, refits, _sweeps(found, modes)])
+    rises = rise(seeds)
+    inside = rises <= joint
+    stream = np.random.default_rng(seed)
+    points = _walk(seeds[inside], rise, joint, found, errors, stream)
+    points = np.concatenate([found.theta[None], points, _drawn_in(found.theta, points, rise, one, joint)])
+    risen = rise(points)
+    kept = _thin(points, risen, one, stream)
+    points = points[kept]
+    risen = risen[kept]
+    return Region(problem.coefficients(points), np.maximum(risen, 0.0), level, one, joint, len(refits))
+
+
+def clustering(found: Optimum, run: np.ndarray | None) -> float:
+    """Return how many times more the rows scatter together than alone: 1 where rows are independent.
+
+    The mean eigenvalue of the scores' variance by runs over that by rows (the correction of Rao & Scott 1984).
+    """
+    if run is None:
+        return 1.0
+    problem = found.problem
+    residual = problem.residuals(found.theta[None])[0]
+    used = sided(found.weight, residual, problem.above)
+    scores = problem.jacobian(found.theta[None])[0] * used * slope(residual, found.deltas[-1])
+    member = bootstrap.units(len(residual), run)
+    runs = int(member.max()) + 1
+    by_run = np.stack([np.bincount(member, score, runs) for score in scores])
+    alone = scores @ scores.T
+    together = by_run @ by_run.T
+    size = np.sqrt(np.maximum(np.diag(alone), 1e-300))
+    alone = alone / size[:, None] / size
+    together = together / size[:, None] / size
+    ratio = np.linalg.pinv(alone, rcond=1e-10) @ together
+    rank = np.linalg.matrix_rank(alone, tol=1e-10)
+    return float(np.trace(ratio)) / max(int(rank), 1)
+
+
+def _modes(found: Optimum, rise: Rise, joint: float) -> np.ndarray:
+    """Return the optimum and the other minima [modes, p] that the rows do not rule out."""
+    modes = [found.theta]
+    others = found.minima
+    order = np.argsort(rise(others), kind="stable") if len(others) else []
+    for at in order:
+        is_open = rise(others[at][None])[0] <= joint
+        apart = min(float(np.abs(others[at] - mode).max()) for mode in modes)
+        if is_open and apart > DIFFERENT and len(modes) < MOST_MODES:
+            modes.append(others[at])
+    return np.array(modes)
+
+
+def _sweeps(found: Optimum, modes: np.ndarray) -> np.ndarray:
+    """Return the best points [b, p] with each parameter held at values over its whole range, from every mode."""
+    problem = found.problem
+    delta = found.deltas[-1]
+    low, high = problem.bounds()
+    swept = []
+    for at in range(problem.size):
+        values = _range_of(found, at, low[at], high[at])
+        starts = np.repeat(modes, len(values), axis=0)
+        starts[:, at] = np.tile(values, len(modes))
+        held = np.arange(problem.size) == at
+        with np.errstate(all="ignore"):
+            ends = newton.minimise(
+                problem, starts, found.weight, (delta,), tolerance=SWEEP_TOLERANCE, max_steps=SWEEP_STEPS, held=held
+            )
+        swept.append(ends)
+    return np.concatenate(swept)
+
+
+def _range_of(found: Optimum, at: int, low: float, high: float) -> np.ndarray:
+    """Return the values at which one parameter is held: over its range, closer together where it is small."""
+    here = found.theta[at]
+    if found.problem.logs[at] and here <= low:  # a term that is zero: it grows to the size of the data
+        return float(np.median(found.problem.target)) + np.log(np.linspace(0, 1, SWEEP + 2)[1:-1])
+    if found.problem.logs[at]:
+        return np.clip(here + LOG_STEPS, low, high)
+    reach = LARGEST * found.problem.limit[at]
+    lowest = max(low, here - reach)
+    highest = min(high, here + reach)
+    if lowest >= 0:
+        smallest = max(lowest, SMALL_EXPONENT * (highest - lowest))
+        return np.r_[lowest, np.geomspace(smallest, highest, SWEEP - 1)]
+    return np.linspace(lowest, highest, SWEEP)
+
+
+def _walk(
+    points: np.ndarray,
+    rise: Rise,
+    joint: float,
+    found: Optimum,
+    errors: np.ndarray,
+    stream: np.random.Generator,
+) -> np.ndarray:
+    """Spread points over the region, along differences of its points and along the axes (ter Braak 2006): [points, p]."""
+    low, high = found.problem.bounds()
+    parameters = len(low)
+    walks = int(np.clip(MOST_WORK // (WALKERS * len(found.weight)), FEWEST_WALKS, MOST_WALKS))
+    here = points[stream.integers(0, len(points), WALKERS)]
+    kept = [points]
+    long_steps = (1.0, 2.4 / np.sqrt(2 * parameters), 0.3)
+    for _ in range(walks):
+        first, second = stream.integers(0, WALKERS, (2, WALKERS))
+        length = stream.choice(long_steps, WALKERS)[:, None]
+        shake = 0.3 * stream.random((WALKERS, 1)) * stream.standard_normal(here.shape)
+        tried = here + length * (here[first] - here[second]) + shake * np.minimum(errors, 1.0)
+        tried = np.clip(tried, low, high)
+        inside = rise(tried) <= joint
+        here = np.where(inside[:, None], tried, here)
+        kept.append(tried[inside])
+    return np.concatenate(kept)
+
+
+def _drawn_in(best: np.ndarray, points: np.ndarray, rise: Rise, one: float, joint: float) -> np.ndarray:
+    """Draw points of the region in towards the optimum, to where one number alone is bounded: [points, p]."""
+    few = points[:: max(1, len(points) // KEPT)]
+    nearer = best + (few - best) * np.sqrt(one / joint)
+    return nearer[rise(nearer) <= one]
+
+
+def _thin(points: np.ndarray, rises: np.ndarray, one: float, stream: np.random.Generator) -> np.ndarray:
+    """Choose which points of a region to keep: the optimum, those farthest out in many directions, and some of the rest."""
+    parameters = points.shape[1]
+    scale = np.maximum(points.std(axis=0), 1e-300)
+    centred = (points - points[0]) / scale
+    directions = np.concatenate([np.eye(parameters), stream.standard_normal((DIRECTIONS, parameters))])
+    near = np.flatnonzero(rises <= one)
+    chosen = [np.zeros(1, int), stream.permutation(near)[:KEPT], stream.permutation(len(points))[:KEPT]]
+    for among in (np.arange(len(points)), near):
+        along = centred[among] @ directions.T
+        chosen += [among[along.argmax(axis=0)], among[along.argmin(axis=0)]]
+    return np.unique(np.concatenate(chosen))

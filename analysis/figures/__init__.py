@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 
 from analysis.figures import families, isoflop, quality, scaling, tuning
 from analysis.figures.picture import picture, render
+from analysis.figures.rows import tells_optimum
 from analysis.questions.backtest import Rolling
 from analysis.reporting.survey import Survey
 
 __all__ = ["FIGURES", "draw_all", "families", "isoflop", "picture", "quality", "render", "scaling", "tuning"]
 
 
-def always(survey: Survey) -> bool:
-    """Every survey has something to draw here."""
-    del survey
-    return True
+def tells_allocation(survey: Survey) -> bool:
+    """Whether the rows tell the optimum by one of the approaches."""
+    return any(tells_optimum(result) for result in survey.results.values())
 
 
 def has_fit(law: str) -> Callable[[Survey], bool]:
@@ -78,7 +78,7 @@ class ReportFigure:
 # In the order of the report.
 FIGURES = {
     "allocation": ReportFigure(
-        always,
+        tells_allocation,
         lambda survey: scaling.allocation(survey.results),
         "Where the next budgets should go. Bands are bootstrap intervals, dotted lines 1, 10, 100 times the largest budget.",
     ),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from analysis.figures.drawing import Drawing
-from analysis.figures.rows import largest_compute, with_compute
+from analysis.figures.rows import largest_compute, tells_optimum, with_compute
 from analysis.figures.style import (
     BLUE,
     GREEN,
@@ -111,7 +111,8 @@ def _draw_by_size(axis: Axes, columns: Columns, colours: Any) -> None:
 def allocation(results: Mapping[str, FitResult]) -> Figure:
     """Draw optimal size, tokens and loss against compute, with bands, beyond 100 times the largest budget.
 
-    results: fits of the same rows by the names of their approaches; those of APPROACHES come first, in its order.
+    results: fits of the same rows by the names of their approaches; those of APPROACHES come first, in its order. A fit
+    whose rows do not tell the optimum is not drawn.
     """
     figure = Drawing(figsize=(WIDE, 7.2))
     axes = figure.subplots(3, 1, sharex=True)
@@ -122,6 +123,8 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
     known = [name for name in APPROACHES if name in results]
     others = [name for name in results if name not in APPROACHES]
     for name in (*known, *others):
+        if not tells_optimum(results[name]):
+            continue
         _draw_approach(axes, results[name], name, compute)
     if "isoflop" in results:
         _draw_minima(axes, results["isoflop"])
@@ -237,9 +240,10 @@ def surface(result: FitResult) -> Figure:
     for budget in np.geomspace(least, largest, 4):
         tokens = budget / factor / n
         axis.plot(n, tokens, color=INK, lw=0.7, ls=":")
-    compute = np.geomspace(least / 10, largest * 100, 60)
-    best_n, best_d = result.law.optimum(compute, factor)
-    axis.plot(drawable(best_n), drawable(best_d), color=RED, lw=2, label="compute-optimal")
+    if tells_optimum(result):
+        compute = np.geomspace(least / 10, largest * 100, 60)
+        best_n, best_d = result.law.optimum(compute, factor)
+        axis.plot(drawable(best_n), drawable(best_d), color=RED, lw=2, label="compute-optimal")
     shown = choose(columns.row, result.residual)
     white = {"ms": 4, "mfc": "white", "mec": INK, "mew": 0.8}
     runs(axis, N[shown], D[shown], columns.row[shown], label="runs", **white)

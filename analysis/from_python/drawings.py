@@ -5,6 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from analysis.figures import isoflop, quality, scaling
+from analysis.figures.rows import tells_optimum
 from analysis.fitting.result import FitResult, judged_verdict
 from analysis.from_python.answers import BackTests
 from analysis.from_python.styled import styled
@@ -33,6 +34,8 @@ class Drawings:
     def allocation(self) -> Figure:
         """Draw the optimal size, tokens and loss against compute, with bands, up to 180 times the largest budget."""
         self._need_optimum("allocation")
+        if not tells_optimum(self._fit):
+            raise InputError(f"allocation: {judged_verdict(self._fit).line}")
         return styled(scaling.allocation, {self._fit.law.NAME: self._fit})
 
     def surface(self) -> Figure:
@@ -70,11 +73,8 @@ class Drawings:
         return self._back_tests().plot()
 
     def _has_optimum(self) -> bool:
-        """Whether the law has a compute-optimal allocation, and the rows determine it."""
-        law = self._fit.law
-        if type(law).optimum is Law.optimum:
-            return False
-        return not {"alpha", "beta"} & set(judged_verdict(self._fit).withheld)
+        """Whether the law has a compute-optimal allocation, and the rows tell it."""
+        return type(self._fit.law).optimum is not Law.optimum and tells_optimum(self._fit)
 
     def _need_optimum(self, name: str) -> None:
         """Raise InputError for a law that has no compute-optimal allocation."""

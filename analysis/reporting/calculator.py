@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import FitResult, pack, ranges
+from analysis.fitting.result import FitResult, judged_verdict, pack, ranges
 from analysis.reporting.survey import Survey
 from analysis.trust.interval import FEWEST_SPARE
+from analysis.trust.verdict import NOT_KNOWN, farthest
 from analysis.writing.numbers import number
 
 LAW = "chinchilla"  # the law that templates/calculator.js knows: L = E + A/N^alpha + B/D^beta
@@ -57,12 +58,23 @@ def page_data(result: FitResult, largest: float) -> dict[str, Any]:
 
 
 def _allowed(result: FitResult) -> dict[str, Any]:
-    """Return what may be said of the fit, for the page: coefficients that are withheld with the reason."""
-    return {
-        "nothing": "",
-        "withheld": dict(result.certificate.not_identified),
+    """Return what the verdict of the fit allows, for the page: see analysis/trust/verdict.py."""
+    verdict = judged_verdict(result)
+    region = verdict.region
+    data: dict[str, Any] = {
+        "nothing": verdict.nothing,
+        "not_known": NOT_KNOWN,
+        "withheld": dict(verdict.withheld),
         "region": None,
     }
+    if region is not None:
+        whole = bool(verdict.withheld)
+        data["region"] = {
+            "points": pack(region.coefficients),
+            "reached": region.within(result.spec.level, whole).astype(int).tolist(),
+            "farthest": farthest(region),
+        }
+    return data
 
 
 def standard_errors(result: FitResult) -> float:

@@ -121,9 +121,7 @@ def _judge_by_region(quantity: Quantity, law: Any, interval: Interval, region: R
         return Judged(None, "what the rows allow has no end")
     low = float(values.min())
     high = float(values.max())
-    linear = math.sqrt(region.all / region.one)
-    farthest = FARTHEST * linear * (1 + SURE * WIDTH_ERROR / math.sqrt(region.replicates))
-    if interval.level == region.level and _times_wider(low, high, interval) > farthest:
+    if interval.level == region.level and _times_wider(low, high, interval) > farthest(region):
         return Judged(None, f"the rows allow {low:.3g} to {high:.3g}")
     reached = values[region.within(interval.level, whole)]
     wider = dataclasses.replace(
@@ -132,6 +130,12 @@ def _judge_by_region(quantity: Quantity, law: Any, interval: Interval, region: R
         high=max(interval.high, float(reached.max())),
     )
     return Judged(wider)
+
+
+def farthest(region: Region) -> float:
+    """Return how many times wider than its interval the range of a number over a region may be."""
+    linear = math.sqrt(region.all / region.one)
+    return FARTHEST * linear * (1 + SURE * WIDTH_ERROR / math.sqrt(region.replicates))
 
 
 def _times_wider(low: float, high: float, interval: Interval) -> float:

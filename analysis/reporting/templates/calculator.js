@@ -4,7 +4,6 @@
 (() => {
   const HALVINGS = 60;   // of a bracket of ln N: to rounding
   const SMALLER = 40;    // e-foldings below the best size of training alone where the search begins
-  const FARTHEST = 3;    // range over the region, in widths of the interval, beyond which none is given
   const REFERENCE = 0.9; // level at which the spread of draws is read
   const WIDEST = 4;      // times the spread of the draws that a jackknife may ask for, or a part of it
   const NUDGE = 1e-3;    // of a coefficient, to see whether a number depends on it
@@ -100,8 +99,10 @@
   function judge(fit, quantity, isDerived = false) {
     const value = quantity(fit.law);
     if (fit.nothing) return { value, why: fit.nothing };
-    for (const [name, why] of Object.entries(isDerived ? fit.withheld : {})) {
-      if (dependsOn(fit, quantity, name)) return { value, why: `${name} is not known: ${why}` };
+    const needed = isDerived ? Object.keys(fit.withheld).filter((name) => dependsOn(fit, quantity, name)) : [];
+    if (needed.length) {
+      const first = needed.find((name) => !fit.withheld[name].endsWith(fit.not_known)) ?? needed[0];
+      return { value, why: `${first} is ${fit.not_known}: ${fit.withheld[first]}` };
     }
     if (!fit.draws.length) return { value };  // fitted without replicates
     const draws = fit.draws.map(quantity).filter(Number.isFinite).sort((one, other) => one - other);
@@ -112,10 +113,10 @@
     const over = fit.region.map(quantity);
     const least = Math.min(...over), most = Math.max(...over);
     if (!over.every(Number.isFinite)) return { value, why: "what the rows allow has no end" };
-    if (timesWider(least, most, low, high) > FARTHEST) {
+    if (timesWider(least, most, low, high) > fit.farthest) {
       return { value, why: `the rows allow ${text(least, 3)} to ${text(most, 3)}` };
     }
-    const near = over.filter((_, at) => fit.rise[at] <= fit.one);
+    const near = over.filter((_, at) => fit.reached[at]);
     return { value, low: Math.min(low, ...near), high: Math.max(high, ...near) };
   }
 
@@ -203,8 +204,8 @@
     draws: unpack(data.draws),
     leftOut: unpack(data.left_out),
     region: data.region ? unpack(data.region.points) : [],
-    rise: data.region ? unpack(data.region.rise).map(([one]) => one) : [],
-    one: data.region?.one,
+    reached: data.region?.reached,
+    farthest: data.region?.farthest,
   };
   const STEPS = 1000;  // of a slider
   const CURVE = 41;    // sizes of the drawn curve

@@ -1,11 +1,15 @@
 """Print a design."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
 from analysis.questions.candidates import cost_of
 from analysis.questions.design import Design
 from analysis.writing.numbers import human, number
+
+BY_FACTOR = 10.0  # an interval of more sizes than that is told by the factor between its ends
 
 
 def show(design: Design, console: Console) -> None:
@@ -30,15 +34,16 @@ def runs_table(design: Design) -> Table:
     price = "cost" if "cost" in candidates else "FLOPs"
     costs = cost_of(candidates)
     table = Table("run", *roles, price, "spent", "interval after it", "width")
-    # The interval after each run is told as a share of the one before any.
-    width = design.high - design.low
+    # The interval after each run is told as a share of the one before any; by size, where that is of many sizes.
+    by_factor = 0 < BY_FACTOR * design.low < design.high
+    width = _width(design.low, design.high, by_factor)
     for turn, step in enumerate(design.steps, 1):
         run = step.candidate
         sizes = [human(float(candidates[role][run])) for role in roles]
         cost = float(costs[run])
         low = number(step.low)
         high = number(step.high)
-        left = (step.high - step.low) / width if width > 0 else None
+        left = _width(step.low, step.high, by_factor) / width if width > 0 else None
         table.add_row(
             str(turn),
             *sizes,
@@ -48,3 +53,8 @@ def runs_table(design: Design) -> Table:
             "-" if left is None else f"{left:.0%}",
         )
     return table
+
+
+def _width(low: float, high: float, by_factor: bool) -> float:
+    """Return the width of an interval, of its logarithm where it is told by factors."""
+    return math.log(high / low) if by_factor else high - low

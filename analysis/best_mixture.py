@@ -11,6 +11,7 @@ from experiments import cli
 def define_flags() -> None:
     """Declare the flags of the command."""
     flags.DEFINE_string("prior", None, "Share of each part in the data that there is: web=0.6,code=0.4.")
+    flags.DEFINE_string("group", None, "Of a file that analysis.fit --by wrote: the group to mix for.")
     cli.define_integer("draws", 100_000, "Mixtures to draw.")
     cli.define_integer("top", 128, "How many of the best to average.")
     cli.define_integer("seed", 42, "Seed of the draws.")
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     path = one_fit(argv)
     if values.json is not None:
         check_writable(values.json, "--json")
-    fitted = read(path)
+    fitted = read(path, values.group)
     found = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
     console = Console(soft_wrap=True)
     answer.show(found, fitted.law.TARGET, console)

@@ -26,6 +26,7 @@ def define_flags() -> None:
     reading.define()
     flags.adopt_module_key_flags(reading)
     flags.DEFINE_string("at", None, 'The run to forecast: "N=1e9,D=2e10".')
+    flags.DEFINE_string("group", None, "Of a file that analysis.fit --by wrote: the group to forecast for.")
     cli.define_path("score", None, "A grid with outcomes: scores the forecasts that are given.")
     cli.define_output("figure", "With --score: the calibration of all forecasts as an SVG or PNG file.")
     flags.DEFINE_string("columns", None, "As for analysis.fit; by default the columns that the fit used.")
@@ -49,11 +50,11 @@ def freeze_forecast(argv: Sequence[str], console: "Console") -> None:
     path = one_fit(argv)
     if epath.Path(values.out).exists():
         raise InputError(f"--out: {values.out} exists; a forecast is never overwritten, expected a new name")
-    fitted = predict.read(path)
+    fitted = predict.read(path, values.group)
     if values.at is None:
         raise InputError('--at is missing; expected where to predict, for example --at="N=1e9,D=2e10"')
     at = predict.parse_at(values.at, fitted.law)
-    forecast = freeze(path, at, datetime.datetime.now(datetime.UTC))
+    forecast = freeze(path, at, datetime.datetime.now(datetime.UTC), values.group)
     content = {**forecast.content(), "sha256": forecast.sha256()}
     # Not signed: no scores may stand in its place.
     write(values.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "--out")

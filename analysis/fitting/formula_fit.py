@@ -6,13 +6,13 @@ import dataclasses
 import numpy as np
 
 from analysis.fitting.judging import judge_formula
-from analysis.fitting.result import FitError, FitResult
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.fitting.stationary import stationary
 from analysis.grid import cost, units
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, SumLaw
-from analysis.solve import corner, formula, newton, optimum
-from analysis.solve.objective import Objective
+from analysis.solve import formula, newton, optimum
 from analysis.solve.optimum import Optimum
 from analysis.solve.problem import Problem
 from analysis.solve.sums import SumProblem
@@ -23,9 +23,6 @@ from analysis.trust.residuals import Residuals, row_counts
 from experiments.cli import InputError, nearest
 
 SHARES = {"accuracy", "error", "pass_rate"}  # targets that are shares of questions
-AT_CORNER = (
-    "the optimum lies at a corner of min, max or abs, where the gradient does not vanish; no point near is lower"
-)
 
 
 def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
@@ -95,27 +92,11 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
     deltas = objective.stages(typical)
     weights = row_weights(columns, law.TARGET)
     found = optimum.find(problem, weights, objective, deltas, spec.starts)
-    warnings: tuple[str, ...] = ()
-    if not found.gradient <= optimum.STATIONARY:
-        if not law.HAS_CORNERS:
-            raise FitError(
-                f"{law.NAME}: the best of {len(found.starts)} starts is not at a stationary point (scaled gradient "
-                f"{found.gradient:.1e}); no coefficients are reported"
-            )
-        found = _at_corner(found, objective, law)
-        warnings = (AT_CORNER,)
+    found, warnings = stationary(found, law, objective)
     result = _with_refits(found, columns, law, spec)
-    certificate_of_corner = dataclasses.replace(result.certificate, warnings=(*result.certificate.warnings, *warnings))
-    return dataclasses.replace(result, certificate=certificate_of_corner)
-
-
-def _at_corner(found: Optimum, objective: Objective, law: type[FormulaLaw]) -> Optimum:
-    """Return the optimum at a corner of the formula. Raises FitError where a point near it is lower."""
-    theta, is_least = corner.settle(found.problem, found.theta, found.weight, objective)
-    if not is_least:
-        raise FitError(f"{law.NAME}: no optimum is found where its min, max or abs turn; no coefficients are reported")
-    value = float(optimum.total(found.problem, theta[None], found.weight, objective)[0])
-    return dataclasses.replace(found, theta=theta, value=value)
+    judged = result.certificate
+    judged = dataclasses.replace(judged, warnings=(*judged.warnings, *warnings))
+    return dataclasses.replace(result, certificate=judged)
 
 
 def _check_rows(columns: Columns, law: type[FormulaLaw], spec: FitSpec, problem: Problem) -> None:

@@ -196,7 +196,8 @@ def _leave_out_by_condition(grid: Grid, where: str, values: dict[str, np.ndarray
         return column.to_numpy() if is_number else column.to_numpy(object)
 
     absent: list[str] = []
-    holds = np.broadcast_to(condition.rows_where(where, look_up, grid.decimal, absent), len(grid))
+    found = condition.rows_where(where, look_up, grid.decimal, absent)
+    holds = np.broadcast_to(found, len(grid))
     left.mark(~holds, f"--where {where} does not hold")
     return absent
 

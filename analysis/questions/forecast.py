@@ -78,9 +78,12 @@ class Outcome:
     rank: float
 
 
-def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime) -> Forecast:
-    """Make the forecast of a fit.json for a run at `at`. Raises InputError for a fit without intervals."""
-    fitted = prediction.read(fit_path)
+def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime, group: str | None = None) -> Forecast:
+    """Make the forecast of a fit.json for a run at `at`; group: which one, of a file with fits of several.
+
+    Raises InputError for a fit without intervals.
+    """
+    fitted = prediction.read(fit_path, group)
     if not len(fitted.draws):
         raise InputError(
             f"FIT: {fit_path} has no bootstrap; a forecast needs its intervals (fit with --bootstrap=1000)"

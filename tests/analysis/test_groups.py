@@ -78,5 +78,7 @@ def test_the_command_fits_groups_and_predicts_for_one(tmp_path):
     assert "not fitted: lion" in done.stdout and set(json.loads(out.read_text())["fits"]) == set(PLANTED)
     done = command("analysis.predict", out, "--group=muon", "--at=N=1e8")
     assert done.returncode == 0, done.stderr
+    done = command("analysis.forecast", out, "--group=muon", "--at=N=1e8", f"--out={tmp_path / 'forecast.json'}")
+    assert done.returncode == 0, done.stderr
     done = command("analysis.predict", out, "--at=N=1e8")
     assert done.returncode == 2 and "adam, muon, sgd; expected --group=NAME" in done.stderr

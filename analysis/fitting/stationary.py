@@ -1,0 +1,31 @@
+"""Judge whether the end of a search is an optimum, which a fit must be to have numbers."""
+
+import dataclasses
+
+from analysis.fitting.result import FitError
+from analysis.laws.base import FormulaLaw
+from analysis.solve import corner, optimum
+from analysis.solve.objective import Objective
+from analysis.solve.optimum import Optimum
+
+AT_CORNER = (
+    "the optimum lies at a corner of min, max or abs, where the gradient does not vanish; no point near is lower"
+)
+
+
+def stationary(found: Optimum, law: type[FormulaLaw], objective: Objective) -> tuple[Optimum, tuple[str, ...]]:
+    """Return the optimum, and a warning where it lies at a corner of the formula. Raises FitError where it is none."""
+    if found.gradient <= optimum.STATIONARY:
+        return found, ()
+    if not law.HAS_CORNERS:
+        starts = len(found.starts)
+        raise FitError(
+            f"{law.NAME}: the best of {starts} starts is not at a stationary point (scaled gradient "
+            f"{found.gradient:.1e}); no coefficients are reported"
+        )
+    theta, is_least = corner.settle(found.problem, found.theta, found.weight, objective)
+    if not is_least:
+        raise FitError(f"{law.NAME}: no optimum is found where its min, max or abs turn; no coefficients are reported")
+    value = optimum.total(found.problem, theta[None], found.weight, objective)
+    settled = dataclasses.replace(found, theta=theta, value=float(value[0]))
+    return settled, (AT_CORNER,)

@@ -8,9 +8,11 @@ NAME.ipynb is made from it and holds the outputs.
 """
 
 import argparse
+import importlib
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -30,14 +32,20 @@ def sources() -> dict[str, pathlib.Path]:
     return found
 
 
+def tool(name: str) -> Any:
+    """Return a library of notebooks, which nothing else needs. Ends the program where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        sys.exit(f"error: {name} is not installed; pip install -r requirements-lab.txt")
+
+
 def read(path: pathlib.Path) -> Any:
     """Return a notebook (nbformat's NotebookNode) without outputs; its cells are named by their place.
 
     A name by chance would make every rebuild another file.
     """
-    import jupytext
-
-    notebook = jupytext.read(path)
+    notebook = tool("jupytext").read(path)
     for place, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{place}"
         cell["metadata"] = {}
@@ -50,8 +58,7 @@ def read(path: pathlib.Path) -> Any:
 
 def run(path: pathlib.Path) -> Any:
     """Return a notebook with its outputs. It runs in a folder of its own, beside copies of the tables."""
-    import nbclient
-
+    nbclient = tool("nbclient")
     notebook = read(path)
     with tempfile.TemporaryDirectory() as folder:
         for table in FOLDER.glob("*.csv"):
@@ -73,8 +80,7 @@ def run(path: pathlib.Path) -> Any:
 
 def write(notebook: Any, path: pathlib.Path) -> None:
     """Write a notebook as .ipynb."""
-    import nbformat
-
+    nbformat = tool("nbformat")
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n")
 

@@ -64,14 +64,14 @@ class Ours:
         from analysis.questions.fit import fit
 
         # Without profiles, which scipy's fit has not either.
-        spec = FitSpec(bootstrap=bootstrap, starts=starts, seed=SEED, thorough=False)
+        spec = FitSpec(bootstrap=bootstrap, starts=starts, seed=SEED, thorough=False, judge=False)
         return fit(self.columns, Chinchilla, spec)
 
     def fit(self) -> tuple[float, np.ndarray, float]:
         """Return what ScipyFit.fit does: lowest objective, (A, B, E, alpha, beta), share of starts that end there."""
         result = self.run(STARTS, 0)
         at = np.array([getattr(result.law, name) for name in ("A", "B", "E", "alpha", "beta")])
-        return result.objective, at, result.certificate.agreeing_starts
+        return result.objective, at, result.certificate.agreeing_starts or 0.0
 
     def bootstrap(self) -> np.ndarray:
         """Return (A, B, E, alpha, beta) [replicates, 5]; a default fit comes before it, as the user has it."""

@@ -217,7 +217,7 @@ def band(result: FitResult, compute: np.ndarray) -> list[np.ndarray]:
     for quantity in (size, tokens, loss):
         ends = []
         for C in compute:
-            found = result.interval_of(lambda law, at=C, of=quantity: drawable(of(law, at)))
+            found = result.interval_of(lambda law, at=C, of=quantity: drawable(of(law, at)), is_derived=True)
             ends.append((found.low, found.high) if found else (np.nan, np.nan))
         edges.append(np.array(ends))
     return edges

@@ -159,8 +159,8 @@ def join(certificates: Sequence[Certificate], residuals: Residuals, columns: Col
     worst = residuals.worst
     return Certificate(
         converged=all(one.converged for one in certificates),
-        agreeing_starts=min(one.agreeing_starts for one in certificates),
-        gradient=max(one.gradient for one in certificates),
+        agreeing_starts=min(one.agreeing_starts or 0.0 for one in certificates),
+        gradient=max(one.gradient or 0.0 for one in certificates),
         not_identified=not_identified,
         at_bound=tuple(at_bound),
         condition=max(conditions, default=None),

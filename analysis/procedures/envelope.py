@@ -105,9 +105,9 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
         objective=float(squares[0]),
         residual=log_n[hull] - on_the_line,
         certificate=Certificate(
-            converged=True,
-            agreeing_starts=1.0,
-            gradient=0.0,
+            converged=None,
+            agreeing_starts=None,
+            gradient=None,
             not_identified=not_identified,
             rms_log_residual=float(np.std(loss_residual)),
             warnings=tuple(warnings),

@@ -330,9 +330,9 @@ def _certify(law: IsoFlop, budgets: list[Budget], noise: Noise, draws: Array, sp
     if abs(exponents - 1) > MOST_SUM_OFF:
         found.append(f"a + b = {exponents:.3f}: C is not proportional to N D in this grid")
     return Certificate(
-        converged=True,
-        agreeing_starts=1.0,
-        gradient=0.0,
+        converged=None,
+        agreeing_starts=None,
+        gradient=None,
         not_identified=_not_identified(law, used, draws, spec.level),
         rms_log_residual=noise.sd,
         warnings=tuple(found),

@@ -166,9 +166,9 @@ def _certify(
         warnings.append(f"{on_edge} best learning rates or batches lie on the edge of their cell's sweep")
     lost = _lost_exponents(fitted.lr, law.LR, fixed) | _lost_exponents(fitted.batch, law.BATCH, fixed)
     return Certificate(
-        converged=True,
-        agreeing_starts=1.0,
-        gradient=0.0,
+        converged=None,
+        agreeing_starts=None,
+        gradient=None,
         not_identified=lost,
         rms_log_residual=float(np.sqrt(np.mean(fitted.lr.residual**2))),
         warnings=tuple(warnings),

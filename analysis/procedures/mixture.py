@@ -54,7 +54,7 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
         residual=residual,
         certificate=Certificate(
             converged=True,
-            agreeing_starts=1.0,
+            agreeing_starts=None,
             gradient=_scaled_gradient(share, weight, difference),
             not_identified=undetermined(share, columns.parts["share"]),
             rms_log_residual=residuals.rms,
@@ -202,9 +202,9 @@ def _boosted_result(
         objective=float(0.5 * squares.sum()),
         residual=residual,
         certificate=Certificate(
-            converged=True,
-            agreeing_starts=1.0,
-            gradient=0.0,
+            converged=None,
+            agreeing_starts=None,
+            gradient=None,
             rms_log_residual=float(np.sqrt(mean_square)),
             worst_row=int(columns.row[worst]),
             worst_log_residual=float(residual[worst]),

@@ -69,7 +69,7 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for router in ROUTERS:
         columns = columns_of(grids[FILE], router)
-        result = fitting.fit(columns, RoutedLM, FitSpec(bootstrap=REPLICATES, thorough=False))
+        result = fitting.fit(columns, RoutedLM, FitSpec(bootstrap=REPLICATES, thorough=False, judge=False))
         intervals = result.intervals()
         for name, value in result.law.coefficients().items():
             interval = intervals.get(name)

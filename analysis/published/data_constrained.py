@@ -87,7 +87,7 @@ def refit(grids: Mapping[str, Grid]) -> dict[str, Found]:
     D = columns["D"]
     U = columns["U"]
     loss = columns["loss"]
-    spec = FitSpec(bootstrap=REPLICATES, fixed=BASE, thorough=False)
+    spec = FitSpec(bootstrap=REPLICATES, fixed=BASE, thorough=False, judge=False)
     best = fitting.fit(columns, DataConstrained, spec)
     local = descend(columns, BASE, START)
     lower = (

@@ -200,7 +200,7 @@ def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | Non
         held, _ = largest_budget(columns)
     if held.all() or not held.any():
         raise InputError("GRID: a back-test needs rows below the largest budget")
-    spec = dataclasses.replace(spec, thorough=False, starts=min(spec.starts, STARTS))
+    spec = dataclasses.replace(spec, thorough=False, judge=False, starts=min(spec.starts, STARTS))
     result = fitting.fit(columns.take(~held), law, spec)
     if issubclass(law, Allocation):
         whole = fitting.fit(columns, law, dataclasses.replace(spec, bootstrap=0))

@@ -134,7 +134,7 @@ def _fit_apart(
         own_seed = (spec.seed + at) % 2**32
         result = fitting.fit(part, law, dataclasses.replace(spec, seed=own_seed, thorough=False))
         objective += result.objective
-        gradient = max(gradient, result.certificate.gradient)
+        gradient = max(gradient, result.certificate.gradient or 0.0)
         families[name] = Family(
             name=name,
             law=result.law,

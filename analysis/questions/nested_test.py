@@ -33,7 +33,7 @@ def nested_test(columns: Columns, law: type[FormulaLaw], **fixed: float) -> Nest
         raise InputError("fixed: no coefficient given; expected for example gamma=1.0")
     coefficients = len(law.names())
     objective = dataclasses.replace(law.OBJECTIVE, loss="least_squares")
-    spec = FitSpec(objective=objective, bootstrap=0, thorough=False)
+    spec = FitSpec(objective=objective, bootstrap=0, thorough=False, judge=False)
     free_fit = fit(columns, law, spec)
     fixed_fit = fit(columns, law, dataclasses.replace(spec, fixed=fixed))
     freedom = free_fit.residuals.rows - coefficients

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
 from analysis.reporting.survey import Survey
@@ -281,7 +281,7 @@ def fit_items(survey: Survey) -> Lines:
         bounds = f"at a bound: {', '.join(certificate.at_bound)}"
     starts = (
         f"the best {found.spec.starts} points of an exhaustive grid of exponents, "
-        f"{certificate.agreeing_starts:.0%} end at one optimum"
+        f"{certificate.agreeing_starts or 0:.0%} end at one optimum"
     )
     return [
         ("Objective", f"{objective.loss}{delta} on {objective.residual} residuals, summed over rows"),
@@ -289,7 +289,7 @@ def fit_items(survey: Survey) -> Lines:
         ("Optimiser of the fit", "damped Newton steps in float64, linear coefficients solved for"),
         ("Starts", starts),
         ("Bounds", bounds),
-        ("At the end", f"objective {found.objective:.8g}, scaled gradient {certificate.gradient:.1e}"),
+        ("At the end", f"objective {found.objective:.8g}, scaled gradient {certificate.gradient or 0:.1e}"),
         ("Quality", f"root mean square of the log residuals {scatter}"),
     ]
 
@@ -304,7 +304,7 @@ def trust_items(survey: Survey) -> Lines:
     largest = number(survey.largest, 3)
     return [
         ("Uncertainty", how if len(found.draws) else "no intervals"),
-        ("Not identified", ", ".join(found.certificate.not_identified) or "nothing"),
+        ("No interval", ", ".join(judged_verdict(found).withheld) or "nothing"),
         ("Validation on unseen runs", test_text(survey) or f"none: {survey.no_test}"),
         ("Reach", f"predictions are given up to 100 times {largest} FLOPs, the largest budget"),
     ]

@@ -12,7 +12,8 @@ from analysis.reporting.rates import Rates
 from analysis.reporting.survey import Survey
 
 SCHEMA = 1
-LEFT_OUT = ("draws", "rows_dropped", "command", "data_sha256")  # of a fit's JSON: large, or said once for all
+# Of a fit's JSON: large, or said once for all.
+LEFT_OUT = ("draws", "left_out", "region", "rows_dropped", "command", "data_sha256")
 
 
 def numbers(survey: Survey, grid: Grid, command: str) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def numbers(survey: Survey, grid: Grid, command: str) -> dict[str, Any]:
         fits[name] = {key: value for key, value in fit.items() if key not in LEFT_OUT}
     return {
         "schema": SCHEMA,
+        "design": result.judged_verdict(survey[survey.headline]).to_json(),
         "command": command,
         "data": _data(survey, grid),
         "headline": survey.headline,

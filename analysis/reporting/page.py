@@ -8,7 +8,7 @@ import platform
 import re
 from typing import Any
 
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.grid.table import Columns, Grid
 from analysis.reporting import calculator
 from analysis.reporting.checklist import checklist
@@ -146,7 +146,7 @@ def _notes(survey: Survey) -> list[str]:
 def _fit_rows(name: str, found: FitResult) -> dict[str, Any]:
     """Return the coefficients of one fit, and the exponents of its optimum, as rows of text."""
     intervals = found.intervals()
-    lost = found.certificate.not_identified
+    lost = judged_verdict(found).withheld
     values = found.law.coefficients()
     for key, value in found.law.optimum_exponents().items():
         values[key] = float(value)
@@ -156,7 +156,7 @@ def _fit_rows(name: str, found: FitResult) -> dict[str, Any]:
             "name": key,
             "value": number(value, 5),
             "span": span(intervals.get(key)),
-            "remark": f"not identified: {lost[key]}" if key in lost else "",
+            "remark": f"no interval: {lost[key]}" if key in lost else "",
         }
         rows.append(row)
     return {"title": title_of(name), "formula": found.law.FORMULA, "rows": rows}

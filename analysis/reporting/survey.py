@@ -141,11 +141,13 @@ def _fit_all(
     """Fit the three approaches, the second one with every interpolation, and formulas: results, and why others failed."""
     isoflop = laws.load("isoflop")
     wanted: list[tuple[str, type[Law], FitSpec]] = [("chinchilla", Chinchilla, spec)]
+    # Approaches 1 and 2 have no objective of single runs, and resample in their own way.
+    plain = dataclasses.replace(spec, objective=None, fixed={}, resample=FitSpec.resample)
     for interpolation in INTERPOLATIONS:
         name = "isoflop" if interpolation == "quadratic" else f"isoflop_{interpolation}"
-        choice = dataclasses.replace(spec, interpolation=interpolation)
+        choice = dataclasses.replace(plain, interpolation=interpolation)
         wanted.append((name, isoflop, choice))
-    wanted.append(("envelope", laws.load("envelope"), spec))
+    wanted.append(("envelope", laws.load("envelope"), plain))
     wanted += [(formula.NAME, formula, spec) for formula in formulas]
     results: dict[str, FitResult] = {}
     failures: dict[str, str] = {}
@@ -182,7 +184,7 @@ def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> 
     values = {key: float(value) for key, value in allocate(result.law).items()}
     intervals = {}
     for key in values:
-        interval = result.interval_of(lambda law, key=key: allocate(law)[key])
+        interval = result.interval_of(lambda law, key=key: allocate(law)[key], is_derived=True)
         if interval is not None:
             intervals[key] = dataclasses.asdict(interval)
     return {
@@ -207,10 +209,11 @@ def compare_conventions(
     for role in ("D", "loss", "group", "weight", "run", "censored"):
         if role in sources:
             given[role] = sources[role]
-    cubic = dataclasses.replace(spec, interpolation="cubic")
+    plain = dataclasses.replace(spec, objective=None, fixed={}, resample=FitSpec.resample)
+    cubic = dataclasses.replace(plain, interpolation="cubic")
     wanted = (
         ("chinchilla", "chinchilla", spec),
-        ("isoflop", "isoflop", spec),
+        ("isoflop", "isoflop", plain),
         ("isoflop_cubic", "isoflop", cubic),
     )
     rows = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from analysis.fitting.result import FitResult, ranges
+from analysis.fitting.result import FitResult, judged_verdict, ranges
 from analysis.questions.backtest import BackTest
 from analysis.questions.compare import Comparison
 
@@ -26,9 +26,9 @@ def judge(
     if law is None:
         care.append("approach 3 could not be fitted, so nothing checks the allocation")
     else:
-        lost = law.certificate.not_identified
-        if lost:
-            poor.append(f"this grid does not determine {', '.join(lost)}")
+        verdict = judged_verdict(law)
+        if not verdict.is_supported:
+            poor.append(verdict.line)
         care += law.certificate.warnings
     if approaches_disagree(results):
         care.append("approaches 2 and 3 disagree on how parameters grow with compute: their intervals do not overlap")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.reporting.rates import Rates
 from analysis.reporting.survey import Survey
 from analysis.writing.numbers import human, number, span
@@ -51,12 +51,13 @@ def headline(survey: Survey) -> dict[str, str]:
         f"At 100 times the largest budget, {number(far['C'], 2)} FLOPs: {human(far['N'])} parameters, "
         f"{human(far['D'])} tokens, loss {number(far['loss'], 4)} nats per token ({title_of(survey.headline)})."
     )
-    lost = found.certificate.not_identified
-    if far["N"] is None or {"alpha", "beta"} & set(lost):
+    verdict = judged_verdict(found)
+    if far["N"] is None or verdict.nothing or "exponent_N" in verdict.withheld:
         title = "These runs do not say how parameters should grow with compute"
         exponent = ""
         between = ""
-        sentence = f"Not identified: {', '.join(lost)}." if lost else "The law has no compute-optimal point."
+        line = verdict.line
+        sentence = "The law has no compute-optimal point." if verdict.is_supported else f"{line[0].upper()}{line[1:]}."
     return {
         "exponent": exponent,
         "between": between,

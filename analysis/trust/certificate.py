@@ -9,6 +9,7 @@ import numpy as np
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw
 from analysis.solve.optimum import DIFFERENT, Optimum
+from analysis.solve.parameters import VANISHED
 from analysis.trust import identification, influence, misfit
 from analysis.trust.caution import RARE, warnings
 from analysis.trust.interval import Interval
@@ -24,14 +25,14 @@ class Certificate:
     """Hold the reasons to believe a fit, or not to.
 
     gradient: scaled gradient at the end, 0 at a stationary point and 1 far from one. agreeing_starts: share of the
-    starts that ended at the best optimum. not_identified: coefficients that the grid does not determine, with reasons.
+    starts that ended at the best optimum. All three are None for a law whose fit has no search. not_identified: coefficients that the grid does not determine, with reasons.
     profile: profile likelihood intervals, an end that the rows do not bound is None. influential: rows whose absence moves
     a coefficient most. trends: rank correlations of the residuals with N, D, C. seed_noise: scatter of repeated rows.
     """
 
-    converged: bool
-    agreeing_starts: float
-    gradient: float
+    converged: bool | None
+    agreeing_starts: float | None
+    gradient: float | None
     not_identified: Mapping[str, str] = dataclasses.field(default_factory=dict)
     at_bound: tuple[str, ...] = ()
     condition: float | None = None  # of the scaled Jacobian
@@ -95,6 +96,7 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
         worst_row=None if worst is None else int(columns.row[worst]),
         worst_log_residual=None if worst is None else float(residuals.value[worst]),
         warnings=(
+            *_bound_warnings(law, at_bound),
             *warnings(columns, len(found.theta), found.agreeing, residuals),
             *(() if misfit.is_rounding(residuals.counted) else _influence_warning(moving, set(lost))),
             *_trend_warnings(trends),
@@ -126,6 +128,17 @@ def _bound_names(law: FormulaLaw, found: Optimum) -> tuple[set[str], set[str]]:
         if is_low and law.COEFFICIENTS[name].log:
             vanished.add(name)
     return bound, vanished
+
+
+def _bound_warnings(law: FormulaLaw, at_bound: Set[str]) -> list[str]:
+    """Warn of coefficients that lie at an end of their range: the rows ask for more than a fit looks at."""
+    found = []
+    for name in law.names():
+        if name in at_bound:
+            value = float(getattr(law, name))
+            told = "0, so that its term is gone" if value <= VANISHED else f"{value:.4g}, the end of its range"
+            found.append(f"{name} is {told}")
+    return found
 
 
 def _ends(profile: Profile) -> dict[str, float | None]:

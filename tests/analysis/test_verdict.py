@@ -18,6 +18,7 @@ from analysis.grid.table import Columns, load
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import fit as fitting
 from analysis.questions import forecast, predict
+from analysis.solve.objective import Objective
 from analysis.trust.design_check import lay_out
 from experiments.cli import InputError
 from tests.support import planted
@@ -228,6 +229,33 @@ def test_a_procedure_has_a_verdict_too():
     two = columns.take(columns["C"] > np.median(columns["C"]) * 3)
     short = fit(two, "isoflop")
     assert "E" in short.verdict.withheld and "E" not in short.intervals() and "exponent_N" in short.intervals()
+
+
+@pytest.mark.parametrize("option", [{"fixed": {"a": 0.5}}, {"resample": "wild"}, {"objective": Objective("lad")}])
+@pytest.mark.parametrize("law", ["isoflop", "envelope"])
+def test_what_a_law_has_no_use_for_is_refused(law, option):
+    columns = isoflop(42)
+    columns.values["C"] = 6 * columns["N"] * columns["D"]
+    with pytest.raises(InputError, match=f"^--.*: {law} has no use for it"):
+        fitting.fit(columns, laws.load(law), FitSpec(bootstrap=20, **option))
+    with pytest.raises(InputError, match="^--interpolation: chinchilla has no use for it"):
+        fitting.fit(columns, Chinchilla, FitSpec(bootstrap=0, interpolation="cubic"))
+
+
+def test_a_fit_without_a_search_has_no_certificate_of_one():
+    columns = isoflop(42)
+    columns.values["C"] = 6 * columns["N"] * columns["D"]
+    found = fit(columns, "isoflop")
+    certificate = found.certificate
+    assert (certificate.converged, certificate.agreeing_starts, certificate.gradient) == (None, None, None)
+    assert not any("starts agree" in line or "gradient" in line for line in printed(fit_answer.show, found))
+
+
+def test_a_coefficient_at_a_bound_is_a_warning():
+    columns = isoflop(28)
+    columns.values["loss"] = 410.7 * columns["D"] ** -0.28
+    found = fit(columns)
+    assert any(text.startswith("E is 0") for text in found.certificate.warnings)
 
 
 # --- how often what is printed holds

@@ -10,6 +10,7 @@ from rich.table import Table
 from analysis.command_line.verdict_line import show_verdict
 from analysis.fitting.result import FitResult, judged_verdict
 from analysis.laws import LAWS
+from analysis.trust.certificate import Certificate
 from analysis.writing.numbers import number, span
 
 
@@ -21,8 +22,8 @@ def show(result: FitResult, console: Console) -> None:
     show_verdict(verdict, console)
     console.print(coefficients(result))
     console.print(
-        f"{len(columns)} rows used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}; "
-        f"{certificate.agreeing_starts:.0%} of the starts agree; scaled gradient {certificate.gradient:.0e}"
+        f"{len(columns)} rows used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}"
+        f"{search(certificate)}"
     )
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
     console.print(f"columns: {chosen}", highlight=False)
@@ -40,6 +41,16 @@ def bounding(result: FitResult) -> str:
         return ""
     bounds = int((result.columns["censored"] > 0).sum())
     return f" ({bounds} of them only bound the law)" if bounds else ""
+
+
+def search(certificate: Certificate) -> str:
+    """Say how the search for the optimum ended; nothing for a fit that takes other steps."""
+    told = ""
+    if certificate.agreeing_starts is not None:
+        told += f"; {certificate.agreeing_starts:.0%} of the starts agree"
+    if certificate.gradient is not None:
+        told += f"; scaled gradient {certificate.gradient:.0e}"
+    return told
 
 
 def coefficients(result: FitResult) -> Table:

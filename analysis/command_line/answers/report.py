@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from analysis.command_line.verdict_line import show_verdict
+from analysis.fitting.result import judged_verdict
 from analysis.reporting.survey import Survey
 from analysis.reporting.words import WORDS, by_budget, headline, optimum_cells, title_of
 
@@ -12,6 +14,7 @@ SHOWN = ("chinchilla", "isoflop")  # approaches whose optima are printed
 
 def show(survey: Survey, console: Console) -> None:
     """Print the law, the optimum for 1, 10 and 100 times the largest budget, and the verdict."""
+    show_verdict(judged_verdict(survey[survey.headline]), console)
     top = headline(survey)
     console.print(f"[bold]{top['law']}[/]  ({title_of(survey.headline)}, {len(survey.columns)} runs)", highlight=False)
     console.print(top["title"], highlight=False)

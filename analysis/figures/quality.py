@@ -287,7 +287,8 @@ def extrapolation(test: Rolling) -> Figure:
     log_axis(axis, "x", times_text)
     symmetric(axis, error)
     axis.set(xlabel="compute of the run over the largest fitted", ylabel="law over run, %")
-    axis.set_title(f"Back-test: {len(test.splits)} splits, {inside.mean():.0%} inside", pad=22)
+    told = f", {test.covered:.0%} inside" if np.isfinite(test.covered) else ""
+    axis.set_title(f"Back-test: {len(test.splits)} splits{told}", pad=22)
     legend_above(axis)
     return figure
 

@@ -21,6 +21,7 @@ from analysis.grid.table import Columns
 from analysis.questions import backtest, compare, design, lifetime, predict, trend
 from analysis.questions.scoreboard import Score
 from analysis.trust.interval import Interval
+from analysis.writing.numbers import share
 from analysis.writing.shown import Shown
 
 Answer = TypeVar("Answer")
@@ -80,7 +81,7 @@ class BackTests(Shown, backtest.Rolling):
         for one in self.by_factor():
             reach = f"{one['from']:.3g} to {one['to']:.3g}"
             errors = (f"{one['mean_error']:+.2%}", f"{one['rms_error']:.2%}")
-            table.add_row(reach, str(one["predictions"]), *errors, f"{one['covered']:.0%}")
+            table.add_row(reach, str(one["predictions"]), *errors, share(one["covered"]))
         console.print(table)
 
     def to_frame(self) -> pd.DataFrame:

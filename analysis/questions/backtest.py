@@ -5,6 +5,7 @@ Which rows are held out is the affair of held_out.py.
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from analysis.laws.allocation import Allocation
 from analysis.laws.base import Array, Law
 from analysis.questions import fit as fitting
 from analysis.questions.held_out import effort, held_out, largest_budget
+from analysis.trust.interval import FEWEST_SPARE
 from analysis.trust.one_run import widen
 from analysis.trust.residuals import row_counts
+from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
 
 FACTORS = (1.0, 2.0, 5.0, 10.0, 30.0, 100.0, np.inf)  # bins of the summary
@@ -36,7 +39,8 @@ class BackTest:
 
     All arrays are [held-out rows]; low and high are the interval for a new run. weight: what a row counts. is_bound:
     rows of runs that were stopped early, whose loss is an upper bound: they miss only where the law lies above them.
-    reach: the largest held-out compute over the largest that was fitted, factor: the same row by row.
+    low and high are NaN where the fit had no interval. reach: the largest held-out compute over the largest that was
+    fitted, factor: the same row by row.
     """
 
     law: str
@@ -87,8 +91,8 @@ class BackTest:
 
     @property
     def covered(self) -> float:
-        """Share of the rows that count that lie in their interval."""
-        return float(np.average(self.inside, weights=self.counts))
+        """Share of the rows that count that lie in their interval; NaN where none has one."""
+        return share_covered(self.inside, self.counts, self.low)
 
     def summary(self) -> dict[str, float | str | int]:
         """Return numbers for the report."""
@@ -125,6 +129,7 @@ class Rolling:
         error = self.gathered("error")
         inside = self.gathered("inside")
         counts = self.gathered("counts")
+        low_end = self.gathered("low")
         found = []
         for low, high in itertools.pairwise(FACTORS):
             is_in_bin = (factor > low * (1 + ROUNDING)) & (factor <= high * (1 + ROUNDING))
@@ -138,7 +143,7 @@ class Rolling:
                 "predictions": int(is_in_bin.sum()),
                 "mean_error": float(np.average(error, weights=weight)),
                 "rms_error": float(np.sqrt(np.average(error**2, weights=weight))),
-                "covered": float(np.average(inside, weights=weight)),
+                "covered": share_covered(inside, weight, low_end),
             }
             found.append(summary)
         return found
@@ -161,7 +166,7 @@ class Rolling:
     @property
     def caution(self) -> str:
         """Say that intervals were too narrow: where they held far fewer of the larger runs than they state."""
-        has_intervals = any((split.high > split.low).any() for split in self.splits)
+        has_intervals = np.isfinite(self.covered)
         predictions = int((self.gathered("counts") > 0).sum())
         is_enough = has_intervals and predictions >= FEWEST_PREDICTIONS
         if not is_enough or self.covered >= FAR_BELOW * self.level:
@@ -187,8 +192,14 @@ class Rolling:
 
     @property
     def covered(self) -> float:
-        """Share of all predictions whose interval held what came."""
-        return self.mean(self.gathered("inside"))
+        """Share of all predictions with an interval that it held; NaN where there are none."""
+        return share_covered(self.gathered("inside"), self.gathered("counts"), self.gathered("low"))
+
+
+def share_covered(inside: Array, counts: Array, low: Array) -> float:
+    """Return the share of the predictions that have an interval, and count, that lie in it; NaN where there are none."""
+    counts = np.where(np.isfinite(low), counts, 0.0)
+    return float(np.average(inside, weights=counts)) if counts.any() else math.nan
 
 
 def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | None = None) -> BackTest:
@@ -252,8 +263,8 @@ def _back_test_optima(columns: Columns, small: FitResult, whole: FitResult) -> B
         raise InputError(f"GRID: no back-test of {small.law.NAME}: no optimum is found beyond the budgets fitted")
     predicted, _ = small.law.optimum(C)
     predicted = np.asarray(predicted)
-    low = predicted
-    high = predicted
+    low = np.full(len(C), np.nan)
+    high = low
     if len(small.draws):
         replicates = type(small.law)(*(column[:, None] for column in small.draws.T))
         draws, _ = replicates.optimum(C)
@@ -302,8 +313,10 @@ def predict_runs(result: FitResult, rows: Columns) -> tuple[Array, Array, Array]
     with np.errstate(all="ignore"):
         predicted = np.broadcast_to(np.asarray(law.predict(**at), dtype=np.float64), (len(rows),))
     predicted = law.within_range(predicted)
-    if not len(result.draws):
-        return predicted, predicted, predicted
+    has_few = result.freedom is not None and result.freedom < FEWEST_SPARE
+    if has_few or not len(result.draws):
+        none = np.full(len(rows), np.nan)
+        return predicted, none, none
     replicates = type(law)(*(column[:, None] for column in result.draws.T))
     with np.errstate(all="ignore"):
         draws = replicates.predict(**at)
@@ -372,4 +385,4 @@ def hindsight_summary(columns: Columns, law: type[Law], spec: FitSpec) -> dict[s
     """Return the rolling back-test of a fit for its JSON, or the reason why there is none."""
     quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, REPLICATES))
     test, why = try_rolling(columns, law, quick)
-    return test.summary() if test else {"reason": why.removeprefix("GRID: ")}
+    return finite_or_null(test.summary()) if test else {"reason": why.removeprefix("GRID: ")}

@@ -1,5 +1,6 @@
 """Say results in sentences: names of the approaches, the headline, the back-test and the learning rates."""
 
+import math
 import re
 from typing import Any
 
@@ -73,12 +74,13 @@ def test_text(survey: Survey) -> str:
         return ""
     found = survey.test.summary()
     approach = title_of(str(found["law"]))
+    covered = float(found["covered"])
+    held = f"; {covered:.0%} of them lie in the interval that was given for them" if math.isfinite(covered) else ""
     return (
         f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({approach}) misses the "
         f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
         f"{found['mean_error']:+.2%} on average (absolute {found['mean_absolute_error']:.2%}, worst "
-        f"{found['largest_absolute_error']:.2%}); "
-        f"{found['covered']:.0%} of them lie in the interval that was given for them."
+        f"{found['largest_absolute_error']:.2%}){held}."
     )
 
 

@@ -48,3 +48,9 @@ def human(value: float | None, digits: int = 3) -> str:
             scaled = f"{float(scaled):.0f}"
         return scaled + unit
     return f"{value:.{digits}g}"
+
+
+def share(value: float | None) -> str:
+    """Write a share in per cent; a dash for one that is not known."""
+    is_known = value is not None and math.isfinite(value)
+    return f"{value:.0%}" if is_known else "-"

@@ -348,3 +348,9 @@ def test_an_approach_that_was_too_sure_is_said_in_the_report():
     assert test.covered < 0.5
     told = narrow_intervals(columns, FitSpec(bootstrap=100, thorough=False, starts=8), None)
     assert len(told) == 1 and told[0].startswith("approach 2: the back-test held") and "(N*)" in told[0]
+
+
+def test_no_share_lies_in_intervals_that_there_are_not(frame):
+    summary = backtest.hindsight_summary(chosen(frame), Chinchilla, FitSpec(bootstrap=0, thorough=False, starts=8))
+    assert summary["covered"] is None and summary["by_factor"][0]["covered"] is None and summary["caution"] == ""
+    assert "interval" not in text_of(fit_answer.show_back_test, summary)

@@ -1,6 +1,7 @@
 """Print a fit, its back-test, or the list of laws."""
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from rich.console import Console
@@ -75,11 +76,14 @@ def show_back_test(test: Mapping[str, Any], console: Console) -> None:
     if "reason" in test:
         console.print(f"[yellow]note[/]: {test['reason']}", highlight=False)
         return
+    covered = test["covered"]
+    has_intervals = covered is not None and math.isfinite(covered)
+    held = f"; {covered:.0%} lay in their interval" if has_intervals else ""
     farthest = test["by_factor"][-1]
     reach = farthest["to"]
     told = f"{test['predictions']} predictions of {test['quantity']} ({test['rows']} rows)"
     console.print(
-        f"back-test: {test['rms_error']:.2%} root mean square error of {told} up to {reach:.3g} times beyond the rows fitted; {test['covered']:.0%} lay in their interval",
+        f"back-test: {test['rms_error']:.2%} root mean square error of {told} up to {reach:.3g} times beyond the rows fitted{held}",
         highlight=False,
     )
     if test["caution"]:

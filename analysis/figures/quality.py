@@ -65,7 +65,9 @@ def residuals(result: FitResult) -> Figure:
 def choose_counting(result: FitResult) -> np.ndarray:
     """Return the positions of the rows to draw, of those that count: a bound says nothing of how far runs lie."""
     counting = np.flatnonzero(result.residuals.counting)
-    chosen = choose(result.columns.row[counting], result.residual[counting])
+    rows = result.columns.row[counting]
+    size = result.residual[counting]
+    chosen = choose(rows, size)
     return counting[chosen]
 
 

@@ -72,9 +72,11 @@ def binomial_variance(share: np.ndarray, questions: np.ndarray) -> np.ndarray:
 
     So that a share of 0 or 1 is not taken for certain.
     """
-    rounded = np.clip(share, 0.0, 1.0)
-    centre = (rounded * questions + 1) / (questions + 2)
-    return centre * (1 - centre) / (questions + 2)
+    trials = questions + 2
+    successes = np.clip(share, 0.0, 1.0) * questions
+    centre = (successes + 1) / trials
+    of_one = centre * (1 - centre)
+    return of_one / trials
 
 
 def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
@@ -101,10 +103,12 @@ def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitRe
 
 def _check_rows(columns: Columns, law: type[FormulaLaw], spec: FitSpec, problem: Problem) -> None:
     """Raise InputError where there are fewer rows than coefficients to fit."""
-    counting = int((row_counts(columns) > 0).sum())
+    is_counting = row_counts(columns) > 0
+    counting = int(is_counting.sum())
     if counting >= problem.size:
         return
-    free = ", ".join(name for name in law.names() if name not in spec.fixed)
+    names = [name for name in law.names() if name not in spec.fixed]
+    free = ", ".join(names)
     bounds = len(columns) - counting
     only_bound = f" ({bounds} more only bound the law)" if bounds else ""
     raise InputError(

@@ -94,8 +94,11 @@ def select(
         reasons = [f"most often: {left.most_common}", *absent]
         why = "; ".join(reasons)
         raise InputError(f"GRID: none of the {len(keep)} rows of {grid.path} can be used ({why})")
+    used = {}
+    for role, value in values.items():
+        used[role] = value[keep]
     return Columns(
-        values={role: value[keep] for role, value in values.items()},
+        values=used,
         row=np.flatnonzero(keep),
         sources=dict(finder.sources),
         dropped=left.dropped(),

@@ -167,7 +167,8 @@ class Rolling:
     def caution(self) -> str:
         """Say that intervals were too narrow: where they held far fewer of the larger runs than they state."""
         has_intervals = np.isfinite(self.covered)
-        predictions = int((self.gathered("counts") > 0).sum())
+        counting = self.gathered("counts") > 0
+        predictions = int(counting.sum())
         is_enough = has_intervals and predictions >= FEWEST_PREDICTIONS
         if not is_enough or self.covered >= FAR_BELOW * self.level:
             return ""
@@ -193,13 +194,18 @@ class Rolling:
     @property
     def covered(self) -> float:
         """Share of all predictions with an interval that it held; NaN where there are none."""
-        return share_covered(self.gathered("inside"), self.gathered("counts"), self.gathered("low"))
+        inside = self.gathered("inside")
+        counts = self.gathered("counts")
+        return share_covered(inside, counts, self.gathered("low"))
 
 
 def share_covered(inside: Array, counts: Array, low: Array) -> float:
     """Return the share of the predictions that have an interval, and count, that lie in it; NaN where there are none."""
-    counts = np.where(np.isfinite(low), counts, 0.0)
-    return float(np.average(inside, weights=counts)) if counts.any() else math.nan
+    has_interval = np.isfinite(low)
+    weight = np.where(has_interval, counts, 0.0)
+    if not weight.any():
+        return math.nan
+    return float(np.average(inside, weights=weight))
 
 
 def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | None = None) -> BackTest:

@@ -11,7 +11,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.fitting.stationary import stationary
 from analysis.grid import cost, units
 from analysis.grid.table import Columns
-from analysis.laws.base import FormulaLaw, SumLaw
+from analysis.laws.base import FormulaLaw, SumLaw, prefactor
 from analysis.solve import formula, newton, optimum
 from analysis.solve.optimum import Optimum
 from analysis.solve.problem import Problem
@@ -39,7 +39,7 @@ def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
         if own is not None:
             return own
         # Sums of monomials have a faster way to the same fit, which needs logarithms of the target.
-        if issubclass(law, SumLaw) and (columns[law.TARGET] > 0).all():
+        if issubclass(law, SumLaw) and _has_free_prefactors(law) and (columns[law.TARGET] > 0).all():
             return _pose_sum(columns, law, raw, above)
     return formula.problem(law, columns.values, raw, spec.fixed, above)
 
@@ -50,7 +50,14 @@ def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray 
     names = (*law.prefactors(), *law.exponents())
     order = tuple(names.index(name) for name in law.names())
     slopes = law.slopes(columns.values)
-    return SumProblem.create(slopes, columns[law.TARGET], raw, order, above, names)
+    known = [law.COEFFICIENTS[name] for name in law.exponents()]
+    bounds = tuple((one.low, one.high) for one in known)
+    return SumProblem.create(slopes, columns[law.TARGET], raw, order, above, names, bounds)
+
+
+def _has_free_prefactors(law: type[SumLaw]) -> bool:
+    """Whether a sum states no bounds of its prefactors; with such it is fitted as a formula."""
+    return all(law.COEFFICIENTS[name] == prefactor() for name in law.prefactors())
 
 
 def row_weights(columns: Columns, target: str) -> np.ndarray:

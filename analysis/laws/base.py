@@ -244,14 +244,24 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class SumLaw(FormulaLaw):
-    """Hold a law that is a sum of positive monomials with free exponents."""
+    """Hold a law that is a sum of positive monomials with free exponents.
+
+    COEFFICIENTS may state what is known of some of them, `exponent(low=-2.0)` for one that may be negative.
+    """
 
     TERMS: ClassVar[tuple[Term, ...]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.COEFFICIENTS = {name: prefactor() for name in cls.prefactors()}
-        cls.COEFFICIENTS |= {name: exponent() for name in cls.exponents()}
+        stated = cls.__dict__.get("COEFFICIENTS", {})
+        usual = {name: prefactor() for name in cls.prefactors()}
+        usual |= {name: exponent() for name in cls.exponents()}
+        unknown = sorted(stated.keys() - usual.keys())
+        if unknown:
+            raise TypeError(f"{cls.__name__}.COEFFICIENTS: {unknown[0]!r} is in no term; expected {', '.join(usual)}")
+        inherited = getattr(super(cls, cls), "COEFFICIENTS", {})
+        known = {name: inherited[name] for name in usual if name in inherited}
+        cls.COEFFICIENTS = usual | known | stated
 
     @classmethod
     def prefactors(cls) -> tuple[str, ...]:

@@ -1,9 +1,18 @@
 """Predict the loss from any one quantity, with a floor or a break."""
 
 import dataclasses
+import itertools
 from typing import Any, ClassVar
 
-from analysis.laws.base import Coefficient, FormulaLaw, Number, SumLaw, Term, power, prefactor
+import numpy as np
+
+from analysis.laws.base import Array, Coefficient, FormulaLaw, Inputs, Number, SumLaw, Term, power, prefactor
+from analysis.laws.several_breaks import softplus
+
+BREAKS = 10  # places of a break to start from, between the smallest and the largest X
+SLOPES = (-0.2, 0.02, 0.1, 0.3, 0.8)  # starts of c0
+CHANGES = (-0.8, -0.3, 0.2, 0.6, 2.0, 6.0)  # starts of c1
+WIDTHS = (0.03, 0.15, 0.6)  # starts of f1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +51,24 @@ class Broken(FormulaLaw):
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "E": prefactor(),
         "A": prefactor(),
-        "c0": Coefficient((0.02, 0.1, 0.3, 0.6), low=-2.0, high=4.0),
-        "c1": Coefficient((-0.4, -0.1, 0.1, 0.4, 0.8), low=-4.0, high=4.0),
-        "x1": prefactor(*(float(10**power_) for power_ in range(-2, 26, 1))),
-        "f1": prefactor(0.1, 0.5, low=0.01, high=10.0),
+        "c0": Coefficient((0.2,), low=-4.0, high=8.0),
+        "c1": Coefficient((0.4,), low=-40.0, high=40.0),
+        "x1": prefactor(1.0),
+        "f1": prefactor(0.3, low=0.005, high=20.0),
     }
+
+    @classmethod
+    def starting_points(cls, inputs: Inputs, target: Array) -> Array:
+        """Combine slopes and widths with breaks all over the rows [points, coefficients]; E and A are solved for."""
+        del target
+        log_X = np.log(inputs["X"])
+        breaks = np.exp(np.linspace(log_X.min(), log_X.max(), BREAKS + 2)[1:-1])
+        unsolved = (np.nan,)
+        combined = itertools.product(unsolved, unsolved, SLOPES, CHANGES, breaks, WIDTHS)
+        return np.array(list(combined))
 
     def predict(self, X: Any) -> Any:
         """Predict the loss at X."""
-        bend = power(1 + power(X / self.x1, 1 / self.f1), -self.c1 * self.f1)
+        # As a softplus, which does not overflow far beyond the break.
+        bend = np.exp(-self.c1 * self.f1 * softplus(np.log(X / self.x1) / self.f1))
         return self.E + self.A * power(X, -self.c0) * bend

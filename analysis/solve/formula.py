@@ -22,13 +22,15 @@ from analysis.solve.newton import CHUNK_ELEMENTS
 from analysis.solve.objective import sided
 from analysis.solve.parameters import LawParameters
 from analysis.solve.problem import Local
+from analysis.solve.slopes import check_slopes
 from analysis.solve.starting import best_and_spread, slices
 from experiments.cli import InputError
 
 STEP = 1e-5  # of the complex derivative, of a parameter's scale: slopes to 1e-10, curvatures to 1e-6
 TINY_STEP = 1e-30  # of the same where only slopes are asked for
 MOST_STARTS = 20_000
-LEAST_SOLVED = 1e-12  # of a positive coefficient that was solved for
+LEAST_SOLVED = 1e-4  # share of the data that the term of a positive coefficient which was solved for starts with
+CHECKED = 3  # starts at which slopes are compared
 
 
 def real_if_exact(values: np.ndarray) -> np.ndarray:
@@ -210,6 +212,7 @@ def combined_starts(problem: FormulaProblem, weight: np.ndarray, keep: int) -> n
     order = order[np.isfinite(score[order])]
     if not len(order):
         raise InputError(f"{problem.law.NAME}: its formula has no finite value at these rows from any start")
+    check_slopes(problem, theta[order[:CHECKED]])
     return theta[np.unique(best_and_spread(order, keep))]
 
 
@@ -273,10 +276,11 @@ def _solve_linear(
     goal = (target - rest) / size
     logs = problem.logs[to_solve]
     answer = non_negative(basis, np.broadcast_to(weight, goal.shape), goal, logs)
-    low, _ = problem.bounds()
-    floor = np.exp(low[to_solve]) if logs.all() else LEAST_SOLVED
+    # A positive one starts from a small part of the data at least, in whatever units: from zero no logarithm returns.
+    effect = np.abs(basis).max(axis=1)
+    floor = LEAST_SOLVED * (np.abs(goal).max() if problem.raw else 1.0) / np.maximum(effect, 1e-300)
     out = points.copy()
-    out[:, to_solve] = np.where(logs, np.maximum(answer, np.maximum(floor, LEAST_SOLVED)), answer)
+    out[:, to_solve] = np.where(logs, np.maximum(answer, floor), answer)
     return out
 
 

@@ -179,17 +179,17 @@ def indefinite_step(
     return -(basis @ length[:, :, None])[:, :, 0]
 
 
-def cancellation(local: Local, free: np.ndarray, limit: np.ndarray) -> np.ndarray:
+def cancellation(local: Local, free: np.ndarray, limit: np.ndarray, resolution: float = RESOLUTION) -> np.ndarray:
     """Return the scaled gradient [b]: |sum| over sum of |summands|, worst parameter; 0 at a stationary point, 1 far off.
 
-    A parameter does not count when moving it alone, by no more than `limit` [p], promises less than RESOLUTION of the
+    A parameter does not count when moving it alone, by no more than `limit` [p], promises less than `resolution` of the
     objective: where it decides one row that fits to rounding, or tends to where no row depends on it.
     """
     size = np.abs(local.gradient)
     floor = 1e-300 + 1e-14 * np.max(local.gradient_size, axis=1, keepdims=True)
     metric = np.maximum(np.einsum("bpp->bp", local.metric), 1e-300)
     promise = size * np.minimum(limit, size / metric)
-    matters = free & (promise > RESOLUTION * local.value[:, None])
+    matters = free & (promise > resolution * local.value[:, None])
     scaled = size / (local.gradient_size + floor)
     return np.max(np.where(matters, scaled, 0.0), axis=1)
 

@@ -12,11 +12,13 @@ from analysis.solve.starting import best_and_spread
 STATIONARY = 2e-5  # largest scaled gradient of a fit that is reported
 AGREE = 1e-6  # relative excess of the objective
 ZERO_RESIDUAL = 1e-6
-FINALISTS = 6
+FINALISTS = 8
 RACE = 256  # of more than twice as many starts, so many are chosen after a few steps
 RACE_STEPS = 2
-ROUGH_STEPS = 100
+FIRST_STEPS = 8
+TOGETHER = 1e-3  # distance of log terms and exponents below which two searches go on as one
 ROUGH_TOLERANCE = 1e-7
+OF_MEAN = 2  # starts from which the mean is minimised
 DIFFERENT = 1e-2  # of log terms and exponents: two minima and not one
 PATIENCE = 3000  # steps of a finalist; each may cross a single kink of the objective
 
@@ -52,9 +54,12 @@ def find(
     most_starts: int,
 ) -> Optimum:
     """Find the best optimum from all starts. Whether it is one is for the caller to judge by `gradient`."""
-    starts = problem.starts(weight, most_starts)
-    ends, agreeing = search(problem, starts, weight, deltas)
+    found = search(problem, problem.starts(weight, most_starts), weight, deltas)
+    ends = found.ends
     best, rivals = choose(problem, ends, weight, objective)
+    values = total(problem, ends, weight, objective)
+    is_best = values <= values.min() * (1 + AGREE) + 1e-20 * weight.sum()
+    agrees = is_best[found.leads_to] & (found.leads_to >= 0)
     theta, value = drop_vanished(problem, best, weight, objective, deltas)
     is_lad = objective.loss == "lad"
     return Optimum(
@@ -63,12 +68,12 @@ def find(
         weight=weight,
         deltas=deltas,
         value=value,
-        agreeing=agreeing,
+        agreeing=float(agrees.mean()),
         gradient=stationarity(problem, theta, weight, deltas[-1], is_lad),
         rivals=rivals,
         minima=ends,
-        starts=starts,
-        invariance=change_with_mean(problem, theta, ends, weight, objective, deltas[-1]),
+        starts=found.starts,
+        invariance=change_with_mean(problem, theta, found.starts[found.origin[is_best]], weight, objective, deltas),
     )
 
 
@@ -79,34 +84,59 @@ def total(problem: Problem, theta: np.ndarray, weight: np.ndarray, objective: Ob
     return (counted * objective.value(residual)).sum(axis=1)
 
 
-def search(
-    problem: Problem,
-    starts: np.ndarray,
-    weight: np.ndarray,
-    deltas: tuple[float, ...],
-) -> tuple[np.ndarray, float]:
-    """Return the best few local minima from all starts, and the share of the starts that lead to the best one.
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Hold local minima `ends` [k, p] of the last objective, the starts [s, p], and to which end each leads [s].
 
-    All starts are brought to the first of `deltas`; those that end at different minima and lie lowest go on. Of very many
-    starts all make a few steps, and the best of them, with some from all over the rest, are brought there.
+    -1 stands for an end that lay too high to be followed to its minimum. origin [k]: the start from which each end was
+    reached; others came together with it on the way.
+    """
+
+    ends: np.ndarray
+    starts: np.ndarray
+    leads_to: np.ndarray
+    origin: np.ndarray
+
+
+def search(problem: Problem, starts: np.ndarray, weight: np.ndarray, deltas: tuple[float, ...]) -> Search:
+    """Follow all starts to the best few local minima.
+
+    Starts that have come together go on as one: first after a few steps, then where the first of `deltas` has its minima.
+    The lowest of these go through all deltas to their end. Of very many starts all make a few steps, and the best of
+    them, with some from all over the rest, are followed.
     """
     rough = deltas[:1]
     if len(starts) > 2 * RACE:
         starts = newton.minimise(problem, starts, weight, rough, tolerance=ROUGH_TOLERANCE, max_steps=RACE_STEPS)
         order = np.argsort(newton.values_at(problem, starts, weight, deltas[0]), kind="stable")
         starts = starts[best_and_spread(order, RACE)]
-    ends = newton.minimise(problem, starts, weight, rough, tolerance=ROUGH_TOLERANCE, max_steps=ROUGH_STEPS)
-    values = newton.values_at(problem, ends, weight, deltas[0])
-    order = np.argsort(values, kind="stable")
-    agrees = values <= values[order[0]] * (1 + AGREE) + 1e-20 * weight.sum()
+    ends = starts
+    leads_to = np.arange(len(starts))
+    origin = leads_to
+    for steps, apart in ((FIRST_STEPS, TOGETHER), (newton.MAX_STEPS, DIFFERENT)):
+        ends = newton.minimise(problem, ends, weight, rough, tolerance=ROUGH_TOLERANCE, max_steps=steps)
+        values = newton.values_at(problem, ends, weight, deltas[0])
+        leaders, joined = _join(ends, values, apart)
+        ends = ends[leaders]
+        origin = origin[leaders]
+        leads_to = joined[leads_to]
+    minima = newton.minimise(problem, ends[:FINALISTS], weight, deltas, max_steps=PATIENCE)
+    is_followed = leads_to < FINALISTS
+    return Search(minima, starts, np.where(is_followed, leads_to, -1), origin[:FINALISTS])
 
-    finalists = [int(order[0])]
+
+def _join(points: np.ndarray, values: np.ndarray, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Join points [n, p] that lie together: which is the best of each group, best first, and the group of each point [n]."""
+    order = np.argsort(values, kind="stable")
+    group = np.full(len(points), -1)
+    leaders = []
     for at in order.tolist():
-        distance = np.abs(ends[at] - ends[finalists]).max(axis=1).min()
-        if len(finalists) < FINALISTS and distance > DIFFERENT:
-            finalists.append(at)
-    minima = newton.minimise(problem, ends[finalists], weight, deltas, max_steps=PATIENCE)
-    return minima, float(agrees.mean())
+        if group[at] >= 0:
+            continue
+        near = np.abs(points - points[at]).max(axis=1) <= apart
+        group[near & (group < 0)] = len(leaders)
+        leaders.append(at)
+    return np.array(leaders), group
 
 
 def choose(
@@ -159,19 +189,22 @@ def drop_vanished(
 def change_with_mean(
     problem: Problem,
     theta: np.ndarray,
-    ends: np.ndarray,
+    starts: np.ndarray,
     weight: np.ndarray,
     objective: Objective,
-    delta: float,
+    deltas: tuple[float, ...],
 ) -> float:
     """Return the largest relative change of a coefficient when the mean over rows is minimised and not their sum.
 
-    It is zero but for rounding in a sound minimiser; one that stops by absolute tolerances stops early on a mean.
+    The mean is minimised on its own, from starts that led to the optimum of the sum. The change is zero but for rounding
+    in a sound minimiser; one that stops by absolute tolerances stops early on a mean.
     """
-    again = newton.minimise(problem, ends, weight / len(weight), (delta,))
-    best = np.argmin(total(problem, again, weight, objective))
+    mean_weight = weight / len(weight)
+    again = search(problem, starts[:OF_MEAN], mean_weight, deltas).ends
+    best = again[np.argmin(total(problem, again, weight, objective))]
+    best = newton.polish(problem, best, mean_weight, deltas[-1])
     of_sum = problem.coefficients(theta[None])[0]
-    of_mean = problem.coefficients(again[best][None])[0]
+    of_mean = problem.coefficients(best[None])[0]
     known = of_sum != 0
     change = np.abs(of_mean[known] / of_sum[known] - 1)
     return float(np.max(change, initial=0.0))
@@ -179,6 +212,8 @@ def change_with_mean(
 
 def stationarity(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta: float, lad: bool) -> float:
     """Return the scaled gradient at `theta`; 0 where every residual is zero to rounding.
+
+    Of all parameters; where that is not small, of those that matter, see newton.cancellation.
 
     Least absolute deviations have a slope that jumps at rows with zero residual. There, what counts is the smallest
     element of the subdifferential: those rows may pull with any weight up to their own.
@@ -192,7 +227,9 @@ def stationarity(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta:
     target = np.broadcast_to(problem.target, rows)
     local = problem.expand(theta[None], np.broadcast_to(weight, rows), target, delta)
     free = newton.free_parameters(theta[None], local.gradient, problem.bounds())
-    scaled = float(newton.cancellation(local, free, problem.limit)[0])
+    scaled = float(newton.cancellation(local, free, problem.limit, 0.0)[0])
+    if scaled > STATIONARY:
+        scaled = float(newton.cancellation(local, free, problem.limit)[0])
     is_zero = size < ZERO_RESIDUAL * problem.unit
     if not lad or scaled <= STATIONARY or not is_zero.any():
         return scaled

@@ -99,7 +99,8 @@ class LawParameters:
     def coefficients(self, theta: np.ndarray) -> np.ndarray:
         """Return coefficients [b, k]; those of the first copy, where there are several."""
         copy = None if self.member is None else 0
-        return self.of_copy(self.values(theta), copy)
+        has_vanished = self.logs & (theta <= np.log(VANISHED))
+        return self.of_copy(np.where(has_vanished, 0.0, self.values(theta)), copy)
 
     def by_row(self, values: np.ndarray, name: str) -> np.ndarray:
         """Return one coefficient [b, 1], or [b, r] where copies of the law differ in it."""

@@ -52,6 +52,9 @@ class SumProblem:
     order: tuple[int, ...] | None = None  # of the parameters, as the law names its coefficients
     above: np.ndarray | float | None = None  # [r], see Objective.shares
     names: tuple[str, ...] = ()
+    exponent_bounds: tuple[tuple[float, float], ...] | None = (
+        None  # lowest and highest of each; EXPONENT_BOUNDS if None
+    )
 
     @classmethod
     def create(
@@ -62,13 +65,15 @@ class SumProblem:
         order: tuple[int, ...] | None = None,
         above: np.ndarray | float | None = None,
         names: tuple[str, ...] = (),
+        exponent_bounds: tuple[tuple[float, float], ...] | None = None,
     ) -> "SumProblem":
         """Centre the slopes, so that log terms are those at the middle of the data and hardly depend on exponents."""
         centre = slopes.mean(axis=1)
         centred = slopes - centre[:, None]
         widest = np.abs(centred).max(axis=1, keepdims=True)
         is_flat = widest <= 1e-12 * np.abs(centre[:, None])  # one N only is no slope at all
-        return cls(np.where(is_flat, 0.0, centred), centre, np.log(loss), raw, order, above, names)
+        slopes = np.where(is_flat, 0.0, centred)
+        return cls(slopes, centre, np.log(loss), raw, order, above, names, exponent_bounds)
 
     @property
     def terms(self) -> int:
@@ -130,13 +135,13 @@ class SumProblem:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest parameters [p]."""
-        lowest, highest = EXPONENT_BOUNDS
-        reach = np.abs(self.slopes.mean(axis=1)).sum(axis=1) * highest
+        lowest, highest = np.array(self.exponent_bounds or [EXPONENT_BOUNDS] * self.exponents).reshape(-1, 2).T
+        reach = np.abs(self.slopes.mean(axis=1)) @ np.maximum(np.abs(lowest), np.abs(highest))
         reach = np.where(reach > 1e-6, reach, 0.0)  # none, where the slopes are centred
         low_terms = self.target.min() - LOG_VANISHED - reach
         high_terms = self.target.max() + 5.0 + reach
-        low = np.r_[low_terms, np.full(self.exponents, lowest)]
-        high = np.r_[high_terms, np.full(self.exponents, highest)]
+        low = np.r_[low_terms, lowest]
+        high = np.r_[high_terms, highest]
         constant = np.flatnonzero(~self.slopes.any(axis=(1, 2)))
         high[constant[1:]] = low[constant[1:]]  # of terms that are constant over the rows, the first stands for all
         return low, high
@@ -266,8 +271,9 @@ def grid_starts(problem: SumProblem, weight: np.ndarray, keep: int) -> np.ndarra
     per_axis = POINTS_PER_AXIS.get(exponents, FEWEST_PER_AXIS)
     if exponents:
         per_axis = max(per_axis, math.ceil(keep ** (1 / exponents)))
-    axis = np.geomspace(*EXPONENT_RANGE, per_axis)
-    grid = np.array(list(itertools.product(axis, repeat=exponents)))
+    low, high = problem.bounds()
+    axes = [_start_values(low[at], high[at], per_axis) for at in range(problem.terms, problem.size)]
+    grid = np.array(list(itertools.product(*axes)))
     grid = grid.reshape(-1, exponents)
 
     points = np.empty((len(grid), problem.size))
@@ -277,6 +283,14 @@ def grid_starts(problem: SumProblem, weight: np.ndarray, keep: int) -> np.ndarra
         points[part], score[part] = _project(problem, grid[part], weight)
     order = np.argsort(score, kind="stable")
     return points[np.unique(best_and_spread(order, keep))]
+
+
+def _start_values(low: float, high: float, count: int) -> np.ndarray:
+    """Return values of an exponent to start from: over the usual range, of either sign, within its bounds."""
+    usual = np.geomspace(*EXPONENT_RANGE, count)
+    both = np.r_[-usual[::-1], usual]
+    inside = both[(both >= low) & (both <= high)]
+    return inside if len(inside) else np.linspace(low, high, min(count, 5))
 
 
 def _project(problem: SumProblem, exponents: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -61,6 +61,7 @@ def find(
     is_best = values <= values.min() * (1 + AGREE) + 1e-20 * weight.sum()
     agrees = is_best[found.leads_to] & (found.leads_to >= 0)
     theta, value = drop_vanished(problem, best, weight, objective, deltas)
+    theta = newton.polish(problem, theta, weight, deltas[-1])
     is_lad = objective.loss == "lad"
     return Optimum(
         problem=problem,

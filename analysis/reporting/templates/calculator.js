@@ -326,8 +326,12 @@
       chart.append(element("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "rule" }));
       chart.append(element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text(value, 3)));
     }
-    for (let power = Math.ceil(Math.log10(first)); 10 ** power <= last; power += 1) {
-      chart.append(element("text", { x: x(10 ** power), y: height - bottom + 16, "text-anchor": "middle" }, human(10 ** power)));
+    const multiples = last < 30 * first ? [1, 2, 5] : [1];  // of powers of ten that are labelled
+    for (let power = Math.floor(Math.log10(first)); 10 ** power <= last; power += 1) {
+      for (const size of multiples.map((factor) => factor * 10 ** power)) {
+        if (size < first || size > last) continue;
+        chart.append(element("text", { x: x(size), y: height - bottom + 16, "text-anchor": "middle" }, human(size)));
+      }
     }
     chart.append(element("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, "parameters N at this budget"));
     chart.append(element("text", { x: left, y: top - 2, "text-anchor": "end" }, "loss"));

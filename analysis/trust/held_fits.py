@@ -158,15 +158,23 @@ class HeldFits:
         rows = (len(theta), len(self.found.weight))
         target = np.broadcast_to(self.problem.target, rows)
         weight = np.broadcast_to(self.found.weight, rows)
-        metric = self.problem.expand(theta, weight, target, self.delta).metric
-        size = np.sqrt(np.maximum(np.einsum("npp->np", metric), 1e-300))
-        metric = metric / size[:, :, None] / size[:, None, :]
+        local = self.problem.expand(theta, weight, target, self.delta)
+        metric = local.metric
+        squared = np.einsum("npp->np", metric)
+        size = np.sqrt(np.maximum(squared, 1e-300))
+        metric = metric / size[:, :, None]
+        metric = metric / size[:, None, :]
+
+        at = self.at
         others = np.flatnonzero(~self.held)
         inner = metric[:, others[:, None], others]
         inner = inner + RIDGE * np.eye(len(others))
-        follows = -np.linalg.solve(inner, metric[:, others, self.at, None])[:, :, 0]
+        outer = metric[:, others, at, None]
+        answer = np.linalg.solve(inner, outer)
+        follows = -answer[:, :, 0]
         path = np.ones(theta.shape)
-        path[:, others] = follows * size[:, [self.at]] / size[:, others]
+        own_size = size[:, [at]]
+        path[:, others] = follows * own_size / size[:, others]
         low, high = self.problem.bounds()
         is_bound = (theta <= low) | (theta >= high)
         return np.where(is_bound & ~self.held, 0.0, path)

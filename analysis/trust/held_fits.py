@@ -91,25 +91,39 @@ class HeldFits:
 
         Each pair of fits is tried once. Returns the places where that was better.
         """
-        root = np.sqrt(np.maximum(self.rise, 0.0) / self.threshold)
-        jumps = np.flatnonzero((np.abs(np.diff(root)) > JUMP) & (np.minimum(root[:-1], root[1:]) < WATCHED))
-        upwards = root[jumps + 1] > root[jumps]
-        lower = np.where(upwards, jumps, jumps + 1)
-        higher = np.where(upwards, jumps + 1, jumps)
-        pairs = list(zip(self.value[lower], self.rise[lower], self.value[higher], strict=True))
-        is_new = np.array([pair not in self.followed for pair in pairs], dtype=bool)
+        above = np.maximum(self.rise, 0.0)
+        root = np.sqrt(above / self.threshold)
+        before = root[:-1]
+        after = root[1:]
+        is_jump = np.abs(after - before) > JUMP
+        is_watched = np.minimum(before, after) < WATCHED
+        jumps = np.flatnonzero(is_jump & is_watched)
+        beyond = jumps + 1
+        upwards = after[jumps] > before[jumps]
+        lower = np.where(upwards, jumps, beyond)
+        higher = np.where(upwards, beyond, jumps)
+        value = self.value
+        pairs = list(zip(value[lower], self.rise[lower], value[higher], strict=True))
+        unknown = [pair not in self.followed for pair in pairs]
+        is_new = np.array(unknown, dtype=bool)
         self.followed.update(pairs)
         if not is_new.any():
             return np.empty(0, int)
         lower = lower[is_new]
         higher = higher[is_new]
         theta = self.theta[lower]
-        for share in np.arange(1, SHORT_STEPS + 1) / SHORT_STEPS:
-            theta[:, self.at] = self.value[lower] + share * (self.value[higher] - self.value[lower])
-            ends, objective = self._minimise(theta[:, None], ENOUGH * self.threshold, MOST_STEPS)
+        enough = ENOUGH * self.threshold
+        places = np.linspace(value[lower], value[higher], SHORT_STEPS + 1)
+        objective = np.empty((len(lower), 1))
+        for place in places[1:]:
+            theta[:, self.at] = place
+            starts = theta[:, None]
+            ends, objective = self._minimise(starts, enough, MOST_STEPS)
             theta = ends[:, 0]
-        order = np.argsort(-objective[:, 0], kind="stable")  # of two ways to one place the better is written last
-        return np.unique(self._replace(higher[order], theta[order], objective[order, 0] - self.least))
+        rise = objective[:, 0] - self.least
+        order = np.argsort(-rise, kind="stable")  # of two ways to one place the better is written last
+        changed = self._replace(higher[order], theta[order], rise[order])
+        return np.unique(changed)
 
     def _beside(self, places: np.ndarray) -> np.ndarray:
         """Return the places next to the given ones, and those themselves."""
@@ -133,8 +147,10 @@ class HeldFits:
         known = self._moved(self.theta, self.path, value)
         fresh = self._moved(self.starts, self.starts_path, value)
         candidates = np.vstack([known, fresh])
-        order = np.argsort(self._objective(candidates), kind="stable")
-        return np.vstack([followed, still, line, candidates[order[:CANDIDATES]]])
+        objective = self._objective(candidates)
+        order = np.argsort(objective, kind="stable")
+        best = candidates[order[:CANDIDATES]]
+        return np.vstack([followed, still, line, best])
 
     def _line(self, before: int, after: int, value: float) -> np.ndarray:
         """Return the point [1, p] at a value on the straight line through the fits at two places."""

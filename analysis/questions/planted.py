@@ -60,6 +60,11 @@ def draw_law(stream: np.random.Generator) -> Chinchilla:
     )
 
 
+def draw_error(rows: int, stream: np.random.Generator) -> np.ndarray:
+    """Draw how far ln loss lies from the law [rows]."""
+    return NOISE * stream.standard_normal(rows)
+
+
 def isoflop_sizes(
     truth: Chinchilla,
     rows: int,
@@ -70,7 +75,7 @@ def isoflop_sizes(
     number = np.arange(rows)
     of_budget = number % budgets
     place = number // budgets
-    last = max(rows // budgets - 1, 1)
+    last = max(place.max(), 1)
     decades = place / last - 0.5
     decades += 0.02 * stream.standard_normal(rows)
     C = np.geomspace(1e18, 1e21, budgets)[of_budget]
@@ -110,7 +115,7 @@ def plant_isoflop(rows: int, budgets: int, stream: np.random.Generator) -> Plant
     """Plant IsoFLOP curves."""
     truth = draw_law(stream)
     N, D = isoflop_sizes(truth, rows, budgets, stream)
-    return grid_of(truth, N, D, NOISE * stream.standard_normal(rows))
+    return grid_of(truth, N, D, draw_error(rows, stream))
 
 
 def plant_ladder(jitter: float, stream: np.random.Generator) -> Planted:
@@ -120,7 +125,7 @@ def plant_ladder(jitter: float, stream: np.random.Generator) -> Planted:
     D = TOKENS_PER_PARAM * N * np.exp(jitter * stream.standard_normal(LADDER_RUNS))
     further = np.sqrt(AHEAD)
     line = {"N": float(N[-1] * further), "D": float(TOKENS_PER_PARAM * N[-1] * further)}
-    return grid_of(truth, N, D, NOISE * stream.standard_normal(LADDER_RUNS), line)
+    return grid_of(truth, N, D, draw_error(LADDER_RUNS, stream), line)
 
 
 def plant_one_size(stream: np.random.Generator) -> Planted:
@@ -129,7 +134,7 @@ def plant_one_size(stream: np.random.Generator) -> Planted:
     D = np.geomspace(1e9, 1e12, LADDER_RUNS)
     N = np.full(LADDER_RUNS, 1e9)
     line = {"N": 1e9, "D": float(AHEAD * D[-1])}
-    return grid_of(truth, N, D, NOISE * stream.standard_normal(LADDER_RUNS), line)
+    return grid_of(truth, N, D, draw_error(LADDER_RUNS, stream), line)
 
 
 def plant_runs(runs: int, stream: np.random.Generator) -> Planted:
@@ -139,7 +144,7 @@ def plant_runs(runs: int, stream: np.random.Generator) -> Planted:
     N = np.repeat(sizes, CHECKPOINTS)
     ratios = np.geomspace(2.0, 60.0, CHECKPOINTS)
     D = N * np.tile(ratios, runs)
-    of_run = NOISE * stream.standard_normal(runs)
+    of_run = draw_error(runs, stream)
     error = np.repeat(of_run, CHECKPOINTS) + WITHIN_RUN * stream.standard_normal(len(N))
     run = np.repeat([f"run{at}" for at in range(runs)], CHECKPOINTS)
     return grid_of(truth, N, D, error, run=run)
@@ -149,7 +154,7 @@ def plant_censored(stream: np.random.Generator) -> Planted:
     """Plant IsoFLOP curves of which 12 of 42 runs were stopped early: their losses only bound the law from above."""
     truth = draw_law(stream)
     N, D = isoflop_sizes(truth, 42, 6, stream)
-    error = NOISE * stream.standard_normal(42)
+    error = draw_error(42, stream)
     stopped = stream.permutation(42) < 12
     error[stopped] += stream.uniform(0.15, 0.65, 12)
     return grid_of(truth, N, D, error, censored=stopped.astype(np.float64))
@@ -166,10 +171,28 @@ def plant_outliers(stream: np.random.Generator) -> Planted:
     """Plant IsoFLOP curves of which 4 of 42 runs went wrong by 5 to 30%."""
     truth = draw_law(stream)
     N, D = isoflop_sizes(truth, 42, 6, stream)
-    error = NOISE * stream.standard_normal(42)
+    error = draw_error(42, stream)
     wrong = stream.permutation(42) < 4
     error[wrong] += stream.uniform(0.05, 0.3, 4)
     return grid_of(truth, N, D, error)
+
+
+def plant_scattered(stream: np.random.Generator) -> Planted:
+    """Plant 20 to 200 runs scattered around the optima of some budgets, noise 0.2 to 1%, 4% of the runs far above."""
+    truth = draw_law(stream)
+    rows = round(20 * 10 ** stream.uniform(0, 1))
+    times_noise = 5 ** stream.uniform(0, 1) * 2 / 3
+    budgets = min(max(rows // 5, 4), 9)
+    C = stream.permutation(np.resize(np.geomspace(1e18, 3e21, budgets), rows))
+    best, _ = truth.optimum(C)
+    decades = stream.uniform(-0.75, 0.75, rows)
+    N = best * 10**decades
+    D = C / FLOPS_PER_PARAM_TOKEN / N
+    error = draw_error(rows, stream)
+    is_out = stream.random(rows) < 0.04
+    above = NOISE * stream.uniform(5, 15, rows)
+    error += np.where(is_out, above, 0.0)
+    return grid_of(truth, N, D, times_noise * error)
 
 
 ISOFLOP = {8: 4, 20: 4, 42: 6, 200: 8, 1000: 10, 5000: 10}  # rows -> budgets
@@ -192,6 +215,7 @@ def _designs() -> dict[str, Design]:
         found[f"runs_{runs}"] = Design(about, functools.partial(plant_runs, runs))
     found["censored"] = Design("IsoFLOP curves: 12 of 42 runs stopped early", plant_censored)
     found["heavy_tails"] = Design("IsoFLOP curves: 42 runs, noise t(1.5)", plant_heavy_tails)
+    found["scattered"] = Design("20 to 200 runs around the optimum, noise 0.2 to 1%, 4% far above", plant_scattered)
     found["outliers"] = Design("IsoFLOP curves: 4 of 42 runs went wrong by 5 to 30%", plant_outliers)
     return found
 

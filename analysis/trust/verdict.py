@@ -1,7 +1,7 @@
 """Say which numbers of a fit the design supports: one verdict, made once, inherited by everything derived from the fit.
 
-A number is supported where the rows bound it. Two accounts of its uncertainty are compared. The bootstrap starts every
-refit in the valley of the estimate. The likelihood region (region.py) is everything that the rows do not rule out, in all
+A number is supported where the rows bound it. Two accounts of its uncertainty are compared. The bootstrap sees other
+valleys where replicates end in them. The likelihood region (region.py) is everything that the rows do not rule out, in all
 valleys, for all numbers at once (Scheffe 1959). Where a fit is nearly linear, the region is an ellipsoid, and a number
 ranges over it sqrt(p F_p / F_1) times as far as its own interval reaches: 1.9 times for five coefficients and 20 rows.
 Where it ranges much farther, the region is a bent valley or has several, the bootstrap knows one corner of it, and no

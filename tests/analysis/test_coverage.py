@@ -45,7 +45,7 @@ def test_a_planted_grid_is_what_its_design_says(name):
     assert planted.truth != other.truth
     assert planted.budget == pytest.approx(AHEAD * 6 * (columns["N"] * columns["D"]).max(), rel=0.5)
     error = np.log(columns["loss"] / planted.truth.predict(columns["N"], columns["D"]))
-    assert 0.0003 < np.median(np.abs(error)) < 0.006  # median of |normal| at 0.3% is 0.2%
+    assert 0.0003 < np.median(np.abs(error)) < 0.01  # median of |normal| at 0.3% is 0.2%
     assert set(coverage.truths(planted)) == set(TRUTHS)
 
 

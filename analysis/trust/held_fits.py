@@ -33,27 +33,41 @@ class HeldFits:
     """
 
     def __init__(self, found: Optimum, at: int, threshold: float):
-        self.problem, theta = found.problem.in_units(found.theta, at)
+        problem, theta = found.problem.in_units(found.theta, at)
+        size = problem.size
+        low, high = problem.bounds()
+        self.problem = problem
         self.found = found
         self.at = at
         self.threshold = threshold
         self.delta = found.deltas[-1]
-        self.held = np.arange(self.problem.size) == at
-        self.low = float(self.problem.bounds()[0][at])
-        self.high = float(self.problem.bounds()[1][at])
-        self.least = float(self._objective(theta[None])[0])
-        others = [found.problem.in_units(other, at)[1] for other in found.minima]
-        self.minima = np.array([theta, *others])
+        self.held = np.arange(size) == at
+        self.low = float(low[at])
+        self.high = float(high[at])
+        least = self._objective(theta[None])
+        self.least = float(least[0])
+        others = self._in_units(found.minima)
+        self.minima = np.vstack([theta, others])
         self.followed: set[tuple[float, float, float]] = set()
         self.is_settled = False
         self.value = np.empty(0)
-        self.theta = np.empty((0, self.problem.size))
-        self.path = np.empty((0, self.problem.size))
+        self.theta = np.empty((0, size))
+        self.path = np.empty((0, size))
         self.rise = np.empty(0)
-        starts = [found.problem.in_units(start, at)[1] for start in found.starts[:: len(found.starts) // SEEDS + 1]]
-        self.starts = np.array(starts)
+        every = len(found.starts) // SEEDS + 1
+        self.starts = self._in_units(found.starts[::every])
         self.starts_path = self._paths(self.starts)
-        self._keep(self.minima, self._objective(self.minima) - self.least)
+        objective = self._objective(self.minima)
+        self._keep(self.minima, objective - self.least)
+
+    def _in_units(self, points: np.ndarray) -> np.ndarray:
+        """Return points [n, p] of the search with the parameter as its coefficient, or the logarithm of it."""
+        problem = self.found.problem
+        moved = []
+        for point in points:
+            _, in_units = problem.in_units(point, self.at)
+            moved.append(in_units)
+        return np.array(moved)
 
     def add(self, values: np.ndarray) -> None:
         """Refit with the parameter held at each of `values` [v], from all fits that are known to be near."""
@@ -201,14 +215,17 @@ class HeldFits:
         After a few steps the better starts of each value go on alone.
         """
         values, count, _ = starts.shape
-        chosen = np.arange(values)[:, None]
+        each = np.arange(values)
+        little = enough * self.threshold
         if count > RUNNERS:
-            starts, objective = self._minimise(starts, enough * self.threshold, RACE_STEPS)
-            order = np.argsort(objective, axis=1)[:, :RUNNERS]
-            starts = starts[chosen, order]
-        ends, objective = self._minimise(starts, enough * self.threshold, MOST_STEPS)
+            starts, objective = self._minimise(starts, little, RACE_STEPS)
+            order = np.argsort(objective, axis=1)
+            runners = order[:, :RUNNERS]
+            starts = starts[each[:, None], runners]
+        ends, objective = self._minimise(starts, little, MOST_STEPS)
         best = np.argmin(objective, axis=1)
-        return ends[chosen[:, 0], best], objective[chosen[:, 0], best] - self.least
+        lowest = objective[each, best]
+        return ends[each, best], lowest - self.least
 
     def _minimise(self, starts: np.ndarray, enough: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Minimise from starts [v, s, p] with the parameter held: ends [v, s, p] and their objective [v, s]."""

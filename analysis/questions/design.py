@@ -49,8 +49,8 @@ class Step:
 class Design:
     """Runs in the order in which they are worth most. low, high: the interval of the target before any.
 
-    why_done: why no run is proposed, and a loop over this question ends; empty where there is one. notes: what the grid
-    cannot tell, and which runs would.
+    why_done: why no run is proposed, and a loop over this question ends; empty where there is one. why_unknown: why the
+    grid's own rows do not support the interval before any run; empty where they do. notes: which runs would tell.
     """
 
     target: Target
@@ -62,6 +62,7 @@ class Design:
     candidates: Columns
     steps: tuple[Step, ...]
     why_done: str = ""
+    why_unknown: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -94,9 +95,10 @@ def propose(
         weights={result.law.NAME: 1 / len(results) for result in results},
         candidates=candidates,
         steps=(),
+        why_unknown=_why_unknown(results, target),
         notes=tuple(filter(None, [line_of(columns)])),
     )
-    if until is not None and until.holds(low, high):
+    if until is not None and not design.why_unknown and until.holds(low, high):
         return dataclasses.replace(design, why_done=f"the interval is as small as --until={until} asks")
     cost = cost_of(candidates)
     steps = []
@@ -108,6 +110,19 @@ def propose(
         if until is not None and until.holds(low, high):
             break
     return dataclasses.replace(design, steps=tuple(steps), why_done="" if steps else _why_none(cost, budget))
+
+
+def _why_unknown(results: Sequence[FitResult], target: Target) -> str:
+    """Say why the rows do not support an interval of the target under any of the laws; empty where one has one."""
+    reasons = []
+    for result in results:
+        factor = result.flops_per_param_token
+        is_run = target.name == result.law.TARGET and not result.law.derived(target.at, factor)
+        judged = result.judged(lambda law, factor=factor: target.of(law, factor), is_derived=not is_run)
+        if judged.interval is not None:
+            return ""
+        reasons.append(judged.why)
+    return next(filter(None, reasons), "")
 
 
 def _why_none(cost: Array, budget: float) -> str:
@@ -228,7 +243,7 @@ def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "target": {"name": target.name, "at": dict(target.at)},
-        "now": {"value": design.value, "low": design.low, "high": design.high, "level": design.level},
+        "now": _describe_now(design),
         "laws": design.weights,
         "done": bool(design.why_done),
         "why_done": design.why_done or None,
@@ -236,6 +251,18 @@ def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
         "runs": [_describe(design.candidates, step) for step in design.steps],
         "data_sha256": grid.sha256,
         "command": command,
+    }
+
+
+def _describe_now(design: Design) -> dict[str, Any]:
+    """Describe the target before any run for JSON: without an interval where the rows do not support one."""
+    known = not design.why_unknown
+    return {
+        "value": design.value,
+        "low": design.low if known else None,
+        "high": design.high if known else None,
+        "level": design.level,
+        "why": design.why_unknown or None,
     }
 
 

@@ -52,6 +52,9 @@ def test_a_ladder_has_no_negative_numbers_and_asks_for_runs_beside_it(jitter, te
     found = propose(columns, text)
     assert found.low >= 0 and all(step.low >= 0 for step in found.steps)
     assert found.steps and "beside it tell the two apart" in found.notes[0]
+    described = design.to_json(found, planted.grid(pd.DataFrame({"params": [1.0]})), "")
+    assert found.why_unknown or jitter
+    assert (described["now"]["low"] is None) == bool(found.why_unknown)
     ratio = found.candidates["D"] / found.candidates["N"]
     seen = columns["D"] / columns["N"]
     chosen = ratio[[step.candidate for step in found.steps]]
@@ -63,7 +66,7 @@ def test_a_grid_of_many_ratios_is_not_left():
     found = propose(columns, "N@C=1e24")
     ratio = found.candidates["D"] / found.candidates["N"]
     seen = columns["D"] / columns["N"]
-    assert not found.notes and ratio.max() <= 1.5 * seen.max() * (1 + 1e-9)
+    assert not found.why_unknown and not found.notes and ratio.max() <= 1.5 * seen.max() * (1 + 1e-9)
 
 
 def test_a_law_that_fits_far_worse_and_extrapolates_no_better_is_not_counted():

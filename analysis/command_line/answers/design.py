@@ -18,7 +18,10 @@ def show(design: Design, console: Console) -> None:
     value = number(design.value)
     low = number(design.low)
     high = number(design.high)
-    console.print(f"{design.target} = [bold]{value}[/], {design.level:.0%} interval {low} to {high}; laws {laws}")
+    if design.why_unknown:
+        console.print(f"{design.target} is not known from these rows: {design.why_unknown}; laws {laws}")
+    else:
+        console.print(f"{design.target} = [bold]{value}[/], {design.level:.0%} interval {low} to {high}; laws {laws}")
     for note in design.notes:
         console.print(f"[yellow]note[/]: {note}")
     if design.why_done:

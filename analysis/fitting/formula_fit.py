@@ -173,8 +173,14 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
         loss=spec.settled_objective.loss,
         fixed=tuple(spec.fixed),
     )
-    certified = dataclasses.replace(result, certificate=certificate.certify(evidence, found, leverage))
-    return dataclasses.replace(certified, verdict=judge_formula(certified, found, refits))
+    certified = dataclasses.replace(
+        result,
+        certificate=certificate.certify(evidence, found, leverage),
+    )
+    return dataclasses.replace(
+        certified,
+        verdict=judge_formula(certified, found, refits),
+    )
 
 
 def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:

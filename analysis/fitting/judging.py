@@ -1,12 +1,12 @@
 """Make the verdict of a fit, once: what its design, its likelihood region and its certificate say together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from analysis.fitting.result import FitResult
-from analysis.laws.base import FormulaLaw, SumLaw
+from analysis.laws.base import FormulaLaw, SumLaw, Term
 from analysis.solve.optimum import Optimum
 from analysis.trust import region
 from analysis.trust.design_check import lay_out
@@ -23,7 +23,14 @@ def judge_formula(result: FitResult, found: Optimum, refits: np.ndarray) -> Verd
     design = lay_out(columns, law.inputs(), law.TARGET, size, freedom + size)
     explored = None
     if spec.judge and len(refits) and not design.nothing:
-        explored = region.explore(found, refits, columns.values.get("run"), freedom, spec.level, spec.seed)
+        explored = region.explore(
+            found,
+            refits,
+            run=columns.values.get("run"),
+            freedom=freedom,
+            level=spec.level,
+            seed=spec.seed,
+        )
     withheld = withhold(
         law,
         _parts(law, spec.fixed),
@@ -49,19 +56,46 @@ def judge_by_rows(result: FitResult) -> Verdict:
 def _parts(law: FormulaLaw, fixed: Mapping[str, Any]) -> list[Part]:
     """Say of every coefficient that was fitted what it is learned from."""
     terms = law.TERMS if isinstance(law, SumLaw) else ()
-    exponents = [name for term in terms for _, _, name in term.powers]
+    exponents: list[str] = []
+    for term in terms:
+        exponents += _exponents_of(term)
     found = []
     for name in law.names():
         if name in fixed:
             continue
         known = law.COEFFICIENTS[name]
         end = None if known.log else known.high
-        own = [term for term in terms if name == term.prefactor or name in [power for _, _, power in term.powers]]
-        roles = [role for term in own for role, _, _ in term.powers]
+        own = _terms_with(name, terms)
+        roles: list[str] = []
+        for term in own:
+            roles += [role for role, _, _ in term.powers]
         needs: list[str] = []
-        if own and name == own[0].prefactor:
-            # A prefactor is its term at an input of 1; a constant is what is left where all other terms are gone.
-            needs = [power for _, _, power in own[0].powers] or exponents
-        prefactor = own[0].prefactor if own else ""
-        found.append(Part(name, tuple(dict.fromkeys(roles)), tuple(dict.fromkeys(needs)), end, prefactor))
+        prefactor = ""
+        for term in own[:1]:
+            prefactor = term.prefactor
+            if name == prefactor:
+                # A prefactor is its term at an input of 1; a constant is what is left where all other terms are gone.
+                needs = _exponents_of(term) or exponents
+        part = Part(
+            name=name,
+            roles=tuple(dict.fromkeys(roles)),
+            needs=tuple(dict.fromkeys(needs)),
+            end=end,
+            term=prefactor,
+        )
+        found.append(part)
     return found
+
+
+def _terms_with(name: str, terms: Sequence[Term]) -> list[Term]:
+    """Return the terms that a coefficient is in."""
+    found = []
+    for term in terms:
+        if name == term.prefactor or name in _exponents_of(term):
+            found.append(term)
+    return found
+
+
+def _exponents_of(term: Term) -> list[str]:
+    """Return the names of the exponents of a term."""
+    return [name for _, _, name in term.powers]

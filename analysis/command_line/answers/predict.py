@@ -29,8 +29,9 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
         of_run = span(prediction.new_run, 5)
         console.print(f"{level} interval of the law {of_law}")
         console.print(f"{level} interval of one run {of_run}")
-    elif law.TARGET in prediction.why:
-        console.print(f"[yellow]no interval[/]: {prediction.why[law.TARGET]}")
+    why = prediction.why.get(law.TARGET)
+    if why:
+        console.print(f"[yellow]no interval[/]: {why}")
     show_optimum(prediction, law, console)
     if fitted.cost:
         console.print(f"compute: {fitted.cost}")
@@ -48,6 +49,7 @@ def show_optimum(prediction: Prediction, law: Law, console: Console) -> None:
         label = f"optimal {name.replace('_', ' ')}" if is_optimum else name
         interval = prediction.optimum_intervals.get(name)
         band = f" ({span(interval)})" if interval else ""
-        if name in prediction.why:
-            band = f" (no interval: {prediction.why[name]})"
+        why = prediction.why.get(name)
+        if why:
+            band = f" (no interval: {why})"
         console.print(f"{label} = [bold]{number(value)}[/]{band}")

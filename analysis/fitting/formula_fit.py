@@ -9,6 +9,7 @@ from analysis.fitting.judging import judge_formula
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.fitting.stationary import stationary
+from analysis.fitting.weights import row_weights
 from analysis.grid import cost, units
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, SumLaw, prefactor
@@ -21,8 +22,6 @@ from analysis.trust.certificate import Evidence
 from analysis.trust.interval import Interval
 from analysis.trust.residuals import Residuals, row_counts
 from experiments.cli import InputError, nearest
-
-SHARES = {"accuracy", "error", "pass_rate"}  # targets that are shares of questions
 
 
 def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
@@ -58,32 +57,6 @@ def _pose_sum(columns: Columns, law: type[SumLaw], raw: bool, above: np.ndarray 
 def _has_free_prefactors(law: type[SumLaw]) -> bool:
     """Whether a sum states no bounds of its prefactors; with such it is fitted as a formula."""
     return all(law.COEFFICIENTS[name] == prefactor() for name in law.prefactors())
-
-
-def row_weights(columns: Columns, target: str) -> np.ndarray:
-    """Return the weights of the rows in a fit of `target`, with mean 1.
-
-    The role `weight`, else the inverse of the binomial variance of a share of so many `questions`, else all alike.
-    """
-    if "weight" in columns:
-        weight = columns["weight"]
-    elif "questions" in columns and target in SHARES:
-        weight = 1 / binomial_variance(columns[target], columns["questions"])
-    else:
-        return np.ones(len(columns))
-    return weight / weight.mean()
-
-
-def binomial_variance(share: np.ndarray, questions: np.ndarray) -> np.ndarray:
-    """Return the variance of a share of questions [rows], with one success and one failure added (Agresti & Coull 1998).
-
-    So that a share of 0 or 1 is not taken for certain.
-    """
-    trials = questions + 2
-    successes = np.clip(share, 0.0, 1.0) * questions
-    centre = (successes + 1) / trials
-    of_one = centre * (1 - centre)
-    return of_one / trials
 
 
 def fit_formula(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> FitResult:
@@ -136,12 +109,12 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
     coefficients_left_out = np.empty((0, problem.size))
     profiles: Mapping[str, profile.Profile] = {}
     if spec.thorough and len(draws):
-        coefficients_left_out = problem.coefficients(bootstrap.jackknife(found, run))
-        by_run: dict[str, Interval | None] = {}
-        if bootstrap.unit_count(len(columns), run) < len(columns):
-            for at, name in enumerate(law.names()):
-                without = coefficients_left_out[:, at]
-                by_run[name] = Interval.of(draws[:, at], spec.level, float(coefficients[at]), without)
+        parameters_left_out = bootstrap.jackknife(found, run)
+        coefficients_left_out = problem.coefficients(parameters_left_out)
+        by_run = {}
+        units_of_rows = bootstrap.unit_count(len(columns), run)
+        if units_of_rows < len(columns):
+            by_run = _intervals(law, spec, coefficients, draws, coefficients_left_out)
         profiles = profile.profiles(found, spec.level, by_run)
 
     fitted = law(*coefficients.tolist())
@@ -181,6 +154,23 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
         certified,
         verdict=judge_formula(certified, found, refits),
     )
+
+
+def _intervals(
+    law: type[FormulaLaw],
+    spec: FitSpec,
+    coefficients: np.ndarray,
+    draws: np.ndarray,
+    left_out: np.ndarray,
+) -> dict[str, Interval | None]:
+    """Return the bootstrap's interval of each coefficient, from its draws and its jackknife."""
+    found = {}
+    for at, name in enumerate(law.names()):
+        estimate = float(coefficients[at])
+        of_draws = draws[:, at]
+        without = left_out[:, at]
+        found[name] = Interval.of(of_draws, spec.level, estimate, without)
+    return found
 
 
 def residuals(law: FormulaLaw, columns: Columns, additive: bool) -> np.ndarray:

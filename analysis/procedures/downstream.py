@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.formula_fit import fit_one_formula, pose, row_weights
+from analysis.fitting.formula_fit import fit_one_formula, pose
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.fitting.weights import row_weights
 from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw, SumLaw
 from analysis.laws.downstream import TwoStep

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.formula_fit import row_weights
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.fitting.weights import row_weights
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
 from analysis.laws.mixing import BoostedMixing, LinearMixing

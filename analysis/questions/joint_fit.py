@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from analysis.fitting import formula_fit
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
+from analysis.fitting.weights import row_weights
 from analysis.grid import cost
 from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw
@@ -120,7 +120,7 @@ def join(
     )
     # The starts come from fits of the families alone, posed as the joint problem says.
     points = _starts(problem, parts, columns, spec)
-    return dataclasses.replace(problem, points=points), formula_fit.row_weights(columns, law.TARGET)
+    return dataclasses.replace(problem, points=points), row_weights(columns, law.TARGET)
 
 
 def _starts(problem: JointProblem, parts: Mapping[str, Columns], columns: Columns, spec: FitSpec) -> Array:

@@ -9,7 +9,6 @@ Axes: batch b, rows r, free parameters p.
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -21,7 +20,7 @@ from analysis.solve.least_squares import non_negative
 from analysis.solve.newton import CHUNK_ELEMENTS
 from analysis.solve.objective import sided
 from analysis.solve.parameters import LawParameters
-from analysis.solve.problem import Local
+from analysis.solve.problem import Local, worked_out_once
 from analysis.solve.slopes import check_slopes
 from analysis.solve.starting import best_and_spread, slices
 from experiments.cli import InputError
@@ -93,7 +92,7 @@ class FormulaProblem(LawParameters):
             slopes.append(np.imag(moved) / (TINY_STEP * scale[at]))
         return np.stack(slopes, axis=1)
 
-    @functools.cached_property
+    @worked_out_once
     def holds(self) -> np.ndarray:
         """Whether a row depends on a parameter: [p, r]."""
         rows = self.target.shape[-1]

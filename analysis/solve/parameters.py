@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 
 import numpy as np
 
 from analysis.laws.base import Coefficient, FormulaLaw
+from analysis.solve.problem import worked_out_once
 
 VANISHED = 1e-120  # a positive coefficient that is zero
 LOG_LIMIT = 3.0  # longest step of a logarithm
@@ -27,7 +27,7 @@ class LawParameters:
     member: np.ndarray | None = None
     shared: tuple[str, ...] = ()
 
-    @functools.cached_property
+    @worked_out_once
     def parameters(self) -> tuple[tuple[str, int | None], ...]:
         """(coefficient, copy) of each free parameter; copy is None where all rows share it."""
         copies = 0 if self.member is None else int(self.member.max()) + 1
@@ -41,27 +41,27 @@ class LawParameters:
                 found.append((name, None))
         return tuple(found)
 
-    @functools.cached_property
+    @worked_out_once
     def names(self) -> tuple[str, ...]:
         """Coefficients of the free parameters."""
         return tuple(name for name, _ in self.parameters)
 
-    @functools.cached_property
+    @worked_out_once
     def known(self) -> list[Coefficient]:
         """What is known of each free parameter before any data."""
         return [self.law.COEFFICIENTS[name] for name in self.names]
 
-    @functools.cached_property
+    @worked_out_once
     def size(self) -> int:
         """Number of free parameters."""
         return len(self.parameters)
 
-    @functools.cached_property
+    @worked_out_once
     def logs(self) -> np.ndarray:
         """Which parameters are logarithms [p]."""
         return np.array([coefficient.log for coefficient in self.known])
 
-    @functools.cached_property
+    @worked_out_once
     def scale(self) -> np.ndarray:
         """A typical size of each parameter [p]: its scale or largest start; 1 for logarithms and where there is none."""
         largest = []
@@ -71,7 +71,7 @@ class LawParameters:
         sizes = np.array(largest)
         return np.where(self.logs, 1.0, np.where(sizes > 0, sizes, 1.0))
 
-    @functools.cached_property
+    @worked_out_once
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
         return np.where(self.logs, LOG_LIMIT, PLAIN_LIMIT * self.scale)

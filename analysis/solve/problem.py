@@ -6,9 +6,16 @@ their own, and analysis/solve/newton.py knows no law.
 """
 
 import dataclasses
-from typing import Protocol
+import functools
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+# Worked out once, when it is asked for. To a type checker it is a property, which is what `Problem` asks for.
+if TYPE_CHECKING:
+    worked_out_once = property
+else:
+    worked_out_once = functools.cached_property
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ Axes: batch b, rows r, terms k, exponents e, parameters p (log terms first, then
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -15,7 +14,7 @@ from analysis.solve.expansion import assemble, row_terms, weighted_products
 from analysis.solve.least_squares import non_negative
 from analysis.solve.newton import CHUNK_ELEMENTS
 from analysis.solve.objective import sided
-from analysis.solve.problem import Local
+from analysis.solve.problem import Local, worked_out_once
 from analysis.solve.starting import best_and_spread, slices
 
 LOG_VANISHED = 30.0  # a term e^-30 below the loss is zero in float64
@@ -90,22 +89,22 @@ class SumProblem:
         """Number of free parameters."""
         return self.terms + self.exponents
 
-    @functools.cached_property
+    @worked_out_once
     def logs(self) -> np.ndarray:
         """Which parameters are logarithms [p]: the terms."""
         return np.arange(self.size) < self.terms
 
-    @functools.cached_property
+    @worked_out_once
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
         return np.where(self.logs, TERM_STEP, EXPONENT_STEP)
 
-    @functools.cached_property
+    @worked_out_once
     def unit(self) -> float:
         """A typical size of what residuals are differences of."""
         return float(np.exp(self.target.max())) if self.raw else 1.0
 
-    @functools.cached_property
+    @worked_out_once
     def pairs(self) -> list[Pairs]:
         """What the curvature of each term needs."""
         found = []
@@ -120,14 +119,14 @@ class SumProblem:
             found.append(Pairs(first, second, slope[:, first] * slope[:, second]))
         return found
 
-    @functools.cached_property
+    @worked_out_once
     def design(self) -> np.ndarray:
         """d ln(term) / d parameter: [k, p, r]."""
         rows = self.slopes.shape[1]
         own = np.broadcast_to(np.eye(self.terms)[:, :, None], (self.terms, self.terms, rows))
         return np.concatenate([own, self.slopes.transpose(0, 2, 1)], axis=1)
 
-    @functools.cached_property
+    @worked_out_once
     def terms_of(self) -> list[list[int]]:
         """The terms that each exponent is in."""
         used = np.asarray(self.slopes.any(axis=1))  # [k, e]

@@ -83,8 +83,9 @@ class Share:
 
     @property
     def is_as_it_says(self) -> bool:
-        """Whether the share of 90% intervals that hold the truth lies within NOMINAL, or none is printed."""
-        return self.covered is None or NOMINAL[0] <= self.covered <= NOMINAL[1]
+        """Whether the share of 90% intervals that hold the truth may be within NOMINAL, for all that so few grids tell."""
+        low, high = self.limits
+        return low <= NOMINAL[1] and high >= NOMINAL[0]
 
     @property
     def limits(self) -> tuple[float, float]:

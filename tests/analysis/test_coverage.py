@@ -29,7 +29,9 @@ def test_held_missed_open_and_withheld_are_told_apart():
     assert share.covered == pytest.approx(2 / 3)
     assert share.width == pytest.approx(1.5)
     assert coverage.share_of(printed, "A").width == pytest.approx(4.0)
-    assert not share.is_as_it_says
+    assert share.is_as_it_says  # of three intervals two tell nothing against 85%
+    assert not coverage.share_of(printed[:2] * 20, "alpha").is_as_it_says
+    assert not coverage.share_of(printed[:1] * 200, "alpha").is_as_it_says
     nothing = coverage.share_of(printed[3:], "alpha")
     assert nothing.covered is None and nothing.is_as_it_says
     assert math.isinf(coverage.share_of(printed[2:], "alpha").width)
@@ -106,7 +108,7 @@ def test_the_table_goes_between_the_marks(tmp_path):
     alpha = head.index("alpha")
     beta = head.index("beta")
     assert ladder[1] == "10"
-    assert ladder[alpha] == "90%" and ladder[beta] == "**100% of 90%**"
+    assert ladder[alpha] == "90%" and ladder[beta] == "100% of 90%"
     assert one_size[alpha] == "**0%**" and one_size[beta] == "none"
 
 

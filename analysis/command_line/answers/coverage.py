@@ -31,7 +31,9 @@ def show(tally: Tally, console: Console) -> None:
         wrong = outside(tally, name)
         if wrong:
             bounds = f"{NOMINAL[0]:.0%} to {NOMINAL[1]:.0%}"
-            console.print(f"[yellow]outside of {bounds}[/]: {name}: {', '.join(wrong)}", highlight=False)
+            console.print(
+                f"[yellow]outside of {bounds}, and not by chance[/]: {name}: {', '.join(wrong)}", highlight=False
+            )
 
 
 def _table(title: str, tally: Tally, quantities: Sequence[str], cell: Callable[[Share], str]) -> Table:
@@ -79,7 +81,7 @@ def width(share: Share) -> str:
 
 
 def markdown(tally: Tally) -> str:
-    """Return the shares of intervals as a table in Markdown; bold where they are not what the level says."""
+    """Return the shares of intervals as a table in Markdown; bold where they are outside of NOMINAL, and not by chance."""
     headings = [_heading(quantity) for quantity in QUANTITIES]
     lines = [_line(["design", "grids", *headings])]
     lines.append(_line(["---"] * (2 + len(headings))))

@@ -89,13 +89,13 @@ class Share:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Return the 95% limits of the share covered, by Wilson's score interval; 0 and 1 where none was printed."""
+        """Return the 95% limits of the share covered, exact ones; 0 and 1 where none was printed."""
         from scipy.stats import binomtest
 
         if self.covered is None:
             return 0.0, 1.0
         held = round(self.covered * self.printed)
-        limits = binomtest(held, self.printed).proportion_ci(0.95, method="wilson")
+        limits = binomtest(held, self.printed).proportion_ci(0.95, method="exact")
         return float(limits.low), float(limits.high)
 
 

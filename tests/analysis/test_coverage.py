@@ -98,7 +98,7 @@ def test_the_table_goes_between_the_marks(tmp_path):
         answer.check_marks(str(file))
     right = {name: Printed(1.0, 0.5, 2.0) for name in TRUTHS}
     wrong = right | {"alpha": Printed(1.0, 2.0, 3.0), "beta": Printed(1.0, None, None, is_given=False)}
-    outcomes = {"ladder_5": dict.fromkeys(range(9), right) | {9: wrong}, "one_size": {0: wrong}}
+    outcomes = {"ladder_5": dict.fromkeys(range(9), right) | {9: wrong}, "one_size": dict.fromkeys(range(5), wrong)}
     file.write_text(f"before\n{answer.BEGIN}\nold\n{answer.END}\nafter\n")
     answer.write_into(str(file), Tally(0, 10, outcomes))
     text = file.read_text()

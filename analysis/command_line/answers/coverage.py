@@ -69,7 +69,7 @@ def covered(share: Share) -> str:
         return NONE
     text = f"{share.covered:.0%}"
     if share.printed < share.grids:
-        text += f" of {share.printed / share.grids:.0%}"
+        text += f" of {100 * share.printed // share.grids}%"
     return text
 
 

@@ -67,7 +67,10 @@ def coefficients(
 
 def before_data(formula: Formula) -> dict[str, Coefficient]:
     """Return what the form alone says of the coefficients: which are exponents, and which multiply."""
-    return {name: exponent() if place.in_exponent else prefactor() for name, place in find_places(formula).items()}
+    known = {}
+    for name, place in find_places(formula).items():
+        known[name] = exponent() if place.in_exponent else prefactor()
+    return known
 
 
 def find_places(formula: Formula) -> dict[str, Place]:
@@ -86,7 +89,8 @@ def _walk(node: ast.expr, place: Place) -> Iterator[tuple[str, Place]]:
             yield name, place
         case ast.UnaryOp(op=sign, operand=operand):
             is_minus = isinstance(sign, ast.USub)
-            yield from _walk(operand, dataclasses.replace(place, falls=place.falls != is_minus))
+            turned = dataclasses.replace(place, falls=place.falls != is_minus)
+            yield from _walk(operand, turned)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             yield from _walk(left, Place(falls=place.falls))
             yield from _walk(right, Place(in_exponent=True, falls=place.falls))
@@ -105,15 +109,18 @@ def _walk(node: ast.expr, place: Place) -> Iterator[tuple[str, Place]]:
             yield from _walk(one, Place(falls=place.falls, against=other))
             yield from _walk(other, Place(falls=place.falls, against=one))
         case ast.Call(args=arguments):
+            is_exp = called(node) == "exp"
+            inside = Place(in_exp=is_exp, falls=place.falls)
             for argument in arguments:
-                yield from _walk(argument, Place(in_exp=called(node) == "exp", falls=place.falls))
+                yield from _walk(argument, inside)
 
 
 def linear_names(formula: Formula) -> list[str]:
     """Return coefficients in which the formula is linear, all together, when the others are given."""
     found: list[str] = []
     for name in formula.coefficients:
-        if degree(formula.tree, {*found, name}) <= 1:
+        with_it = {*found, name}
+        if degree(formula.tree, with_it) <= 1:
             found.append(name)
     return found
 
@@ -145,7 +152,9 @@ def degree(node: ast.expr, names: set[str]) -> float:
 def _of_place(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Coefficient:
     """Return what the place of a coefficient says of it."""
     if place.in_exponent:
-        return Coefficient(FALLING, False, 0.0, MOST) if place.falls else Coefficient(EITHER, False, -MOST, MOST)
+        if place.falls:
+            return Coefficient(FALLING, False, 0.0, MOST)
+        return Coefficient(EITHER, False, -MOST, MOST)
     shifts = _shifts(formula, place, inputs)
     if shifts is not None:
         return shifts
@@ -161,7 +170,8 @@ def _shifts(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Coef
     if place.beside is None or not place.sign.startswith(("Add", "Sub")):
         return None
     beside = _value(formula, place.beside, inputs)
-    beside = beside[np.isfinite(beside)]
+    has_value = np.isfinite(beside)
+    beside = beside[has_value]
     if not len(beside) or beside.min() >= 0:
         return None
     middle = np.quantile(beside, QUANTILES)
@@ -203,6 +213,7 @@ def _scales(formula: Formula, place: Place, inputs: Mapping[str, Array]) -> Arra
 
 
 def _has_coefficient(formula: Formula, node: ast.expr) -> bool:
+    """Say whether a coefficient stands in a part of the formula."""
     names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
     return bool(names & set(formula.coefficients))
 
@@ -229,15 +240,19 @@ def _with_hint(known: Coefficient, hint: Hint) -> Coefficient:
 
 def _between(low: float, high: float) -> tuple[float, ...]:
     """Return starts between two bounds, of which one may be infinite."""
+    if math.isinf(high) and low <= 0:
+        return (low + 1.0, low + 10.0)
     if math.isinf(high):
-        return (low + 1.0, low + 10.0) if low <= 0 else (low * 1.5, low * 10.0)
+        return (low * 1.5, low * 10.0)
     if math.isinf(low):
         return (high - 1.0, high - 10.0)
     shares = (0.1, 0.3, 0.5, 0.7, 0.9)
     is_wide = low > 0 and high > 10 * low
     if is_wide:
-        return tuple(low * (high / low) ** share for share in shares)
-    return tuple(low + share * (high - low) for share in shares)
+        factor = high / low
+        return tuple(low * factor**share for share in shares)
+    width = high - low
+    return tuple(low + share * width for share in shares)
 
 
 def _signed(
@@ -269,14 +284,21 @@ def _signed(
         for name in may_be_negative:
             either[name] = _of_either_sign(either[name], values[name])
         misfit_of_either, values = trial.rough_fit({**few, **either})
-        gain = -math.inf
-        if math.isfinite(misfit_of_either):
-            gain = len(target) * (math.log(max(misfit, 1e-300)) - math.log(max(misfit_of_either, 1e-300)))
+        is_much_better = _log_likelihood_ratio(misfit, misfit_of_either, len(target)) > MUCH_BETTER
         for name in may_be_negative:
-            if gain > MUCH_BETTER and values[name] <= 0:
+            if is_much_better and values[name] <= 0:
                 chosen[name] = _of_either_sign(either[name], values[name])
     both = {**known, **chosen}
     return {name: both[name] for name in formula.coefficients}
+
+
+def _log_likelihood_ratio(misfit: float, other: float, rows: int) -> float:
+    """Return how much more likely rows are with the other misfit; minus infinity where there is no other fit."""
+    if not math.isfinite(other):
+        return -math.inf
+    log_misfit = math.log(max(misfit, 1e-300))
+    log_other = math.log(max(other, 1e-300))
+    return rows * (log_misfit - log_other)
 
 
 def _of_either_sign(known: Coefficient, value: float) -> Coefficient:
@@ -287,11 +309,13 @@ def _of_either_sign(known: Coefficient, value: float) -> Coefficient:
 
 def _fewer(known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
     """Return coefficients with so few starts that there are not many combinations of them."""
-    each = round(COMBINATIONS ** (1 / max(len(known), 1)))
+    dimensions = max(len(known), 1)
+    each = round(COMBINATIONS ** (1 / dimensions))
     each = max(each, 2)
     fewer = {}
     for name, one in known.items():
-        places = np.linspace(0, len(one.start) - 1, min(each, len(one.start)))
+        count = len(one.start)
+        places = np.linspace(0, count - 1, min(each, count))
         starts = tuple(one.start[round(place)] for place in places)
         fewer[name] = dataclasses.replace(one, start=starts)
     return fewer
@@ -349,11 +373,13 @@ class _Trial:
         weight = np.ones(len(self.target))
         try:
             problem = posing.problem(trial, columns, self.raw, {})
-            return problem, problem.starts(weight, keep)
+            starts = problem.starts(weight, keep)
         except InputError:
             return None
+        return problem, starts
 
     def _named(self, problem: "FormulaProblem", theta: Array) -> dict[str, float]:
         """Return the coefficients at one point [p] by name."""
         values = problem.coefficients(theta[None])[0]
-        return dict(zip(self.law.names(), values.tolist(), strict=True))
+        names = self.law.names()
+        return dict(zip(names, values.tolist(), strict=True))

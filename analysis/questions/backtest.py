@@ -272,8 +272,7 @@ def _back_test_optima(columns: Columns, small: FitResult, whole: FitResult) -> B
     low = np.full(len(C), np.nan)
     high = low
     if len(small.draws):
-        replicates = type(small.law)(*(column[:, None] for column in small.draws.T))
-        draws, _ = replicates.optimum(C)
+        draws, _ = _replicates(small).optimum(C)
         low, high = _ends(draws, small.spec.level)
     distance = np.abs(np.log(columns["C"][:, None] / C))
     return BackTest(
@@ -323,9 +322,8 @@ def predict_runs(result: FitResult, rows: Columns) -> tuple[Array, Array, Array]
     if has_few or not len(result.draws):
         none = np.full(len(rows), np.nan)
         return predicted, none, none
-    replicates = type(law)(*(column[:, None] for column in result.draws.T))
     with np.errstate(all="ignore"):
-        draws = replicates.predict(**at)
+        draws = _replicates(result).predict(**at)
     low, high = _ends(draws, result.spec.level)
     low = np.broadcast_to(low, predicted.shape)
     high = np.broadcast_to(high, predicted.shape)
@@ -333,9 +331,16 @@ def predict_runs(result: FitResult, rows: Columns) -> tuple[Array, Array, Array]
     return predicted, law.within_range(low), law.within_range(high)
 
 
+def _replicates(result: FitResult) -> Any:
+    """Return the law of a fit with all of its refits at once: each coefficient is a column [replicates, 1]."""
+    columns = [draws[:, None] for draws in result.draws.T]
+    return type(result.law)(*columns)
+
+
 def _ends(draws: Array, level: float) -> tuple[Array, Array]:
     """Return the ends [points] of the interval of draws [replicates, points]."""
-    low, high = np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    percentiles = [50 * (1 - level), 50 * (1 + level)]
+    low, high = np.nanpercentile(draws, percentiles, axis=0)
     return low, high
 
 

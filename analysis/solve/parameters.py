@@ -30,13 +30,15 @@ class LawParameters:
     @worked_out_once
     def parameters(self) -> tuple[tuple[str, int | None], ...]:
         """(coefficient, copy) of each free parameter; copy is None where all rows share it."""
-        copies = 0 if self.member is None else int(self.member.max()) + 1
+        copies: list[int] = []
+        if self.member is not None:
+            copies = list(range(int(self.member.max()) + 1))
         found: list[tuple[str, int | None]] = []
         for name in self.law.names():
             if name in self.fixed:
                 continue
             if copies and name not in self.shared:
-                found += [(name, copy) for copy in range(copies)]
+                found += [(name, copy) for copy in copies]
             else:
                 found.append((name, None))
         return tuple(found)
@@ -69,12 +71,14 @@ class LawParameters:
             sizes = [abs(start) for start in coefficient.start]
             largest.append(coefficient.scale or max(sizes, default=0.0))
         sizes = np.array(largest)
-        return np.where(self.logs, 1.0, np.where(sizes > 0, sizes, 1.0))
+        has_none = self.logs | (sizes <= 0)
+        return np.where(has_none, 1.0, sizes)
 
     @worked_out_once
     def limit(self) -> np.ndarray:
         """Longest step [p]."""
-        return np.where(self.logs, LOG_LIMIT, PLAIN_LIMIT * self.scale)
+        plain_limit = PLAIN_LIMIT * self.scale
+        return np.where(self.logs, LOG_LIMIT, plain_limit)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest parameters [p]."""
@@ -83,13 +87,16 @@ class LawParameters:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_low = np.log(np.maximum(low, VANISHED))
             log_high = np.log(np.maximum(high, 1e-300))
-        return np.where(self.logs, log_low, low), np.where(self.logs, log_high, high)
+        lowest = np.where(self.logs, log_low, low)
+        highest = np.where(self.logs, log_high, high)
+        return lowest, highest
 
     def values(self, theta: np.ndarray) -> np.ndarray:
         """Return free coefficients [b, p] from parameters; complex where these are."""
         with np.errstate(over="ignore", invalid="ignore"):
-            positive = np.exp(np.where(self.logs, theta, 0))
-            return np.where(self.logs, positive, theta)
+            only_logs = np.where(self.logs, theta, 0)  # exp of the others may overflow
+            positive = np.exp(only_logs)
+        return np.where(self.logs, positive, theta)
 
     def of_copy(self, values: np.ndarray, copy: int | None = None) -> np.ndarray:
         """Return all coefficients [b, k] of one copy of the law, in its order."""
@@ -100,21 +107,26 @@ class LawParameters:
         """Return coefficients [b, k]; those of the first copy, where there are several."""
         copy = None if self.member is None else 0
         has_vanished = self.logs & (theta <= np.log(VANISHED))
-        return self.of_copy(np.where(has_vanished, 0.0, self.values(theta)), copy)
+        values = np.where(has_vanished, 0.0, self.values(theta))
+        return self.of_copy(values, copy)
 
     def by_row(self, values: np.ndarray, name: str) -> np.ndarray:
         """Return one coefficient [b, 1], or [b, r] where copies of the law differ in it."""
         if self.member is None or name in self.fixed or self._is_common(name):
-            return self._one(values, name, None)[:, None]
+            column = self._one(values, name, None)
+            return column[:, None]
         first = self.parameters.index((name, 0))
         return values[:, first + self.member]
 
     def _is_common(self, name: str) -> bool:
+        """Say whether all rows have one value of a coefficient."""
         return (name, None) in self.parameters
 
     def _one(self, values: np.ndarray, name: str, copy: int | None) -> np.ndarray:
         """Return one coefficient of one copy [b]."""
         if name in self.fixed:
             return np.full(len(values), self.fixed[name])
-        at = self.parameters.index((name, None if self._is_common(name) else copy))
+        if self._is_common(name):
+            copy = None
+        at = self.parameters.index((name, copy))
         return values[:, at]

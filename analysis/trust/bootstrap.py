@@ -59,7 +59,8 @@ def row_counts(
         return np.empty((0, rows))
     if replicates * count <= AT_ONCE:
         drawn = _drawn_at_once(replicates, count, seed)[:, member]
-        if (np.count_nonzero(drawn, axis=1) >= fewest).all():
+        different = np.count_nonzero(drawn, axis=1)
+        if (different >= fewest).all():
             return drawn.astype(np.float64)
     return _drawn_one_by_one(replicates, member, seed, fewest)
 
@@ -81,8 +82,10 @@ def _drawn_one_by_one(replicates: int, member: np.ndarray, seed: int, fewest: in
     for replicate in range(replicates):
         for _ in range(MOST_TRIES):
             picks = stream.randint(0, count, size=count)
-            drawn[replicate] = np.bincount(picks, minlength=count)[member]
-            if np.count_nonzero(drawn[replicate]) >= fewest:
+            times = np.bincount(picks, minlength=count)
+            drawn[replicate] = times[member]
+            different = np.count_nonzero(drawn[replicate])
+            if different >= fewest:
                 break
     return drawn
 
@@ -90,10 +93,12 @@ def _drawn_one_by_one(replicates: int, member: np.ndarray, seed: int, fewest: in
 def left_out(rows: int, run: np.ndarray | None = None) -> np.ndarray:
     """Return the weights [refits, rows] of the jackknife: 0 for the units that are left out, 1 for the others."""
     member = units(rows, run)
+    count = int(member.max()) + 1
     affordable = max(FEWEST_LEFT_OUT, MOST_WORK // rows)
-    refits = min(int(member.max()) + 1, MOST_LEFT_OUT, affordable)
-    kept = member % refits != np.arange(refits)[:, None]
-    return kept.astype(np.float64)
+    refits = min(count, MOST_LEFT_OUT, affordable)
+    turn = member % refits  # the refit that a unit is left out of
+    is_kept = turn != np.arange(refits)[:, None]
+    return is_kept.astype(np.float64)
 
 
 def refits(
@@ -115,7 +120,8 @@ def refits(
     rows = len(found.weight)
     if kind == "paired" or replicates == 0:
         drawn = row_counts(rows, replicates, seed, run, problem.size)
-        return _fit_all(Resampled(problem, drawn * found.weight, found.deltas), found)
+        sample = Resampled(problem, drawn * found.weight, found.deltas)
+        return _fit_all(sample, found)
 
     member = units(rows, run)
     count = int(member.max()) + 1
@@ -123,25 +129,39 @@ def refits(
         return np.empty((0, problem.size))
     stream = np.random.default_rng(seed)
     fitted = np.real(problem.predicted(found.theta[None]))[0]
-    error = problem.target - fitted
-    is_bound = np.broadcast_to(np.asarray(1.0 if problem.above is None else problem.above) == 0, error.shape)
-    observed = error
+    observed = problem.target - fitted
+    is_bound = _is_bound(problem, rows)
     if kind == "wild":
         sign = stream.choice([-1.0, 1.0], size=(replicates, count))[:, member]
-        error = sign * error / np.sqrt(np.maximum(1 - leverage, 1e-2))
+        hidden = np.sqrt(np.maximum(1 - leverage, 1e-2))
+        error = sign * observed / hidden
     elif count < rows:
         raise InputError(
             "--resample: 'residual' takes rows as independent and this grid has runs of several; expected paired or wild"
         )
     else:
-        counting = error[~is_bound]
-        spare = max(len(counting) - problem.size, 1)
-        enlarged = (counting - counting.mean()) * np.sqrt(len(counting) / spare)
+        enlarged = _enlarged(observed[~is_bound], problem.size)
         error = stream.choice(enlarged, size=(replicates, rows))
     # A bound (a run that was stopped early) has no scatter of its own: it stays where it is.
     error = np.where(is_bound, observed, error)
+    resampled = problem.with_target(fitted + error)
     weight = np.broadcast_to(found.weight, error.shape)
-    return _fit_all(Resampled(problem.with_target(fitted + error), weight, found.deltas), found)
+    sample = Resampled(resampled, weight, found.deltas)
+    return _fit_all(sample, found)
+
+
+def _is_bound(problem: Problem, rows: int) -> np.ndarray:
+    """Say which rows only bound the law [rows]: a residual above it costs nothing."""
+    if problem.above is None:
+        return np.zeros(rows, dtype=bool)
+    return np.broadcast_to(np.asarray(problem.above) == 0, (rows,))
+
+
+def _enlarged(error: np.ndarray, parameters: int) -> np.ndarray:
+    """Return residuals around their mean, enlarged by what so many fitted parameters take off their scatter."""
+    centred = error - error.mean()
+    spare = max(len(error) - parameters, 1)
+    return centred * np.sqrt(len(error) / spare)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +201,10 @@ def _fit_all(sample: Resampled, found: Optimum) -> np.ndarray:
     if not len(sample):
         return np.empty((0, sample.problem.size))
     ends, values = sample.fit(found.theta)
-    some = found.starts[_evenly(len(found.starts), FROM_ROWS)]
-    starts = np.concatenate([found.minima, some, _far_apart(ends, found.theta)])
+    places = _evenly(len(found.starts), FROM_ROWS)
+    some = found.starts[places]
+    of_other_replicates = _far_apart(ends, found.theta)
+    starts = np.concatenate([found.minima, some, of_other_replicates])
     for _ in range(ROUNDS):
         useful = _helpful(sample, starts, values)
         for start in useful:
@@ -200,15 +222,21 @@ def _helpful(sample: Resampled, starts: np.ndarray, values: np.ndarray) -> np.nd
     """Return the starts [k, p] from which some of a few replicates end lower than at `values` [replicates]."""
     wanted = np.clip(len(sample) // TRIED_SHARE, FEWEST_TRIED, MOST_TRIED)
     few = _evenly(len(sample), int(wanted))
+    # Every start with every one of the few, in one call of the solver: start by start.
     each = np.tile(few, len(starts))
-    _, reached = sample.only(each).fit(np.repeat(starts, len(few), axis=0), TRIAL_STEPS)
-    lower = reached < values[each] * (1 - LOWER)
-    return starts[lower.reshape(len(starts), len(few)).any(axis=1)]
+    start_of_each = np.repeat(starts, len(few), axis=0)
+    _, reached = sample.only(each).fit(start_of_each, TRIAL_STEPS)
+    is_lower = reached < values[each] * (1 - LOWER)
+    by_start = is_lower.reshape(len(starts), len(few))
+    has_helped = by_start.any(axis=1)
+    return starts[has_helped]
 
 
 def _evenly(count: int, wanted: int) -> np.ndarray:
     """Return at most `wanted` of `count` places, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int))
+    wanted = min(wanted, count)
+    places = np.linspace(0, count - 1, wanted)
+    return np.unique(places.astype(int))
 
 
 def _far_apart(ends: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -229,7 +257,8 @@ def _far_apart(ends: np.ndarray, theta: np.ndarray) -> np.ndarray:
 def jackknife(found: Optimum, run: np.ndarray | None) -> np.ndarray:
     """Fit without one unit at a time: parameters [refits, p]; none where that leaves too few rows."""
     keep = left_out(len(found.weight), run)
-    if keep.sum(axis=1).min() < found.problem.size:
+    rows_left = keep.sum(axis=1)
+    if rows_left.min() < found.problem.size:
         return np.empty((0, found.problem.size))
     starts = _repeated(found.theta, len(keep))
     return newton.minimise(found.problem, starts, keep * found.weight, found.deltas)

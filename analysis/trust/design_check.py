@@ -45,7 +45,7 @@ class Design:
     def to_json(self) -> dict[str, Any]:
         """Return the design for fit.json."""
         fields = dataclasses.asdict(self)
-        fields["ranges"] = {role: list(ends) for role, ends in self.ranges.items()}
+        fields["ranges"] = {role: list(ends) for role, ends in self.ranges.items()}  # as JSON has no tuples
         fields["rising"] = list(self.rising)
         return fields
 
@@ -53,7 +53,8 @@ class Design:
     def of_json(cls, data: Mapping[str, Any]) -> "Design":
         """Read what `to_json` wrote."""
         ranges = {role: (low, high) for role, (low, high) in data["ranges"].items()}
-        return cls(**{**data, "ranges": ranges, "rising": tuple(data["rising"])})
+        rising = tuple(data["rising"])
+        return cls(**{**data, "ranges": ranges, "rising": rising})
 
 
 def lay_out(
@@ -70,10 +71,14 @@ def lay_out(
     roles = _varying_roles(columns, inputs)
     logs = {role: np.log(columns[role]) for role in roles}
     member = bootstrap.units(len(columns), columns.values.get("run"))
-    runs = int(member.max()) + 1 if runs is None else runs
+    if runs is None:
+        runs = int(member.max()) + 1
+    ranges = {}
     beside = {}
     leverage = {}
     for role in roles:
+        value = columns[role]
+        ranges[role] = (float(value.min()), float(value.max()))
         apart = _beside(logs, role)
         beside[role] = float(apart.std())
         leverage[role] = _largest_share(apart, member)
@@ -81,7 +86,7 @@ def lay_out(
         rows=len(columns),
         runs=runs,
         coefficients=coefficients,
-        ranges={role: (float(columns[role].min()), float(columns[role].max())) for role in roles},
+        ranges=ranges,
         beside=beside,
         leverage=leverage,
         condition=_condition(logs),
@@ -119,7 +124,10 @@ def _largest_share(apart: np.ndarray, member: np.ndarray) -> float:
     """Return the largest share of one run in the squares of `apart` [rows]; 1 where there are none."""
     squares = np.bincount(member, apart**2)
     total = squares.sum()
-    return float(squares.max() / total) if total > SAME**2 * len(apart) else 1.0
+    rounding = SAME**2 * len(apart)
+    if total > rounding:
+        return float(squares.max() / total)
+    return 1.0
 
 
 def _condition(logs: Mapping[str, np.ndarray]) -> float | None:
@@ -129,11 +137,22 @@ def _condition(logs: Mapping[str, np.ndarray]) -> float | None:
     standard = []
     for value in logs.values():
         spread = value.std()
-        if spread <= SAME * max(1.0, float(np.abs(value).max())):
+        if spread <= _rounding(value):
             return None
-        standard.append((value - value.mean()) / spread)
+        centred = value - value.mean()
+        standard.append(centred / spread)
     sizes = np.linalg.svd(np.stack(standard), compute_uv=False)
-    return float(sizes[0] / sizes[-1]) if sizes[-1] > SAME * sizes[0] else None
+    largest = sizes[0]
+    smallest = sizes[-1]
+    if smallest > SAME * largest:
+        return float(largest / smallest)
+    return None
+
+
+def _rounding(log: np.ndarray) -> float:
+    """Return the spread of a logarithm below which it does not vary."""
+    largest = float(np.abs(log).max())
+    return SAME * max(1.0, largest)
 
 
 def _facts(columns: Columns, logs: Mapping[str, np.ndarray], beside: Mapping[str, float]) -> dict[str, str]:
@@ -141,13 +160,14 @@ def _facts(columns: Columns, logs: Mapping[str, np.ndarray], beside: Mapping[str
     facts = {}
     for role, log in logs.items():
         spread = float(np.ptp(log))
-        if spread <= SAME * max(1.0, float(np.abs(log).max())):
+        if spread <= _rounding(log):
             facts[role] = f"{role} is {columns[role][0]:.3g} in every row"
     varying = {role: log for role, log in logs.items() if role not in facts}
     for role, log in varying.items():
-        follows = len(varying) > 1 and beside[role] < NARROW * min(1.0, float(log.std()))
-        if follows:
-            facts[role] = _following(columns, role, [name for name in varying if name != role], beside[role])
+        others = [name for name in varying if name != role]
+        narrow = NARROW * min(1.0, float(log.std()))
+        if others and beside[role] < narrow:
+            facts[role] = _following(columns, role, others, beside[role])
     for role, log in varying.items():
         factor = float(np.exp(np.ptp(log)))
         if role not in facts and factor <= SHORT:
@@ -161,10 +181,16 @@ def _following(columns: Columns, role: str, others: Sequence[str], beside: float
     within = f"within {percent:.2g}%" if percent > 1e-4 else "exactly"
     if len(others) > 1:
         return f"{role} follows from {', '.join(others)} {within} in every row"
-    top, bottom = ("D", "N") if {role, others[0]} == {"N", "D"} else (role, others[0])
+    top = role
+    bottom = others[0]
+    if {top, bottom} == {"N", "D"}:  # tokens per parameter, which readers know
+        top = "D"
+        bottom = "N"
     log_ratio = np.log(columns[top] / columns[bottom])
-    if log_ratio.std() <= 1.1 * beside + SAME:
-        return f"{top}/{bottom} is {np.exp(np.median(log_ratio)):.3g} {within} in every row"
+    is_one_ratio = log_ratio.std() <= 1.1 * beside + SAME
+    if is_one_ratio:
+        ratio = np.exp(np.median(log_ratio))
+        return f"{top}/{bottom} is {ratio:.3g} {within} in every row"
     return f"{top} follows from {bottom} {within} in every row"
 
 
@@ -175,19 +201,25 @@ def _rising(columns: Columns, logs: Mapping[str, np.ndarray], target: str) -> tu
     rows = len(value)
     if not names or rows <= len(names) + 2:
         return ()
-    plane = np.column_stack([np.ones(rows), *(logs[role] - logs[role].mean() for role in names)])
+    centred = [logs[role] - logs[role].mean() for role in names]
+    plane = np.column_stack([np.ones(rows), *centred])
     slopes, *_ = np.linalg.lstsq(plane, value, rcond=1e-10)
     error = value - plane @ slopes
-    variance = float(error @ error) / (rows - plane.shape[1])
-    spread = np.sqrt(np.diag(np.linalg.pinv(plane.T @ plane, rcond=1e-10)) * variance)
-    rises = slopes[1:] > CLEAR * spread[1:] + SAME * np.abs(value).max()
-    return tuple(role for role, is_rising in zip(names, rises, strict=True) if is_rising)
+    freedom = rows - plane.shape[1]
+    variance = float(error @ error) / freedom
+    inverse = np.linalg.pinv(plane.T @ plane, rcond=1e-10)
+    spread = np.sqrt(np.diag(inverse) * variance)
+    rounding = SAME * np.abs(value).max()
+    clear = CLEAR * spread + rounding
+    is_rising = slopes[1:] > clear[1:]  # without the constant
+    return tuple(role for role, rises in zip(names, is_rising, strict=True) if rises)
 
 
 def _why_nothing(columns: Columns, target: str, runs: int, coefficients: int | None) -> str:
     """Say why no number can have an interval, whatever the fit: empty where some can."""
     value = columns[target]
-    if np.ptp(value) <= SAME * np.abs(value).max():
+    largest = np.abs(value).max()
+    if np.ptp(value) <= SAME * largest:
         return f"{target} is {value[0]:.4g} in every row"
     if coefficients is None or runs - coefficients >= FEWEST_SPARE:
         return ""

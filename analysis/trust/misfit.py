@@ -27,10 +27,12 @@ def residual_trends(columns: Columns, residuals: Residuals) -> dict[str, dict[st
         if role not in columns:
             continue
         value = columns[role][residuals.counting]
-        if len(np.unique(value)) >= FEWEST_VALUES:
-            trend = _trend(np.log(value), residual)
-            if np.isfinite(trend["p"]):
-                found[role] = trend
+        different = np.unique(value)
+        if len(different) < FEWEST_VALUES:
+            continue
+        trend = _trend(np.log(value), residual)
+        if np.isfinite(trend["p"]):
+            found[role] = trend
     return found
 
 
@@ -46,10 +48,11 @@ def _trend(place: np.ndarray, residual: np.ndarray) -> dict[str, float]:
     distance = np.abs(place - np.median(place))
     if np.ptp(distance) == 0:
         return {"p": math.nan}
-    rho, p_rho = np.array(spearmanr(place, residual), dtype=np.float64)
-    bend, p_bend = np.array(spearmanr(distance, residual), dtype=np.float64)
-    p = min(1.0, 2 * min(float(p_rho), float(p_bend)))  # the clearer of two tests (Bonferroni)
-    return {"rho": float(rho), "bend": float(bend), "p": p}
+    rho, p_rho = np.array(spearmanr(place, residual), dtype=np.float64).tolist()
+    bend, p_bend = np.array(spearmanr(distance, residual), dtype=np.float64).tolist()
+    clearer = min(p_rho, p_bend)
+    p = min(1.0, 2 * clearer)  # one of two tests was chosen (Bonferroni)
+    return {"rho": rho, "bend": bend, "p": p}
 
 
 def seed_noise(law: FormulaLaw, columns: Columns, residuals: Residuals) -> dict[str, float] | None:
@@ -62,9 +65,10 @@ def seed_noise(law: FormulaLaw, columns: Columns, residuals: Residuals) -> dict[
         return None
     inputs = [columns[role][residuals.counting] for role in law.inputs() if role in columns]
     residual = residuals.counted
-    if not inputs or any(value.dtype.kind != "f" or value.ndim > 1 for value in inputs):
+    if not inputs or not all(_is_one_number(value) for value in inputs):
         return None
-    _, label, count = np.unique(np.stack(inputs), axis=1, return_inverse=True, return_counts=True)
+    points = np.stack(inputs)
+    _, label, count = np.unique(points, axis=1, return_inverse=True, return_counts=True)
     label = label.ravel()
     repeats = len(label) - len(count)
     if repeats < FEWEST_REPEATS:
@@ -72,15 +76,24 @@ def seed_noise(law: FormulaLaw, columns: Columns, residuals: Residuals) -> dict[
     from scipy.stats import f
 
     weight = residuals.weight
-    mean = np.bincount(label, weight * residual) / np.bincount(label, weight)
-    pure = float((weight * (residual - mean[label]) ** 2).sum())
-    missed = float((weight * residual**2).sum()) - pure
+    summed = np.bincount(label, weight * residual)
+    mean = summed / np.bincount(label, weight)
+    scatter = residual - mean[label]
+    pure = float((weight * scatter**2).sum())
+    whole = float((weight * residual**2).sum())
+    missed = whole - pure
+    variance = pure / repeats
+    found = {"standard_deviation": math.sqrt(variance), "repeats": float(repeats)}
     freedom = len(count) - len(law.names())
-    found = {"standard_deviation": math.sqrt(pure / repeats), "repeats": float(repeats)}
     if freedom > 0 and pure > 0 and not is_rounding(residual):
-        ratio = missed / freedom / (pure / repeats)
+        ratio = missed / freedom / variance
         found["p"] = float(f.sf(ratio, freedom, repeats))
     return found
+
+
+def _is_one_number(value: np.ndarray) -> bool:
+    """Say whether a column has one number a row, so that two rows can be told to have the same."""
+    return value.dtype.kind == "f" and value.ndim == 1
 
 
 def aicc(residuals: Residuals, coefficients: int, loss: str) -> float | None:
@@ -116,8 +129,12 @@ def price(size: np.ndarray, weight: np.ndarray) -> float:
     It is 1/(2 f(0) E|r|) for residuals of density f (Ronchetti 1985): 1 for double exponential noise, pi/2 for normal
     noise. In between it is read off the ratio of mean absolute to root mean square residual.
     """
-    ratio = float(np.mean(weight * size) / np.sqrt(np.mean(weight * size**2)))
+    mean_absolute = np.mean(weight * size)
+    mean_square = np.mean(weight * size**2)
+    ratio = float(mean_absolute / np.sqrt(mean_square))
     of_exponential = 1 / math.sqrt(2)
     of_normal = math.sqrt(2 / math.pi)
     way = (ratio - of_exponential) / (of_normal - of_exponential)
-    return 1 + min(max(way, 0.0), 1.0) * (math.pi / 2 - 1)
+    way = min(max(way, 0.0), 1.0)
+    price_of_normal = math.pi / 2
+    return 1 + way * (price_of_normal - 1)

@@ -54,21 +54,31 @@ def spread(found: Optimum) -> tuple[float, np.ndarray]:
     of psi' is the density of residuals there, taken over a window that holds enough rows.
     """
     problem = found.problem
+    point = found.theta[None]
     delta = found.deltas[-1]
-    residual = problem.residuals(found.theta[None])[0]
+    residual = problem.residuals(point)[0]
     used = sided(found.weight, residual, problem.above)
+    is_used = used > 0
     spare = max(np.count_nonzero(used) - problem.size, 1)
-    pull = float((used**2 * slope(residual, delta) ** 2).sum() / spare)
-    inside = max(_mean_curvature(residual[used > 0], used[used > 0], delta, problem.size), 1e-12)
+    squares = used**2 * slope(residual, delta) ** 2
+    pull = float(squares.sum() / spare)
+    curvature = _mean_curvature(residual[is_used], used[is_used], delta, problem.size)
+    curvature = max(curvature, 1e-12)
 
-    # The metric's own scale is taken out before it is inverted: parameters differ by many orders of magnitude.
-    jacobian = problem.jacobian(found.theta[None])[0]
-    metric = (jacobian * used) @ jacobian.T * inside
-    scale = np.sqrt(np.maximum(np.diag(metric), 1e-300))
+    jacobian = problem.jacobian(point)[0]
+    metric = (jacobian * used) @ jacobian.T * curvature
+    variance = np.diag(_inverse(metric)) * pull
+    errors = np.sqrt(np.maximum(variance, 0.0))
+    return pull / curvature, errors
+
+
+def _inverse(metric: np.ndarray) -> np.ndarray:
+    """Invert a metric [p, p] in units of its own diagonal: parameters differ by many orders of magnitude."""
+    diagonal = np.diag(metric)
+    scale = np.sqrt(np.maximum(diagonal, 1e-300))
     scaled = metric / scale[:, None] / scale
-    covariance = np.linalg.pinv(scaled, rcond=1e-12) / scale[:, None] / scale
-    errors = np.sqrt(np.maximum(np.diag(covariance) * pull, 0.0))
-    return pull / inside, errors
+    inverse = np.linalg.pinv(scaled, rcond=1e-12)
+    return inverse / scale[:, None] / scale
 
 
 def _mean_curvature(residual: np.ndarray, used: np.ndarray, delta: float, parameters: int) -> float:
@@ -77,16 +87,21 @@ def _mean_curvature(residual: np.ndarray, used: np.ndarray, delta: float, parame
     A loss with a kink passes through about as many rows as there are parameters, whatever the noise: their residuals are
     no sign that rows are dense near the law, and that many are not counted.
     """
+    mean = float(used.mean())
     if np.isinf(delta):
-        return float(used.mean())
+        return mean
     size = np.abs(residual)
     rows = len(size)
-    enough = min(parameters + int(rows**0.8 / 2), rows - 1)
-    window = max(delta, float(np.sort(size)[enough]))
-    near = float(used[size <= window].sum())
-    fitted_through = parameters * float(used.mean())
+    enough = parameters + int(rows**0.8 / 2)
+    enough = min(enough, rows - 1)
+    reaches_enough = float(np.sort(size)[enough])
+    window = max(delta, reaches_enough)
+    is_near = size <= window
+    near = float(used[is_near].sum())
+    fitted_through = parameters * mean
+    counted = max(near - fitted_through, mean)
     spare = max(rows - parameters, 1)
-    return max(near - fitted_through, float(used.mean())) / spare * delta / window
+    return counted / spare * delta / window
 
 
 def profiles(found: Optimum, level: float, by_run: Mapping[str, Interval | None] | None = None) -> dict[str, Profile]:
@@ -97,23 +112,33 @@ def profiles(found: Optimum, level: float, by_run: Mapping[str, Interval | None]
     """
     worth, errors = spread(found)
     spare = max(len(found.weight) - found.problem.size, 1)
-    of_rows = 0.5 * worth * float(fdtri(1, spare, level))
+    of_independent_rows = float(fdtri(1, spare, level))
+    intervals = by_run or {}
     profiled = {}
     for at, name in enumerate(found.problem.names):
-        interval = (by_run or {}).get(name)
-        threshold = of_rows if interval is None else 0.5 * worth * _squared_reach(found, at, interval)
-        profiled[name] = profile(HeldFits(found, at, threshold), errors[at], level)
+        interval = intervals.get(name)
+        squared_errors = of_independent_rows
+        if interval is not None:
+            squared_errors = _squared_reach(found, at, interval)
+        threshold = 0.5 * worth * squared_errors
+        fits = HeldFits(found, at, threshold)
+        profiled[name] = profile(fits, errors[at], level)
     return profiled
 
 
 def _squared_reach(found: Optimum, at: int, interval: Interval) -> float:
     """Return the square of half an interval's width, in standard errors that independent rows would make."""
     problem, theta = found.problem.in_units(found.theta, at)
-    _, errors = spread(dataclasses.replace(found, problem=problem, theta=theta))
+    in_units = dataclasses.replace(found, problem=problem, theta=theta)
+    _, errors = spread(in_units)
+    error = max(errors[at], 1e-150)
     ends = np.array([interval.low, interval.high])
     if problem.logs[at]:
-        ends = np.log(np.maximum(ends, 1e-300))
-    return float((ends[1] - ends[0]) / 2 / max(errors[at], 1e-150)) ** 2
+        positive = np.maximum(ends, 1e-300)
+        ends = np.log(positive)
+    low, high = ends
+    half_width = (high - low) / 2
+    return float(half_width / error) ** 2
 
 
 def profile(fits: HeldFits, error: float, level: float) -> Profile:
@@ -121,19 +146,10 @@ def profile(fits: HeldFits, error: float, level: float) -> Profile:
     estimate = float(fits.minima[0, fits.at])
     low: float | None = estimate
     high: float | None = estimate
-    exact = EXACT * fits.found.weight.sum() * fits.problem.unit**2
+    weight = fits.found.weight.sum()
+    exact = EXACT * weight * fits.problem.unit**2
     if fits.threshold > exact:  # rows that lie exactly on the law have no scatter to measure a rise by
-        low, high = _find_ends(fits, estimate, error)
-        for _ in range(MOST_REPAIRS):
-            more = _between(fits, estimate, low, high)
-            if len(more):
-                fits.add(more)
-            fits.settle()
-            before = (low, high)
-            low, high = _find_ends(fits, estimate, error)
-            if _are_same(before, (low, high), estimate):
-                break
-        fits.settle()
+        low, high = _settled_ends(fits, estimate, error)
     is_log = bool(fits.problem.logs[fits.at])
     return Profile(
         values=_in_units(fits.value, is_log),
@@ -143,6 +159,22 @@ def profile(fits: HeldFits, error: float, level: float) -> Profile:
         low=None if low is None else float(_in_units(low, is_log)),
         high=None if high is None else float(_in_units(high, is_log)),
     )
+
+
+def _settled_ends(fits: HeldFits, estimate: float, error: float) -> tuple[float | None, float | None]:
+    """Find both ends, and again with points drawn between them, until fits that start from these move no end."""
+    low, high = _find_ends(fits, estimate, error)
+    for _ in range(MOST_REPAIRS):
+        more = _between(fits, estimate, low, high)
+        if len(more):
+            fits.add(more)
+        fits.settle()
+        before = (low, high)
+        low, high = _find_ends(fits, estimate, error)
+        if _are_same(before, (low, high), estimate):
+            break
+    fits.settle()
+    return low, high
 
 
 def _find_ends(fits: HeldFits, estimate: float, error: float) -> tuple[float | None, float | None]:
@@ -180,11 +212,15 @@ class _Search:
             if _is_narrow(fits, self.estimate, inner, outer):
                 return np.empty(0)
             share = _share_of_bracket(fits, inner, outer)
-            return value + _shares_to_try(share) * (fits.value[outer] - value)
-        steps = self.step * WIDEN ** np.arange(AT_ONCE)
+            width = fits.value[outer] - value
+            return value + _shares_to_try(share) * width
+        longer = WIDEN ** np.arange(AT_ONCE)
+        steps = self.step * longer
         self.step = WIDEN * steps[-1]
-        new = np.clip(value + self.side * np.cumsum(steps), fits.low, fits.high)
-        return np.unique(new[new != value])
+        outwards = self.side * np.cumsum(steps)
+        new = np.clip(value + outwards, fits.low, fits.high)
+        is_new = new != value
+        return np.unique(new[is_new])
 
     def end(self) -> float | None:
         """Return the end, on the straight root of the rise over its bracket; None where it never comes to the threshold."""
@@ -192,26 +228,32 @@ class _Search:
         if outer is None:
             return None
         first, last = self.fits.value[[inner, outer]]
-        return float(first + _share_of_bracket(self.fits, inner, outer) * (last - first))
+        share = _share_of_bracket(self.fits, inner, outer)
+        return float(first + share * (last - first))
 
 
 def _bracket(fits: HeldFits, estimate: float, side: int) -> tuple[int, int | None]:
     """Return the outermost known fit on one side that lies below the threshold, and the one beyond it, if there is one."""
     rounding = 4 * CLOSE * max(1.0, abs(estimate))
     on_side = np.flatnonzero(side * (fits.value - estimate) >= -rounding)
-    outwards = on_side[:: 1 if side > 0 else -1]
-    below = np.flatnonzero(fits.rise[outwards] <= fits.threshold)
-    last = int(below[-1])
+    outwards = on_side if side > 0 else on_side[::-1]
+    is_below = fits.rise[outwards] <= fits.threshold
+    last = int(np.flatnonzero(is_below)[-1])
     inner = int(outwards[last])
-    return inner, int(outwards[last + 1]) if last + 1 < len(outwards) else None
+    beyond = outwards[last + 1 :]
+    if not len(beyond):
+        return inner, None
+    return inner, int(beyond[0])
 
 
 def _is_narrow(fits: HeldFits, estimate: float, inner: int, outer: int) -> bool:
     """Whether a bracket holds its end closely enough."""
-    if fits.rise[outer] - fits.rise[inner] <= CLOSE_ENOUGH * fits.threshold:
+    climb = fits.rise[outer] - fits.rise[inner]
+    if climb <= CLOSE_ENOUGH * fits.threshold:
         return True
     reach = abs(fits.value[outer] - estimate)
-    return bool(abs(fits.value[outer] - fits.value[inner]) <= NARROWEST * reach)
+    width = abs(fits.value[outer] - fits.value[inner])
+    return bool(width <= NARROWEST * reach)
 
 
 def _share_of_bracket(fits: HeldFits, inner: int, outer: int) -> float:
@@ -220,7 +262,8 @@ def _share_of_bracket(fits: HeldFits, inner: int, outer: int) -> float:
     root_outer = np.sqrt(fits.rise[outer])
     if not np.isfinite(root_outer):
         return 0.5
-    return float((np.sqrt(fits.threshold) - root_inner) / (root_outer - root_inner))
+    wanted = np.sqrt(fits.threshold)
+    return float((wanted - root_inner) / (root_outer - root_inner))
 
 
 def _shares_to_try(share: float) -> np.ndarray:
@@ -250,13 +293,16 @@ def _between(fits: HeldFits, estimate: float, low: float | None, high: float | N
         first = estimate
         if _has_vanished(fits, estimate):  # in logarithms zero is far from everything
             first = max(estimate, last + np.log(VANISHED_FROM))
-        known = (fits.value > min(first, last)) & (fits.value < max(first, last))
-        if np.count_nonzero(known) < DRAWN:
+        left = min(first, last)
+        right = max(first, last)
+        is_between = (fits.value > left) & (fits.value < right)
+        if np.count_nonzero(is_between) < DRAWN:
             shares = np.arange(1, DRAWN + 1) / (DRAWN + 1)
             values.append(first + shares * (last - first))
     if not values:
         return np.empty(0)
-    return np.unique(np.clip(np.concatenate(values), fits.low, fits.high))
+    within = np.clip(np.concatenate(values), fits.low, fits.high)
+    return np.unique(within)
 
 
 def _has_vanished(fits: HeldFits, estimate: float) -> bool:

@@ -54,13 +54,17 @@ class Region:
         """Say which points [booleans] are not ruled out at a level: of one number, or of the whole region."""
         from scipy.special import chdtri
 
-        share = chdtri(1, 1 - level) / chdtri(1, 1 - self.level)
-        limit = share * (self.all if whole else self.one)
-        return self.rise <= max(limit, float(self.rise.min()))
+        wanted = chdtri(1, 1 - level)
+        mapped = chdtri(1, 1 - self.level)
+        at_own_level = self.all if whole else self.one
+        limit = wanted / mapped * at_own_level
+        least = float(self.rise.min())  # a level so low that it rules out every point still leaves the best one
+        return self.rise <= max(limit, least)
 
     def of(self, law: Any, name: str) -> np.ndarray:
         """Return one coefficient at every point [points]."""
-        return self.coefficients[:, law.names().index(name)]
+        at = law.names().index(name)
+        return self.coefficients[:, at]
 
 
 def explore(
@@ -98,17 +102,25 @@ def explore(
         return np.where(np.isfinite(risen), risen, np.inf)
 
     modes = _modes(found, rise, joint)
-    seeds = np.concatenate([modes, refits, _sweeps(found, modes)])
-    rises = rise(seeds)
-    inside = rises <= joint
+    swept = _sweeps(found, modes)
+    seeds = np.concatenate([modes, refits, swept])
+    is_inside = rise(seeds) <= joint
     stream = np.random.default_rng(seed)
-    points = _walk(seeds[inside], rise, joint, found, errors, stream)
-    points = np.concatenate([found.theta[None], points, _drawn_in(found.theta, points, rise, one, joint)])
+    walked = _walk(seeds[is_inside], rise, joint, found, errors, stream)
+    nearer = _drawn_in(found.theta, walked, rise, one, joint)
+    points = np.concatenate([found.theta[None], walked, nearer])
     risen = rise(points)
     kept = _thin(points, risen, one, stream)
     points = points[kept]
     risen = risen[kept]
-    return Region(problem.coefficients(points), np.maximum(risen, 0.0), level, one, joint, len(refits))
+    return Region(
+        coefficients=problem.coefficients(points),
+        rise=np.maximum(risen, 0.0),
+        level=level,
+        one=one,
+        all=joint,
+        replicates=len(refits),
+    )
 
 
 def clustering(found: Optimum, run: np.ndarray | None) -> float:
@@ -118,21 +130,32 @@ def clustering(found: Optimum, run: np.ndarray | None) -> float:
     """
     if run is None:
         return 1.0
-    problem = found.problem
-    residual = problem.residuals(found.theta[None])[0]
-    used = sided(found.weight, residual, problem.above)
-    scores = problem.jacobian(found.theta[None])[0] * used * slope(residual, found.deltas[-1])
-    member = bootstrap.units(len(residual), run)
+    scores = _scores(found)
+    member = bootstrap.units(len(found.weight), run)
     runs = int(member.max()) + 1
     by_run = np.stack([np.bincount(member, score, runs) for score in scores])
     alone = scores @ scores.T
     together = by_run @ by_run.T
-    size = np.sqrt(np.maximum(np.diag(alone), 1e-300))
+    # Both in units of what rows alone make: scores of different parameters differ by many orders of magnitude.
+    variance = np.diag(alone)
+    size = np.sqrt(np.maximum(variance, 1e-300))
     alone = alone / size[:, None] / size
     together = together / size[:, None] / size
-    ratio = np.linalg.pinv(alone, rcond=1e-10) @ together
-    rank = np.linalg.matrix_rank(alone, tol=1e-10)
-    return float(np.trace(ratio)) / max(int(rank), 1)
+    inverse = np.linalg.pinv(alone, rcond=1e-10)
+    times_more = float(np.trace(inverse @ together))
+    rank = int(np.linalg.matrix_rank(alone, tol=1e-10))
+    return times_more / max(rank, 1)
+
+
+def _scores(found: Optimum) -> np.ndarray:
+    """Return how each row pulls at each parameter at the optimum [p, rows]."""
+    problem = found.problem
+    point = found.theta[None]
+    residual = problem.residuals(point)[0]
+    jacobian = problem.jacobian(point)[0]
+    used = sided(found.weight, residual, problem.above)
+    pull = slope(residual, found.deltas[-1])
+    return jacobian * used * pull
 
 
 def _modes(found: Optimum, rise: Rise, joint: float) -> np.ndarray:
@@ -141,10 +164,13 @@ def _modes(found: Optimum, rise: Rise, joint: float) -> np.ndarray:
     others = found.minima
     order = np.argsort(rise(others), kind="stable") if len(others) else []
     for at in order:
-        is_open = rise(others[at][None])[0] <= joint
-        apart = min(float(np.abs(others[at] - mode).max()) for mode in modes)
-        if is_open and apart > DIFFERENT and len(modes) < MOST_MODES:
-            modes.append(others[at])
+        if len(modes) == MOST_MODES:
+            break
+        other = others[at]
+        is_open = rise(other[None])[0] <= joint
+        distances = [float(np.abs(other - mode).max()) for mode in modes]
+        if is_open and min(distances) > DIFFERENT:
+            modes.append(other)
     return np.array(modes)
 
 
@@ -171,7 +197,9 @@ def _range_of(found: Optimum, at: int, low: float, high: float) -> np.ndarray:
     """Return the values at which one parameter is held: over its range, closer together where it is small."""
     here = found.theta[at]
     if found.problem.logs[at] and here <= low:  # a term that is zero: it grows to the size of the data
-        return float(np.median(found.problem.target)) + np.log(np.linspace(0, 1, SWEEP + 2)[1:-1])
+        largest = float(np.median(found.problem.target))
+        shares = np.linspace(0, 1, SWEEP + 2)[1:-1]
+        return largest + np.log(shares)
     if found.problem.logs[at]:
         return np.clip(here + LOG_STEPS, low, high)
     reach = LARGEST * found.problem.limit[at]
@@ -194,27 +222,35 @@ def _walk(
     """Spread points over the region, along differences of its points and along the axes (ter Braak 2006): [points, p]."""
     low, high = found.problem.bounds()
     parameters = len(low)
-    walks = int(np.clip(MOST_WORK // (WALKERS * len(found.weight)), FEWEST_WALKS, MOST_WALKS))
-    here = points[stream.integers(0, len(points), WALKERS)]
+    affordable = MOST_WORK // (WALKERS * len(found.weight))
+    walks = int(np.clip(affordable, FEWEST_WALKS, MOST_WALKS))
+    first_places = stream.integers(0, len(points), WALKERS)
+    here = points[first_places]
     kept = [points]
+    shake_size = np.minimum(errors, 1.0)
     long_steps = (1.0, 2.4 / np.sqrt(2 * parameters), 0.3)
     for _ in range(walks):
         first, second = stream.integers(0, WALKERS, (2, WALKERS))
         length = stream.choice(long_steps, WALKERS)[:, None]
-        shake = 0.3 * stream.random((WALKERS, 1)) * stream.standard_normal(here.shape)
-        tried = here + length * (here[first] - here[second]) + shake * np.minimum(errors, 1.0)
+        jump = length * (here[first] - here[second])
+        loudness = 0.3 * stream.random((WALKERS, 1))
+        shake = loudness * stream.standard_normal(here.shape)
+        tried = here + jump + shake * shake_size
         tried = np.clip(tried, low, high)
-        inside = rise(tried) <= joint
-        here = np.where(inside[:, None], tried, here)
-        kept.append(tried[inside])
+        is_inside = rise(tried) <= joint
+        here = np.where(is_inside[:, None], tried, here)
+        kept.append(tried[is_inside])
     return np.concatenate(kept)
 
 
 def _drawn_in(best: np.ndarray, points: np.ndarray, rise: Rise, one: float, joint: float) -> np.ndarray:
     """Draw points of the region in towards the optimum, to where one number alone is bounded: [points, p]."""
-    few = points[:: max(1, len(points) // KEPT)]
-    nearer = best + (few - best) * np.sqrt(one / joint)
-    return nearer[rise(nearer) <= one]
+    every = max(1, len(points) // KEPT)
+    few = points[::every]
+    shrink = np.sqrt(one / joint)  # the rise grows with the square of the distance
+    nearer = best + (few - best) * shrink
+    is_inside = rise(nearer) <= one
+    return nearer[is_inside]
 
 
 def _thin(points: np.ndarray, rises: np.ndarray, one: float, stream: np.random.Generator) -> np.ndarray:
@@ -222,10 +258,19 @@ def _thin(points: np.ndarray, rises: np.ndarray, one: float, stream: np.random.G
     parameters = points.shape[1]
     scale = np.maximum(points.std(axis=0), 1e-300)
     centred = (points - points[0]) / scale
-    directions = np.concatenate([np.eye(parameters), stream.standard_normal((DIRECTIONS, parameters))])
+    axes = np.eye(parameters)
+    oblique = stream.standard_normal((DIRECTIONS, parameters))
+    directions = np.concatenate([axes, oblique])
+    everywhere = np.arange(len(points))
     near = np.flatnonzero(rises <= one)
-    chosen = [np.zeros(1, int), stream.permutation(near)[:KEPT], stream.permutation(len(points))[:KEPT]]
-    for among in (np.arange(len(points)), near):
+    optimum = np.zeros(1, int)
+    some_near = stream.permutation(near)[:KEPT]
+    some = stream.permutation(len(points))[:KEPT]
+    chosen = [optimum, some_near, some]
+    for among in (everywhere, near):
         along = centred[among] @ directions.T
-        chosen += [among[along.argmax(axis=0)], among[along.argmin(axis=0)]]
+        farthest = along.argmax(axis=0)
+        farthest_back = along.argmin(axis=0)
+        chosen.append(among[farthest])
+        chosen.append(among[farthest_back])
     return np.unique(np.concatenate(chosen))

@@ -40,7 +40,7 @@ class Farseer(FormulaLaw):
 
     NAME: ClassVar[str] = "farseer"
     FORMULA: ClassVar[str] = (
-        "L = exp(F3) + exp(F2) D^-exp(F1), Fi = u_i + v_i ((N/1e9)^p_i - 1)/p_i, p = alpha, beta, gamma"
+        "L = exp(u3 + v3 g(gamma)) + exp(u2 + v2 g(beta)) D^-exp(u1 + v1 g(alpha)), g(p) = ((N/1e9)^p - 1)/p"
     )
     SOURCE: ClassVar[str] = "Li et al. 2025 (Farseer; arXiv 2506.10972), equation 3"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "D", "loss")

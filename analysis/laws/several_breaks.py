@@ -87,6 +87,18 @@ def softplus(x: Any) -> Any:
     return np.where(is_large, x + rest, rest)
 
 
+def _formula(count: int) -> str:
+    """Write the law with that many breaks out."""
+    factors = []
+    places = []
+    for i in range(1, count + 1):
+        factors.append(f"(1 + (X/x{i})^(1/f{i}))^(-c{i} f{i})")
+        if i > 1:
+            places.append(f"x{i} = x{i - 1} r{i}")
+    product = " ".join(factors)
+    return ", ".join([f"L = E + A X^-c0 {product}", *places])
+
+
 @functools.lru_cache
 def with_breaks(count: int) -> type[SeveralBreaks]:
     """Make the law with that many breaks, named broken_2, broken_3, ..; `broken` is the one with a single break."""
@@ -102,7 +114,7 @@ def with_breaks(count: int) -> type[SeveralBreaks]:
         "__module__": __name__,
         "__doc__": f"L over any one quantity X, a power law with {count} breaks (SeveralBreaks says how).",
         "NAME": f"broken_{count}",
-        "FORMULA": f"L = E + A X^-c0 prod_i (1 + (X/x_i)^(1/f_i))^(-c_i f_i), i = 1..{count}, x_i = x_(i-1) r_i",
+        "FORMULA": _formula(count),
         "BREAKS": count,
         "COEFFICIENTS": known,
         "ROLES": SeveralBreaks.ROLES,

@@ -23,6 +23,7 @@ CURVED = 1e-7  # least curvature along an axis, of the metric's
 SAFE_PIVOT = 1e-9
 
 MOST_POLISH = 8  # full steps after a search
+POLISH = 0.01  # of the longest step: a longer one goes elsewhere, along what the rows leave open
 CLOSER = 0.25  # by which each has to lower what is left to gain
 NO_HIGHER = 1e-12  # rounding of an objective
 
@@ -256,6 +257,8 @@ def polish(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta: float
     local = _expand_exactly(problem, here, weights, target, delta)
     move, left = _full_step(local, here, bounds)
     for _ in range(MOST_POLISH):
+        if (np.abs(move[0]) > POLISH * problem.limit).any():
+            break
         there = np.clip(here + move, *bounds)
         with np.errstate(all="ignore"):
             trial = _expand_exactly(problem, there, weights, target, delta)

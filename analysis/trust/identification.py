@@ -1,6 +1,7 @@
 """Tell which coefficients the rows of a grid do not determine."""
 
 from collections.abc import Mapping, Set
+import math
 
 import numpy as np
 
@@ -28,6 +29,8 @@ def weak_directions(problem: Problem, theta: np.ndarray, weight: np.ndarray) -> 
     for vector in vectors[is_weak]:
         involved |= np.abs(vector) > INVOLVED
     strong = values[~is_weak]
+    if not len(strong):  # nothing that is fitted changes what the law says of any row
+        return np.ones(problem.size, dtype=bool), math.inf
     return involved, float(strong[0] / strong[-1])
 
 

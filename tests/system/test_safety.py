@@ -116,7 +116,7 @@ def test_a_pickle_in_the_place_of_any_file_of_a_workdir(bomb, tmp_path):
 def test_a_pickle_in_the_place_of_a_grid(bomb, tmp_path, ending):
     """Refused by the readers of tables."""
     (tmp_path / f"grid.{ending}").write_bytes(bomb)
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match="is a Python pickle, which is not opened"):
         table.load(tmp_path / f"grid.{ending}")
 
 

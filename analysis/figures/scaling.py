@@ -18,6 +18,7 @@ from analysis.figures.style import (
     ORANGE,
     PURPLE,
     RED,
+    SKY,
     WIDE,
     choose,
     colour_bar,
@@ -39,6 +40,7 @@ APPROACHES = {
     "chinchilla": (BLUE, "approach 3, parametric"),
     "isoflop": (ORANGE, "approach 2, parabola"),
     "isoflop_cubic": (GREEN, "approach 2, cubic"),
+    "isoflop_akima": (SKY, "approach 2, Akima"),
     "envelope": (PURPLE, "approach 1, envelope"),
 }
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
@@ -140,7 +142,7 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
     log_axis(axes[2], "x", flops_text)
     axes[2].set_xlabel("training FLOPs C")
     axes[0].set_title("Compute-optimal allocation")
-    axes[0].legend(loc="upper left")
+    axes[2].legend(loc="upper right")  # the loss falls: nothing is drawn there
     return figure
 
 

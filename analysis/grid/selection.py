@@ -1,6 +1,7 @@
 """Choose the rows of a grid that a law can use, and say of every other one why it is left out."""
 
 from collections.abc import Callable, Sequence
+import re
 
 import numpy as np
 
@@ -125,11 +126,22 @@ def _find_roles(
         elif role in needed:
             usual = ", ".join(usual_names(role))
             there = ", ".join(finder.grid.names[:COLUMNS_NAMED])
+            likely = _likely_column(finder.grid.names, role)
             raise InputError(
                 f"--columns: no column for {role} ({ROLES[role].meaning}); looked for {usual} among {there}; "
-                f"name it with --columns={role}=COLUMN"
+                f"name it with --columns={role}={likely}"
             )
     return values, notes
+
+
+def _likely_column(names: Sequence[str], role: str) -> str:
+    """Return the one column whose name ends as a usual one does (train/params); COLUMN where there is none or several."""
+    found = []
+    for name in names:
+        last = re.split("[/.]", name)[-1]
+        if last in usual_names(role):
+            found.append(name)
+    return found[0] if len(found) == 1 else "COLUMN"
 
 
 def _leave_out_unfinished(grid: Grid, left: LeftOut) -> None:

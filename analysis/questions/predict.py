@@ -14,7 +14,7 @@ from etils import epath
 
 from analysis import laws
 from analysis.fitting.result import SCHEMA, FitResult, judged_verdict, noise_of, ranges, unpack, verdict_of
-from analysis.grid import cost
+from analysis.grid import cost, numerals
 from analysis.grid.roles import ROLES
 from analysis.laws import written
 from analysis.laws.base import Array, Law, part_inputs
@@ -164,10 +164,9 @@ def _parts_of(law: Law) -> set[str]:
 
 def _number_at(name: str, text: str, law: Law) -> float:
     """Read one value of --at. Raises InputError for what is not a number that the input may have."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"--at: {name}={text!r} is not a number") from None
+    value = numerals.number(text)
+    if math.isnan(value):
+        raise InputError(f"--at: {name}={text!r} is not a number")
     may_be_negative = name in law.SIGNED or (name in ROLES and not ROLES[name].positive)
     may_be_zero = name in _parts_of(law)
     in_range = may_be_negative or value > 0 or (may_be_zero and value == 0)

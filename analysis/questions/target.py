@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any
 
+from analysis.grid import numerals
 from analysis.laws.base import Law
 from experiments.cli import InputError, nearest
 
@@ -99,10 +100,9 @@ class Until:
 
 def _positive(text: str, piece: str) -> float:
     """Read a positive number; `piece` is what the user wrote, for the message."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"--target: {piece!r} is not ROLE=NUMBER, for example loss@N=7e10,D=1.4e12") from None
+    value = numerals.number(text)
+    if math.isnan(value):
+        raise InputError(f"--target: {piece!r} is not ROLE=NUMBER, for example loss@N=7e10,D=1.4e12")
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"--target: {piece!r} is not a positive finite number")
     return value

@@ -63,8 +63,11 @@ class Verdict:
         if not self.withheld:
             return "the rows support every coefficient"
         names = ", ".join(self.withheld)
-        why = next(why for why in self.withheld.values() if not why.endswith(NOT_KNOWN))
-        return f"the rows do not tell {names}: {why}"
+        first = next(name for name, why in self.withheld.items() if not why.endswith(NOT_KNOWN))
+        why = self.withheld[first]
+        if names == first:
+            return f"the rows do not tell {first}: {why}"
+        return f"the rows do not tell {names} ({first}: {why})"
 
     def judge(self, quantity: Quantity, law: Any, interval: Interval | None, is_derived: bool = False) -> Judged:
         """Return the interval of a function of the law as it may be printed, or why it may not.

@@ -13,6 +13,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import load
 from analysis.laws.written import law_of
 from analysis.questions import predict
+from analysis.questions.target import Target
 from analysis.reporting import numbers, page
 from analysis.reporting.survey import survey
 from experiments.cli import InputError
@@ -82,6 +83,12 @@ def test_predict_an_optimum(fits, law):
 def test_predict_refuses_what_the_law_does_not_take(fits, text):
     with pytest.raises(InputError, match="--at"):
         predict.parse_at(text, predict.read(str(fits["chinchilla"])).law)
+
+
+def test_predict_reads_numbers_as_tables_do(fits):
+    law = predict.read(str(fits["chinchilla"])).law
+    assert predict.parse_at("N=7B,D=1.5T", law) == {"N": 7e9, "D": 1.5e12}
+    assert Target.parse("loss@N=7B,D=140B").at == {"N": 7e9, "D": 1.4e11}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "law": "chinchilla"}'])

@@ -291,3 +291,9 @@ def test_the_page_of_five_hundred_runs_is_light():
     grid = planted.grid(frame)
     found = survey(grid, FitSpec(bootstrap=50), None, None)
     assert len(page.render(found, grid, "command", figures.draw_all(found))) < 2e6
+
+
+def test_every_approach_of_a_report_is_drawn_in_its_own_colour_under_its_title():
+    labels = {name: label for name, (_, label) in scaling.APPROACHES.items()}
+    colours = [colour for colour, _ in scaling.APPROACHES.values()]
+    assert labels == words.TITLES and len(set(colours)) == len(colours)

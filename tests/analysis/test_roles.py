@@ -11,6 +11,7 @@ from analysis.grid.selection import select
 from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import fit as fitting
+from experiments.cli import InputError
 from tests.support import planted
 
 
@@ -27,6 +28,16 @@ def checkpoints(runs: int = 8, each: int = 6, scatter: float = 0.006, seed: int 
 
 def chosen(frame: pd.DataFrame, columns: str | None = None) -> Columns:
     return select(planted.grid(frame), Chinchilla.ROLES, optional=Chinchilla.OPTIONAL, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "offered"),
+    [(["train/params"], "train/params"), (["train/params", "eval/params"], "COLUMN"), (["size"], "COLUMN")],
+)
+def test_a_missing_role_offers_the_one_column_that_a_logger_put_in_a_folder(names, offered):
+    frame = pd.DataFrame({name: [1e8, 2e8] for name in names} | {"tokens": [1e9, 2e9], "loss": [3.0, 2.9]})
+    with pytest.raises(InputError, match=f"name it with --columns=N={offered}$"):
+        chosen(frame)
 
 
 @pytest.mark.parametrize("name", ["run", "run_id", "run_name"])

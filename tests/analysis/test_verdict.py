@@ -218,6 +218,7 @@ def test_a_forecast_is_not_frozen_where_the_fit_says_nothing(of_ladder, tmp_path
 def test_the_first_line_of_a_fit_is_its_verdict(of_ladder):
     lines = printed(fit_answer.show, of_ladder)
     assert lines[0].startswith("verdict: the rows do not tell ")
+    assert "exponent_D (E: D/N is" in lines[0]  # the reason is that of one, and is said to be
     assert any(line.startswith("no interval: alpha, D/N is") for line in lines)
 
 

@@ -194,8 +194,9 @@ def test_predictions_inherit_the_verdict(of_ladder):
     assert "D/N is" in at_budget.why["N"]
     content = predict.to_json(at_budget)
     assert content["interval"] is None and content["optimum_intervals"]["N"] is None and content["why_no_interval"]["N"]
-    first, *_ = printed(predict_answer.show, at_budget, fitted)
+    first, second, *_ = printed(predict_answer.show, at_budget, fitted)
     assert first.startswith("verdict: the rows do not tell ")
+    assert second == "C = 1e+24: loss - nats per token"
 
 
 def test_a_prediction_on_the_ladders_own_line_is_given(of_ladder):

@@ -9,6 +9,7 @@ from analysis.questions.predict import Fitted, Prediction
 from analysis.writing.numbers import number, span
 
 FAR = 10  # times beyond the largest run; a reader is told
+NOTHING = "-"  # a number that nothing supports would be taken for an answer
 
 
 def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
@@ -17,6 +18,8 @@ def show(prediction: Prediction, fitted: Fitted, console: Console) -> None:
     show_verdict(prediction.verdict, console)
     place = _place(prediction)
     value = number(prediction.loss, 5)
+    if prediction.optimum and law.TARGET in prediction.why:
+        value = NOTHING  # the loss at an optimum that nobody knows
     unit = _unit(fitted)
     console.print(f"{place}: {law.TARGET} [bold]{value}[/]{unit}")
     show_intervals(prediction, fitted, console)
@@ -75,7 +78,6 @@ def show_optimum(prediction: Prediction, law: Law, console: Console) -> None:
             band = f" ({span(interval)})"
         why = prediction.why.get(name)
         if why:
-            # A number that nothing supports would be taken for an answer.
-            said = "-"
+            said = NOTHING
             band = f" ({why})"
         console.print(f"{label} = [bold]{said}[/]{band}")

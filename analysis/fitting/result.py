@@ -231,8 +231,14 @@ def _pack_region(region: Region) -> dict[str, Any]:
 def unpack_region(packed: Mapping[str, Any]) -> Region:
     """Read a likelihood region; KeyError or ValueError where it is damaged."""
     points = unpack(packed["points"])
-    bounds = [float(packed[name]) for name in ("level", "one", "all")]
-    return Region(points[:, 1:], points[:, 0], *bounds, int(packed["replicates"]))
+    return Region(
+        points[:, 1:],
+        points[:, 0],
+        float(packed["level"]),
+        float(packed["one"]),
+        float(packed["all"]),
+        int(packed["replicates"]),
+    )
 
 
 def judged_verdict(result: FitResult) -> Verdict:

@@ -82,7 +82,7 @@ class HeldFits:
         changed = np.arange(len(self.value))
         for _ in range(MOST_ROUNDS):
             places = self._beside(changed)
-            starts = np.stack([self._starts(self.value[place]) for place in places])
+            starts = np.stack([self._starts(float(self.value[place])) for place in places])
             changed = self._replace(places, *self._best_of(starts, ENOUGH))
             if not len(changed):
                 changed = self._follow_jumps()

@@ -167,7 +167,7 @@ MANY = {
     "distillation",
     "farseer",
 }  # so many coefficients that Huber takes long
-SLOW = {"broken_3", "moe_joint"}
+SLOW = {"broken_2", "broken_3", "distillation", "moe_joint", "tuning_surface"}
 SORTED = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(PLANTED)]
 SQUARES = Objective("least_squares", "log")
 UNSEEN = {"efficiency_leverage": {"A_max"}}  # so large that no row feels it

@@ -22,7 +22,7 @@ def warnings(columns: Columns, coefficients: int, agreeing: float, residuals: Re
             f"{rows} rows for {coefficients} coefficients: the law goes through every row and nothing checks it"
         )
     elif rows < FEW_ROWS * coefficients:
-        found.append(f"{rows} rows for {coefficients} coefficients: bootstrap intervals are too narrow on so few")
+        found.append(f"{rows} rows for {coefficients} coefficients: few rows to check the form of the law")
     if agreeing < FEW_AGREE:
         found.append(f"only {agreeing:.1%} of the starts ended at the best optimum")
     repeated = repeated_rows(columns)

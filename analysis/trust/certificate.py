@@ -72,8 +72,9 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
     columns = evidence.columns
     residuals = evidence.residuals
     weak, condition = _weak_names(found)
+    rivalled = _rivalled(found, evidence.loss)
     at_bound, vanished = _bound_names(law, found)
-    lost = identification.not_identified(law, weak, vanished, evidence.intervals)
+    lost = identification.not_identified(law, weak, rivalled, vanished, evidence.intervals)
     moving = influence.influential(law, columns, evidence.left_out, evidence.intervals, row_leverage)
     trends = misfit.residual_trends(columns, residuals)
     noise = misfit.seed_noise(law, columns, residuals)
@@ -106,13 +107,31 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
 
 
 def _weak_names(found: Optimum) -> tuple[set[str], float]:
-    """Return the coefficients that the rows leave open, to first order or because rivals fit as well; the condition."""
+    """Return the coefficients that the rows leave open to first order, and the condition of the rest."""
     weak, condition = identification.weak_directions(found.problem, found.theta, found.weight)
-    if len(found.rivals):
-        apart = np.abs(found.rivals - found.theta).max(axis=0)
-        weak = weak | (apart > DIFFERENT)
     names = found.problem.names
     return {name for name, is_weak in zip(names, weak, strict=True) if is_weak}, condition
+
+
+def _rivalled(found: Optimum, loss: str) -> dict[str, str]:
+    """Return coefficient -> why it is open although the rows could tell it: other parameters fit as well.
+
+    Where most residuals are larger than Huber's delta, the objective is nearly the sum of their sizes, and that is flat
+    wherever as many rows lie above the law as below: between two groups of rows, for example.
+    """
+    if not len(found.rivals):
+        return {}
+    apart = np.abs(found.rivals - found.theta).max(axis=0)
+    why = "other values fit as well"
+    size = np.abs(found.problem.residuals(found.theta[None])[0])
+    beyond = float(np.mean(size > found.deltas[-1]))
+    if loss == "lad" or (loss == "huber" and beyond > 0.5):
+        why += (
+            f": {beyond:.0%} of the residuals are larger than {found.deltas[-1]:.2g}, and this loss is flat between groups"
+            " of rows; see what tells them apart (--by), or take --loss=least_squares"
+        )
+    names = found.problem.names
+    return {name: why for name, distance in zip(names, apart, strict=True) if distance > DIFFERENT}
 
 
 def _bound_names(law: FormulaLaw, found: Optimum) -> tuple[set[str], set[str]]:

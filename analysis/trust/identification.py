@@ -37,11 +37,15 @@ def weak_directions(problem: Problem, theta: np.ndarray, weight: np.ndarray) -> 
 def not_identified(
     law: FormulaLaw,
     weak: Set[str],
+    rivalled: Mapping[str, str],
     vanished: Set[str],
     intervals: Mapping[str, Interval],
 ) -> dict[str, str]:
-    """Return coefficient -> why the grid does not determine it, in the law's order. `weak` and `vanished` are names."""
-    reasons = dict.fromkeys(weak, "the rows do not separate it from other coefficients")
+    """Return coefficient -> why the grid does not determine it, in the law's order.
+
+    weak and vanished: names; rivalled: of those for which other values fit as well, why.
+    """
+    reasons = {**rivalled, **dict.fromkeys(weak, "the rows do not separate it from other coefficients")}
     terms = law.TERMS if isinstance(law, SumLaw) else ()
     for term in terms:
         if term.prefactor in vanished:

@@ -30,10 +30,19 @@ def show(result: FitResult, console: Console) -> None:
     console.print(f"columns: {chosen}", highlight=False)
     if result.cost:
         console.print(f"compute: {result.cost}", highlight=False)
-    for name, why in verdict.withheld.items():
-        console.print(f"[yellow]no interval[/]: {name}, {why}", highlight=False)
+    for why, names in by_reason(verdict.withheld).items():
+        listed = ", ".join(names)
+        console.print(f"[yellow]no interval[/]: {listed}: {why}", highlight=False)
     for text in (*certificate.warnings, *columns.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
+
+
+def by_reason(withheld: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return reason -> the names that have no interval for it."""
+    found: dict[str, list[str]] = {}
+    for name, why in withheld.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def bounding(result: FitResult) -> str:

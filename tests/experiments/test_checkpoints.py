@@ -22,7 +22,7 @@ from experiments.cli import AgainError, InputError, WorkError
 from experiments.run import freeze
 from experiments.store import checkpoint, record, seals, stored_state
 from experiments.store.train_state import TrainState
-from experiments.training import filling, packing, program
+from experiments.training import filling, packing, population, program, trial
 from tests.support.commands import run_command
 from tests.support.training import rows, run, write_config
 
@@ -338,6 +338,38 @@ def test_no_device_holds_more_than_its_share_while_state_is_restored(tiny, tmp_p
     with pytest.raises(Resumed):
         train.train(runs, folders, execution, stop_at_start)
     assert share <= most.beside <= 1.1 * share + 64 * tokens
+
+
+def test_a_rewind_holds_no_second_state(tiny, tmp_path, monkeypatch, watched):
+    """The state that is given up is gone before the older one is read."""
+    nothing = Most()
+    seen = []
+    rewind = population.Population.rewind
+
+    def watched_rewind(self, slot, trial, spike):
+        most = watched()
+        most.before = nothing.before
+        rewind(self, slot, trial, spike)
+        seen.append((most.beside, self.program.device_bytes()))
+
+    said = []
+
+    def find_spike(self, first, losses):
+        """Call the 25th step a spike, once."""
+        if said or first + len(losses) <= 24:
+            return None
+        said.append(24)
+        return 24
+
+    monkeypatch.setattr(population.Population, "rewind", watched_rewind)
+    monkeypatch.setattr(trial.Trial, "find_spike", find_spike)
+    spiky = {"spikes.factor": 10.0, "spikes.every_tokens": 256 * 10, "execution.steps_per_dispatch": 5}
+    options = EVERY_TEN | SPLIT | spiky | {"model.width": 64, "model.depth": 1}
+    found = run(tiny(tokens=TOKENS, **options), tmp_path / "run")
+    assert found["columns"]["rewinds"] == 1
+    ((beside, share),) = seen
+    batches = 2**16  # of tokens that are read ahead, and metrics
+    assert share <= beside <= 1.1 * share + batches
 
 
 def test_a_population_goes_on_from_checkpoints_of_different_steps(tiny, tmp_path):

@@ -45,7 +45,7 @@ class Requests:
             return self.found
         try:
             self.found = asked(self._directory)
-        except (InputError, OSError) as error:
+        except InputError as error:
             text = str(error)
             if text != self._said:
                 print(f"{self._directory} is asked to stop, and goes on: {text}", file=sys.stderr)
@@ -61,7 +61,7 @@ def ask(directory: epath.Path, stop: Stop) -> None:
 def asked(directory: epath.Path) -> Stop | None:
     """Return what was asked of a run; None: nothing.
 
-    Raises InputError, naming the file, for one that cannot be understood, and OSError for one that cannot be read.
+    Raises InputError, naming the file, for one that cannot be read or understood.
     """
     path = directory / FILE
     try:
@@ -69,6 +69,8 @@ def asked(directory: epath.Path) -> Stop | None:
         stop = Stop(value["status"], str(value["reason"]))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be understood ({type(error).__name__}): expected a status and a reason"

@@ -37,11 +37,22 @@ def read(values: Mapping[str, Any], schema: int = 1) -> Run:
     return _with_idle_options_unset(run) if schema < 2 else run
 
 
-def read_checked(values: Mapping[str, Any]) -> Run:
+def read_checked(values: Mapping[str, Any], schema: int = 1) -> Run:
     """Return a recorded run whose numbers can be computed with. Raises InputError where a value cannot be."""
-    run = read(values)
+    run = read(values, schema)
     check(run)
+    _check_resolved(run)
     return run
+
+
+def _check_resolved(run: Run) -> None:
+    """Check that nothing that a model derives from its other options is missing, as it never is in a file of ours."""
+    model = run.model
+    resolved = model.resolve(model.vocab, run.seq_len)
+    for field in dataclasses.fields(model):
+        name = field.name
+        if getattr(model, name) is None and getattr(resolved, name) is not None:
+            raise InputError(f"model.{name} is missing from a recorded run")
 
 
 def _with_idle_options_unset(run: Run) -> Run:

@@ -151,7 +151,7 @@ def read(folder: epath.Path) -> Parent:
         return _read_weights(folder)
     try:
         value = files.read_json(path)
-        run = stored.read(value["run"], stored.version(value))
+        run = stored.read_checked(value["run"], stored.version(value))
         fingerprint = value["fingerprint"]
         if "lineage" in value:
             line = lineage.from_json(value["lineage"])

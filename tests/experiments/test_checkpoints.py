@@ -294,11 +294,12 @@ def watched(monkeypatch):
     def forbidden(self, runs):
         raise AssertionError("initialised only to be overwritten")
 
-    def begin() -> Most:
+    def begin(is_fresh: bool = False) -> Most:
         monkeypatch.setattr(checkpoint, "read_leaves", watching(checkpoint.read_leaves))
         monkeypatch.setattr(filling.Filling, "put", watching(filling.Filling.put))
         monkeypatch.setattr(filling.Filling, "state", watching(filling.Filling.state))
-        monkeypatch.setattr(program.Program, "init", forbidden)
+        if not is_fresh:
+            monkeypatch.setattr(program.Program, "init", forbidden)
         holder["most"] = Most()
         return holder["most"]
 
@@ -370,6 +371,19 @@ def test_a_rewind_holds_no_second_state(tiny, tmp_path, monkeypatch, watched):
     ((beside, share),) = seen
     batches = 2**16  # of tokens that are read ahead, and metrics
     assert share <= beside <= 1.1 * share + batches
+
+
+def test_growth_holds_no_second_state(tiny, tmp_path, watched):
+    """What the parent leaves open is drawn on the devices, and gone from them before the grown state comes."""
+    options = EVERY_TEN | SPLIT | {"model.width": 64, "model.depth": 1, "schedule.name": "constant"}
+    parent = run(tiny(tokens=256 * 10, **options), tmp_path / "parent")
+    family = {"parent": parent["fingerprint"], "execution.parent_workdir": str(tmp_path / "parent")}
+    child, execution = freeze.freeze(tiny(tokens=256 * 20, **options | family | {"model.depth": 2}))
+    share = program.program(child, 1, execution).device_bytes()
+    most = watched(is_fresh=True)
+    with pytest.raises(Resumed):
+        train.train([child], [epath.Path(tmp_path / "child")], execution, stop_at_start)
+    assert share <= most.beside <= 1.1 * share + 64
 
 
 def test_a_population_goes_on_from_checkpoints_of_different_steps(tiny, tmp_path):

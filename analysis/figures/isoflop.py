@@ -1,5 +1,7 @@
 """Draw IsoFLOP curves: loss against size at each budget, with the curves of approach 2 or those of a law."""
 
+from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -56,14 +58,7 @@ def isoflop(result: FitResult) -> Figure:
 
     `result` is a fit whose rows have budgets. Raises InputError where they have none.
     """
-    figure = Drawing(figsize=(WIDE, 4.3))
-    axis = figure.subplots()
-    columns, budgets = budgets_of(result, "quadratic")
-    colours = log_colours(np.array([budget.flops for budget in budgets]))
-    for budget in budgets:
-        colour = colour_of(colours, budget.flops)
-        _draw_runs(axis, columns, budget, colour)
-        _draw_polynomials(axis, budget, colour)
+    figure, axis, colours, budgets = _draw_budgets(result, _draw_polynomials)
     for budget in budgets:
         if not budget.reason:
             x = math.exp(budget.minimum)
@@ -82,14 +77,7 @@ def isoflop_of_law(result: FitResult, has_optima: bool) -> Figure:
 
     has_optima: draw the law's optimum of each budget too. Raises InputError where the rows have no budgets.
     """
-    figure = Drawing(figsize=(WIDE, 4.3))
-    axis = figure.subplots()
-    columns, budgets = budgets_of(result, "quadratic")
-    colours = log_colours(np.array([budget.flops for budget in budgets]))
-    for budget in budgets:
-        colour = colour_of(colours, budget.flops)
-        _draw_runs(axis, columns, budget, colour)
-        _draw_law(axis, result, budget, colour)
+    figure, axis, colours, budgets = _draw_budgets(result, functools.partial(_draw_law, result))
     axis.plot([], [], color=GREY, lw=1.5, label=plain(result.law.NAME))
     if has_optima:
         _draw_optima(axis, result, np.array([budget.flops for budget in budgets]))
@@ -97,7 +85,22 @@ def isoflop_of_law(result: FitResult, has_optima: bool) -> Figure:
     return figure
 
 
-def _draw_law(axis: Axes, result: FitResult, budget: Budget, colour: Any) -> None:
+def _draw_budgets(
+    result: FitResult, draw_curve: Callable[[Axes, Budget, Any], None]
+) -> tuple[Figure, Axes, Any, list[Budget]]:
+    """Draw the runs of each budget in its colour, with the curve that `draw_curve` adds."""
+    figure = Drawing(figsize=(WIDE, 4.3))
+    axis = figure.subplots()
+    columns, budgets = budgets_of(result, "quadratic")
+    colours = log_colours(np.array([budget.flops for budget in budgets]))
+    for budget in budgets:
+        colour = colour_of(colours, budget.flops)
+        _draw_runs(axis, columns, budget, colour)
+        draw_curve(axis, budget, colour)
+    return figure, axis, colours, budgets
+
+
+def _draw_law(result: FitResult, axis: Axes, budget: Budget, colour: Any) -> None:
     """Draw the loss that a law gives over the sizes of a budget."""
     N = np.exp(np.linspace(budget.log_n[0], budget.log_n[-1], 80))
     D = budget.flops / result.flops_per_param_token / N

@@ -32,6 +32,15 @@ BREAKS = (0.9, 1.3)  # d1: starts
 WIDTHS = (0.1, 0.4)  # f1: starts
 CHANGES = (0.3, 3.0, 30.0)  # c1 f1: starts
 
+# Of (A/N^alpha + B/D^beta)^gamma, which both laws have.
+COUPLED: dict[str, Coefficient] = {
+    "A": prefactor(1e3, high=1e60),
+    "B": prefactor(1e3, high=1e60),
+    "alpha": exponent(0.4),
+    "beta": exponent(0.4),
+    "gamma": exponent(0.5, low=0.02, high=MOST_OUTER),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(FormulaLaw):
@@ -54,11 +63,7 @@ class Supervised(FormulaLaw):
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N", "D"), ("C",))
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
         "E": prefactor(1.0),
-        "A": prefactor(1e3, high=1e60),
-        "B": prefactor(1e3, high=1e60),
-        "alpha": exponent(0.4),
-        "beta": exponent(0.4),
-        "gamma": exponent(0.5, low=0.02, high=MOST_OUTER),
+        **COUPLED,
     }
 
     @classmethod
@@ -130,11 +135,7 @@ class Distillation(FormulaLaw):
         "c1": prefactor(1.0, low=1e-3, high=1e4),
         "k1": prefactor(1.0, low=1e-6, high=1e6),
         "f1": prefactor(0.2, low=0.01, high=10.0),
-        "A": prefactor(1e3, high=1e60),
-        "B": prefactor(1e3, high=1e60),
-        "alpha": exponent(0.4),
-        "beta": exponent(0.4),
-        "gamma": exponent(0.5, low=0.02, high=MOST_OUTER),
+        **COUPLED,
     }
 
     @classmethod

@@ -15,7 +15,8 @@ from typing import Any
 from etils import epath
 
 from models.errors import InputError
-from sweeps.executors.support.protocol import Executor
+from sweeps.executors.support.outside import not_started
+from sweeps.executors.support.protocol import Executor, NotStarted
 from sweeps.executors.support.subprocess_worker import SubprocessWorker, wait_for_output
 
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -98,14 +99,20 @@ class LocalExecutor(Executor[SubprocessWorker]):
         next_place = self._free[-1]
         return {"cpu_devices": len(next_place.cores or self._cores)}
 
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker:
-        """Start a worker in a free place. Raises InputError for a workdir that is no local folder."""
+    def check(self, workdir: epath.Path) -> None:
+        """Raise InputError for a workdir that is no local folder."""
         if "://" in os.fspath(workdir):
             raise InputError(f"--workdir={workdir}: the local executor writes logs and locks; expected a local folder")
-        place = self._free.pop()
+
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker | NotStarted:
+        """Start a worker in a free place."""
+        place = self._free[-1]
         command = [*self._command, f"--population={os.fspath(population)}", f"--workdir={os.fspath(workdir)}"]
-        worker = SubprocessWorker(command, place.cores, place.env, log)
-        self._taken[worker.pid] = place
+        try:
+            worker = SubprocessWorker(command, place.cores, place.env, log)
+        except OSError as error:  # no processes, memory or file descriptors are left
+            return not_started(error)
+        self._taken[worker.pid] = self._free.pop()
         return worker
 
     def release(self, worker: SubprocessWorker) -> None:

@@ -21,7 +21,7 @@ from experiments import files
 from experiments.cli import EXIT_AGAIN
 from models.errors import InputError
 from sweeps.executors.support.gang import Gang
-from sweeps.executors.support.protocol import ROOT, Event, Executor, python_path, train_command
+from sweeps.executors.support.protocol import ROOT, End, Event, Executor, python_path, train_command
 from sweeps.executors.support.ray_host import Host, Member
 
 COUNT_SECONDS = 5.0  # between two counts of the cluster's nodes
@@ -104,7 +104,7 @@ class PlacedWorker:
         gang = self._placed()
         return gang.events() if gang else []
 
-    def poll(self) -> int | None:
+    def poll(self) -> End:
         """Return its exit status once it is over."""
         gang = self._placed()
         return gang.poll() if gang else self._status

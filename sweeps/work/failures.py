@@ -4,12 +4,12 @@ A class is read from the exit status, what the worker said last, and the kernel'
 """
 
 import contextlib
-import dataclasses
 import re
 import signal
 
 from experiments.alive import requests
 from experiments.cli import EXIT_AGAIN, EXIT_INPUT
+from sweeps.executors.support.protocol import Failure
 
 SHELL_OFFSET = 128  # a shell or a container reports signal n as the exit status 128 + n
 LONGEST_REASON = 300  # characters
@@ -30,14 +30,6 @@ _PATTERNS = (
     ("memory", _MEMORY),
     ("node", _NODE),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """An end without all records: its class (a key of retries.BUDGETS) and one line for a reader."""
-
-    kind: str
-    reason: str
 
 
 def oom_kills() -> int:

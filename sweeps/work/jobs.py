@@ -1,6 +1,7 @@
 """The workers of a launch that are running: started, heard, killed where they freeze, shown to be alive, stopped.
 
-What becomes of a population whose worker is over is not decided here (sweeps/work/scheduler.py).
+What becomes of a population whose worker is over is not decided here (sweeps/work/scheduler.py). Nothing that an executor
+or a worker raises goes further than this file: it is a result (sweeps/executors/support/protocol.py).
 """
 
 import collections
@@ -12,10 +13,11 @@ from typing import Any
 
 from experiments import files
 from experiments.alive.claims import HEARTBEAT_SECONDS
-from sweeps.executors.support.protocol import Executor, Worker
+from experiments.cli import explain
+from sweeps.executors.support.outside import not_started
+from sweeps.executors.support.protocol import End, Event, Executor, Failure, NotStarted, Worker
 from sweeps.work import failures, populations
 from sweeps.work.display import Display
-from sweeps.work.failures import Failure
 from sweeps.work.populations import Population
 from sweeps.work.workdir import Workdir
 
@@ -36,6 +38,7 @@ class Job:
     log_start: int  # where this attempt begins in the log, in bytes
     oom_kills: int  # of this host when it was started
     heard_at: float | None = None  # monotonic time of its last event, once there is one
+    unanswered_since: float | None = None  # monotonic time since which all that was asked of it has raised
     ended_for: Failure | None = None  # what we have ended it for
 
     @property
@@ -48,10 +51,47 @@ class Job:
         """Whether it has reported once, and then not for FROZEN_SECONDS."""
         return self.heard_at is not None and time.monotonic() - self.heard_at > FROZEN_SECONDS
 
-    def end(self, kind: str, reason: str) -> None:
+    def end(self, failure: Failure) -> None:
         """Kill its worker, for a reason that its exit status will not tell."""
-        self.ended_for = Failure(kind, reason)
-        self.worker.stop(force=True)
+        self.ended_for = failure
+        self.stop(force=True)
+
+    def go(self, token: str) -> None:
+        """Let its worker begin. One that cannot be told has not started."""
+        try:
+            self.worker.go(token)
+        except Exception as error:
+            self.end(not_started(error))
+
+    def stop(self, force: bool = False) -> None:
+        """Ask its worker to save and end, or end it. Whether it has heard shows in `poll`."""
+        with contextlib.suppress(Exception):
+            self.worker.stop(force)
+
+    def poll(self) -> End:
+        """Return the end of its worker; None before, and while nobody can say, but not for ever."""
+        try:
+            end = self.worker.poll()
+        except Exception as error:
+            now = time.monotonic()
+            self.unanswered_since = self.unanswered_since or now
+            if now - self.unanswered_since < FROZEN_SECONDS:
+                return None
+            return Failure("node", f"nobody can say what has become of the worker: {explain(error)}")
+        self.unanswered_since = None
+        return end
+
+    def events(self) -> list[Event]:
+        """Return what its worker has reported since the last call; what could not be read comes later."""
+        try:
+            return self.worker.events()
+        except Exception:  # `poll` says when this is the end
+            return []
+
+    def close(self) -> None:
+        """Let go of what connects us to its worker."""
+        with contextlib.suppress(Exception):
+            self.worker.close()
 
 
 class Jobs:
@@ -67,8 +107,14 @@ class Jobs:
     def __len__(self) -> int:
         return len(self.running)
 
-    def start(self, population: Population, spent: Spent) -> Job:
+    def start(self, population: Population, spent: Spent) -> Job | NotStarted:
         """Start a worker that waits for `go`, which it gets once its runs are claimed."""
+        try:
+            return self._start(population, spent)
+        except Exception as error:  # an executor is anybody's, and so is the disk
+            return not_started(error)
+
+    def _start(self, population: Population, spent: Spent) -> Job | NotStarted:
         workdir = self.workdir
         executor = self.executor
         steps_before = self.saved_steps(population)
@@ -77,6 +123,8 @@ class Jobs:
         files.write_json(path, populations.worker_input(population, **executor.options()))
         log_start = log.stat().length if log.exists() else 0
         worker = executor.start(path, workdir.root, log)
+        if isinstance(worker, NotStarted):
+            return worker
         job = Job(population, spent, worker, steps_before, log_start, failures.oom_kills())
         self.running.append(job)
         return job
@@ -92,54 +140,68 @@ class Jobs:
                 total += self.workdir.newest_step(fingerprint) or 0
         return total
 
-    def hear(self, seconds: float) -> Iterator[tuple[Job, int]]:
-        """Wait so long for workers to say something, and show it; return the jobs that are over with their exit status."""
-        self.executor.wait([job.worker for job in self.running], seconds)
+    def hear(self, seconds: float) -> Iterator[tuple[Job, int | Failure]]:
+        """Wait so long for workers to say something, and show it; return the jobs that are over, each with its end."""
+        try:
+            self.executor.wait([job.worker for job in self.running], seconds)
+        except Exception:
+            time.sleep(seconds)
         for job in list(self.running):
-            status = job.worker.poll()  # before its last events are read, or some could be missed
-            for event in job.worker.events():
+            end = job.poll()  # before its last events are read, or some could be missed
+            for event in job.events():
                 job.heard_at = time.monotonic()
                 self.display.event(job, event)
-            if status is not None:
-                yield job, status
+            if end is not None:
+                yield job, end
             elif job.frozen and job.ended_for is None:
-                job.end("node", f"no sign of life for {FROZEN_SECONDS:.0f} s")
+                job.end(Failure("node", f"no sign of life for {FROZEN_SECONDS:.0f} s"))
 
     def close(self, job: Job) -> None:
         """Let go of a worker that is over; its place is free again."""
-        job.worker.close()
+        job.close()
         self.running.remove(job)
-        self.executor.release(job.worker)
+        with contextlib.suppress(Exception):
+            self.executor.release(job.worker)
 
-    def failure(self, job: Job, status: int) -> Failure:
-        """Name the failure of a worker: what we have ended it for, or else by its exit status and what it said."""
+    def failure(self, job: Job, end: int | Failure) -> Failure:
+        """Name the failure of a worker: what we have ended it for, what its place says, or else its exit status and log."""
         if job.ended_for is not None:
             return job.ended_for
+        if isinstance(end, Failure):
+            return end
         log = self.workdir.log_path(job.population.name)
         said = log.read_bytes()[job.log_start :] if log.exists() else b""
         oom = failures.oom_kills() > job.oom_kills
-        return failures.classify(status, said, oom)
+        return failures.classify(end, said, oom)
 
     def heartbeat(self) -> None:
         """Show other launchers that we live; end the workers of runs that one of them has taken over all the same."""
         if time.monotonic() - self._beat_at < HEARTBEAT_SECONDS:
             return
         self._beat_at = time.monotonic()
+        fingerprints = []
         for job in self.running:
-            taken = self.workdir.claims.beat(job.fingerprints)
-            if taken:
-                self.display.say(f"another launcher has taken over {len(taken)} runs; leaving them to it")
-                job.end("preempted", "another launcher took over")
+            fingerprints += job.fingerprints
+        try:
+            taken = set(self.workdir.claims.beat(fingerprints))
+        except OSError as error:  # the next one may be written; until then our workers hold their runs themselves
+            self.display.say(f"the heartbeat of this launcher cannot be written: {explain(error)}; trying again")
+            return
+        for job in self.running:
+            lost = taken.intersection(job.fingerprints)
+            if lost:
+                self.display.say(f"another launcher has taken over {len(lost)} runs; leaving them to it")
+                job.end(Failure("preempted", "another launcher took over"))
 
     def stop_all(self, at_once: Callable[[], bool]) -> None:
         """Ask all workers to save and end; kill them after a while, or as soon as `at_once` says so."""
         if self.running:
             self.display.say(f"stopping {len(self)} workers; they save first (once more to stop at once)")
         for job in self.running:
-            job.worker.stop()
+            job.stop()
         self._wait_for_end(time.monotonic() + STOP_SECONDS, at_once)
         for job in self.running:
-            job.worker.close()
+            job.close()
             with contextlib.suppress(OSError):  # the error that ended the loop is the one to show
                 self.workdir.claims.release(job.fingerprints)
         self.running = []
@@ -147,12 +209,12 @@ class Jobs:
     def _wait_for_end(self, deadline: float, at_once: Callable[[], bool]) -> None:
         """Return when all workers are over; kill them when the time comes."""
         while True:
-            alive = [job.worker for job in self.running if job.worker.poll() is None]
+            alive = [job for job in self.running if job.poll() is None]
             if not alive:
                 return
             if time.monotonic() > deadline or at_once():
-                for worker in alive:
-                    worker.stop(force=True)
-            for worker in alive:
-                worker.events()  # a full pipe would keep it from ending
+                for job in alive:
+                    job.stop(force=True)
+            for job in alive:
+                job.events()  # a full pipe would keep it from ending
             time.sleep(0.05)

@@ -49,6 +49,7 @@ def launch(
 
     `progress`: show how far the preparation of corpora is.
     """
+    executor.check(workdir.root)
     nodes = identify(study, prepare_corpora(study, progress))
     runs = distinct(nodes)
     # Before anything is written: parents that nobody trains, circles, parents without a checkpoint.

@@ -13,6 +13,7 @@ from models.errors import InputError, nearest
 # its node starts counting again once it has come further, so that progress is never given up.
 BUDGETS = {
     "preempted": 20,  # asked to stop from outside, or another launcher took over
+    "start": 30,  # the place has no worker to give: quota, queue, network; the launch ends, and the runs wait
     "node": 5,  # killed, crashed below Python, hung, a device or a file system that went away
     "memory": 1,  # a population is halved at once; a run alone is tried once more
     "disk": 3,  # full or read-only: nobody's fault; the launch ends, and the runs wait
@@ -21,7 +22,7 @@ BUDGETS = {
     "diverged": 0,  # a result; again only where the hardware is under suspicion
 }
 RESTARTED_BY_PROGRESS = ("preempted", "node")
-BACKOFF_SECONDS = {"node": 1.0, "disk": 5.0}  # before the first retry; doubled each time
+BACKOFF_SECONDS = {"start": 1.0, "node": 1.0, "disk": 5.0}  # before the first retry; doubled each time
 BACKOFF_LIMIT = 60.0
 
 

@@ -15,11 +15,11 @@ import time
 from typing import Any, NoReturn
 
 from experiments.alive import requests
-from sweeps.executors.support.protocol import Executor
+from experiments.cli import AgainError, InputError
+from sweeps.executors.support.protocol import Executor, Failure, NotStarted
 from sweeps.work import populations, retries
 from sweeps.work.display import Display, describe
 from sweeps.work.elsewhere import Elsewhere
-from sweeps.work.failures import Failure
 from sweeps.work.jobs import Job, Jobs, Spent
 from sweeps.work.populations import Population
 from sweeps.work.retries import Decision
@@ -66,6 +66,8 @@ class Scheduler:
         self.jobs = Jobs(workdir, executor, display)
         self.elsewhere = Elsewhere(workdir)
         self.stops = 0  # requests to stop, from outside
+        self.starts_failed = 0  # in a row, while nothing else was being trained
+        self.no_start_before = 0.0  # on the monotonic clock
 
     def run(self) -> bool:
         """Train everything. False when it was stopped from outside; all is saved then."""
@@ -94,8 +96,10 @@ class Scheduler:
 
     def _start_what_can(self) -> None:
         """Give waiting populations to workers, as far as there is room and their parents are trained."""
+        if time.monotonic() < self.no_start_before:
+            return
         for task in list(self.waiting):
-            if len(self.jobs) >= self.executor.slots:
+            if len(self.jobs) >= self.executor.slots or time.monotonic() < self.no_start_before:
                 return
             if task.not_before > time.monotonic():
                 continue
@@ -133,10 +137,28 @@ class Scheduler:
             for node in free:
                 self.workdir.set_aside(node.fingerprint)
             job = self.jobs.start(population, task.spent)
-            worker = job.worker
-            token = claims.take(job.fingerprints, worker.pid, population.name)
-        worker.go(token)
+            if isinstance(job, NotStarted):
+                self._not_started(Task(population, task.spent), job)
+                return
+            token = claims.take(job.fingerprints, job.worker.pid, population.name)
+        job.go(token)
         self.display.begin(job, population)
+
+    def _not_started(self, task: Task, failure: NotStarted) -> None:
+        """Have a population wait for which there is no worker. Raises AgainError or InputError where none is to come."""
+        self.waiting.insert(0, task)
+        if failure.kind == "user":
+            raise InputError(f"no worker can be started: {failure.reason}")
+        if failure.kind == "disk":
+            self._end_for_disk(failure.reason)
+        if not self.jobs:
+            self.starts_failed += 1
+        budget = self.budgets["start"]
+        if self.starts_failed > budget:
+            raise AgainError(f"no worker could be started {budget} times: {failure.reason}; the same command goes on")
+        seconds = retries.backoff("start", max(1, self.starts_failed))
+        self.no_start_before = time.monotonic() + seconds
+        self.display.say(f"{describe(task.population)}: not started: {failure.reason}; trying again")
 
     def _free_runs(self, population: Population) -> list[Node]:
         """Return the runs without a record that nobody else is at; note what has become of the others."""
@@ -160,13 +182,13 @@ class Scheduler:
     def _turn(self) -> None:
         """Wait a little, hear what the workers say, and see who is over."""
         if self.jobs:
-            for job, status in self.jobs.hear(POLL_SECONDS):
-                self._ended(job, status)
+            for job, end in self.jobs.hear(POLL_SECONDS):
+                self._ended(job, end)
         elif self.elsewhere or self.waiting:
             time.sleep(POLL_SECONDS)
         self.display.refresh()
 
-    def _ended(self, job: Job, status: int) -> None:
+    def _ended(self, job: Job, end: int | Failure) -> None:
         """Deal with a worker that is over: its runs are done, or to be tried again, or failed."""
         self.jobs.close(job)
         missing = []
@@ -182,7 +204,7 @@ class Scheduler:
             spent = job.spent + collections.Counter(diverged=1)
             self.waiting.append(Task(job.population.of(suspects), spent))
         if missing:
-            self._ended_without_records(job, status, missing)
+            self._ended_without_records(job, end, missing)
 
     def _suspects(self, job: Job) -> list[Node]:
         """Return runs that diverged and are to be trained once more, their records set aside."""
@@ -198,9 +220,13 @@ class Scheduler:
             self.display.recorded -= 1
         return suspects
 
-    def _ended_without_records(self, job: Job, status: int, missing: Sequence[Node]) -> None:
+    def _ended_without_records(self, job: Job, end: int | Failure, missing: Sequence[Node]) -> None:
         """Charge the failure of a worker to the retry budget of its class, and go on as that says."""
-        failure = self.jobs.failure(job, status)
+        failure = self.jobs.failure(job, end)
+        if isinstance(failure, NotStarted):
+            self._not_started(Task(job.population.of(missing), job.spent), failure)
+            return
+        self.starts_failed = 0
         for node in missing:
             self.workdir.note_attempt(node.fingerprint, failure.kind, failure.reason)
         spent = job.spent

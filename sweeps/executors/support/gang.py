@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import os
 import time
 
-from sweeps.executors.support.protocol import Event, Worker
+from sweeps.executors.support.protocol import End, Event, Failure, Worker
 
 GRACE_SECONDS = 20.0  # for the others to end by themselves once one has
 
@@ -19,7 +19,7 @@ class Gang:
     def __init__(self, members: Sequence[Worker]):
         self.members = list(members)
         self.pid = os.getpid()
-        self._statuses: dict[int, int] = {}  # exit status by rank, in the order in which they ended
+        self._ends: dict[int, int | Failure] = {}  # by rank, in the order in which they ended
         self._first_end: float | None = None  # on the monotonic clock
 
     def go(self, token: str = "") -> None:
@@ -34,11 +34,11 @@ class Gang:
             found += member.events()
         return found
 
-    def poll(self) -> int | None:
-        """Return None while one of them lives; then the exit status of what went wrong first, 0 when nothing did."""
+    def poll(self) -> End:
+        """Return None while one of them lives; then the end of the one that went wrong first, 0 when none did."""
         self._note_ends()
-        if len(self._statuses) == len(self.members):
-            return next((status for status in self._statuses.values() if status != 0), 0)
+        if len(self._ends) == len(self.members):
+            return next((end for end in self._ends.values() if end != 0), 0)
         if self._first_end and time.monotonic() - self._first_end > GRACE_SECONDS:
             self.stop(force=True)
         return None
@@ -46,11 +46,11 @@ class Gang:
     def _note_ends(self) -> None:
         """Ask those that lived at the last look whether they still do."""
         for rank, member in enumerate(self.members):
-            if rank in self._statuses:
+            if rank in self._ends:
                 continue
-            status = member.poll()
-            if status is not None:
-                self._statuses[rank] = status
+            end = member.poll()
+            if end is not None:
+                self._ends[rank] = end
                 self._first_end = self._first_end or time.monotonic()
 
     def close(self) -> None:
@@ -61,5 +61,5 @@ class Gang:
     def stop(self, force: bool = False) -> None:
         """Ask those that live to save and end, or end them."""
         for rank, member in enumerate(self.members):
-            if rank not in self._statuses:
+            if rank not in self._ends:
                 member.stop(force)

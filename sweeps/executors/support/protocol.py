@@ -4,10 +4,25 @@ A worker is `python -m experiments.train --population=FILE --workdir=DIR`. It pr
 (start, progress, record, compiled) and ends with the exit status 0 (every run has a record), 1 (it broke), 2 (bad
 input) or 75 (it was asked to stop and has saved). A worker may be far away: it runs the same command there, and whoever
 starts it passes on its events.
+
+What lies outside of this program (a queue, a network, a cloud) fails now and then, and that is a result, never an exception:
+
+    start    the worker, or NotStarted: the queue is closed, a quota is used up, the network is down
+    poll     None while the worker lives, and while nobody can say. Its exit status; or Failure where there is none and the
+             place knows what has happened (a job that was preempted); or NotStarted where it never began
+    events   what could be read; what could not comes with a later call
+    go, stop, close, release, wait
+             nothing. What was not heard shows in `poll`; `stop` is called again until the worker is over
+
+NotStarted says nothing about the runs: they are not charged for it, wait, and are tried again with backoff, as long as
+anything else is being trained, and then within the retry budget "start". No call may take longer than a few seconds: the
+launcher is one thread, whose heartbeat others wait for. What an executor raises all the same is taken for NotStarted, or for
+a Failure of the class "node" (outside.py).
 """
 
 import abc
 from collections.abc import Sequence
+import dataclasses
 import os
 import sys
 import time
@@ -17,6 +32,26 @@ from etils import epath
 
 Event = dict[str, Any]
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))  # the folder of the packages
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An end without all records: its class (a key of retries.BUDGETS in sweeps/work/) and one line for a reader."""
+
+    kind: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NotStarted(Failure):
+    """There is no worker, through no fault of its runs.
+
+    The class is "node" where a later try may do, "user" where none will (an option that the place refuses: the launch
+    ends), "disk" where the workdir's is full or read-only.
+    """
+
+
+End = int | Failure | None  # what `poll` returns
 
 
 class Worker(Protocol):
@@ -32,8 +67,11 @@ class Worker(Protocol):
         """Return what it has reported since the last call."""
         ...
 
-    def poll(self) -> int | None:
-        """Return its exit status once it is over (negative: the signal that ended it), None before."""
+    def poll(self) -> End:
+        """Return its exit status once it is over (negative: the signal that ended it), or what is known of its end instead.
+
+        None before.
+        """
         ...
 
     def close(self) -> None:
@@ -55,8 +93,14 @@ class Executor(abc.ABC, Generic[SomeWorker]):
     target: str | None = None  # the machine type that a plan has to be for (sweeps/cost/plan_file.py); None: any
 
     @abc.abstractmethod
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SomeWorker:
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SomeWorker | NotStarted:
         """Start the worker of a population; it waits for `go`. Its output is appended to `log`."""
+
+    def check(self, workdir: epath.Path) -> None:
+        """Raise InputError for a workdir that workers of this place could not use. Called before anything is written.
+
+        By default any will do.
+        """
 
     def share(self, populations: int) -> None:
         """Learn how many populations are to come, to give each worker more of the machine when they are few.

@@ -1,0 +1,133 @@
+"""An executor without processes, and a clock that only sleep moves: the real scheduler in milliseconds."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from etils import epath
+
+from experiments.store import record
+from sweeps.executors.support.protocol import End, Event, Executor, NotStarted
+from sweeps.work import elsewhere, jobs, scheduler
+from sweeps.work.populations import Population
+from sweeps.work.workdir import Node, Workdir
+
+
+class Clock:
+    """Stands in for the module time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def install(self, monkeypatch: Any) -> None:
+        """Have the scheduler's files use it."""
+        for module in (scheduler, jobs, elsewhere):
+            monkeypatch.setattr(module, "time", self)
+
+
+@dataclasses.dataclass
+class Attempt:
+    """What a worker will do: records by fingerprint (status), and how it ends, after so many turns."""
+
+    statuses: dict[str, str]
+    end: End = 0
+    turns: int = 1
+
+
+class FakeWorker:
+    """Does what its attempt says, one turn at each poll."""
+
+    def __init__(self, attempt: Attempt, nodes: Sequence[Node], workdir: Workdir):
+        self.pid = os.getpid()
+        self.attempt = attempt
+        self.nodes = list(nodes)
+        self.workdir = workdir
+        self.begun = False
+        self.asked_to_stop = False
+        self.over: End = None
+
+    def go(self, token: str = "") -> None:
+        self.begun = True
+
+    def events(self) -> list[Event]:
+        return []
+
+    def poll(self) -> End:
+        if self.over is not None:
+            return self.over
+        assert self.begun, "its runs are claimed before it begins"
+        if self.asked_to_stop:
+            self.over = 75
+            return self.over
+        self.attempt.turns -= 1
+        if self.attempt.turns <= 0:
+            for node in self.nodes:
+                if node.fingerprint in self.attempt.statuses:
+                    write_record(self.workdir, node, self.attempt.statuses[node.fingerprint])
+            self.over = self.attempt.end
+        return self.over
+
+    def close(self) -> None: ...
+
+    def stop(self, force: bool = False) -> None:
+        self.asked_to_stop = True
+
+
+def write_record(workdir: Workdir, node: Node, status: str) -> None:
+    """As a worker leaves it, with a checkpoint that a child could start from."""
+    folder = workdir.run_dir(node.fingerprint)
+    columns = {"steps_done": node.run.steps, "censored": 0}
+    value = {"schema": 1, "fingerprint": node.fingerprint, "status": status, "reason": None, "run": {}}
+    (folder / "checkpoints" / str(node.run.steps)).mkdir(parents=True, exist_ok=True)
+    record.write(folder, value | {"columns": columns})
+
+
+class FakePlace(Executor[FakeWorker]):
+    """Room for `slots` fake workers. `attempts` says what each will do, by its runs; NotStarted: none is to be had."""
+
+    def __init__(self, slots: int, workdir: Workdir, nodes: Sequence[Node], attempts: Callable[[list[Node]], Any]):
+        self.slots = slots
+        self.workdir = workdir
+        self.by_name = {node.fingerprint: node for node in nodes}
+        self.attempts = attempts
+        self.started: list[list[str]] = []  # fingerprints of each worker
+
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> FakeWorker | NotStarted:
+        names = json.loads(pathlib.Path(population).read_text())["fingerprints"]
+        nodes = [self.by_name[name] for name in names]
+        attempt = self.attempts(nodes)
+        if isinstance(attempt, NotStarted):
+            return attempt
+        self.started.append(names)
+        return FakeWorker(attempt, nodes, self.workdir)
+
+    def wait(self, workers: Sequence[FakeWorker], seconds: float) -> None:
+        jobs.time.sleep(seconds)
+
+
+class Quiet:
+    """Stands in for the display; keeps what was said."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def begin(self, key: Any, population: Population) -> None: ...
+
+    def event(self, key: Any, event: Event) -> None: ...
+
+    def end(self, key: Any, missing: Sequence[Node]) -> None: ...
+
+    def refresh(self) -> None: ...

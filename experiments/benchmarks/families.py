@@ -20,6 +20,7 @@ WIDE = {"width": 256, "depth": 4, "heads": 4}
 MOE = WIDE | {"experts": 8, "top_k": 2}
 LENGTHS = (256, 1024, 4096)
 TOKENS = 4096  # of one step, whatever the length of its sequences
+MOE_TOKENS = (2048, 8192)  # of one step of the mixture and its dense equal
 
 Row = dict[str, Any]
 Times = dict[str, list[float]]  # seconds of each contestant in every round
@@ -122,20 +123,30 @@ def _row(measure: str, family: str, against: str, values: Any, bases: Any, at_mo
 
 
 def _step_times(rounds: int) -> list[Row]:
-    """Compare step times of the mixture and of the MatMul-free model with those of dense models."""
+    """Compare step times of the mixture and of the MatMul-free model with those of dense models.
+
+    A mixture pays for its optimizer's passes over all experts once a step, whatever the tokens of a step: two sizes of it.
+    """
     execution = Execution(steps_per_dispatch=1)
     runs = {
-        "moe": _run("moe", 256, 2048, **MOE),
-        "its dense": _run("dense", 256, 2048, **WIDE),
         "matmul_free": _run("matmul_free", 512, ff=768, **WIDE),
         "its equal": _run("dense", 512, ff=768, **WIDE),
     }
+    for tokens in MOE_TOKENS:
+        runs[f"moe {tokens}"] = _run("moe", 256, tokens, **MOE)
+        runs[f"dense {tokens}"] = _run("dense", 256, tokens, **WIDE)
     times = take_turns({label: stepper(run, execution) for label, run in runs.items()}, rounds)
     name = "step seconds"
-    return [
-        _row(name, "moe, 8 experts, 2 active", "dense, equal active FLOPs", times["moe"], times["its dense"], 1.3),
-        _row(name, "matmul_free at 512", "dense, equal parameters", times["matmul_free"], times["its equal"], 1.5),
-    ]
+    rows = []
+    for tokens in MOE_TOKENS:
+        label = f"moe, 8 experts, 2 active, {tokens:,} tokens a step"
+        rows.append(
+            _row(name, label, "dense, equal active FLOPs", times[f"moe {tokens}"], times[f"dense {tokens}"], 1.3)
+        )
+    rows.append(
+        _row(name, "matmul_free at 512", "dense, equal parameters", times["matmul_free"], times["its equal"], 1.5)
+    )
+    return rows
 
 
 def _times_by_length(rounds: int) -> list[Row]:

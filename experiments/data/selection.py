@@ -7,6 +7,7 @@ of the packages are another corpus, and the manifest lists them.
 
 from collections.abc import Iterable, Iterator
 import dataclasses
+import functools
 import importlib.metadata
 import pathlib
 import re
@@ -46,6 +47,11 @@ def packages(requirements: pathlib.Path = REQUIREMENTS) -> dict[str, str]:
 
     Raises InputError for one that is not installed.
     """
+    return dict(_packages(requirements))
+
+
+@functools.cache  # every run of a process asks, and each version is parsed from the package's metadata
+def _packages(requirements: pathlib.Path) -> dict[str, str]:
     from packaging.requirements import Requirement
 
     found = {}

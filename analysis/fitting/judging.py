@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.result import FitResult
+from analysis.laws.allocation import Allocation
 from analysis.laws.base import FormulaLaw, SumLaw, Term
 from analysis.solve.optimum import Optimum
 from analysis.trust import region
@@ -48,7 +49,12 @@ def judge_by_rows(result: FitResult) -> Verdict:
     inputs = [role for role in law.ROLES if role != law.TARGET]
     design = lay_out(result.columns, inputs, law.TARGET)
     is_formula = isinstance(law, FormulaLaw)
-    parts = _parts(law, result.spec.fixed) if is_formula else [Part(name, ()) for name in law.names()]
+    if is_formula:
+        parts = _parts(law, result.spec.fixed)
+    else:
+        # What is best, and how good that is, is learned from runs that differ at one cost.
+        roles = ("N", "C") if isinstance(law, Allocation) else ()
+        parts = [Part(name, roles) for name in law.names()]
     withheld = withhold(law, parts, design, None, result.intervals(), result.certificate.not_identified)
     return Verdict(design, design.nothing, withheld)
 

@@ -22,7 +22,7 @@ from analysis.trust.region import Region
 from analysis.trust.residuals import Residuals
 from analysis.trust.verdict import Judged, Verdict
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class FitError(RuntimeError):
@@ -94,6 +94,15 @@ class FitResult:
         if self.verdict is None:
             return Judged(interval)
         return self.verdict.judge(quantity, self.law, interval, is_derived)
+
+    def values(self) -> dict[str, float | None]:
+        """Return coefficients and exponents of the optimum; None for those that the rows do not tell."""
+        withheld = {} if self.verdict is None else self.verdict.withheld
+        every = self.law.coefficients() | self.law.optimum_exponents()
+        found: dict[str, float | None] = {}
+        for name, value in every.items():
+            found[name] = None if name in withheld else float(value)
+        return found
 
     def intervals(self) -> dict[str, Interval]:
         """Build the intervals of the coefficients and of the optimum's exponents, those that the verdict supports."""
@@ -181,13 +190,14 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "law": law.NAME,
         "formula": law.FORMULA,
         "definition": law.DEFINITION,
-        "coefficients": finite(law.coefficients()),
+        "coefficients": finite(_told(law.coefficients(), verdict)),
         "objective": result.objective,
         "rows_used": len(columns),
         "rows_dropped": [dataclasses.asdict(row) for row in columns.dropped],
         "certificate": _certificate_fields(result.certificate, verdict),
         "intervals": _intervals(result),
-        "optimum": finite(law.optimum_exponents()),
+        "optimum": finite(_told(law.optimum_exponents(), verdict)),
+        "one_point_of_a_valley": finite(_not_told(result)),
         "options": _options(result.spec),
         "columns": columns.sources,
         "parts": {role: list(names) for role, names in columns.parts.items()},
@@ -204,6 +214,17 @@ def to_json(result: FitResult, data_sha256: str, command: Sequence[str] | str) -
         "data_sha256": data_sha256,
         "command": command if isinstance(command, str) else " ".join(command),
     }
+
+
+def _told(values: Mapping[str, float], verdict: Verdict) -> dict[str, float]:
+    """Return numbers of a fit with NaN for those that its verdict withholds."""
+    return {name: math.nan if name in verdict.withheld else float(value) for name, value in values.items()}
+
+
+def _not_told(result: FitResult) -> dict[str, float]:
+    """Return the numbers that the verdict withholds: other values fit as well, and these are where the search ended."""
+    every = result.law.coefficients() | result.law.optimum_exponents()
+    return {name: float(value) for name, value in every.items() if name in judged_verdict(result).withheld}
 
 
 def _intervals(result: FitResult) -> dict[str, dict[str, float] | None]:

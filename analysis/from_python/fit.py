@@ -65,21 +65,21 @@ class Fit(Shown, FitResult):
         return BackTests(found.law, found.splits)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return coefficients and the optimum's exponents: value, ends of the interval, and why one has none."""
+        """Return coefficients and the optimum's exponents: value, ends of the interval, and why there are none."""
         intervals = self.intervals()
-        lost = judged_verdict(self).withheld
+        verdict = judged_verdict(self)
         rows: dict[str, dict[str, Any]] = {}
-        for name, value in (self.law.coefficients() | self.law.optimum_exponents()).items():
+        for name, value in self.values().items():
             interval = intervals.get(name)
             rows[name] = {
-                "value": float(value),
+                "value": value,
                 "low": interval.low if interval else None,
                 "high": interval.high if interval else None,
-                "remark": lost.get(name, ""),
+                "remark": verdict.remark(name),
             }
         frame = pd.DataFrame.from_dict(rows, orient="index")
         frame.index.name = "coefficient"
-        return frame.astype({"low": float, "high": float})
+        return frame.astype({"value": float, "low": float, "high": float})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write fit.json, which `python -m analysis.predict` and lab.predict read.

@@ -57,12 +57,14 @@ class OverItsLife:
         """Return the best size and tokens, and what training and serving cost."""
         budget = at["C"] if "C" in at else self._budget_for(at["loss"], flops_per_param_token)
         N, D = self.optimum(budget, flops_per_param_token)
-        training = flops_per_param_token * N * D
-        serving = SERVED_SHARE * flops_per_param_token * N * self.SERVE_TOKENS
+        with np.errstate(all="ignore"):  # where the law has no optimum
+            training = flops_per_param_token * N * D
+            serving = SERVED_SHARE * flops_per_param_token * N * self.SERVE_TOKENS
+            ratio = D / N
         return {
             "N": N,
             "D": D,
-            "tokens_per_param": D / N,
+            "tokens_per_param": ratio,
             "training_flops": training,
             "serving_flops": serving,
             "total_flops": training + serving,
@@ -118,11 +120,24 @@ def predict(served: Fitted, at: dict[str, float]) -> Prediction:
     reach = found.extrapolation
     law: Any = served.law
     if "loss" in at:
-        if not np.isfinite(found.optimum["N"]):
+        is_withheld = "N" in found.why
+        if not is_withheld and not np.isfinite(found.optimum["N"]):
             raise InputError(
                 f"--at: loss={at['loss']:g} is not reached by {law.NAME} at any budget; expected a higher loss"
             )
-        found = dataclasses.replace(found, interval=None, new_run=None)  # of what was asked for there are none
-    if law.SERVE_TOKENS or "loss" in at:
-        reach = predicting.extrapolation(served, {"C": found.optimum["training_flops"]})
+        found = _given(found, served.law.TARGET)
+        found = dataclasses.replace(found, loss=at["loss"], interval=None, new_run=None)
+    else:
+        found = _given(found, "total_flops")
+        found = dataclasses.replace(found, optimum=found.optimum | {"total_flops": at["C"]})
+    training = found.optimum["training_flops"]
+    if "loss" in at or law.SERVE_TOKENS:
+        reach = predicting.extrapolation(served, {"C": training}) if np.isfinite(training) else None
     return dataclasses.replace(found, extrapolation=reach)
+
+
+def _given(found: Prediction, name: str) -> Prediction:
+    """Return a prediction in which one number is what was asked for: it has no interval, and needs no reason for that."""
+    why = {one: reason for one, reason in found.why.items() if one != name}
+    intervals = {one: None if one == name else interval for one, interval in found.optimum_intervals.items()}
+    return dataclasses.replace(found, why=why, optimum_intervals=intervals)

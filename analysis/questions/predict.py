@@ -4,7 +4,7 @@ The interval is that of the law: where its value lies, by the bootstrap in fit.j
 `interval_new_run` adds the scatter of the rows around the law, and holds the former.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -25,6 +25,7 @@ from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
 SHARES_OFF = 1e-3  # that shares may add up to beside 1
+NO_REPLICATES = "the fit has no replicates; fit with --bootstrap=1000 for example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A loss with its intervals and, for a compute budget, the optimal allocation with its intervals."""
+    """A loss with its intervals and, for a compute budget, the optimal allocation with its intervals.
+
+    Numbers that the rows do not tell are NaN, and `why` says why.
+    """
 
     at: dict[str, float]
     loss: float
@@ -109,7 +113,7 @@ def from_json(data: Mapping[str, Any]) -> Fitted:
     law = written.restore(definition) if definition else laws.load(data["law"])
     law = law.of(parts)
     return Fitted(
-        law=law.restore(data["coefficients"], data["details"]),
+        law=law.restore(_coefficients(data, law.names()), data["details"]),
         draws=unpack(data["draws"]),
         left_out=None if data["left_out"] is None else unpack(data["left_out"]),
         freedom=data["freedom"],
@@ -123,6 +127,16 @@ def from_json(data: Mapping[str, Any]) -> Fitted:
         caution=data.get("back_test", {}).get("caution", ""),
         verdict=verdict_of(data),
     )
+
+
+def _coefficients(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Return the coefficients of a fit.json, those that the rows do not tell from where the search ended."""
+    valley = data["one_point_of_a_valley"]
+    found = dict(data["coefficients"])
+    for name in names:
+        if name in valley:
+            found[name] = valley[name]
+    return found
 
 
 def of_result(result: FitResult) -> Fitted:
@@ -205,9 +219,18 @@ def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Ju
     def value(one: Law) -> Any:
         return one.within_range(one.target_at(at, factor))
 
-    interval = interval_of(value, law, fitted.draws, fitted.left_out, level, fitted.freedom)
     needs_optimum = bool(law.derived(at, factor))
-    return fitted.verdict.judge(value, law, interval, is_derived=needs_optimum)
+    return _judged(fitted, value, level, needs_optimum)
+
+
+def _judged(fitted: Fitted, quantity: Any, level: float, is_derived: bool) -> Judged:
+    """Build the interval of a function of the law, or say why there is none."""
+    law = fitted.law
+    interval = interval_of(quantity, law, fitted.draws, fitted.left_out, level, fitted.freedom)
+    judged = fitted.verdict.judge(quantity, law, interval, is_derived)
+    if not len(fitted.draws) and not judged.why:
+        return Judged(None, NO_REPLICATES)
+    return judged
 
 
 def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Array:
@@ -225,19 +248,16 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     law = fitted.law
     factor = fitted.flops_per_param_token
 
-    def judged(quantity: Any) -> Judged:
-        interval = interval_of(quantity, law, fitted.draws, fitted.left_out, fitted.level, fitted.freedom)
-        return fitted.verdict.judge(quantity, law, interval, is_derived=True)
-
     of_law = interval_of_law(fitted, at, fitted.level)
     why = {law.TARGET: of_law.why}
-    optimum = {name: float(value) for name, value in law.derived(at, factor).items()}
+    optimum = {}
     optimum_intervals = {}
-    for name in optimum:
-        of_number = judged(lambda one, name=name: one.derived(at, factor)[name])
+    for name, value in law.derived(at, factor).items():
+        of_number = _judged(fitted, lambda one, name=name: one.derived(at, factor)[name], fitted.level, True)
+        optimum[name] = float(value) if of_number.is_known else math.nan
         optimum_intervals[name] = of_number.interval
         why[name] = of_number.why
-    by_formula = float(law.target_at(at, factor))
+    by_formula = float(law.target_at(at, factor)) if of_law.is_known else math.nan
     loss = float(law.within_range(by_formula))
     notes = []
     if loss != by_formula and math.isfinite(by_formula):

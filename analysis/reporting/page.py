@@ -146,17 +146,14 @@ def _notes(survey: Survey) -> list[str]:
 def _fit_rows(name: str, found: FitResult) -> dict[str, Any]:
     """Return the coefficients of one fit, and the exponents of its optimum, as rows of text."""
     intervals = found.intervals()
-    lost = judged_verdict(found).withheld
-    values = found.law.coefficients()
-    for key, value in found.law.optimum_exponents().items():
-        values[key] = float(value)
+    verdict = judged_verdict(found)
     rows = []
-    for key, value in values.items():
+    for key, value in found.values().items():
         row = {
             "name": key,
             "value": number(value, 5),
             "span": span(intervals.get(key)),
-            "remark": f"no interval: {lost[key]}" if key in lost else "",
+            "remark": verdict.remark(key),
         }
         rows.append(row)
     return {"title": title_of(name), "formula": found.law.FORMULA, "rows": rows}

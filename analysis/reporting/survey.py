@@ -6,6 +6,7 @@ Reads no files and draws nothing. The verdict on the fits is in verdict.py.
 from collections.abc import Sequence
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,10 @@ def usable(columns: Columns, law: type[Law]) -> Columns:
 
 
 def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> dict[str, Any]:
-    """Return compute-optimal N, D, tokens per parameter and loss at `factor` times the largest budget, with intervals."""
+    """Return compute-optimal N, D, tokens per parameter and loss at `factor` times the largest budget, with intervals.
+
+    None for what the rows do not tell; `why` says why.
+    """
     C = factor * largest
     ratio = result.flops_per_param_token
 
@@ -181,18 +185,23 @@ def optimum_row(result: FitResult, name: str, factor: float, largest: float) -> 
         N, D = law.optimum(C, ratio)
         return {"N": N, "D": D, "tokens_per_param": D / N, "loss": law.target_at({"C": C}, ratio)}
 
-    values = {key: float(value) for key, value in allocate(result.law).items()}
+    values = {}
     intervals = {}
-    for key in values:
-        interval = result.interval_of(lambda law, key=key: allocate(law)[key], is_derived=True)
-        if interval is not None:
-            intervals[key] = dataclasses.asdict(interval)
+    why = {}
+    for key, value in allocate(result.law).items():
+        judged = result.judged(lambda law, key=key: allocate(law)[key], is_derived=True)
+        values[key] = float(value) if judged.is_known else math.nan
+        if judged.interval is not None:
+            intervals[key] = dataclasses.asdict(judged.interval)
+        if judged.why:
+            why[key] = judged.why
     return {
         "law": name,
         "times_largest": factor,
         "C": C,
         **finite(values),
         "intervals": intervals,
+        "why": why,
     }
 
 
@@ -236,11 +245,11 @@ def _fit_in_brief(columns: Columns, law: str, spec: FitSpec) -> dict[str, Any]:
     except (InputError, FitError) as error:
         return {"reason": _reason(error)}
     interval = result.intervals().get("exponent_N")
-    exponent = result.law.optimum_exponents()["exponent_N"]
+    values = result.values()
     return {
-        "exponent_N": float(exponent),
+        "exponent_N": values["exponent_N"],
         "interval": dataclasses.asdict(interval) if interval else None,
-        "E": result.law.coefficients()["E"],
+        "E": values["E"],
         "flops_per_param_token": result.flops_per_param_token,
     }
 

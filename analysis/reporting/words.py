@@ -31,9 +31,13 @@ def title_of(name: str) -> str:
 
 
 def law_text(found: FitResult) -> str:
-    """Return the law's formula with its numbers in place."""
+    """Return the law's formula with its numbers in place; what the rows do not tell keeps its name."""
     text = found.law.FORMULA
-    for name, value in found.law.coefficients().items():
+    values = found.values()
+    for name in found.law.names():
+        value = values[name]
+        if value is None:
+            continue
         # A whole name, and not a part of a longer one or the N of N*.
         whole_name = rf"(?<![A-Za-z_]){name}(?![A-Za-z_*])"
         text = re.sub(whole_name, number(value), text)

@@ -122,7 +122,7 @@ def _rivalled(found: Optimum, loss: str) -> dict[str, str]:
     if not len(found.rivals):
         return {}
     apart = np.abs(found.rivals - found.theta).max(axis=0)
-    why = "other values fit as well"
+    why = identification.RIVALLED
     size = np.abs(found.problem.residuals(found.theta[None])[0])
     beyond = float(np.mean(size > found.deltas[-1]))
     if loss == "lad" or (loss == "huber" and beyond > 0.5):

@@ -28,7 +28,8 @@ class Design:
     rows, runs: all, and those that are independent; coefficients: to be fitted, None for a law that takes steps of its own.
     ranges: least and largest value of every input. beside: standard deviation of ln input beside its line in the others.
     leverage: the largest share that one run has in it. condition: of the correlations of the inputs' logarithms, 1 where
-    they move independently. facts: what limits an input, in words. nothing: why no number can have an interval.
+    they move independently. facts: what limits an input, in words. tied: inputs that do not vary, or follow the others.
+    nothing: why no number can have an interval.
     """
 
     rows: int
@@ -41,20 +42,22 @@ class Design:
     facts: Mapping[str, str]
     rising: tuple[str, ...]  # inputs with which the target rises
     nothing: str = ""
+    tied: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the design for fit.json."""
         fields = dataclasses.asdict(self)
         fields["ranges"] = {role: list(ends) for role, ends in self.ranges.items()}  # as JSON has no tuples
         fields["rising"] = list(self.rising)
+        fields["tied"] = list(self.tied)
         return fields
 
     @classmethod
     def of_json(cls, data: Mapping[str, Any]) -> "Design":
         """Read what `to_json` wrote."""
         ranges = {role: (low, high) for role, (low, high) in data["ranges"].items()}
-        rising = tuple(data["rising"])
-        return cls(**{**data, "ranges": ranges, "rising": rising})
+        lists = {"rising": tuple(data["rising"]), "tied": tuple(data["tied"])}
+        return cls(**{**data, **lists, "ranges": ranges})
 
 
 def lay_out(
@@ -82,6 +85,7 @@ def lay_out(
         apart = _beside(logs, role)
         beside[role] = float(apart.std())
         leverage[role] = _largest_share(apart, member)
+    ties = _ties(columns, logs, beside)
     return Design(
         rows=len(columns),
         runs=runs,
@@ -90,9 +94,10 @@ def lay_out(
         beside=beside,
         leverage=leverage,
         condition=_condition(logs),
-        facts=_facts(columns, logs, beside),
+        facts=ties | _short(logs, ties),
         rising=_rising(columns, logs, target),
         nothing=_why_nothing(columns, target, runs, coefficients),
+        tied=tuple(ties),
     )
 
 
@@ -155,8 +160,8 @@ def _rounding(log: np.ndarray) -> float:
     return SAME * max(1.0, largest)
 
 
-def _facts(columns: Columns, logs: Mapping[str, np.ndarray], beside: Mapping[str, float]) -> dict[str, str]:
-    """Say in words what keeps an input from being told apart: it does not vary, follows another one, or hardly varies."""
+def _ties(columns: Columns, logs: Mapping[str, np.ndarray], beside: Mapping[str, float]) -> dict[str, str]:
+    """Say in words what keeps an input from being told apart: it does not vary, or follows another one."""
     facts = {}
     for role, log in logs.items():
         spread = float(np.ptp(log))
@@ -168,9 +173,15 @@ def _facts(columns: Columns, logs: Mapping[str, np.ndarray], beside: Mapping[str
         narrow = NARROW * min(1.0, float(log.std()))
         if others and beside[role] < narrow:
             facts[role] = _following(columns, role, others, beside[role])
-    for role, log in varying.items():
+    return facts
+
+
+def _short(logs: Mapping[str, np.ndarray], ties: Mapping[str, str]) -> dict[str, str]:
+    """Say in words which of the other inputs hardly vary."""
+    facts = {}
+    for role, log in logs.items():
         factor = float(np.exp(np.ptp(log)))
-        if role not in facts and factor <= SHORT:
+        if role not in ties and factor <= SHORT:
             facts[role] = f"{role} spans a factor of {factor:.3g} only"
     return facts
 

@@ -14,6 +14,7 @@ from analysis.trust.interval import Interval
 WIDEST_EXPONENT = 4.0
 WIDEST_CONSTANT = 2.5
 RANK_TOLERANCE = 1e-6
+RIVALLED = "other values fit as well"
 INVOLVED = 0.05  # share of a weak direction that makes a parameter a part of it
 
 

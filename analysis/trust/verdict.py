@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.trust.design_check import Design
+from analysis.trust.identification import RIVALLED
 from analysis.trust.interval import Interval
 from analysis.trust.region import Region
 
@@ -31,10 +32,11 @@ Quantity = Callable[[Any], Any]  # of a law, whose coefficients may be arrays
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """An interval as it may be printed, or why there is none."""
+    """An interval as it may be printed, or why there is none; is_known: whether the number itself may be printed."""
 
     interval: Interval | None
     why: str = ""
+    is_known: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Verdict:
     def is_supported(self) -> bool:
         """Whether the design supports every coefficient and exponent."""
         return not self.nothing and not self.withheld
+
+    def remark(self, name: str) -> str:
+        """Say why a number, or its interval, is not known; empty for one that is supported."""
+        if name in self.withheld:
+            return f"not known: {self.withheld[name]}"
+        return f"no interval: {self.nothing}" if self.nothing else ""
 
     @property
     def line(self) -> str:
@@ -76,11 +84,11 @@ class Verdict:
         depends on; a prediction does not: it may be sure where they are not.
         """
         if self.nothing:
-            return Judged(None, self.nothing)
+            return Judged(None, self.nothing, is_known=not is_derived)
         needed = [name for name in self.withheld if is_derived and depends_on(quantity, law, name)]
         if needed:
             first = next((name for name in needed if not self.withheld[name].endswith(NOT_KNOWN)), needed[0])
-            return Judged(None, f"{first} is {NOT_KNOWN}: {self.withheld[first]}")
+            return Judged(None, f"{first} is {NOT_KNOWN}: {self.withheld[first]}", is_known=False)
         if interval is None or self.region is None:
             return Judged(interval)
         return _judge_by_region(quantity, law, interval, self.region, whole=bool(self.withheld))
@@ -121,11 +129,11 @@ def _judge_by_region(quantity: Quantity, law: Any, interval: Interval, region: R
         values = np.asarray(quantity(stacked), dtype=np.float64)
     values = np.broadcast_to(values, region.rise.shape)
     if not np.isfinite(values).all():
-        return Judged(None, "what the rows allow has no end")
+        return Judged(None, "what the rows allow has no end", is_known=False)
     low = float(values.min())
     high = float(values.max())
     if interval.level == region.level and _times_wider(low, high, interval) > farthest(region):
-        return Judged(None, f"the rows allow {low:.3g} to {high:.3g}")
+        return Judged(None, f"the rows allow {_between(low, high)}", is_known=False)
     reached = values[region.within(interval.level, whole)]
     wider = dataclasses.replace(
         interval,
@@ -133,6 +141,16 @@ def _judge_by_region(quantity: Quantity, law: Any, interval: Interval, region: R
         high=max(interval.high, float(reached.max())),
     )
     return Judged(wider)
+
+
+def _between(low: float, high: float) -> str:
+    """Write a range with as many digits as tell its ends apart."""
+    for digits in range(3, 10):
+        lowest = f"{low:.{digits}g}"
+        highest = f"{high:.{digits}g}"
+        if lowest != highest:
+            return f"{lowest} to {highest}"
+    return f"{low} to {high}"
 
 
 def farthest(region: Region) -> float:
@@ -188,9 +206,10 @@ def withhold(
     for part in parts:
         own = bare.judge(lambda one, name=part.name: getattr(one, name), law, intervals.get(part.name)).why
         at_end = _at_end(law, part, region)
-        why = lost.get(part.name, "") or own or at_end
+        tied = "" if region is not None else _tied(design, part)
+        why = lost.get(part.name, "") or own or at_end or tied
         if why:
-            found[part.name] = _with_fact(design, part, why, law)
+            found[part.name] = design.nothing or _with_fact(design, part, why, law)
     for part in parts:
         missing = [name for name in part.needs if name in found]
         if missing and part.name not in found:
@@ -222,6 +241,11 @@ def _at_end(law: Any, part: Part, region: Region | None) -> str:
     return f"the rows allow {part.end:.3g}, the end of its range" if largest >= part.end * (1 - 1e-9) else ""
 
 
+def _tied(design: Design, part: Part) -> str:
+    """Say that a coefficient is learned from an input that the rows do not tell apart; only a region could say more."""
+    return "nothing beside that tells it" if set(part.roles) & set(design.tied) else ""
+
+
 def _with_fact(design: Design, part: Part, why: str, law: Any) -> str:
     """Put before a reason what the rows look like, where that explains it."""
     roles = part.roles or tuple(design.facts)
@@ -230,4 +254,6 @@ def _with_fact(design: Design, part: Part, why: str, law: Any) -> str:
     if is_gone and rising:
         return f"{law.TARGET} rises with {', '.join(rising)}"
     facts = [design.facts[role] for role in roles if role in design.facts]
+    if facts and why.startswith(RIVALLED):
+        why = RIVALLED  # what else may be the reason is of no help beside the fact
     return "; ".join([*facts[:1], why])

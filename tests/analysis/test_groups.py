@@ -1,12 +1,15 @@
 """A law is fitted to each group of a grid, alone or with coefficients in common."""
 
+import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from analysis import laws
+from analysis.command_line.answers import groups as answer
 from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select
 from analysis.grid.table import Grid
@@ -82,3 +85,21 @@ def test_the_command_fits_groups_and_predicts_for_one(tmp_path):
     assert done.returncode == 0, done.stderr
     done = command("analysis.predict", out, "--at=N=1e8")
     assert done.returncode == 2 and "adam, muon, sgd; expected --group=NAME" in done.stderr
+
+
+@pytest.mark.parametrize("shared", [(), ("alpha",)])
+def test_answers_on_groups_begin_with_their_verdicts(shared):
+    """One group has one size: its verdict is its own line, what holds for several is said once, and no number is shown."""
+    rows, law = columns()
+    rows = rows.take(rows["family"] != "lion")
+    rows.values["N"][rows["family"] == "sgd"] = 1e8
+    found = fit_groups(rows, law, FitSpec(bootstrap=100, starts=16, thorough=False), shared)
+    stream = io.StringIO()
+    answer.show(found, "optimizer", Console(file=stream, width=200, color_system=None))
+    first, second, *rest = stream.getvalue().splitlines()
+    assert first == "verdict of adam, muon: the rows support every coefficient"
+    assert second.startswith("verdict of sgd: the rows do not tell E, A") and "N is 1e+08 in every row" in second
+    of_sgd = next(line for line in rest if line.startswith("│ sgd"))
+    assert of_sgd.split("│")[3].strip() == "-"
+    notes = [line for line in rest if line.startswith("note: ")]
+    assert len(notes) == len(set(notes)) and not any(line.startswith("note: adam: compute") for line in notes)

@@ -91,6 +91,9 @@ def test_intervals_and_what_cannot_be_asked(tmp_path):
         found = lifetime.predict(of_life, at)
         for name in ("N", "D", "tokens_per_param", "total_flops"):
             interval = found.optimum_intervals[name]
+            if name == "total_flops" and "C" in at:  # it is what was asked for
+                assert interval is None and found.optimum[name] == at["C"]
+                continue
             assert interval is not None and interval.low <= found.optimum[name] <= interval.high
         predict.to_json(found)
     with pytest.raises(InputError, match=r"--at: loss=1 is not reached"):
@@ -108,3 +111,9 @@ def test_python_asks_the_same():
     found = fit.predict(C=1e23, serve_tokens=1e12)
     assert found.optimum["total_flops"] == pytest.approx(1e23) and found.optimum["N"] < fit.predict(C=1e23).optimum["N"]
     assert fit.predict(C=1e23, serve_tokens=0).optimum["N"] == fit.predict(C=1e23).optimum["N"]
+    of_training = repr(fit.predict(C=1e23)).splitlines()
+    of_life = repr(found).splitlines()
+    for label in ("optimal N", "optimal D", "optimal tokens per param"):
+        assert sum(line.startswith(f"{label} = ") for line in (*of_training, *of_life)) == 2
+    assert any(line.startswith("serving FLOPs = ") for line in of_life) and "total" not in repr(found)
+    assert of_life[1].startswith("C = 1e+23, 1e+12 tokens served: loss ")

@@ -72,6 +72,12 @@ def fit(columns: Columns, law: str = "chinchilla", bootstrap: int = 60) -> FitRe
     return fitting.fit(columns, laws.load(law), FitSpec(bootstrap=bootstrap))
 
 
+def planted_frame(columns: Columns) -> pd.DataFrame:
+    """Return columns as a table of runs, under names that are found."""
+    names = {"N": "params", "D": "tokens"}
+    return pd.DataFrame({names.get(role, role): value for role, value in columns.values.items()})
+
+
 def printed(show, *arguments) -> list[str]:
     stream = io.StringIO()
     show(*arguments, Console(file=stream, width=200, color_system=None))
@@ -183,6 +189,9 @@ def test_fit_json_carries_the_verdict(of_ladder):
     assert set(content["verdict"]["withheld"]) >= EXPONENTS
     assert content["intervals"]["alpha"] is None and content["intervals"]["exponent_N"] is None
     assert content["certificate"]["profile"]["alpha"]["low"] is None
+    assert content["coefficients"]["alpha"] is None and content["optimum"]["exponent_N"] is None
+    assert content["one_point_of_a_valley"]["alpha"] == of_ladder.law.alpha
+    assert predict.from_json(content).law == of_ladder.law
     again = predict.from_json(content).verdict
     assert again.to_json() == of_ladder.verdict.to_json()
     np.testing.assert_array_equal(again.region.coefficients, of_ladder.verdict.region.coefficients)
@@ -199,6 +208,7 @@ def test_predictions_inherit_the_verdict(of_ladder):
     first, second, *_ = printed(predict_answer.show, at_budget, fitted)
     assert first.startswith("verdict: the rows do not tell ")
     assert second == "C = 1e+24: loss - nats per token"
+    assert content["prediction"] is None and set(content["optimum"].values()) == {None}
 
 
 def test_a_prediction_on_the_ladders_own_line_is_given(of_ladder):
@@ -222,7 +232,11 @@ def test_the_first_line_of_a_fit_is_its_verdict(of_ladder):
     lines = printed(fit_answer.show, of_ladder)
     assert lines[0].startswith("verdict: the rows do not tell ")
     assert "exponent_D (E: D/N is" in lines[0]  # the reason is that of one, and is said to be
-    assert any(line.startswith("no interval: alpha") and "D/N is" in line for line in lines)
+    assert any(line.startswith("not known: alpha") and "D/N is" in line for line in lines)
+    of_alpha = next(line for line in lines if "alpha (not identified)" in line)
+    assert [cell.strip() for cell in of_alpha.strip("│").split("│")[1:]] == ["-", "-"]
+    frame = analysis.fit(planted_frame(ladder(0.01)), "chinchilla", bootstrap=40).to_frame()
+    assert frame["value"][sorted(EXPONENTS)].isna().all() and "D/N is" in frame["remark"]["alpha"]
 
 
 def test_a_procedure_has_a_verdict_too():
@@ -260,6 +274,26 @@ def test_a_coefficient_at_a_bound_is_a_warning():
     columns.values["loss"] = 410.7 * columns["D"] ** -0.28
     found = fit(columns)
     assert any(text.startswith("E is 0") for text in found.certificate.warnings)
+
+
+def test_rows_alone_tell_a_ladder_where_nothing_is_resampled():
+    """Without replicates there is no region: what does not vary, or follows another input, is not told."""
+    found = fit(ladder(0.05), bootstrap=0)
+    assert set(found.verdict.withheld) == EVERYTHING and set(found.values().values()) == {None}
+    good = fit(isoflop(42), bootstrap=0)
+    assert good.verdict.is_supported
+    at_budget = predict.predict(predict.of_result(good), {"C": 1e22})
+    assert "no replicates" in at_budget.why["N"] and at_budget.optimum["N"] > 0
+
+
+def test_a_hull_along_a_ladder_tells_no_allocation():
+    columns = ladder(0.05)
+    columns.values["C"] = 6 * columns["N"] * columns["D"]
+    found = fit(columns, "envelope")
+    assert {"a", "b", "E", "exponent_N"} <= set(found.verdict.withheld) and found.intervals() == {}
+    grid = isoflop(42)
+    grid.values["C"] = 6 * grid["N"] * grid["D"]
+    assert "exponent_N" in fit(grid, "envelope").intervals()
 
 
 # --- how often what is printed holds

@@ -32,7 +32,7 @@ def show(result: FitResult, console: Console) -> None:
         console.print(f"compute: {result.cost}", highlight=False)
     for why, names in by_reason(verdict.withheld).items():
         listed = ", ".join(names)
-        console.print(f"[yellow]no interval[/]: {listed}: {why}", highlight=False)
+        console.print(f"[yellow]not known[/]: {listed}: {why}", highlight=False)
     for text in (*certificate.warnings, *columns.notes):
         console.print(f"[yellow]note[/]: {text}", highlight=False)
 
@@ -64,19 +64,16 @@ def search(certificate: Certificate) -> str:
 
 
 def coefficients(result: FitResult) -> Table:
-    """Return the table of coefficients and exponents with their intervals."""
+    """Return the table of coefficients and exponents with their intervals; a dash for what the rows do not tell."""
     law = result.law
     table = Table(title=f"{law.NAME}: {law.FORMULA}", title_justify="left")
     table.add_column("coefficient", justify="left")
     table.add_column("value", justify="right")
     table.add_column(f"{result.spec.level:.0%} interval", justify="right")
     intervals = result.intervals()
-    values = law.coefficients() | law.optimum_exponents()
-    for name, value in values.items():
-        is_lost = name in judged_verdict(result).withheld
-        label = f"{name} (not identified)" if is_lost else name
-        told = number(float(value), 6)
-        table.add_row(label, told, span(intervals.get(name)))
+    for name, value in result.values().items():
+        label = f"{name} (not identified)" if value is None else name
+        table.add_row(label, number(value, 6), span(intervals.get(name)))
     return table
 
 

@@ -13,16 +13,26 @@ from typing import Any
 from experiments.cli import InputError, nearest
 
 TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "chips.json")
+SECTIONS = {"chips", "grid"}  # of the table that a user's file may replace
 TEXT_FIELDS = ("source", "date", "price_source", "price_date")  # of a chip; all others are numbers
-# What jax calls a device (jax.Device.device_kind) -> its row of the table.
+# What jax calls a device (jax.Device.device_kind) -> its row of the table. Of several that match, the first.
 _CHIP_OF_KIND = (
+    (r"\bMIG\b", None),  # a part of a GPU, whose share of the figures its name does not tell
     (r"TPU v4$", "v4"),
     (r"TPU (v5 lite|v5e)", "v5e"),
     (r"TPU v5p?$", "v5p"),
     (r"TPU (v6 lite|v6e)", "v6e"),
     (r"TPU ?(v7|7x)", "tpu7x"),
-    (r"H100\b", "h100"),
-    (r"H200\b", "h200"),
+    (r"A100-SXM4-80GB", "a100"),
+    (r"A100-SXM4-40GB", "a100-40gb"),
+    (r"A100 80GB PCIe", "a100-pcie"),
+    (r"A100-PCIE-40GB", "a100-pcie-40gb"),
+    (r"H100 PCIe", "h100-pcie"),
+    (r"H100 NVL", "h100-nvl"),
+    (r"H100 80GB HBM3$", "h100"),
+    (r"H200 NVL", "h200-nvl"),
+    (r"\bH200$", "h200"),
+    (r"\bB200$", "b200"),
 )
 
 
@@ -40,14 +50,55 @@ class Chip:
     price_source: str | None = None
     price_date: str | None = None
     host_bytes_per_second: float | None = None  # None: what moves between a chip and its host counts as nothing
+    dcn_bytes_per_second: float | None = None
+    torus_pod: int | None = None
+    torus_cube: int | None = None
+    cores: int = 1
+    devices: int = 1
+    watts: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What turns the energy of chips into that of a data center, and into kg of CO2 equivalents."""
+
+    pue: float  # power usage effectiveness: energy of the data center over that of its machines
+    kg_co2e_per_kwh: float
+    pue_source: str
+    co2e_source: str
+
+
+def chip_name(device_kind: str | None) -> str | None:
+    """Return the table's name of a device by what jax calls it; None for one that the table does not have."""
+    for pattern, name in _CHIP_OF_KIND:
+        if device_kind and re.search(pattern, device_kind):
+            return name
+    return None
 
 
 def chip_of(device_kind: str | None) -> Chip | None:
     """Return the chip of a device by what jax calls it; None for one that the table does not have."""
-    for pattern, name in _CHIP_OF_KIND:
-        if device_kind and re.search(pattern, device_kind):
-            return load_chips().get(name)
-    return None
+    return load_chips().get(chip_name(device_kind) or "")
+
+
+def load_grid(override: str | None = None) -> Grid:
+    """Return the figures of the electricity, with the values that a file of the table's form has replaced."""
+    values = json.loads(_read(TABLE))["grid"]
+    if override is not None:
+        values |= _replaced_grid(override)
+    return Grid(**values)
+
+
+def _replaced_grid(path: str) -> dict[str, Any]:
+    """Read and check the figures of the electricity in a user's file, which may have none or some."""
+    values = _parse(path).get("grid", {})
+    fields = [field.name for field in dataclasses.fields(Grid)]
+    for name, value in values.items():
+        if name not in fields:
+            raise InputError(f"--prices={path}: grid: unknown field {name!r}; {nearest(name, fields, 'field')}")
+        if not name.endswith("_source"):
+            _check_number(f"--prices={path}: grid: {name}", value)
+    return values
 
 
 def load_chips(override: str | None = None) -> dict[str, Chip]:
@@ -64,15 +115,24 @@ def load_chips(override: str | None = None) -> dict[str, Chip]:
 
 def _replaced_rows(path: str) -> dict[str, dict[str, Any]]:
     """Read and check the rows of a user's file, which may be parts of rows."""
-    try:
-        value = json.loads(_read(path))["chips"]
-        rows = {chip: dict(row) for chip, row in value.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--prices={path} is not a table like experiments/benchmarks/chips.json ({error})") from error
+    rows = _parse(path).get("chips", {})
     for chip, row in rows.items():
         for name, value in row.items():
             _check_field(path, chip, name, value)
     return rows
+
+
+def _parse(path: str) -> dict[str, Any]:
+    """Read a user's file as an object of objects. Raises InputError for anything else."""
+    try:
+        value = json.loads(_read(path))
+        if not SECTIONS & value.keys():
+            raise ValueError(f"expected {' or '.join(sorted(SECTIONS))}")
+        chips = {chip: dict(row) for chip, row in value.get("chips", {}).items()}
+        grid = dict(value.get("grid", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"--prices={path} is not a table like experiments/benchmarks/chips.json ({error})") from error
+    return {"chips": chips, "grid": grid}
 
 
 def _chip(name: str, row: dict[str, Any], override: str | None) -> Chip:
@@ -94,10 +154,16 @@ def _read(path: str) -> str:
 
 def _check_field(path: str, chip: str, name: str, value: Any) -> None:
     """Raise InputError, naming file and field, for a field that no chip has and for a figure that is no number."""
-    fields = {f.name for f in dataclasses.fields(Chip)}
+    fields = {field.name: field for field in dataclasses.fields(Chip)}
     if name not in fields:
         raise InputError(f"--prices={path}: chip {chip!r}: unknown field {name!r}; {nearest(name, fields, 'field')}")
-    if name in TEXT_FIELDS or (name == "price_usd" and value is None):
+    optional = fields[name].default is None or name == "price_usd"
+    if name in TEXT_FIELDS or (optional and value is None):
         return
+    _check_number(f"--prices={path}: chip {chip!r}: {name}", value)
+
+
+def _check_number(named: str, value: Any) -> None:
+    """Raise InputError for what is no positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"--prices={path}: chip {chip!r}: {name}={value!r} must be a positive number")
+        raise InputError(f"{named}={value!r} must be a positive number")

@@ -19,7 +19,7 @@ from sweeps.cost.compile_cache import CachedCompiler
 from sweeps.cost.compiler import Compiled
 from sweeps.cost.guess import Guess, best_guesses
 from sweeps.cost.layouts import Layout
-from sweeps.cost.signature_plan import SignaturePlan, label, ledger_fields, program_steps
+from sweeps.cost.signature_plan import SignaturePlan, ledger_fields, no_layout, program_steps
 from sweeps.cost.smaller import changed, smaller_options
 from sweeps.executors import local
 from sweeps.study.cells import Cell
@@ -151,8 +151,7 @@ def find_layout(group: Sequence[Cell], compiler: CachedCompiler, chip: Chip, lay
         except InputError as error:  # an axis that does not divide: models/mesh/rules.py knows which ones there are
             unbuildable = error
             continue
-        devices_per_chip = target.devices // target.chips
-        bound = bound_step(program, chip, devices_per_chip) if _fits(program, chip) else None
+        bound = bound_step(program, chip, target.devices_per_chip) if _fits(program, chip) else None
         trial = Trial(guess.layout, program, bound)
         tried.append(trial)
         if bound:
@@ -163,10 +162,7 @@ def find_layout(group: Sequence[Cell], compiler: CachedCompiler, chip: Chip, lay
         return min(fitting, key=lambda trial: _training_seconds(trial, group)), tried
     if tried:
         return min(tried, key=lambda trial: trial.program.peak_bytes or 0), tried
-    raise unbuildable or InputError(
-        f"{label(run)}: {run.batch} sequences cannot be shared by the chips of {target.name} on any mesh that "
-        f"execution.mesh allows"
-    )
+    raise unbuildable or InputError(no_layout(run, target))
 
 
 def _is_near(guess: Guess, first: Guess) -> bool:

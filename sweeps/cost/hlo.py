@@ -3,13 +3,14 @@
 The compiler's own counts look at a loop's body once, whatever its trip count, and so do those of jax. Here every
 instruction counts as often as it runs: bodies by the trip count of their loop, which is either noted by the compiler
 or the constant that the loop's counter is compared with. A loop whose length is known only at run time counts once:
-in the programs of experiments/training/program.py that is one step. Numbers are of one device.
+in the programs of experiments/training/program.py that is one step. Of the branches of a conditional only one runs: what
+is counted is the one that has most of it. Numbers are of one device.
 
 Understood is the text of `compiled.as_text()` of jax 0.10 to 0.12 on CPU, GPU and TPU. What the instructions multiply is
 counted in hlo_flops.py, what they move in hlo_traffic.py, what they keep in hlo_buffers.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import math
@@ -177,6 +178,9 @@ class Executed(NamedTuple):
         return operands_of(self.instruction, self.computation)
 
 
+Measure = Callable[[Executed], float]  # of an instruction, in all its runs
+
+
 def operands_of(instruction: Instruction, computation: Computation) -> list[Instruction]:
     """Return the operands of an instruction, those left out that its computation does not have."""
     return [computation[name] for name in instruction.operands if name in computation]
@@ -232,22 +236,28 @@ class Module:
             assert test is not None, "a fused computation has a result"
         return _counter_bound(test, compared)
 
-    def executed(self) -> Iterator[Executed]:
-        """Yield every instruction that runs, callers before what they call."""
-        yield from self._walk(self.entry, 1.0, False)
+    def executed(self, measure: Measure | None = None) -> Iterator[Executed]:
+        """Yield every instruction that runs, callers before what they call.
 
-    def _walk(self, name: str, times: float, fused: bool) -> Iterator[Executed]:
+        Of a conditional, that is the branch of which `measure` adds up to the most; all branches without one.
+        """
+        yield from self._walk(self.entry, 1.0, False, measure)
+
+    def _walk(self, name: str, times: float, fused: bool, measure: Measure | None) -> Iterator[Executed]:
         """Yield what a computation executes, bodies of loops as often as they run."""
         computation = self.computations.get(name, {})
         for instruction in computation.values():
             yield Executed(instruction, computation, times, fused)
             if instruction.opcode == "while":
                 trips = self.trips(instruction) or 1
-                yield from self._walk(instruction.attribute("body") or "", times * trips, fused)
+                yield from self._walk(instruction.attribute("body") or "", times * trips, fused, measure)
             elif instruction.opcode in CALLING:
                 inside = fused or instruction.opcode == "fusion"
-                for called in instruction.called():
-                    yield from self._walk(called, times, inside)
+                branches = [list(self._walk(called, times, inside, measure)) for called in instruction.called()]
+                if instruction.opcode == "conditional" and measure is not None:
+                    branches = [max(branches, key=lambda branch: sum(map(measure, branch)), default=[])]
+                for branch in branches:
+                    yield from branch
 
     def fused_computation(self, instruction: Instruction) -> Computation:
         """Return what a fusion computes; nothing for any other instruction."""

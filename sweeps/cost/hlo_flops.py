@@ -10,7 +10,7 @@ import functools
 import math
 import re
 
-from sweeps.cost.hlo import Computation, Instruction, Module, operands_of
+from sweeps.cost.hlo import Computation, Executed, Instruction, Module, operands_of
 
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
@@ -24,11 +24,14 @@ _GROUPED = re.compile(r"\bt?gmm\b")
 
 def flops(module: Module) -> float:
     """Add up the FLOPs of all matmuls of a program, those inside of our kernels too."""
-    total = 0.0
-    for instruction, computation, times, _ in module.executed():
-        once = matmul_flops(instruction, computation) + kernel_flops(instruction, computation)
-        total += times * once
-    return total
+    return sum(map(_flops_in_all, module.executed(_flops_in_all)))
+
+
+def _flops_in_all(executed: Executed) -> float:
+    """Return the FLOPs of all runs of one instruction."""
+    instruction, computation, times, _ = executed
+    once = matmul_flops(instruction, computation) + kernel_flops(instruction, computation)
+    return times * once
 
 
 def uncounted_kernels(module: Module) -> dict[str, float]:

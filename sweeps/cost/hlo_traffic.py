@@ -39,12 +39,14 @@ def is_free(instruction: Instruction) -> bool:
 
 def bytes_in_hbm(module: Module) -> float:
     """Add up what all instructions read and write. Inside a fusion nothing is; a slice counts as much as it takes."""
-    total = 0.0
-    for instruction, computation, times, fused in module.executed():
+
+    def moved(executed: Executed) -> float:
+        instruction, computation, times, fused = executed
         if fused or is_free(instruction):
-            continue
-        total += times * _moved(module, instruction, computation)
-    return total
+            return 0.0
+        return times * _moved(module, instruction, computation)
+
+    return sum(map(moved, module.executed(moved)))
 
 
 def _moved(module: Module, instruction: Instruction, computation: Computation) -> float:

@@ -2,10 +2,10 @@
 
     cpu                 this machine
     v5e-16, v5p-128     a TPU slice by its accelerator type. As Google Cloud has it, the number counts chips for v5e and v6e, but
-                        TensorCores, of which a chip has two, for v4 and v5p: v5p-128 is 64 chips
+                        TensorCores, of which a chip has two, for v4, v5p and tpu7x: v5p-128 is 64 chips, tpu7x-16 is 8
     v5litepod-16        the same as v5e-16
     v5p:4x4x4           a TPU slice by its topology in chips: any that libtpu knows
-    h100-8              NVIDIA GPUs of this machine
+    h100-8, a100-pcie-2 NVIDIA GPUs of this machine
 
 Nothing here starts jax.
 """
@@ -33,13 +33,11 @@ _THREE_D = {
     4096: "16x16x16",
 }
 SLICES = {"v5e": _TWO_D, "v6e": _TWO_D, "v4": _THREE_D, "v5p": _THREE_D, "tpu7x": _THREE_D}
-CORES = {"v4": 2, "v5p": 2}  # in an accelerator type, for each chip
-DEVICES = {"tpu7x": 2}  # that jax sees of one chip
 EXAMPLES = ("cpu", "v5e-16", "v5p-128", "v6e-256", "v5p:4x4x4", "h100-8")
 
 
 _TPU_NAME = re.compile(r"(?P<chip>v\d+[a-z]?|tpu7x)(?:-(?P<count>\d+)|:(?P<topology>\d+(?:x\d+)+))")
-_GPU_NAME = re.compile(r"(?P<chip>[a-z]+\d+)-(?P<count>\d+)")
+_GPU_NAME = re.compile(r"(?P<chip>[a-z]+\d+(?:-[a-z0-9]+)*)-(?P<count>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,12 @@ class Target:
     @property
     def devices(self) -> int:
         """Count the devices as jax does."""
-        return self.chips * DEVICES.get(self.chip or "", 1)
+        return self.chips * self.devices_per_chip
+
+    @property
+    def devices_per_chip(self) -> int:
+        """Count the devices that jax sees of one chip."""
+        return load_chips()[self.chip].devices if self.chip else 1
 
 
 def target(name: str) -> Target:
@@ -78,7 +81,7 @@ def _tpu(name: str) -> Target | None:
         sizes = [int(size) for size in topology.split("x")]
         return Target(name, "tpu", chip, topology, math.prod(sizes))
     topologies = SLICES[chip]
-    cores = CORES.get(chip, 1)
+    cores = load_chips()[chip].cores
     chips, left = divmod(int(found["count"]), cores)
     if left or chips not in topologies:
         sold = ", ".join(f"{chip}-{count * cores}" for count in topologies)

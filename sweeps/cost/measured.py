@@ -7,15 +7,16 @@ import os
 import time
 from typing import Any
 
-from experiments.benchmarks.chips import Chip
+from experiments.benchmarks.chips import Chip, chip_name
 from experiments.cli import InputError
 from experiments.run.schema import Execution, Run
 from models.mesh.mesh import MeshShape
 from sweeps.cost.bound import mfu
 from sweeps.cost.compiler import token_type
 from sweeps.cost.guess import best_guesses
+from sweeps.cost.layouts import Layout
 from sweeps.cost.machines import Target
-from sweeps.cost.signature_plan import SignaturePlan, ledger_fields, program_steps
+from sweeps.cost.signature_plan import SignaturePlan, ledger_fields, no_layout, program_steps
 from sweeps.executors import local
 from sweeps.study.cells import Cell
 from sweeps.work import populations
@@ -82,7 +83,7 @@ def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Se
     execution = group[0].execution
     fields = ledger_fields(group)
     mean_steps = fields["steps"] / fields["runs"]
-    layout = best_guesses(run, len(group), mean_steps, target.devices, execution, chip)[0].layout
+    layout = _most_promising(run, len(group), mean_steps, target, execution, chip)
     placed = dataclasses.replace(execution, mesh=MeshShape(**layout.mesh))
     timing = time_steps(run, layout.trials, placed, devices)
     steps = program_steps(group, layout.trials)
@@ -104,6 +105,16 @@ def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Se
     )
 
 
+def _most_promising(
+    run: Run, runs: int, steps: float, target: Target, execution: Execution, chip: Chip
+) -> Layout:
+    """Return the layout that is guessed to be the fastest. Raises InputError where the sizes of the run allow none."""
+    guesses = best_guesses(run, runs, steps, target.devices, execution, chip)
+    if not guesses:
+        raise InputError(no_layout(run, target))
+    return guesses[0].layout
+
+
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Bind this process to one core, as a worker of the local executor has it. To be entered before jax starts threads."""
@@ -122,9 +133,8 @@ def gpus(target: Target) -> Sequence[Any]:
     """Return the devices of a GPU target. Raises InputError where this machine has not so many of them."""
     import jax
 
-    kind = (target.chip or "").upper()
     try:
-        devices = [device for device in jax.devices("gpu") if kind in device.device_kind.upper()]
+        devices = [device for device in jax.devices("gpu") if chip_name(device.device_kind) == target.chip]
     except RuntimeError:
         devices = []
     if len(devices) < target.chips:

@@ -12,6 +12,7 @@ from experiments.run import identity
 from experiments.run.schema import Run
 from experiments.store.record import ledger
 from sweeps.cost.guess import STATE_BYTES
+from sweeps.cost.machines import Target
 from sweeps.study.cells import Cell, without_repeats
 
 
@@ -61,6 +62,14 @@ def label(run: Run) -> str:
     """Name a signature in a few words: family, width and depth, sequences and their length."""
     sizes = [str(getattr(run.model, name)) for name in ("width", "depth") if hasattr(run.model, name)]
     return f"{run.family} {'x'.join(sizes)}, {run.batch} x {run.seq_len}"
+
+
+def no_layout(run: Run, target: Target) -> str:
+    """Say that a run cannot be laid out on a machine at all."""
+    return (
+        f"{label(run)}: {run.batch} sequences cannot be shared by the chips of {target.name} on any mesh that "
+        f"execution.mesh allows"
+    )
 
 
 def by_signature(cells: Sequence[Cell]) -> list[list[Cell]]:

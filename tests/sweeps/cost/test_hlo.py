@@ -273,3 +273,28 @@ def test_what_moves_between_a_chip_and_its_host_is_counted_each_way():
     """Three times a copy of 128 bytes and a layer of 32 come; a layer of 32 goes; a copy on the chip is none."""
     assert hlo_traffic.host_bytes(hlo.Module(AWAY)) == 3 * (128 + 32)
     assert hlo_traffic.host_bytes(hlo.Module(AWAY.replace("S(5)", ""))) == 0
+
+
+@pytest.mark.parametrize("branches", [(1, 2), (2, 1), (0, 1, 3)])
+def test_of_a_conditional_the_largest_branch_counts(branches: tuple[int, ...]):
+    """So many matmuls in each branch: one branch runs, not all. In a loop of four, it runs four times."""
+
+    def branch(matmuls: int):
+        def apply(x):
+            for _ in range(matmuls):
+                x = jnp.tanh(x @ x)
+            return x
+
+        return apply
+
+    def step(x, which):
+        return jax.lax.switch(which, [branch(matmuls) for matmuls in branches], x), None
+
+    def f(x, which):
+        return jax.lax.scan(step, x, which)[0]
+
+    x = jnp.zeros((32, 32))
+    module = hlo.Module(jax.jit(f).lower(x, jnp.zeros(4, jnp.int32)).compile().as_text())
+    opcodes = {executed.instruction.opcode for executed in module.executed()}
+    assert "conditional" in opcodes, "the compiler has kept it"
+    assert hlo_flops.flops(module) == 4 * max(branches) * 2 * 32**3

@@ -13,13 +13,15 @@ whose meshes and packing the runs then have.
 
 import dataclasses
 import time
+from typing import Any
 
 from absl import flags
 
 from experiments import cli, files
-from experiments.cli import EXIT_AGAIN, EXIT_FAILURE
+from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
 from sweeps import executors
 from sweeps.cost import plan_file
+from sweeps.executors.support.protocol import Executor
 from sweeps.study import file as studies
 from sweeps.work import retries
 from sweeps.work.display import clock
@@ -35,9 +37,10 @@ def main(_: list[str]) -> int:
     executor = executors.load(given.executor)
     budgets = retries.parse_budgets(given.retries)
     policy = Policy(given.retry_failed, budgets, given.stop_dominated, given.stop_diverging)
+    executor_name = given.executor.partition(":")[0]
+    check_early_stopping(policy, executor_name, executor)
     if not given.no_plan:
-        executor_name = given.executor.partition(":")[0]
-        plan = plan_file.plan_to_launch(study, given.workdir, executor_name, executor.target)
+        plan = plan_file.plan_to_launch(study, given.workdir, executor_name, executor)
         if plan:
             study, together = plan_file.apply_plan(study, plan)
             policy = dataclasses.replace(policy, together=together)
@@ -48,6 +51,17 @@ def main(_: list[str]) -> int:
     workdir.root.mkdir(parents=True, exist_ok=True)
     outcome = launch(study, workdir, executor, policy)
     return report(study.name, workdir, outcome, time.monotonic() - started_at)
+
+
+def check_early_stopping(policy: Policy, name: str, executor: Executor[Any]) -> None:
+    """Raise InputError where runs shall be stopped early, and neither curves nor requests pass. `name`: of the executor."""
+    flag = "--stop_dominated" if policy.stop_dominated else "--stop_diverging"
+    wanted = policy.stop_dominated or policy.stop_diverging
+    if wanted and not executor.shares_workdir:
+        raise InputError(
+            f"{flag}: --executor={name} brings curves back only when a run is over, and can stop none before; expected "
+            "an executor whose workers share the workdir"
+        )
 
 
 def report(name: str, workdir: Workdir, outcome: Outcome, seconds: float) -> int:

@@ -17,7 +17,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import cli, files
-from experiments.benchmarks.chips import load_chips
+from experiments.benchmarks.chips import load_chips, load_grid
 from sweeps.cost import compiler, machines, plan_file, table
 from sweeps.cost.compile_cache import CACHE
 from sweeps.cost.study_plan import plan_study
@@ -34,6 +34,7 @@ def main(_: list[str]) -> int:
         return _write_candidates(given.study, given.runs)
     target = machines.target(given.target)
     chips = load_chips(given.prices)
+    grid = load_grid(given.prices)
     if target.kind == "tpu" and (reason := compiler.missing()):
         raise cli.InputError(f"--target={target.name}: {reason}")
     study = studies.load(given.study)
@@ -43,7 +44,7 @@ def main(_: list[str]) -> int:
         progress.print(text, markup=False, soft_wrap=True)
 
     cache = None if given.cache == "none" else given.cache
-    plan = plan_study(study, target, chips, given.layouts, cache, say)
+    plan = plan_study(study, target, chips, grid, given.layouts, cache, say)
     _print_plan(study, plan)
     if given.json:
         files.write_json(given.json, cli.signed(plan))

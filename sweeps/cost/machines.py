@@ -5,6 +5,7 @@
                         TensorCores, of which a chip has two, for v4, v5p and tpu7x: v5p-128 is 64 chips, tpu7x-16 is 8
     v5litepod-16        the same as v5e-16
     v5p:4x4x4           a TPU slice by its topology in chips: any that libtpu knows
+    v5e-256x4           so many such slices, which the data center's network joins (Multislice)
     h100-8, a100-pcie-2 NVIDIA GPUs of this machine
 
 Nothing here starts jax.
@@ -33,22 +34,25 @@ _THREE_D = {
     4096: "16x16x16",
 }
 SLICES = {"v5e": _TWO_D, "v6e": _TWO_D, "v4": _THREE_D, "v5p": _THREE_D, "tpu7x": _THREE_D}
-EXAMPLES = ("cpu", "v5e-16", "v5p-128", "v6e-256", "v5p:4x4x4", "h100-8")
+EXAMPLES = ("cpu", "v5e-16", "v5p-128", "v6e-256", "v5p:4x4x4", "v5e-256x4", "h100-8")
 
 
-_TPU_NAME = re.compile(r"(?P<chip>v\d+[a-z]?|tpu7x)(?:-(?P<count>\d+)|:(?P<topology>\d+(?:x\d+)+))")
+_TPU_NAME = re.compile(
+    r"(?P<chip>v\d+[a-z]?|tpu7x)(?:-(?P<count>\d+)(?:x(?P<slices>\d+))?|:(?P<topology>\d+(?:x\d+)+))"
+)
 _GPU_NAME = re.compile(r"(?P<chip>[a-z]+\d+(?:-[a-z0-9]+)*)-(?P<count>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A machine. `chip`: its row in the table; None for a CPU. `topology`: of a TPU slice, in chips."""
+    """A machine. `chip`: its row in the table; None for a CPU. `topology`: of each of its TPU slices, in chips."""
 
     name: str
     kind: str  # cpu | gpu | tpu
     chip: str | None = None
     topology: str | None = None
-    chips: int = 1
+    chips: int = 1  # of all slices
+    slices: int = 1
 
     @property
     def devices(self) -> int:
@@ -86,7 +90,10 @@ def _tpu(name: str) -> Target | None:
     if left or chips not in topologies:
         sold = ", ".join(f"{chip}-{count * cores}" for count in topologies)
         raise InputError(f"--target={name} is no slice; expected one of {sold}, or a topology such as {chip}:2x2")
-    return Target(name, "tpu", chip, topologies[chips], chips)
+    slices = int(found["slices"] or 1)
+    if slices == 0 or (slices > 1 and load_chips()[chip].dcn_bytes_per_second is None):
+        raise InputError(f"--target={name}: expected 1 slice or more, and of a chip whose data center network is known")
+    return Target(name, "tpu", chip, topologies[chips], chips * slices, slices)
 
 
 def _gpu(name: str) -> Target | None:

@@ -105,9 +105,7 @@ def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Se
     )
 
 
-def _most_promising(
-    run: Run, runs: int, steps: float, target: Target, execution: Execution, chip: Chip
-) -> Layout:
+def _most_promising(run: Run, runs: int, steps: float, target: Target, execution: Execution, chip: Chip) -> Layout:
     """Return the layout that is guessed to be the fastest. Raises InputError where the sizes of the run allow none."""
     guesses = best_guesses(run, runs, steps, target.devices, execution, chip)
     if not guesses:

@@ -1,10 +1,12 @@
 """Keep a plan as a lock file: what was planned is what may be launched.
 
 `sweeps.plan --workdir=DIR` leaves DIR/plan.json, with a hash of the study's runs. An executor that uses machines other
-than this one starts nothing without a plan for the study as it stands; the local one needs no plan, but follows the one
-that lies in the workdir. `sweeps.launch --no-plan` launches all the same.
+than this one starts nothing without a plan for the study as it stands, and for the devices that its workers have; the
+local one needs no plan, but follows the one that lies in the workdir if it is for its devices. `sweeps.launch --no-plan`
+launches all the same.
 """
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
@@ -18,6 +20,8 @@ from experiments.run import identity
 from models.mesh.mesh import MeshShape
 from sweeps.cost import machines
 from sweeps.cost.compile_cache import PROGRAM_OPTIONS
+from sweeps.cost.machines import Target
+from sweeps.executors.support.protocol import Executor, Hardware
 from sweeps.study.cells import Cell, ancestry
 from sweeps.study.file import Study
 
@@ -47,44 +51,66 @@ def read(workdir: epath.PathLike) -> dict[str, Any] | None:
         plan = files.read_json(path)
         if not isinstance(plan["hash"], str) or not isinstance(plan["target"], str):
             raise TypeError("hash and target must be text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        machines.target(plan["target"])
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(f"{path} is no plan that can be read ({error!r}); make it again with sweeps.plan") from error
     return plan
 
 
 def plan_to_launch(
-    study: Study, workdir: epath.PathLike, executor: str, target: str | None = None
+    study: Study, workdir: epath.PathLike, name: str, executor: Executor[Any], say: Callable[[str], None] = print
 ) -> dict[str, Any] | None:
-    """Return the plan under which a study may be launched; None where none is needed. `executor`: its name.
+    """Return the plan under which a study may be launched; None where none is needed. `name`: of the executor.
 
-    Raises InputError when a plan is needed and missing, was made for other runs or another `target`, or says that a
+    The local executor, which needs no plan, sets aside one that is for other devices than its workers have, and says so.
+    Raises InputError when a plan is needed and missing, was made for other runs or other devices, or says that a
     signature does not fit.
     """
     plan = read(workdir)
-    again = f"python -m sweeps.plan --study={study.spec} --workdir={workdir}"
     if plan is None:
-        if executor == "local":
+        if name == "local":
             return None
-        flag = f" --target={target}" if target else ""
-        raise InputError(
-            f"--executor={executor}: {workdir} has no plan.json; make one with '{again}{flag}', or --no-plan"
-        )
-    planned_for = plan["target"]
-    again += f" --target={target or planned_for}"
-    if plan["hash"] != study_hash(study):
-        raise InputError(f"{workdir}/plan.json was made for other runs than the study has now; '{again}', or --no-plan")
-    if target is not None and _slice(planned_for) != _slice(target):
-        raise InputError(f"{workdir}/plan.json is for {planned_for}, not for {target}; '{again}', or --no-plan")
-    too_large = [signature["name"] for signature in plan["signatures"] if not signature["fits"]]
-    if too_large:
-        raise InputError(f"{workdir}/plan.json: {too_large[0]} does not fit on {planned_for}; '{again}', or --no-plan")
+        flag = f" --target={executor.target}" if executor.target else ""
+        command = f"python -m sweeps.plan --study={study.spec} --workdir={workdir}{flag}"
+        raise InputError(f"--executor={name}: {workdir} has no plan.json; make one with '{command}', or --no-plan")
+    path = f"{workdir}/plan.json"
+    wrong = wrong_devices(machines.target(plan["target"]), executor)
+    if wrong and name == "local":
+        say(f"note: {path} is for {wrong}: launched without that plan")
+        return None
+    if wrong:
+        raise InputError(f"{path} is for {wrong}; make one for these with sweeps.plan, or --no-plan")
+    check(plan, study, workdir)
     return plan
 
 
-def _slice(name: str) -> tuple[str | None, str | None, int]:
-    """Return what is the same for all names of one machine."""
-    found = machines.target(name)
-    return found.chip, found.topology, found.chips
+def check(plan: dict[str, Any], study: Study, workdir: epath.PathLike) -> None:
+    """Raise InputError for a plan that was made for other runs, or says that a signature does not fit."""
+    path = f"{workdir}/plan.json"
+    planned_for = plan["target"]
+    again = f"python -m sweeps.plan --study={study.spec} --workdir={workdir} --target={planned_for}"
+    if plan["hash"] != study_hash(study):
+        raise InputError(f"{path} was made for other runs than the study has now; '{again}', or --no-plan")
+    too_large = [signature["name"] for signature in plan["signatures"] if not signature["fits"]]
+    if too_large:
+        raise InputError(f"{path}: {too_large[0]} does not fit on {planned_for}; '{again}', or --no-plan")
+
+
+def wrong_devices(planned_for: Target, executor: Executor[Any]) -> str | None:
+    """Say what a plan is for, and what the executor's workers have instead; None where that is one, or is not known."""
+    if executor.target is not None:
+        found = machines.target(executor.target)
+        same = (found.chip, found.topology, found.slices) == (
+            planned_for.chip,
+            planned_for.topology,
+            planned_for.slices,
+        )
+        return None if same else f"{planned_for.name}, not for {executor.target}"
+    has = executor.hardware()
+    planned = Hardware(planned_for.kind, planned_for.chips)
+    if has is None or has == planned:
+        return None
+    return f"{planned_for.name} ({planned}), where a worker has {has}"
 
 
 def apply_plan(study: Study, plan: dict[str, Any]) -> tuple[Study, dict[str, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from experiments.benchmarks.chips import Chip
+from experiments.benchmarks.chips import Chip, Grid
 from experiments.run import identity
 from sweeps.cost import compiler as compilers
 from sweeps.cost import plan_file
@@ -17,13 +17,14 @@ from sweeps.executors import local
 from sweeps.study.cells import ancestry
 from sweeps.study.file import Study
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def plan_study(
     study: Study,
     target: Target,
     chips: Mapping[str, Chip],
+    grid: Grid,
     layouts: int = 1,
     cache: str | None = CACHE,
     say: Say = be_silent,
@@ -50,22 +51,28 @@ def plan_study(
         "schema": SCHEMA,
         "target": target.name,
         "topology": target.topology,
+        "slices": target.slices,
         "study": study.spec,
         "hash": plan_file.study_hash(study),
         "chip": dataclasses.asdict(chip) if chip else None,
         "signatures": [dataclasses.asdict(one) for one in planned],
-        "totals": totals(study, planned, target, chip, workers) | compilations,
+        "totals": totals(study, planned, target, chip, grid, workers) | compilations,
     }
 
 
 def totals(
-    study: Study, planned: Sequence[SignaturePlan], target: Target, chip: Chip | None, workers: int
+    study: Study, planned: Sequence[SignaturePlan], target: Target, chip: Chip | None, grid: Grid, workers: int
 ) -> dict[str, Any]:
-    """Add up the signatures of a study. On a CPU, chip hours are those of cores, and nobody has told what they cost."""
+    """Add up the signatures of a study. On a CPU, chip hours are those of cores, and nobody has told what they cost.
+
+    The energy is that of chips which take the most that they can, with the data center around them.
+    """
     longest, names = critical_path(study, planned)
     seconds = sum(one.seconds for one in planned)
     chip_hours = seconds * target.chips / 3600
     price = chip.price_usd if chip else None
+    watts = chip.watts if chip else None
+    energy_kwh = None if watts is None else chip_hours * watts / 1000 * grid.pue
     return {
         "runs": sum(one.runs for one in planned),
         "tokens": sum(one.tokens for one in planned),
@@ -74,6 +81,8 @@ def totals(
         "chips": target.chips,
         "chip_hours": chip_hours,
         "price_usd": None if price is None else chip_hours * price,
+        "energy_kwh": energy_kwh,
+        "co2e_kg": None if energy_kwh is None else energy_kwh * grid.kg_co2e_per_kwh,
         "checkpoint_storage_bytes": sum(one.checkpoint_storage_bytes for one in planned),
         "seconds": max(seconds / workers, longest),
         "critical_path_seconds": longest,

@@ -152,6 +152,8 @@ def _bill(plan: Plan) -> str:
     least = "at least " if plan["topology"] else ""  # a bound, and no measurement
     time = f"{least}{_time(totals['seconds'])} on {totals['chips']} chips"
     hours = f"{least}{totals['chip_hours']:.3g} chip hours"
+    if totals["energy_kwh"] is not None:
+        hours += f", about {totals['energy_kwh']:,.3g} kWh and {totals['co2e_kg']:,.3g} kg CO2e"
     if totals["price_usd"] is None:
         return f"{time}, {hours}; no list price is known"
     price = f"{least}{totals['price_usd']:,.2f} USD"

@@ -16,7 +16,7 @@ from etils import epath
 
 from models.errors import InputError
 from sweeps.executors.support.outside import not_started
-from sweeps.executors.support.protocol import Executor, NotStarted
+from sweeps.executors.support.protocol import Executor, Hardware, NotStarted
 from sweeps.executors.support.subprocess_worker import SubprocessWorker, wait_for_output
 
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -46,10 +46,14 @@ def accelerators() -> list[dict[str, str]]:
         return []
     if any(importlib.util.find_spec(plugin) for plugin in CUDA_PLUGINS):
         return [{"CUDA_VISIBLE_DEVICES": device} for device in _visible_gpus()]
-    tpu_devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    if importlib.util.find_spec("libtpu") and tpu_devices:
+    if importlib.util.find_spec("libtpu") and _tpu_files():
         return [{}]  # one process drives all chips of a TPU host
     return []
+
+
+def _tpu_files() -> list[str]:
+    """Return the device files of this host's TPU chips."""
+    return glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
 
 
 def _visible_gpus() -> list[str]:
@@ -91,6 +95,17 @@ class LocalExecutor(Executor[SubprocessWorker]):
             cores = tuple(self._cores[index::count]) if pinned else None
             self._free.append(Place(cores, env))
         self.slots = count
+
+    def hardware(self) -> Hardware:
+        """Return what one worker trains on: CPU cores, one GPU, or all chips of a TPU host."""
+        return Hardware(self._kind, len(_tpu_files()) if self._kind == "tpu" else 1)
+
+    @property
+    def _kind(self) -> str:
+        """Name the kind of device of the places: cpu, gpu or tpu."""
+        if not self._devices:
+            return "cpu"
+        return "gpu" if self._devices[0] else "tpu"
 
     def options(self) -> dict[str, Any]:
         """Give the next worker as many simulated devices as its place has cores."""

@@ -21,7 +21,7 @@ from experiments import files
 from experiments.cli import EXIT_AGAIN
 from models.errors import InputError
 from sweeps.executors.support.gang import Gang
-from sweeps.executors.support.protocol import ROOT, End, Event, Executor, python_path, train_command
+from sweeps.executors.support.protocol import ROOT, End, Event, Executor, Hardware, python_path, train_command
 from sweeps.executors.support.ray_host import Host, Member
 
 COUNT_SECONDS = 5.0  # between two counts of the cluster's nodes
@@ -158,6 +158,15 @@ class RayExecutor(Executor[PlacedWorker]):
         except (ConnectionError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())[:200]
             raise InputError(f"--executor=ray:address={address}: no cluster can be reached ({text})") from None
+
+    def hardware(self) -> Hardware | None:
+        """Return what one worker trains on; a custom resource does not say what it stands for."""
+        options = self._options
+        if options.tpus:
+            return Hardware("tpu", options.tpus * options.hosts)
+        if options.gpus:
+            return Hardware("gpu", options.gpus * options.hosts)
+        return None if options.resource else Hardware("cpu", 1)
 
     @property
     def slots(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody but the executor sets it

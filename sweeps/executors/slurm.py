@@ -25,7 +25,7 @@ from experiments.alive.lease import Process
 from experiments.cli import EXIT_AGAIN
 from models.errors import InputError
 from sweeps.executors.support import slurm_job
-from sweeps.executors.support.protocol import Event, Executor, python_path, train_command
+from sweeps.executors.support.protocol import Event, Executor, Hardware, python_path, train_command
 from sweeps.executors.support.slurm_job import Box
 
 BEAT_SECONDS = 2.0  # between two beats of the counter in `tether`
@@ -193,6 +193,11 @@ class SlurmExecutor(Executor[SlurmWorker]):
             orphaned = launcher.local and not launcher.alive
             if orphaned and not box.exit_file(0).exists():
                 files.write_json(box.stop, True)
+
+    def hardware(self) -> Hardware:
+        """Return what one job trains on."""
+        options = self._options
+        return Hardware("gpu", options.gpus * options.hosts) if options.gpus else Hardware("cpu", 1)
 
     def options(self) -> dict[str, Any]:
         """Return the simulated devices on a CPU: one per core that was asked for."""

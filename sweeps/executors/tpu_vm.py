@@ -68,6 +68,8 @@ class Keeper(SubprocessWorker):
 class TpuVmExecutor(Executor[Keeper]):
     """Processes of this machine that do nothing but talk to gcloud; this machine's cores are no limit."""
 
+    shares_workdir = False  # the slices work in the bucket; runs come back once they are over
+
     def __init__(self, options: Options):
         self._options = options
         self.target = options.type  # the plan has to be for this slice

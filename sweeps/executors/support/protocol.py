@@ -83,6 +83,19 @@ class Worker(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What one worker trains on, all its hosts together: chips of one kind (cpu, gpu or tpu). A CPU counts as one chip."""
+
+    kind: str
+    chips: int
+
+    def __str__(self) -> str:
+        if self.kind == "cpu":
+            return "CPU cores"
+        return f"{self.chips} {self.kind.upper()}{'' if self.kind == 'gpu' else ' chip'}{'s' if self.chips > 1 else ''}"
+
+
 SomeWorker = TypeVar("SomeWorker", bound=Worker)
 
 
@@ -91,6 +104,7 @@ class Executor(abc.ABC, Generic[SomeWorker]):
 
     slots: int
     target: str | None = None  # the machine type that a plan has to be for (sweeps/cost/plan_file.py); None: any
+    shares_workdir: bool = True  # whether metrics and requests to stop pass through the workdir while a run trains
 
     @abc.abstractmethod
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SomeWorker | NotStarted:
@@ -101,6 +115,10 @@ class Executor(abc.ABC, Generic[SomeWorker]):
 
         By default any will do.
         """
+
+    def hardware(self) -> Hardware | None:
+        """Return what one worker trains on, which a plan has to be for as well. By default that is not known."""
+        return None
 
     def share(self, populations: int) -> None:
         """Learn how many populations are to come, to give each worker more of the machine when they are few.

@@ -18,8 +18,9 @@ from sweeps.work.workdir import Workdir, distinct, identify
 def missing_populations(study: Study, workdir: Workdir) -> list[Population]:
     """Return what is to be trained, parents first, laid out as the workdir's plan has it if there is one."""
     together = None
-    planned = plan_file.plan_to_launch(study, workdir.root, "local")
+    planned = plan_file.read(workdir.root)
     if planned:
+        plan_file.check(planned, study, workdir.root)
         study, together = plan_file.apply_plan(study, planned)
     runs = distinct(identify(study, prepare_corpora(study)))
     missing = [node for node in runs if not workdir.finished(node.fingerprint)]

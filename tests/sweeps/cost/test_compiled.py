@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from experiments.benchmarks.chips import load_chips
+from experiments.benchmarks.chips import load_chips, load_grid
 from experiments.run.freeze import freeze
 from experiments.store.record import ledger
 from models.mesh import mesh
@@ -22,6 +22,7 @@ from tests.support.plans import LARGE, SMALL, needs_libtpu, study_of
 pytestmark = [pytest.mark.tpu_aot, needs_libtpu, pytest.mark.slow]
 
 CHIPS = load_chips()
+GRID = load_grid()
 KEYS = "name runs fits peak_bytes flops_per_step collective_bytes step_seconds_bound bound_by compile_seconds"
 
 
@@ -39,10 +40,10 @@ def test_nothing_is_compiled_twice(cached_compiler: CachedCompiler, tmp_path: pa
     target = machines.target("v5e-4")
     cache = cached_compiler.cache
     said = []
-    first = plan_study(study, target, CHIPS, cache=cache, say=said.append)
+    first = plan_study(study, target, CHIPS, GRID, cache=cache, say=said.append)
     assert (first["totals"]["compiled"], first["totals"]["remembered"]) == (2, 0)
     assert len(said) == 2
-    again = plan_study(study, target, CHIPS, cache=cache)
+    again = plan_study(study, target, CHIPS, GRID, cache=cache)
     assert (again["totals"]["compiled"], again["totals"]["remembered"]) == (0, 2)
     assert again["signatures"] == first["signatures"]
     assert again["hash"] == first["hash"]
@@ -70,7 +71,7 @@ def test_nothing_is_compiled_twice(cached_compiler: CachedCompiler, tmp_path: pa
     assert "list price of" in done.stdout
     written = json.loads((workdir / "plan.json").read_text())
     assert written["hash"] == first["hash"]
-    assert plan_file.plan_to_launch(load(str(path)), workdir, "tpu-vm", "v5litepod-4") == written
+    plan_file.check(written, load(str(path)), workdir)
 
 
 def test_fsdp_for_a_tpu_has_its_flops_and_collectives(cached_compiler: CachedCompiler):

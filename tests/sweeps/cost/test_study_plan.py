@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks.chips import load_chips
+from experiments.benchmarks.chips import Grid, load_chips, load_grid
 from experiments.cli import InputError
 from experiments.run import identity
 from sweeps.cost import bound, machines, study_plan, table
@@ -18,6 +18,7 @@ from tests.support.plans import SMALL, planned, study_of
 from tests.support.studies import nodes_of
 
 CHIPS = load_chips()
+GRID = load_grid()
 
 
 def test_a_bound_is_the_slowest_of_four():
@@ -67,19 +68,35 @@ def test_a_bill_is_of_all_chips_for_all_signatures():
     first, second = by_signature(study.cells)
     found = [planned(first, 0.5, seconds=900.0), planned(second, 0.5, seconds=2_700.0)]
     chip = dataclasses.replace(CHIPS["v5e"], price_usd=1.5)
-    totals = study_plan.totals(study, found, machines.target("v5e-16"), chip, workers=1)
+    totals = study_plan.totals(study, found, machines.target("v5e-16"), chip, GRID, workers=1)
     assert totals["seconds"] == 3_600
     assert totals["chip_hours"] == 16
     assert totals["price_usd"] == 24
-    without = study_plan.totals(study, found, machines.target("cpu"), None, workers=4)
+    without = study_plan.totals(study, found, machines.target("cpu"), None, GRID, workers=4)
     assert without["seconds"] == 900, "four cores share the work"
     assert without["chip_hours"] == 1
     assert without["price_usd"] is None
 
 
+def test_energy_is_that_of_all_chips_with_the_data_center_around_them():
+    """Half an hour on 8 GPUs of 700 W is 2.8 kWh; at a PUE of 1.5 that is 4.2 kWh, and 1.68 kg at 0.4 kg each."""
+    study = study_of(cases(SMALL))
+    (group,) = by_signature(study.cells)
+    found = [planned(group, 0.5, seconds=1_800.0)]
+    grid = Grid(pue=1.5, kg_co2e_per_kwh=0.4, pue_source="made up", co2e_source="made up")
+    totals = study_plan.totals(study, found, machines.target("h100-8"), CHIPS["h100"], grid, workers=1)
+    assert totals["chip_hours"] == 4
+    assert totals["price_usd"] == pytest.approx(4 * 11.06)
+    assert totals["energy_kwh"] == pytest.approx(4.2)
+    assert totals["co2e_kg"] == pytest.approx(1.68)
+    unknown = study_plan.totals(study, found, machines.target("v5e-16"), CHIPS["v5e"], grid, workers=1)
+    assert unknown["energy_kwh"] is None, "nobody has published what a v5e takes"
+    assert unknown["co2e_kg"] is None
+
+
 def test_a_gpu_target_needs_its_gpus():
     with pytest.raises(InputError, match="needs a machine with 8 of them; here jax sees 0"):
-        study_plan.plan_study(study_of(cases(SMALL)), machines.target("h100-8"), CHIPS)
+        study_plan.plan_study(study_of(cases(SMALL)), machines.target("h100-8"), CHIPS, GRID)
 
 
 def test_populations_are_no_larger_than_planned():
@@ -132,6 +149,8 @@ TOTALS = {
     "chips": 16,
     "chip_hours": 1.0,
     "price_usd": None,
+    "energy_kwh": 12.5,
+    "co2e_kg": 5.6,
     "checkpoint_storage_bytes": 1e9,
     "critical_path": [],
     "critical_path_seconds": 1.0,
@@ -147,7 +166,23 @@ def test_a_plan_is_printed_whole_on_a_narrow_terminal():
     with Console(width=60, file=io.StringIO(), record=True) as console:
         table.show(console, plan, "mine")
     text = console.export_text()
-    for shown in ("3.22", "1.46", "1.72", "377.00", "compute", "82%", "16", "1.23", "3906", "2016", "99.00", "NO"):
+    for shown in (
+        "3.22",
+        "1.46",
+        "1.72",
+        "377.00",
+        "compute",
+        "82%",
+        "16",
+        "1.23",
+        "3906",
+        "2016",
+        "99.00",
+        "NO",
+        "12.5",
+        "kWh",
+        "5.6",
+    ):
         assert shown in text.split(), shown
     assert "moe" in text
     assert "does not fit: too large" in text

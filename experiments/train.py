@@ -152,7 +152,8 @@ class _StopRequests:
 @contextlib.contextmanager
 def _holding(trials: Sequence[Checked], held: Lease | None) -> Iterator[Lease | None]:
     """Hold the folders of trials on the first process, unless a launcher has handed them out. Raises Lost on all."""
-    if held is not None:
+    (handed_out,) = hosts.anywhere([held is not None])  # a launcher tells the first process alone
+    if handed_out:
         yield held
         return
     fingerprints = [trial[1] for trial in trials]

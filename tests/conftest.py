@@ -34,7 +34,13 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 # What is imported here and is a fixture can be asked for by every test.
-from tests.support.executors import cloud, cluster, executor_study  # noqa: E402, F401
+from tests.support.executors import (  # noqa: E402, F401
+    _session_cluster,
+    at_home,
+    cloud,
+    cluster,
+    executor_study,
+)
 from tests.support.families import TINY  # noqa: E402
 from tests.support.launching import tiny_study, undisturbed  # noqa: E402, F401
 from tests.support.training import small_disk  # noqa: E402, F401

@@ -9,23 +9,36 @@ checkpoint. The workdir has to be a folder that all nodes see, or gs://. require
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import os
-import signal
+import queue
+import threading
 import time
 from typing import Any
 
 from etils import epath
 
-from experiments import files
-from experiments.cli import EXIT_AGAIN
+from experiments.cli import EXIT_AGAIN, explain
 from models.errors import InputError
 from sweeps.executors.support.gang import Gang
-from sweeps.executors.support.protocol import ROOT, End, Event, Executor, Hardware, python_path, train_command
+from sweeps.executors.support.protocol import (
+    ROOT,
+    End,
+    Event,
+    Executor,
+    Failure,
+    Hardware,
+    NotStarted,
+    python_path,
+    train_command,
+)
 from sweeps.executors.support.ray_host import Host, Member
 
 COUNT_SECONDS = 5.0  # between two counts of the cluster's nodes
 LOOK_SECONDS = 0.2  # between two looks at an actor, each a call over the network
+GIVE_UP_SECONDS = 30.0  # for a worker that is to end at once
+START_SECONDS = 300.0  # for an actor to start: with `ship`, its node fetches the code first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +52,9 @@ class Options:
     resource: str = ""  # name of a custom resource of which each host needs one, such as a slice's
     hosts: int = 1
     slots: int = 0
-    port: int = 8476  # of the first host, on which several join
+    port: int = 0  # of the first host, on which several join; 0: one that is free there
+    place_minutes: int = 30  # so long a worker waits for its place
+    silent_seconds: int = 60  # a host that has not answered for so long counts as lost
     ship: bool = False  # send this folder's code to the nodes, which do not have it
 
     def needs(self) -> dict[str, float]:
@@ -56,70 +71,120 @@ def executor(options: Options) -> "RayExecutor":
 
 
 class PlacedWorker:
-    """A Worker that waits for its place, without keeping the launcher from its other workers, and then is a Gang."""
+    """A Worker that waits for its place and then is a Gang of actors.
+
+    All talk with the cluster is the business of a thread of its own, so that a cluster that does not answer keeps the
+    launcher from nothing. `poll`, `events` and the others only look at what the thread has found, or leave it a note.
+    """
 
     def __init__(self, owner: "RayExecutor", arguments: Sequence[str], log: epath.Path):
         self.pid = os.getpid()
-        self.place = owner.reserve()
         self._owner = owner
         self._arguments = list(arguments)
         self._log = log
-        self._ready = self.place.ready()
-        self._gang: Gang | None = None
-        self._status: int | None = None
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._end: End = None
+        # Notes to the thread.
         self._token: str | None = None  # once it may begin
+        self._stop_asked = False
+        self._forced_at: float | None = None  # on the monotonic clock
+        self._thread = threading.Thread(target=self._run, name="ray worker", daemon=True)
+        self._thread.start()
 
-    def _placed(self) -> Gang | None:
-        """Return the gang, once there is a place for it."""
-        waiting = self._gang is None and self._status is None
-        if waiting and self._place_is_ready():
-            self._begin()
-        return self._gang
-
-    def _place_is_ready(self) -> bool:
-        ready, _ = self._owner.ray.wait([self._ready], timeout=0)
-        return bool(ready)
-
-    def _begin(self) -> None:
-        """Start the actors in their place. A failure there ends the worker, as a node that is lost would."""
-        ray = self._owner.ray
-        try:
-            members = self._owner.start_members(self.place, self._arguments, self._log)
-        except (ray.exceptions.RayError, ConnectionError) as error:
-            files.write_bytes(self._log, f"error: UNAVAILABLE: ray: {type(error).__name__}\n".encode())
-            self._status = -signal.SIGKILL
-            return
-        self._gang = Gang(members)
-        if self._token is not None:
-            self._gang.go(self._token)
+    # --- the launcher's side
 
     def go(self, token: str = "") -> None:
         """Let it begin, as soon as it is there."""
         self._token = token
-        if self._gang:
-            self._gang.go(token)
 
     def events(self) -> list[Event]:
         """Return what it has reported."""
-        gang = self._placed()
-        return gang.events() if gang else []
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._events.get_nowait())
+        return found
 
     def poll(self) -> End:
-        """Return its exit status once it is over."""
-        gang = self._placed()
-        return gang.poll() if gang else self._status
-
-    def close(self) -> None:
-        """Let go of its actors."""
-        if self._gang:
-            self._gang.close()
+        """Return its end once it is over. One that was to end at once is over before long, whatever the cluster says."""
+        forced_at = self._forced_at
+        if self._end is None and forced_at and time.monotonic() - forced_at > GIVE_UP_SECONDS:
+            return Failure("node", "ray: the cluster does not answer")
+        return self._end
 
     def stop(self, force: bool = False) -> None:
         """Ask it to save and end; one that waits is over at once."""
-        if self._gang:
-            self._gang.stop(force)
-        else:
-            self._status = EXIT_AGAIN
+        self._stop_asked = True
+        if force and self._forced_at is None:
+            self._forced_at = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing is left to do: its thread has let go of actors and place."""
+
+    # --- the thread's side
+
+    def _run(self) -> None:
+        """Live from the reservation of a place to its release."""
+        end: End = None
+        place = None
+        try:
+            place = self._owner.reserve()
+            end = self._wait_for_place(place)
+            if end is None:
+                end = self._work(place)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever the cluster could not do; Ray exits where it is not there any more
+            end = NotStarted("node", f"ray: {explain(error)}")
+        finally:
+            with contextlib.suppress(Exception):
+                if place is not None:
+                    self._owner.give_back(place)
+            self._end = end
+
+    def _wait_for_place(self, place: Any) -> End:
+        """Return None once the place is there; the end of a worker that was stopped before, or has waited too long."""
+        ready = place.ready()
+        began = time.monotonic()
+        while not self._owner.is_there(ready):
+            if self._stop_asked:
+                return EXIT_AGAIN
+            if time.monotonic() - began > self._owner.place_seconds:
+                return NotStarted("node", self._owner.no_place())
+        return None
+
+    def _work(self, place: Any) -> End:
+        """Start the gang, pass on what it says and what it is asked, and return its end."""
+        gang = Gang(self._owner.start_members(place, self._arguments, self._log))
+        try:
+            return self._follow(gang)
+        except (Exception, SystemExit) as error:
+            return Failure("node", f"ray: {explain(error)}")
+        finally:
+            gang.close()
+
+    def _follow(self, gang: Gang) -> End:
+        """Return the end of a gang."""
+        begun = False
+        stopped = False
+        while True:
+            end = gang.poll()
+            for event in gang.events():
+                self._events.put(event)
+            if end is not None:
+                return end
+            if not begun and self._token is not None:
+                begun = True
+                gang.go(self._token)
+            if not begun and self._stop_asked:
+                return EXIT_AGAIN
+            if self._forced_at:
+                gang.stop(force=True)
+            elif self._stop_asked and not stopped:
+                stopped = True
+                gang.stop()
+            time.sleep(LOOK_SECONDS)
 
 
 class RayExecutor(Executor[PlacedWorker]):
@@ -136,14 +201,17 @@ class RayExecutor(Executor[PlacedWorker]):
             raise InputError("--executor=ray: Ray is not installed; pip install -r requirements-ray.txt") from None
         self.ray: Any = ray  # it has no types that we could rely on
         self._options = options
-        self._counted_at = float("-inf")  # on the monotonic clock
-        self._room = 0  # workers, by the last count
+        self.place_seconds = 60.0 * options.place_minutes
         self._connect()
+        self._room = self._count_room()  # workers, by the last count
         if not self.slots:
-            raise InputError(
-                f"--executor=ray: no room for {options.needs()} on {options.hosts} hosts; "
-                f"the cluster has {self._resources()}"
-            )
+            raise InputError(f"--executor=ray: {self.no_place()}")
+        threading.Thread(target=self._keep_counting, name="ray nodes", daemon=True).start()
+
+    def no_place(self) -> str:
+        """Say what there is no room for."""
+        given = self._options
+        return f"no room for {given.needs()} on {given.hosts} hosts; the cluster has {self._resources()}"
 
     def _connect(self) -> None:
         """Join the cluster. Raises InputError where none can be reached."""
@@ -170,13 +238,15 @@ class RayExecutor(Executor[PlacedWorker]):
 
     @property
     def slots(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody but the executor sets it
-        """Workers at a time: nodes may leave and join."""
-        if self._options.slots:
-            return self._options.slots
-        if time.monotonic() - self._counted_at > COUNT_SECONDS:
-            self._counted_at = time.monotonic()
-            self._room = self._count_room()
-        return self._room
+        """Workers at a time: nodes may leave and join. What was counted last, where the cluster does not answer."""
+        return self._options.slots or self._room
+
+    def _keep_counting(self) -> None:
+        """Count the cluster's nodes again and again: a thread, since the answer may take long."""
+        while self.ray.is_initialized():  # or a question would begin a connection of its own
+            with contextlib.suppress(Exception):
+                self._room = self._count_room()
+            time.sleep(COUNT_SECONDS)
 
     def _resources(self) -> dict[str, float]:
         """Return what the cluster has, without Ray's own entries."""
@@ -203,18 +273,44 @@ class RayExecutor(Executor[PlacedWorker]):
         spread = "STRICT_SPREAD" if hosts > 1 else "PACK"
         return self.ray.util.placement_group([self._options.needs()] * hosts, strategy=spread)
 
+    def is_there(self, ready: Any) -> bool:
+        """Whether a place that was asked for is there; waits a little where it is not."""
+        found, _ = self.ray.wait([ready], timeout=LOOK_SECONDS)
+        return bool(found)
+
+    def give_back(self, place: Any) -> None:
+        """Give a place back to the cluster, where we are still connected to it."""
+        if self.ray.is_initialized():
+            self.ray.util.remove_placement_group(place)
+
     def start_members(self, place: Any, arguments: Sequence[str], log: epath.Path) -> list[Member]:
-        """Start a worker's actors in their place, each with its process, which waits."""
+        """Start a worker's actors in their place, each with its process, which waits. Raises what Ray raises."""
         hosts = self._options.hosts
         actors = [self._start_actor(place, index) for index in range(hosts)]
-        first = self.ray.get(actors[0].address.remote()) if hosts > 1 else ""
+        try:
+            self._start_processes(actors, arguments)
+        except Exception:
+            for actor in actors:
+                self.ray.kill(actor)
+            raise
         members = []
         for index, actor in enumerate(actors):
-            join = [f"--hosts={first}:{self._options.port},{index},{hosts}"] if hosts > 1 else []
-            self.ray.get(actor.start.remote([*arguments, *join]))
             own_log = log if index == 0 else log.with_suffix(f".{index}.log")
-            members.append(Member(self.ray, actor, own_log))
+            members.append(Member(self.ray, actor, own_log, float(self._options.silent_seconds)))
         return members
+
+    def _start_processes(self, actors: Sequence[Any], arguments: Sequence[str]) -> None:
+        """Have each actor start its process, all at once. Raises what Ray raises, also where one does not answer."""
+        hosts = self._options.hosts
+        first = ""
+        if hosts > 1:
+            asked = actors[0].meeting_point.remote(self._options.port)
+            first = self.ray.get(asked, timeout=START_SECONDS)
+        starts = []
+        for index, actor in enumerate(actors):
+            join = [f"--hosts={first},{index},{hosts}"] if hosts > 1 else []
+            starts.append(actor.start.remote([*arguments, *join]))
+        self.ray.get(starts, timeout=START_SECONDS)
 
     def _start_actor(self, place: Any, index: int) -> Any:
         """Start the actor of one host, in its part of the place."""
@@ -234,12 +330,8 @@ class RayExecutor(Executor[PlacedWorker]):
         _, *arguments = train_command(population, workdir)  # without the interpreter: the host has its own
         return PlacedWorker(self, arguments, log)
 
-    def release(self, worker: PlacedWorker) -> None:
-        """Give its place back to the cluster."""
-        self.ray.util.remove_placement_group(worker.place)
-
     def wait(self, workers: Sequence[PlacedWorker], seconds: float) -> None:
-        """Return after so long, or LOOK_SECONDS: a look at an actor is a call over the network."""
+        """Return after so long, or LOOK_SECONDS: so often the threads of the workers hear from them."""
         time.sleep(min(seconds, LOOK_SECONDS))
 
 

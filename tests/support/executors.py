@@ -1,5 +1,6 @@
 """Stand in for the clouds that executors speak to: real processes behind the same commands."""
 
+from collections.abc import Iterator
 import json
 import os
 import pathlib
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import time
 
+from etils import epath
 import pytest
 
 from experiments.store import record
+from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
+from tests.support.ray_cluster import RayCluster
 
 STUDY = '''"""Does it work? Two programs of tiny runs, one of them with a child."""
 from sweeps.study.grid import branch, cases, chain, over, product
@@ -32,8 +36,8 @@ def executor_study(write_study) -> pathlib.Path:
     return write_study(STUDY)
 
 
-def losses(workdir: pathlib.Path) -> dict[str, float]:
-    records = [record.read(path) for path in workdir.glob("runs/*/record.json")]
+def losses(workdir: epath.PathLike) -> dict[str, float]:
+    records = [record.read(path) for path in epath.Path(workdir).glob("runs/*/record.json")]
     return {r["fingerprint"]: r["columns"]["loss_nats"] for r in records if r["status"] == "complete"}
 
 
@@ -52,16 +56,34 @@ def until(condition, seconds: float = 120):
     raise AssertionError("waited in vain")
 
 
-@pytest.fixture
-def cluster():
-    """Two nodes on this machine, each with room for one worker; the second one may be killed."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+def launch(study: pathlib.Path, workdir: pathlib.Path, executor: str, **environment: str):
+    """Launch a study as a user does, and wait for its end."""
+    flags = (f"--study={study}", f"--workdir={workdir}", f"--executor={executor}", "--no-plan")
+    return run_command("sweeps.launch", *flags, timeout=400, **environment)
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.second = made.add_node(num_cpus=1, resources={"slice": 1})
+
+@pytest.fixture(scope="session")
+def at_home(executor_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Losses of the study by fingerprint, trained by the local executor."""
+    workdir = tmp_path_factory.mktemp("at_home")
+    done = launch(executor_study, workdir, "local")
+    assert done.returncode == 0, done.stderr
+    return losses(workdir)
+
+
+@pytest.fixture(scope="session")
+def _session_cluster() -> Iterator[RayCluster]:
+    pytest.importorskip("ray")
+    made = RayCluster()
     yield made
-    made.shutdown()
+    made.close()
+
+
+@pytest.fixture
+def cluster(_session_cluster: RayCluster) -> Iterator[RayCluster]:
+    """A Ray cluster of this machine, which all tests share. What one of them harms is mended."""
+    yield _session_cluster
+    _session_cluster.mend()
 
 
 TPU = "tpu-vm:zone=us-east5-b,type=v5litepod-4,bucket=gs://mine/work,spot=true"

@@ -15,22 +15,7 @@ from sweeps.executors import load, tpu_vm
 from sweeps.executors.support import gang, slice_keeper
 from sweeps.executors.support.options import parse_options
 from tests.support.commands import run_command
-from tests.support.executors import TPU, Cloud, losses, started, until
-
-
-@pytest.fixture(scope="session")
-def at_home(executor_study: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """Losses of the study by fingerprint, trained by the local executor."""
-    workdir = tmp_path_factory.mktemp("at_home")
-    done = launch(executor_study, workdir, "local")
-    assert done.returncode == 0, done.stderr
-    return losses(workdir)
-
-
-def launch(study: pathlib.Path, workdir: pathlib.Path, executor: str, **environment: str):
-    flags = (f"--study={study}", f"--workdir={workdir}", f"--executor={executor}", "--no-plan")
-    return run_command("sweeps.launch", *flags, timeout=400, **environment)
-
+from tests.support.executors import TPU, Cloud, launch, losses, started, until
 
 # --- one interface
 
@@ -147,39 +132,6 @@ def test_a_slurm_job_on_two_hosts_is_one_run(
     assert losses(tmp_path / "w") == pytest.approx(at_home, rel=1e-5)
     for box in (tmp_path / "w" / "slurm").iterdir():
         assert [(box / f"exit.{rank}").read_text().strip() for rank in (0, 1)] == ["0", "0"]
-
-
-# --- Ray
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_ray_trains_a_study_where_its_resources_are(
-    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
-):
-    """A node dies with a worker on it: the population goes on elsewhere, from its checkpoint, to the same losses."""
-    long, workdir = pathlib.Path(f"{executor_study}:20"), tmp_path / "w"
-    address = cluster.address
-    process = started(long, workdir, f"ray:address={address}")
-    until(lambda: list(workdir.glob("runs/*/run.json")))
-    cluster.remove_node(cluster.second, allow_graceful=False)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    assert losses(workdir) == pytest.approx(at_home, rel=1e-5)
-    done = launch(executor_study, tmp_path / "none", f"ray:address={address},resource=slice")
-    assert done.returncode == 2 and "no room for" in done.stderr, "the only node with that resource is gone"
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_ray_gives_every_host_of_a_slice_an_actor(
-    executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path, cluster
-):
-    """Two hosts join each other and train as one run."""
-    done = launch(executor_study, tmp_path / "w", f"ray:address={cluster.address},hosts=2,port=18478")
-    assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "w") == pytest.approx(at_home, rel=1e-5)
-    assert list((tmp_path / "w").glob("populations/*.1.log"))
 
 
 # --- TPU VMs

@@ -16,6 +16,23 @@ from models.mesh.current import backend, constrain, current_mesh, restrict
 from models.mesh.rules import spec, split_by
 
 
+def as_summed(partial: Array) -> Array:
+    """Return an array in the type in which devices add it up: its own, but on a CPU at least float32.
+
+    XLA (0.10) aborts on a CPU's sums in bfloat16 that are stated here, and would do them in float32 as well.
+    """
+    if backend() != "cpu":
+        return partial
+    wide = jnp.promote_types(partial.dtype, jnp.float32)
+    return partial.astype(wide)
+
+
+def sum_over(partial: Array, names: Sequence[str]) -> Array:
+    """Sum what the devices along some mesh axes have; every one of them gets the sum, in the type of `partial`."""
+    total = jax.lax.psum(as_summed(partial), tuple(names))
+    return total.astype(partial.dtype)
+
+
 def reduce_scatter(partial: Array, axes: Sequence[str], rest: bool = True) -> Array:
     """Sum every device's `partial` matrix of these logical axes; each device keeps the shard that is its own.
 
@@ -31,7 +48,7 @@ def reduce_scatter(partial: Array, axes: Sequence[str], rest: bool = True) -> Ar
                 if name in left:
                     partial = _scatter_one_ring(partial, name, dimension)
                     left.remove(name)
-        return jax.lax.psum(partial, tuple(left)) if rest and left else partial
+        return sum_over(partial, left) if rest and left else partial
 
     return _beside_automatic(local, constrain(partial, *axes), axes)
 
@@ -56,9 +73,7 @@ def _scatter_matrices(name: str) -> Callable[[Array], Array]:
 
     @jax.custom_batching.custom_vmap
     def scatter(matrices: Array) -> Array:
-        # XLA (0.10) aborts on a CPU's scattered sums in bfloat16, which it would do in float32 as well.
-        wide = matrices.astype(jnp.float32) if backend() == "cpu" else matrices
-        return jax.lax.psum_scatter(wide, name, scatter_dimension=0).astype(matrices.dtype)
+        return jax.lax.psum_scatter(as_summed(matrices), name, scatter_dimension=0).astype(matrices.dtype)
 
     @scatter.def_vmap
     def _(trials: int, _: Any, matrices: Array) -> tuple[Array, bool]:
@@ -106,7 +121,7 @@ def sum_over_tensor(partial: Array) -> Array:
 
     All devices have the same gradient, of which shard_map has given each its share; jax would add up the shares again.
     """
-    return jax.lax.psum(partial, "tensor")
+    return sum_over(partial, ("tensor",))
 
 
 def _sum_forward(partial: Array) -> tuple[Array, None]:

@@ -42,6 +42,16 @@ def test_sharded_equals_one_device(tiny, family, mesh):
         assert kernel.addressable_shards[0].data.size < kernel.size, "parameters are really split"
 
 
+@pytest.mark.parametrize("family", ["dense", "moe"])
+def test_bfloat16_is_summed_over_two_axes(tiny, family):
+    """XLA aborts the process on a CPU where a sum over devices is stated in bfloat16."""
+    options = {"model.vocab": 264, "model.dtype": "bfloat16", "model.depth": 2}
+    one, _, _ = losses([tiny(family, **options)], 2, jax.devices()[:1])
+    mesh = {"execution.mesh.data": 2, "execution.mesh.fsdp": 2}
+    many, _, _ = losses([tiny(family, **options, **mesh)], 2)
+    np.testing.assert_allclose(many, one, rtol=1e-2)
+
+
 @pytest.mark.parametrize("packing", ["map", "vmap"])
 def test_packed_equals_solo_over_50_steps(tiny, packing):
     options = [{"seed": 0}, {"seed": 1, "opt.lr": 3e-3}, {"opt.weight_decay": 0.5, "loss.z_loss": 1e-3}]

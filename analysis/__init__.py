@@ -54,18 +54,23 @@ def read(
     delimiter: str | None = None,
     decimal: str | None = None,
     encoding: str | None = None,
+    join: "Source | None" = None,
+    on: str | None = None,
     **columns: str,
 ) -> "NamedGrid":
     """Read a grid from a file, several files or a pattern of files, or take a DataFrame for one; say what columns mean.
 
     columns: roles with their column or formula: N="params", loss="eval/loss", run="run_id", C="6*N*D". What is not named
     is looked for under its usual names. `where` chooses rows as --where does. delimiter, decimal, encoding: of a text file,
-    where what is found from it is wrong. Raises InputError when there is no such file, no row in it, or no such column.
+    where what is found from it is wrong. join: a table with one row a run, whose columns are given to the rows of each run;
+    on: the column that names runs in both, or "ours=theirs", else found. Raises InputError when there is no such file, no row in it, or no such column.
     """
     from analysis.from_python import grid
     from analysis.grid.text_table import Reading
 
-    return grid.read(source, where, columns, Reading(delimiter, decimal, encoding))
+    reading = Reading(delimiter, decimal, encoding)
+    joined = source if join is None else grid.joined(source, join, on, reading)
+    return grid.read(joined, where, columns, reading)
 
 
 def fit(

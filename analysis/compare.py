@@ -53,9 +53,9 @@ def main(argv: list[str]) -> None:
 
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import running_command
-    from analysis.grid.selection import select
     from analysis.laws.base import FormulaLaw
     from analysis.questions.compare import compare, read_hours, to_json
+    from analysis.questions.fit import select_for
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
@@ -65,9 +65,7 @@ def main(argv: list[str]) -> None:
     grid = options.load_grid(paths)
     law = options.law(grid, values.law)
     spec = options.spec(fitted=law)
-    needed = (*law.ROLES, "family")
-    optional = (*law.OPTIONAL, "C")
-    columns = select(grid, needed, optional=optional, columns=text, where=values.where, signed=law.SIGNED)
+    columns = select_for(grid, law, text, values.where, more=("family",), optional=("C",), elsewhere=("hours",))
     hours, why_none = read_hours(grid, text, values.where, values.hours_method, values.baseline, spec)
     # Laws that are no formula are refused in one line by the comparison itself.
     formula = cast(type[FormulaLaw], law)

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
         budget = budget_of(columns, None) if values.budget is None else values.budget
         candidates = lattice(columns, budget)
     else:
-        table = reading.load(values.candidates)
+        table = reading.load_alone(values.candidates)
         candidates = read(table, chosen, values.candidate_columns, columns)
         budget = budget_of(columns, candidates) if values.budget is None else values.budget
     design = propose(columns, chosen, target, candidates, spec, budget, values.count, until)

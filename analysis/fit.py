@@ -42,9 +42,8 @@ def main(argv: list[str]) -> None:
     from analysis.command_line.answers import fit as answer
     from analysis.command_line.arguments import running_command
     from analysis.fitting.result import to_json
-    from analysis.grid.selection import select
     from analysis.questions.backtest import hindsight_summary
-    from analysis.questions.fit import fit
+    from analysis.questions.fit import fit, select_for
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
@@ -64,9 +63,7 @@ def main(argv: list[str]) -> None:
         return
     if values.shared:
         raise InputError(f"--shared={','.join(values.shared)}: no groups share it; expected --by=COLUMN, too")
-    columns = select(
-        grid, law.ROLES, optional=law.OPTIONAL, columns=values.columns, where=values.where, signed=law.SIGNED
-    )
+    columns = select_for(grid, law, values.columns, values.where)
     result = fit(columns, law, spec)
     data = to_json(result, grid.sha256, running_command("analysis.fit"))
     if values.back_test:
@@ -83,7 +80,7 @@ def fit_by(grid: "Grid", law: "type[Law]", spec: "FitSpec", console: "Console") 
     from analysis.command_line.answers import groups as answer
     from analysis.command_line.arguments import running_command
     from analysis.grid.resolve import parse_roles
-    from analysis.grid.selection import select
+    from analysis.questions.fit import select_for
     from analysis.questions.groups import LABEL, fit_groups, groups_to_json
     from analysis.writing.output_file import write
 
@@ -91,8 +88,7 @@ def fit_by(grid: "Grid", law: "type[Law]", spec: "FitSpec", console: "Console") 
     if LABEL in parse_roles(values.columns):
         raise InputError(f"--columns: {LABEL} and --by={values.by} both say what the groups are; expected one of them")
     text = ",".join(filter(None, [values.columns, f"{LABEL}=`{values.by.strip('`')}`"]))
-    needed = (*law.ROLES, LABEL)
-    columns = select(grid, needed, optional=law.OPTIONAL, columns=text, where=values.where, signed=law.SIGNED)
+    columns = select_for(grid, law, text, values.where, more=(LABEL,))
     found = fit_groups(columns, law, spec, values.shared)
     command = running_command("analysis.fit")
     data = groups_to_json(found, values.by, law, spec, grid.sha256, command, values.back_test)

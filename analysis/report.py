@@ -17,6 +17,11 @@ def define_flags() -> None:
     """Declare the flags of the command."""
     options.define()
     flags.adopt_module_key_flags(options)
+    flags.DEFINE_list(
+        "calculator",
+        [],
+        "Further laws to fit for the page's calculator, of N, D and more: precision,data_constrained. Formulas join it.",
+    )
     cli.define_output("out", "The HTML file to write; beside it go NAME.numbers.json and NAME_figures/.")
 
 
@@ -25,7 +30,7 @@ def main(argv: list[str]) -> None:
     from etils import epath
     from rich.console import Console
 
-    from analysis import figures
+    from analysis import figures, laws
     from analysis.command_line.answers import report as answer
     from analysis.command_line.arguments import running_command
     from analysis.reporting.numbers import numbers
@@ -40,7 +45,8 @@ def main(argv: list[str]) -> None:
     numbers_path = os.path.splitext(values.out)[0] + ".numbers.json"
     cli.check_output(numbers_path, "--out")
     grid = options.load_grid(paths)
-    found = survey(grid, spec, values.columns, values.where, options.formulas(grid))
+    further = [laws.load(name.strip()) for name in values.calculator if name.strip()]
+    found = survey(grid, spec, values.columns, values.where, options.formulas(grid), further)
     drawn = figures.draw_all(found)
     command = running_command("analysis.report")
     report = epath.Path(values.out)

@@ -18,6 +18,17 @@ def define() -> None:
         "decimal", None, "The decimal mark, . or , of numbers such as 1,234; else found from the others."
     )
     flags.DEFINE_string("encoding", None, "The encoding of the file, such as utf-8 or cp1252; else found.")
+    flags.DEFINE_string(
+        "join",
+        None,
+        "A table with one row a run, such as the runs table of W&B (config.*, summary): its columns are given to the rows "
+        "of each run, for histories that do not hold them.",
+    )
+    flags.DEFINE_string(
+        "on",
+        None,
+        "With --join: the column that names the run in both tables, or OURS=THEIRS; else found by its values.",
+    )
 
 
 def grid_paths(argv: Sequence[str]) -> list[str]:
@@ -28,7 +39,20 @@ def grid_paths(argv: Sequence[str]) -> list[str]:
 
 
 def load(paths: Sequence[str] | str) -> "Grid":
-    """Read a grid as the flags say."""
+    """Read a grid as the flags say, with what --join says of its runs."""
+    from analysis.grid.join import join
+
+    given = flags.FLAGS
+    if given.on and not given.join:
+        raise InputError(f"--on={given.on}: nothing is joined; expected --join=FILE with it")
+    grid = load_alone(paths)
+    if not given.join:
+        return grid
+    return join(grid, load_alone(given.join), given.on)
+
+
+def load_alone(paths: Sequence[str] | str) -> "Grid":
+    """Read one table as the flags say."""
     from analysis.grid import table
     from analysis.grid.text_table import Reading
 

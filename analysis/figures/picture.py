@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
+from analysis.figures.legend import Ties, mark_series, tie_legends
 from analysis.figures.style import MARK, STYLE
 
 SVG = "http://www.w3.org/2000/svg"
@@ -37,6 +38,7 @@ def render(draw: Callable[[], Figure], name: str) -> tuple[bytes, bytes]:
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style):
         figure = draw()
+        ties = tie_legends(figure)
         svg = io.BytesIO()
         png = io.BytesIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -45,7 +47,7 @@ def render(draw: Callable[[], Figure], name: str) -> tuple[bytes, bytes]:
         # The layout stands: finding it again would take as long as all the drawing.
         figure.set_layout_engine("none")
         figure.savefig(png, format="png", dpi=160)
-        return finish(svg.getvalue(), figure, name), png.getvalue()
+        return finish(svg.getvalue(), figure, name, ties), png.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +68,18 @@ def picture(draw: Callable[..., Figure], *results: Any) -> Picture:
     return Picture(svg, png)
 
 
-def finish(svg: bytes, figure: Figure, name: str) -> bytes:
-    """Return the SVG with runs marked by `data-run`, ids that are unique beside other figures, and no metadata."""
+def finish(svg: bytes, figure: Figure, name: str, ties: Ties) -> bytes:
+    """Return the SVG with runs and series marked, ids that are unique beside other figures, and no metadata.
+
+    Runs have `data-run`; what an entry of a legend stands for has `data-series`, and the entry `data-entry`.
+    """
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", LINK)
     root = ElementTree.fromstring(svg)
     for metadata in root.findall(METADATA):
         root.remove(metadata)
     mark_runs(root, figure)
+    mark_series(root, ties)
     rename_ids(root, name)
     for element in root.iter():
         share_style(element)

@@ -33,13 +33,13 @@ def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
     objective = spec.settled_objective
     raw = objective.residual == "raw"
     above = objective.shares(columns.values.get("censored"))
-    if not spec.fixed:
-        own = law.problem(columns, raw, above)
-        if own is not None:
-            return own
-        # Sums of monomials have a faster way to the same fit, which needs logarithms of the target.
-        if issubclass(law, SumLaw) and _has_free_prefactors(law) and (columns[law.TARGET] > 0).all():
-            return _pose_sum(columns, law, raw, above)
+    own = law.problem(columns, raw, above, spec.fixed)
+    if own is not None:
+        return own
+    # Sums of monomials have a faster way to the same fit, which needs logarithms of the target.
+    is_sum = issubclass(law, SumLaw) and _has_free_prefactors(law)
+    if is_sum and not spec.fixed and (columns[law.TARGET] > 0).all():
+        return _pose_sum(columns, law, raw, above)
     return formula.problem(law, columns.values, raw, spec.fixed, above)
 
 

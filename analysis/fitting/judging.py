@@ -13,6 +13,8 @@ from analysis.trust import region
 from analysis.trust.design_check import lay_out
 from analysis.trust.verdict import Part, Verdict, withhold
 
+WHY_NONE = "why_no_interval"  # in the details of a procedure that has too few units of its own
+
 
 def judge_formula(result: FitResult, found: Optimum, refits: np.ndarray) -> Verdict:
     """Judge the fit of a formula from its optimum and its bootstrap refits [replicates, p], in the solver's parameters."""
@@ -56,7 +58,7 @@ def judge_by_rows(result: FitResult) -> Verdict:
         roles = ("N", "C") if isinstance(law, Allocation) else ()
         parts = [Part(name, roles) for name in law.names()]
     withheld = withhold(law, parts, design, None, result.intervals(), result.certificate.not_identified)
-    return Verdict(design, design.nothing, withheld)
+    return Verdict(design, design.nothing or result.details.get(WHY_NONE, ""), withheld)
 
 
 def _parts(law: FormulaLaw, fixed: Mapping[str, Any]) -> list[Part]:

@@ -11,12 +11,20 @@ from analysis.solve.optimum import Optimum
 AT_CORNER = (
     "the optimum lies at a corner of min, max or abs, where the gradient does not vanish; no point near is lower"
 )
+IN_VALLEY = "the objective is flat along coefficients that stand for each other, and the search stopped on the way"
 
 
 def stationary(found: Optimum, law: type[FormulaLaw], objective: Objective) -> tuple[Optimum, tuple[str, ...]]:
-    """Return the optimum, and a warning where it lies at a corner of the formula. Raises FitError where it is none."""
+    """Return the optimum, and a warning where it lies at a corner of the formula, or on the floor of a valley.
+
+    On such a floor the rows leave coefficients open together, as they do in a formula with too many of them: the search
+    goes on along it, and where it stops all that the rows tell is told. Raises FitError where there is no optimum.
+    """
     if found.gradient <= optimum.STATIONARY:
         return found, ()
+    valley = optimum.in_valley(found)
+    if valley:
+        return dataclasses.replace(found, valley=valley), (f"{IN_VALLEY}: {', '.join(valley)}",)
     if not law.HAS_CORNERS:
         starts = len(found.starts)
         raise FitError(

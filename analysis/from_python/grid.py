@@ -15,6 +15,7 @@ from rich.table import Table
 
 from analysis import laws as known_laws
 from analysis.fitting.spec import FitSpec
+from analysis.grid import join as joining
 from analysis.grid import selection, table
 from analysis.grid.resolve import RoleFinder
 from analysis.grid.roles import ROLES
@@ -23,6 +24,7 @@ from analysis.grid.text_table import Reading
 from analysis.laws import written
 from analysis.laws.base import Law
 from analysis.questions import scoreboard
+from analysis.questions.fit import select_for
 from analysis.writing.numbers import number
 from analysis.writing.shown import Shown
 from experiments.cli import InputError, nearest
@@ -119,6 +121,13 @@ def read(
     return found
 
 
+def joined(source: Source, runs: Source, on: str | None, reading: Reading = Reading()) -> NamedGrid:
+    """Return a grid whose rows have the columns of a table with one row a run."""
+    grid = _named_grid(source, reading)
+    found = joining.join(grid, _named_grid(runs, reading), on)
+    return dataclasses.replace(grid, frame=found.frame, sha256=found.sha256, notes=found.notes)
+
+
 def _named_grid(source: Source, reading: Reading) -> NamedGrid:
     """Return the grid of files or a DataFrame."""
     if isinstance(source, NamedGrid):
@@ -161,15 +170,7 @@ class Asked:
 
     def select(self, law: type[Law], more: Sequence[str] = ()) -> Columns:
         """Select the rows and roles that a law uses, and further roles that are needed."""
-        needed = (*law.ROLES, *more)
-        return selection.select(
-            self.grid,
-            needed,
-            optional=law.OPTIONAL,
-            columns=self.grid.named,
-            where=self.grid.where,
-            signed=law.SIGNED,
-        )
+        return select_for(self.grid, law, self.grid.named, self.grid.where, more, changing=True)
 
     def select_for_all(self, laws: Sequence[type[Law]]) -> Columns:
         """Select the rows that all of several laws can use, so that they are compared on the same ones."""

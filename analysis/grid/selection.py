@@ -1,6 +1,6 @@
 """Choose the rows of a grid that a law can use, and say of every other one why it is left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import re
 
 import numpy as np
@@ -107,6 +107,28 @@ def select(
         parts=dict(finder.part_names),
         tuned=tuple(tuned.values) if tuned else (),
     )
+
+
+def unused(grid: Grid, columns: str | None, where: str | None, used: Collection[str]) -> list[str]:
+    """Return the roles that the user named and nothing uses.
+
+    Neither is a role among `used`, nor does the formula of a role that is, nor `where` nor --best_of, name it.
+    """
+    given = parse_roles(columns)
+    named = {*used, *grid.best_of}
+    if where:
+        named |= expression.names(condition.parse(where))
+    under_way = [role for role in given if role in named]
+    while under_way:
+        role = under_way.pop()
+        source = given[role]
+        if source in grid or ROLES[role].many:  # a pattern names no roles
+            continue
+        for name in expression.names(expression.parse(source, "--columns")):
+            if name in given and name not in named:
+                named.add(name)
+                under_way.append(name)
+    return [role for role in given if role not in named]
 
 
 def _find_roles(

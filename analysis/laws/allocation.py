@@ -57,7 +57,7 @@ class IsoFlop(Allocation):
     NAME: ClassVar[str] = "isoflop"
     SOURCE: ClassVar[str] = "Hoffmann et al. 2022 (arXiv 2203.15556), approach 2; Porian et al. 2024 (arXiv 2406.19146)"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "loss")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "group")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("D", "group", "weight", "run")
 
 
 @dataclasses.dataclass(frozen=True)

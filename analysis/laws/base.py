@@ -33,6 +33,7 @@ class Law:
     SOURCE: ClassVar[str]
     ROLES: ClassVar[tuple[str, ...]]  # columns that a fit needs
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # columns that a fit uses when they are there
+    WHEN_NAMED: ClassVar[tuple[str, ...]] = ()  # columns that it uses where a user names them, and does not look for
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {}  # meanings of columns that no law before it asked for
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = ()  # what `at` takes; any one of these sets
     TARGET: ClassVar[str] = "loss"  # the role that it predicts
@@ -171,13 +172,15 @@ class FormulaLaw(Law):
         return cls
 
     @classmethod
-    def problem(cls, columns: Any, raw: bool, above: Array | float | None) -> Problem | None:
+    def problem(
+        cls, columns: Any, raw: bool, above: Array | float | None, fixed: Mapping[str, float]
+    ) -> Problem | None:
         """Pose the fit in a way of the law's own; None where the common ways do.
 
         columns: analysis.grid.table.Columns; raw: residuals are differences, not those of logarithms; above: see
-        Objective.shares.
+        Objective.shares; fixed: coefficients that are held.
         """
-        del columns, raw, above
+        del columns, raw, above, fixed
         return None
 
     @classmethod
@@ -188,6 +191,10 @@ class FormulaLaw(Law):
         """
         del inputs, target
         return np.empty((0, len(cls.names())))
+
+    def end_of_range(self, name: str) -> str:
+        """Say in words that a coefficient lies at an end of its range."""
+        return f"{name} is {float(getattr(self, name)):.4g}, the end of its range"
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict TARGET at the inputs, in their order or by name; coefficients may be arrays that broadcast with them."""
@@ -225,8 +232,8 @@ def rounded_minimum(first: Number, second: Number, sharpness: Number) -> Number:
 
     At first = second it lies below them by a factor 2^(-1/q).
     """
-    first = np.asarray(np.log(first))
-    second = np.asarray(np.log(second))
+    first = np.log(first)
+    second = np.log(second)
     # The larger is written as the smaller times e^apart, so that the exponential below never overflows.
     first_is_larger = np.real(first) > np.real(second)
     apart = np.where(first_is_larger, first - second, second - first)

@@ -26,6 +26,8 @@ from analysis.laws.base import (
     prefactor,
 )
 from analysis.solve.objective import Objective
+from analysis.solve.problem import Problem
+from analysis.solve.shares import ALL, shares_problem
 
 TASKS = "Bhagia et al. 2024 (arXiv 2412.04403)"
 GADRE = "Gadre et al. 2024 (arXiv 2403.08540)"
@@ -154,8 +156,8 @@ class ErrorFromLoss(FormulaLaw):
 class Accuracy(FormulaLaw):
     """Accuracy = a/(1 + exp(-k (L - L0))) + b for a loss L on the answers; k < 0 where a lower loss is better.
 
-    (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one. Both a and b are shares; b is what guessing gives
-    (--fix=b=0.25 for four choices).
+    (a, k, b) and (-a, -k, a + b) are one curve; a is the positive one. Both a and b are shares, and no accuracy is above
+    1: a + b <= 1 is a part of the fit. b is what guessing gives (--fix=b=0.25 for four choices).
     """
 
     a: Number
@@ -180,6 +182,17 @@ class Accuracy(FormulaLaw):
         "L0": free(0.3, 0.5, 0.8, 1.1, 1.5, 2.0, 3.0, 5.0),
         "b": free(low=0.0, high=1.0),
     }
+
+    @classmethod
+    def problem(cls, columns: Any, raw: bool, above: Any, fixed: Mapping[str, float]) -> Problem | None:
+        """Pose the fit with a + b <= 1."""
+        return shares_problem(cls, columns.values, raw, fixed, above, ("a", "b"))
+
+    def end_of_range(self, name: str) -> str:
+        """Say that the curve ends at 1 where it does."""
+        if name in ("a", "b") and self.a + self.b > ALL:
+            return "a + b is 1, the largest that an accuracy can be"
+        return super().end_of_range(name)
 
     def predict(self, task_loss: Any) -> Any:
         """Predict the accuracy, 0 to 1, at that loss."""

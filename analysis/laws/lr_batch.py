@@ -27,6 +27,7 @@ class HyperparameterLaw(Law):
     LR: ClassVar[dict[str, str]]
     BATCH: ClassVar[dict[str, str]]
     OPTIONAL: ClassVar[tuple[str, ...]] = ("N", "D", "C")
+    WHEN_NAMED: ClassVar[tuple[str, ...]] = ("group",)  # the rows of one cell
     TARGET: ClassVar[str] = "lr"
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
 

@@ -87,8 +87,10 @@ class Mixing(OfShares, FormulaLaw):
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"c": prefactor(), "k": prefactor()}
 
     @classmethod
-    def problem(cls, columns: Any, raw: bool, above: Any = None) -> Problem:
-        """Pose the fit as two terms whose logarithms are linear in (ln c, ln k, t)."""
+    def problem(cls, columns: Any, raw: bool, above: Any, fixed: Mapping[str, float]) -> Problem | None:
+        """Pose the fit as two terms whose logarithms are linear in (ln c, ln k, t); as a formula with some of them held."""
+        if fixed:
+            return None
         return exponential.exponential(columns, raw, above)
 
     def predict(self, share: Any) -> Any:
@@ -106,6 +108,7 @@ class LinearMixing(OfShares, FormulaLaw):
     FORMULA: ClassVar[str] = "L = b + sum_j w_j r_j"
     SOURCE: ClassVar[str] = "Liu et al. 2024 (RegMix; arXiv 2407.01492), the linear regression"
     ROLES: ClassVar[tuple[str, ...]] = ("share", "loss")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run")
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "raw")
     LETTER: ClassVar[str] = "w"
     COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {"b": free()}

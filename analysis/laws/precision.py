@@ -44,11 +44,15 @@ class Precision(FormulaLaw):
 
     def predict(self, N: Any, D: Any, bits_weights: Any, bits_activations: Any, bits_cache: Any) -> Any:
         """Predict the loss in nats per token."""
+        log_size = self.log_effective(N, bits_weights, bits_activations, bits_cache)
+        return self.E + self.A * np.exp(-self.alpha * log_size) + self.B * power(D, -self.beta)
+
+    def log_effective(self, N: Any, bits_weights: Any, bits_activations: Any, bits_cache: Any) -> Any:
+        """Return ln N': as many parameters in full precision would do as well."""
         kept_weights = np.log(1 - np.exp(-bits_weights / self.g_w))
         kept_activations = np.log(1 - np.exp(-bits_activations / self.g_a))
         kept_cache = np.log(1 - np.exp(-bits_cache / self.g_kv))
-        log_size = np.log(N) + (kept_weights + kept_activations + kept_cache)
-        return self.E + self.A * np.exp(-self.alpha * log_size) + self.B * power(D, -self.beta)
+        return np.log(N) + (kept_weights + kept_activations + kept_cache)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Say what rounding trained weights to few bits costs, as a term of its own and added to Chinchilla's law."""
+"""Say what rounding trained weights to few bits costs: as a term of its own, and added to laws of training."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.grid.roles import Role
 from analysis.laws.base import Coefficient, FormulaLaw, Inputs, Number, exponent, power, prefactor
+from analysis.laws.precision import Precision
 
 KUMAR = "Kumar et al. 2024 (arXiv 2411.04330)"
 BITS: Mapping[str, Role] = {
@@ -89,3 +90,55 @@ class RoundedLoss(FormulaLaw):
         pull = self.beta * self.B * power(at["N"], self.gamma_N) * np.exp(at["bits_after"] / self.gamma_post)
         push = self.gamma_D * self.C_T
         return {"critical_D": power(pull / push, 1 / (self.gamma_D + self.beta))}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionJoint(FormulaLaw):
+    """L = E + A/N'^alpha + B/D^beta + dL: training in P_w, P_a and P_kv bits, then rounding to P bits; nats per token.
+
+    N' is that of `precision`. dL is that of `post_training` at N', times (1 - exp(-C_x (P_x - P))) for each x of w, a, kv: a
+    model that was trained in few bits loses less by rounding, and nothing where it was trained in P bits.
+    """
+
+    E: Number
+    A: Number
+    B: Number
+    alpha: Number
+    beta: Number
+    g_w: Number
+    g_a: Number
+    g_kv: Number
+    C_T: Number
+    gamma_D: Number
+    gamma_N: Number
+    gamma_post: Number
+    C_w: Number
+    C_a: Number
+    C_kv: Number
+
+    NAME: ClassVar[str] = "precision_joint"
+    FORMULA: ClassVar[str] = (
+        "L = E + A/N'^alpha + B/D^beta + C_T D^gamma_D / N'^gamma_N exp(-P/gamma_post) prod_x (1-exp(-C_x (P_x-P))), "
+        "N' = N prod_x (1-exp(-P_x/g_x)), x = w, a, kv, P = bits_after"
+    )
+    SOURCE: ClassVar[str] = f"{KUMAR}, equation 9"
+    ROLES: ClassVar[tuple[str, ...]] = (*Precision.ROLES[:-1], "bits_after", "loss")
+    COEFFICIENTS: ClassVar[dict[str, Coefficient]] = {
+        **Precision.COEFFICIENTS,
+        **OF_TERM,
+        **dict.fromkeys(("C_w", "C_a", "C_kv"), prefactor(0.1, 0.5, 2.0, low=1e-3, high=100.0)),
+    }
+
+    def predict(
+        self, N: Any, D: Any, bits_weights: Any, bits_activations: Any, bits_cache: Any, bits_after: Any
+    ) -> Any:
+        """Predict the loss in nats per token after rounding."""
+        training = Precision(self.E, self.A, self.B, self.alpha, self.beta, self.g_w, self.g_a, self.g_kv)
+        of_training = training.predict(N, D, bits_weights, bits_activations, bits_cache)
+        effective = np.exp(training.log_effective(N, bits_weights, bits_activations, bits_cache))
+        rounding = PostTraining(self.C_T, self.gamma_D, self.gamma_N, self.gamma_post)
+        added = rounding.predict(effective, D, bits_after)
+        for bits, rate in ((bits_weights, self.C_w), (bits_activations, self.C_a), (bits_cache, self.C_kv)):
+            taken_off = np.maximum(bits - bits_after, 0.0)  # to more bits than those of training nothing is rounded
+            added = added * -np.expm1(-rate * taken_off)
+        return of_training + added

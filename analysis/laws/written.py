@@ -5,7 +5,7 @@ search. Where the search for coefficients starts is told by the data: analysis/l
 """
 
 import ast
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any, ClassVar, Self, cast
 
@@ -24,12 +24,11 @@ from analysis.laws.base import (
 )
 from analysis.laws.written_text import WHAT, Formula, column_role
 from analysis.laws.written_value import value_of
+from analysis.solve import best_size
 from experiments.cli import InputError
 
 ALLOCATIONS = (("N", "D"), ("C",), ("N", "C"), ("D", "C"))
 SIZES = 96  # tried for the best one at a budget, before the search between the nearest
-GOLDEN = (5**0.5 - 1) / 2
-NARROWINGS = 60
 
 
 def law_of(text: str, columns: Collection[str] = (), name: str = "formula") -> type[FormulaLaw]:
@@ -98,25 +97,14 @@ class Written(FormulaLaw):
             return value_of(self.WRITTEN.tree, names)
 
 
-def _narrowed(loss_at: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Return the place of the least loss between two, by golden sections."""
-    for _ in range(NARROWINGS):
-        step = GOLDEN * (high - low)
-        left = high - step
-        right = low + step
-        goes_left = loss_at(left) < loss_at(right)
-        high = np.where(goes_left, right, high)
-        low = np.where(goes_left, low, left)
-    return (low + high) / 2
-
-
 class Allocated:
     """Find the best allocation of compute under a law of N and D."""
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
         """Return (N, D) of least loss among those with flops_per_param_token * N * D = C; NaN where there is none.
 
-        Sizes from one parameter to one token are tried, and the search goes on between the neighbours of the best.
+        Sizes from one parameter to one token are tried, and between the neighbours of the best one the slope along the
+        budget changes its sign.
         """
         product = np.asarray(C, dtype=np.float64) / flops_per_param_token
 
@@ -139,7 +127,19 @@ class Allocated:
         is_inside = (best > 0) & (best < last) & np.isfinite(least)
         below = np.maximum(best - 1, 0)
         above = np.minimum(best + 1, last)
-        N = np.exp(_narrowed(loss_at, places[below] * largest, places[above] * largest))
+
+        def is_rising(log_n: Array) -> Array:
+            slope = best_size.slope(
+                lambda N, D: self.predict(N=N, D=D),  # pyright: ignore[reportAttributeAccessIssue]
+                log_n,
+                C,
+                flops_per_param_token,
+                0.0,
+            )
+            return slope > 0
+
+        with np.errstate(all="ignore"):
+            N = np.exp(best_size.bisect(is_rising, places[below] * largest, places[above] * largest))
         N = np.where(is_inside, N, np.nan)
         return N, product / N
 

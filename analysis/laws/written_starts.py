@@ -231,6 +231,9 @@ def _with_hint(known: Coefficient, hint: Hint) -> Coefficient:
     """Return a coefficient with the bounds and starts that a user gave it."""
     low = known.low if math.isinf(hint.low) else hint.low
     high = known.high if math.isinf(hint.high) else hint.high
+    if hint.either and low == 0:
+        mirrored = tuple(-start for start in known.start)
+        return Coefficient((*known.start, *mirrored), False)
     usual = tuple(start for start in known.start if low < start < high)
     starts = hint.start or usual or _between(low, high)
     is_wide = max(starts) > 100 * min(starts)
@@ -264,7 +267,7 @@ def _signed(
     target: Array,
     raw: bool,
 ) -> dict[str, Coefficient]:
-    """Add the coefficients that are solved for: positive ones, but for those whose data speak for a negative sign.
+    """Add the coefficients that are solved for: those that are positive by form, but for those whose data speak against it.
 
     Both ways are fitted roughly; either sign is believed where the likelihood is much higher with it.
     """
@@ -273,16 +276,19 @@ def _signed(
     either = {}
     for name in solved:
         hint = formula.hints.get(name, Hint())
-        positive[name] = _linear(hint, 0.0)
+        positive[name] = _linear(hint, 0.0 if is_positive_by_form(formula, name) else -math.inf)
         either[name] = _linear(hint, -math.inf)
     chosen = dict(positive)
     may_be_negative = [name for name in solved if not either[name].log]
     if may_be_negative:
         trial = _Trial(law, inputs, target, raw)
-        misfit, _ = trial.rough_fit({**few, **positive})
         values = trial.best_start({**few, **either})
         for name in may_be_negative:
             either[name] = _of_either_sign(either[name], values[name])
+            if not positive[name].log:
+                positive[name] = either[name]
+                chosen[name] = either[name]
+        misfit, _ = trial.rough_fit({**few, **positive})
         misfit_of_either, values = trial.rough_fit({**few, **either})
         is_much_better = _log_likelihood_ratio(misfit, misfit_of_either, len(target)) > MUCH_BETTER
         for name in may_be_negative:
@@ -290,6 +296,21 @@ def _signed(
                 chosen[name] = _of_either_sign(either[name], values[name])
     both = {**known, **chosen}
     return {name: both[name] for name in formula.coefficients}
+
+
+def is_positive_by_form(formula: Formula, name: str) -> bool:
+    """Say whether a coefficient's place says its sign, as A in A/N^alpha and E beside it; g in g*log(lr)^2 has either.
+
+    It multiplies a power with an exponent that is fitted, or an exp, which is how what falls to nothing is written; or it is
+    a constant, and something else is such a power.
+    """
+    places = find_places(formula)
+    place = places[name]
+    others = places.items()
+    if place.beside is not None and place.sign.startswith(("Mult", "Div")):
+        others = _walk(place.beside, Place())
+    exponents = [other for other, at in others if at.in_exponent or at.in_exp]
+    return any(other in formula.coefficients for other in exponents)
 
 
 def _log_likelihood_ratio(misfit: float, other: float, rows: int) -> float:
@@ -323,7 +344,7 @@ def _fewer(known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
 
 def _linear(hint: Hint, least: float) -> Coefficient:
     """Return a coefficient that is solved for, within its bounds and above `least` where these say nothing."""
-    low = least if math.isinf(hint.low) else hint.low
+    low = least if math.isinf(hint.low) and not hint.either else hint.low
     if hint.high <= low:
         low = -math.inf
     is_log = low == 0 or hint.low >= 0

@@ -2,7 +2,7 @@
 
 A name is data where it is a role (N, D, C, lr, ...), a column of the grid, or stands in back-ticks; every other one is a
 coefficient. What is known of a coefficient may follow it in brackets: alpha[0:2] are bounds, alpha[0.3] a start,
-alpha[0:2, 0.3, 0.5] both.
+alpha[0:2, 0.3, 0.5] both; A[:] may have either sign.
 """
 
 import ast
@@ -26,11 +26,12 @@ SIGNS = {"^": "**", "\u00b7": "*", "\u00d7": "*", "\u2212": "-"}
 
 @dataclasses.dataclass(frozen=True)
 class Hint:
-    """Hold what a user says of a coefficient: bounds, and values to start from."""
+    """Hold what a user says of a coefficient: bounds, and values to start from; either: it may have either sign."""
 
     low: float = -math.inf
     high: float = math.inf
     start: tuple[float, ...] = ()
+    either: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,8 @@ class _Hints(ast.NodeTransformer):
                 f"{WHAT}: {ast.unparse(node)!r} is not a coefficient with bounds and starts within them; "
                 "expected for example alpha[0:2] or alpha[0:2, 0.3]"
             )
-        self.hints[node.value.id] = Hint(low, high, tuple(starts))
+        has_no_bounds = bool(bounds) and math.isinf(low) and math.isinf(high)
+        self.hints[node.value.id] = Hint(low, high, tuple(starts), either=has_no_bounds)
         return node.value
 
 

@@ -50,7 +50,6 @@ def _largest(first: Any, second: Any) -> Any:
 
 def _size(value: Any) -> Any:
     """Return the value without its sign; numpy's abs would lose the slope."""
-    value = np.asarray(value)
     is_negative = np.real(value) < 0
     return np.where(is_negative, -value, value)
 

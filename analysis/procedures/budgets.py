@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from analysis.fitting.weights import row_weights
 from analysis.grid.cost import log_tokens
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
@@ -32,8 +33,9 @@ class Budget:
     log_n: Array
     log_loss: Array
     log_d: Array
-    repeats: Array  # runs behind each size
+    repeats: Array  # what the runs of each size count together: how many they are, where all count alike
     rows: Array
+    weight: Array  # [runs], with mean 1 over all rows
     run_log_loss: Array  # [runs], carried to the budget's C
     minimum: float = math.nan  # ln N*
     loss: float = math.nan  # ln L*
@@ -141,7 +143,8 @@ def compute_slopes(columns: Columns, groups: list[Array]) -> Array:
     c = log_c - log_c.mean()
     design = np.stack([np.ones_like(n), n, c, n * n, n * c, c * c], axis=1)
     log_loss = np.log(columns["loss"])
-    surface, *_ = np.linalg.lstsq(design, log_loss, rcond=None)
+    root = np.sqrt(row_weights(columns, "loss"))
+    surface, *_ = np.linalg.lstsq(design * root[:, None], log_loss * root, rcond=None)
     _, _, by_c, _, by_nc, by_cc = surface
     slopes = by_c + by_nc * n + 2 * by_cc * c
     return np.clip(slopes, -0.5, 0.0)
@@ -154,10 +157,11 @@ def make_budget(columns: Columns, rows: Array, slopes: Array) -> Budget:
     log_d = log_tokens(columns)[rows]
     log_loss = np.log(columns["loss"][rows])
     label = size_labels(log_n)
-    repeats = np.bincount(label)
+    weight = row_weights(columns, "loss")[rows]
+    repeats = np.bincount(label, weights=weight)
 
     def mean_by_size(values: Array) -> Array:
-        return np.bincount(label, weights=values) / repeats
+        return np.bincount(label, weights=weight * values) / repeats
 
     middle = float(np.mean(log_c))
     run_log_loss = log_loss + slopes[rows] * (middle - log_c)
@@ -170,5 +174,6 @@ def make_budget(columns: Columns, rows: Array, slopes: Array) -> Budget:
         log_d=tokens_at_middle,
         repeats=repeats,
         rows=rows,
+        weight=weight,
         run_log_loss=run_log_loss,
     )

@@ -45,8 +45,9 @@ def fit_records(columns: Columns, law_class: type[DensityGrowth], spec: FitSpec)
     """Fit the growth of density to the records; the doubling time with its interval is in details["doubling_days"]."""
     is_record = records(columns["days"], columns["density"])
     columns = columns.take(is_record, "an earlier model is as dense")
-    # Days may count from far away, where intercept and slope could hardly be told apart: fit around their middle.
-    middle = float(columns["days"].mean())
+    # Days may count from far away, where intercept and slope could hardly be told apart: fit around their middle. An
+    # intercept that is held is that of day 0.
+    middle = 0.0 if "B" in spec.fixed else float(columns["days"].mean())
     from_middle = columns["days"] - middle
     centred = dataclasses.replace(columns, values={**columns.values, "days": from_middle})
     result = fit_formula(centred, law_class, spec)

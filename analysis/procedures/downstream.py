@@ -16,6 +16,7 @@ from analysis.laws.downstream import TwoStep
 from analysis.solve import newton
 from analysis.solve.parameters import VANISHED
 from analysis.solve.problem import Problem
+from analysis.solve.shares import SharesProblem
 from analysis.solve.sums import SumProblem
 from analysis.trust import bootstrap
 from analysis.trust.certificate import Certificate
@@ -80,10 +81,6 @@ def _check_spec(spec: FitSpec, law: type[TwoStep]) -> None:
     for name in spec.fixed:
         if name not in known:
             raise InputError(f"--fix: {name!r} is not a coefficient of {law.NAME}; expected {', '.join(known)}")
-    if spec.resample != "paired":
-        raise InputError(
-            f"--resample: {spec.resample!r} cannot keep the two steps of {law.NAME} together; expected paired"
-        )
 
 
 def _spec_of_step(spec: FitSpec, step: type[FormulaLaw], is_first: bool) -> FitSpec:
@@ -125,7 +122,9 @@ def refit(result: FitResult, counts: Array) -> Array:
 
 def parameters(problem: Problem, law: FormulaLaw) -> Array:
     """Return where in a problem [p] a law lies: logarithms of what is searched over logarithms, within the bounds."""
-    if isinstance(problem, SumProblem) and isinstance(law, SumLaw):
+    if isinstance(problem, SharesProblem):
+        theta = problem.of_coefficients(_coefficients(law, law.names())[None])[0]
+    elif isinstance(problem, SumProblem) and isinstance(law, SumLaw):
         powers = _coefficients(law, law.exponents())
         sizes = _coefficients(law, law.prefactors())
         # Prefactors of a sum are those at the middle of the rows.

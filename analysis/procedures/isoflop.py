@@ -5,35 +5,28 @@ import math
 
 import numpy as np
 
+from analysis.fitting.judging import WHY_NONE
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.allocation import IsoFlop
 from analysis.laws.base import Array
 from analysis.procedures import allocation
-from analysis.procedures.budgets import Budget, compute_slopes, make_budget, size_labels, split_budgets
+from analysis.procedures.budgets import Budget, compute_slopes, make_budget, split_budgets
+from analysis.procedures.isoflop_noise import Noise, disturbances, estimate_noise
 from analysis.procedures.parabola import refine_lowest, vertex
 from analysis.trust.certificate import Certificate
 from analysis.trust.identification import WIDEST_CONSTANT
-from analysis.trust.interval import Interval
+from analysis.trust.interval import FEWEST_SPARE, Interval
 from experiments.cli import InputError
 
 FEWEST_SIZES = {"quadratic": 3, "cubic": 4, "akima": 3}
 FEWEST_MINIMA = 2
 AKIMA_STEPS = 25  # points per gap between sizes, Porian et al. 2024
-FEWEST_REPEATS = 4  # spare runs of repeated sizes from which the noise is taken
 LEAST_SHARE_OF_SPACING = (
     0.33  # a minimum is never surer than this share of the spacing of the sizes (Porian et al. 2024)
 )
 MOST_SUM_OFF = 0.05  # of a + b from 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """The standard deviation of ln loss of one run, and the degrees of freedom that it was estimated from."""
-
-    sd: float
-    freedom: int
 
 
 def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResult:
@@ -48,7 +41,8 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
     used = _with_minimum(budgets)
 
     noise = estimate_noise(columns, budgets, spec.interpolation)
-    copies = bootstrap_minima(used, spec, noise)
+    disturbed = disturbances(columns, used, spec, noise)
+    copies = bootstrap_minima(used, spec, disturbed)
     trust = precision(used, copies) if spec.weighted else np.ones(len(used))
     log_c = np.log([budget.flops for budget in used])
     found = []
@@ -68,13 +62,22 @@ def fit_isoflop(columns: Columns, law: type[IsoFlop], spec: FitSpec) -> FitResul
         residual=minima[:, 0] - on_the_line,
         certificate=_certify(fitted, budgets, noise, draws, spec),
         draws=draws,
+        freedom=noise.freedom if noise.runs else None,
         details={
             "budgets": [_describe(budget) for budget in budgets],
             "noise_sd": noise.sd,
             "interpolation": spec.interpolation,
             "weights": trust.tolist(),
+            **_why_none(noise),
         },
     )
+
+
+def _why_none(noise: Noise) -> dict[str, str]:
+    """Say why there are no intervals, where rows are of so few runs that nothing measures their scatter."""
+    if not noise.runs or noise.freedom >= FEWEST_SPARE:
+        return {}
+    return {WHY_NONE: f"{noise.runs} independent runs: too few are left to measure the scatter by"}
 
 
 def _with_minimum(budgets: list[Budget]) -> list[Budget]:
@@ -144,7 +147,7 @@ def minimise_curves(budget: Budget, log_loss: Array, interpolation: str) -> tupl
 def _fit_polynomials(x: Array, y: Array, repeats: Array, degree: int) -> Array:
     """Fit polynomials to y [sizes, copies] over x [sizes]; coefficients [degree + 1, copies], highest power first.
 
-    A size counts as often as it has runs.
+    A size counts as much as its runs do together.
     """
     root = np.sqrt(repeats)[:, None]
     design = np.vander(x, degree + 1)
@@ -197,59 +200,6 @@ def _akima_minimum(log_n: Array, log_loss: Array) -> tuple[Array, Array]:
     return log_minimum, least
 
 
-def estimate_noise(columns: Columns, budgets: list[Budget], interpolation: str) -> Noise:
-    """Estimate the noise of one run: from repeated sizes (seeds) where there are enough, else from scatter around curves."""
-    repeated = _noise_of_repeats(columns, budgets)
-    if repeated.freedom >= FEWEST_REPEATS:
-        return repeated
-    return _noise_around_curves(budgets, interpolation)
-
-
-def _noise_of_repeats(columns: Columns, budgets: list[Budget]) -> Noise:
-    """Estimate the noise from runs of one size: how far each lies from their mean."""
-    squares = 0.0
-    freedom = 0
-    for budget in budgets:
-        log_n = np.log(columns["N"][budget.rows])
-        label = size_labels(log_n)
-        from_mean = budget.run_log_loss - budget.log_loss[label]
-        squares += float(from_mean @ from_mean)
-        freedom += len(from_mean) - len(budget.log_n)
-    return _noise(squares, freedom)
-
-
-def _noise_around_curves(budgets: list[Budget], interpolation: str) -> Noise:
-    """Estimate the noise from the scatter around each budget's polynomial.
-
-    That is the curve that is fitted, or, for an Akima curve, which goes through every point, a cubic (a parabola for 4
-    sizes).
-    """
-    squares = 0.0
-    freedom = 0
-    for budget in budgets:
-        sizes = len(budget.log_n)
-        degree = 2 if interpolation == "quadratic" or sizes <= 4 else 3
-        if sizes <= degree + 1:
-            continue
-        # A size counts as often as it has runs.
-        root = np.sqrt(budget.repeats)
-        x = budget.log_n - budget.middle
-        design = np.vander(x, degree + 1) * root[:, None]
-        goal = budget.log_loss * root
-        fitted, *_ = np.linalg.lstsq(design, goal, rcond=None)
-        residual = goal - design @ fitted
-        squares += float(np.sum(residual**2))
-        freedom += sizes - degree - 1
-    return _noise(squares, freedom)
-
-
-def _noise(squares: float, freedom: int) -> Noise:
-    """Return the noise of a sum of squares; none where nothing is left to judge it by."""
-    if not freedom:
-        return Noise(0.0, 0)
-    return Noise(math.sqrt(squares / freedom), freedom)
-
-
 def precision(used: list[Budget], copies: Array) -> Array:
     """Weigh each budget's minimum by 1/s^2, with mean 1; s is the deviation of ln N* over noisy copies of its curve.
 
@@ -274,23 +224,17 @@ def precision(used: list[Budget], copies: Array) -> Array:
     return weight / weight.mean() if weight.any() else equal
 
 
-def bootstrap_minima(used: list[Budget], spec: FitSpec, noise: Noise) -> Array:
+def bootstrap_minima(used: list[Budget], spec: FitSpec, disturbed: list[Array]) -> Array:
     """Return the minima [replicates, budgets, 3] (ln N*, D*, L*) of copies of the curves with noise added to every size.
 
-    The noise is normal and the copies are centred on the observed losses. Each replicate has a noise level of its own,
-    as uncertain as the degrees of freedom leave it. NaN marks a minimum on an edge. No replicates without noise.
+    disturbed: the noise of each budget [sizes, replicates]. The copies are centred on the observed losses. NaN marks a
+    minimum on an edge. No replicates without noise.
     """
-    if noise.sd == 0:
+    if not disturbed:
         return np.empty((0, len(used), 3))
-    stream = np.random.RandomState(spec.seed)
     minima = np.empty((spec.bootstrap, len(used), 3))
-    # Of a variance with so many degrees of freedom, the truth is this many times the estimate.
-    ratio = noise.freedom / stream.chisquare(noise.freedom, spec.bootstrap)
-    sd = noise.sd * np.sqrt(ratio)
-    for at, budget in enumerate(used):
-        scale = sd / np.sqrt(budget.repeats)[:, None]
-        disturbance = stream.standard_normal((len(budget.log_n), spec.bootstrap))
-        copies = budget.log_loss[:, None] + scale * disturbance
+    for at, (budget, noise) in enumerate(zip(used, disturbed, strict=True)):
+        copies = budget.log_loss[:, None] + noise
         log_n, log_loss = minimise_curves(budget, copies, spec.interpolation)
         minima[:, at] = np.stack([log_n, budget.tokens(log_n), log_loss], axis=1)
     return minima
@@ -320,7 +264,8 @@ def _certify(law: IsoFlop, budgets: list[Budget], noise: Noise, draws: Array, sp
     if used == FEWEST_MINIMA:
         found.append("two budgets: the exponents go through both points and nothing checks them")
     if not len(draws):
-        found.append("no scatter to learn the noise from: no intervals")
+        if spec.bootstrap:
+            found.append("no scatter to learn the noise from: no intervals")
     elif len(draws) < 0.9 * spec.bootstrap:
         lost = 1 - len(draws) / spec.bootstrap
         found.append(f"{lost:.0%} of the replicates lost their minima on an edge")

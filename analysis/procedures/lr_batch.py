@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.judging import WHY_NONE
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -24,7 +25,8 @@ from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
 RESAMPLED = ("cells", "points")  # what is independent: optima of one cell rest on the same runs
-FEWEST_CELLS = 5  # below, a reader is told on how many the law rests
+FEWEST_CELLS = 10  # below, a reader is told on how many the law rests
+FEWEST_SPARE = 2  # cells beside one for each coefficient of a regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TwoRegressions:
 
     lr: Regression
     batch: Regression
+    replicates: int  # refits to resampled cells; those without one cell at a time follow
 
     @property
     def coefficients(self) -> Array:
@@ -46,7 +49,16 @@ class TwoRegressions:
 
     @property
     def draws(self) -> Array:
-        """Refits [replicates, coefficients]."""
+        """Refits to resampled cells [replicates, coefficients]."""
+        return self._refits[: self.replicates]
+
+    @property
+    def left_out(self) -> Array:
+        """Refits without one cell at a time [cells, coefficients]; none where that leaves too few."""
+        return self._refits[self.replicates :]
+
+    @property
+    def _refits(self) -> Array:
         return np.hstack([self.lr.draws, self.batch.draws])
 
     @property
@@ -72,17 +84,22 @@ def fit_lr_batch(
     if resample not in RESAMPLED:
         raise InputError(f"resample: {resample!r} is not cells or points; {nearest(resample, RESAMPLED, 'choice')}")
     spec = spec.for_law(law)
-    _check_spec(spec, law)
+    _check_fixed(spec, law)
     if choice is None:
         choice, excess = choice_of(spec.near_optimum)
     roles = tuple(dict.fromkeys([*law.LR, *law.BATCH]))
     points = optima(columns, roles, choice, excess)
     cell = points.cell if resample == "cells" else np.arange(len(points.cell))
     fitted = _regress_both(points, cell, law, spec)
+    freedom = _freedom(law, cell, spec.fixed)
 
     is_scale = np.array([name in (law.LR_SCALE, law.BATCH_SCALE) for name in law.names()])
     coefficients = np.where(is_scale, np.exp(fitted.coefficients), fitted.coefficients)
     chosen = {"choice": choice, "excess": excess if choice == "near" else None}
+
+    def in_units(refits: Array) -> Array:
+        return np.where(is_scale, np.exp(refits), refits)
+
     return FitResult(
         law=law(*coefficients.tolist()),
         spec=spec,
@@ -90,16 +107,15 @@ def fit_lr_batch(
         objective=0.5 * float(fitted.residual @ fitted.residual),
         residual=fitted.lr.residual,
         certificate=_certify(law, points, fitted, columns, spec.fixed),
-        draws=np.where(is_scale, np.exp(fitted.draws), fitted.draws),
-        details=chosen | _describe(law, points, fitted),
+        draws=in_units(fitted.draws),
+        left_out=in_units(fitted.left_out),
+        freedom=freedom,
+        details=chosen | _describe(law, points, fitted) | _why_none(law, points, freedom),
     )
 
 
-def _check_spec(spec: FitSpec, law: type[HyperparameterLaw]) -> None:
-    """Raise InputError for an objective or a coefficient that the law does not have."""
-    objective = spec.objective
-    if objective is not None and (objective.loss, objective.residual) != ("least_squares", "log"):
-        raise InputError(f"--law: {law.NAME} is ordinary least squares of logarithms; expected no --loss or --residual")
+def _check_fixed(spec: FitSpec, law: type[HyperparameterLaw]) -> None:
+    """Raise InputError for a coefficient that the law does not have."""
     for name in spec.fixed:
         if name not in law.names():
             raise InputError(
@@ -117,6 +133,10 @@ def _regress_both(points: Optima, cell: Array, law: type[HyperparameterLaw], spe
     counts = drawn[:, label]
     is_determined = np.array([points.vary(count) for count in counts], dtype=bool)
     counts = counts[is_determined]
+    replicates = len(counts)
+    without = bootstrap.left_out(len(different))[:, label]
+    if replicates and all(points.vary(count) for count in without):
+        counts = np.concatenate([counts, without])
 
     def one(goal: Array, scale: str, exponents: Mapping[str, str]) -> Regression:
         """Regress one logarithm on those of the inputs. Raises InputError for fewer points than coefficients."""
@@ -129,7 +149,27 @@ def _regress_both(points: Optima, cell: Array, law: type[HyperparameterLaw], spe
     return TwoRegressions(
         lr=one(points.log_lr, law.LR_SCALE, law.LR),
         batch=one(points.log_batch, law.BATCH_SCALE, law.BATCH),
+        replicates=replicates,
     )
+
+
+def _freedom(law: type[HyperparameterLaw], cell: Array, fixed: Mapping[str, float]) -> int:
+    """Return how many cells are left over where each coefficient of a regression takes one."""
+    of_lr = [name for name in (law.LR_SCALE, *law.LR.values()) if name not in fixed]
+    of_batch = [name for name in (law.BATCH_SCALE, *law.BATCH.values()) if name not in fixed]
+    return len(np.unique(cell)) - max(len(of_lr), len(of_batch))
+
+
+def _why_none(law: type[HyperparameterLaw], points: Optima, freedom: int) -> dict[str, str]:
+    """Say why there are no intervals, where too few cells are left over to measure their scatter by."""
+    if freedom >= FEWEST_SPARE:
+        return {}
+    cells_used = len(np.unique(points.cell))
+    coefficients = cells_used - freedom
+    return {
+        WHY_NONE: f"{cells_used} cells for {coefficients} coefficients: too few are left to measure the scatter by; "
+        "more sizes or token counts would tell"
+    }
 
 
 def _describe(law: type[HyperparameterLaw], points: Optima, fitted: TwoRegressions) -> dict[str, Any]:
@@ -160,7 +200,9 @@ def _certify(
     warnings = []
     cells_used = len(np.unique(points.cell))
     if cells_used < FEWEST_CELLS:
-        warnings.append(f"{cells_used} cells carry the law")
+        warnings.append(
+            f"{cells_used} cells carry the law: optima of one cell count once, and intervals are wide or none"
+        )
     on_edge = _best_on_edge(columns)
     if on_edge:
         warnings.append(f"{on_edge} best learning rates or batches lie on the edge of their cell's sweep")

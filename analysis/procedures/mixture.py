@@ -25,7 +25,6 @@ TINY = 1e-300
 
 def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitResult:
     """Fit the loss on the shares by ordinary least squares, with an intercept."""
-    _check_linear(spec, law)
     share = columns["share"]
     loss = columns["loss"]
     rows, parts = share.shape
@@ -64,16 +63,6 @@ def fit_linear(columns: Columns, law: type[LinearMixing], spec: FitSpec) -> FitR
         ),
         draws=least_squares(share, loss, counts * weight),
     )
-
-
-def _check_linear(spec: FitSpec, law: type[LinearMixing]) -> None:
-    """Raise InputError for options that ordinary least squares does not have."""
-    objective = spec.settled_objective
-    is_least_squares = (objective.loss, objective.residual) == ("least_squares", "raw")
-    if not is_least_squares or spec.fixed:
-        raise InputError(f"--law: {law.NAME} is ordinary least squares; expected no --loss, --residual or --fix")
-    if spec.resample != "paired":
-        raise InputError(f"--resample: {spec.resample!r} is not for {law.NAME}; expected paired")
 
 
 def _scaled_gradient(share: Array, weight: Array, difference: Array) -> float:
@@ -142,8 +131,6 @@ def fit_boosted(columns: Columns, law: type[BoostedMixing], spec: FitSpec) -> Fi
 
     Rows whose `validation` is not zero decide when boosting ends, and are the unseen rows; else 5 folds are.
     """
-    if spec.fixed:
-        raise InputError(f"--fix: {law.NAME} has no coefficients to hold")
     share = columns["share"]
     loss = columns["loss"]
     is_held = columns["validation"] != 0 if "validation" in columns else np.zeros(len(loss), dtype=bool)

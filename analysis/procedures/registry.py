@@ -1,7 +1,8 @@
 """Find the procedure of a law that is not fitted as one formula.
 
 A law is a formula and knows nothing of how it is fitted. Here stands, for each class of laws whose fit takes steps of its
-own, the function `(columns, law, spec) -> FitResult` that takes them. Laws that derive from such a class share it.
+own, the function `(columns, law, spec) -> FitResult` that takes them, and the options that it uses; others are refused.
+Laws that derive from such a class share them.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,22 @@ from analysis.procedures import density, downstream, envelope, isoflop, lr_batch
 
 Procedure = Callable[..., FitResult]  # (columns, law, spec); each takes a class of laws of its own
 
-PROCEDURES: dict[type[Law], Procedure] = {
-    IsoFlop: isoflop.fit_isoflop,
-    Envelope: envelope.fit_envelope,
-    HyperparameterLaw: lr_batch.fit_lr_batch,
-    VocabularyFrontier: vocabulary.fit_frontier,
-    VocabularyPower: vocabulary.fit_power,
-    LinearMixing: mixture.fit_linear,
-    BoostedMixing: mixture.fit_boosted,
-    TwoStep: downstream.fit_two_step,
-    AnnealingCurve: schedules.fit_logged_curves,
-    DensityGrowth: density.fit_records,
+
+OBJECTIVE = frozenset({"loss", "residual", "huber_delta", "above"})
+OF_FORMULAS = OBJECTIVE | {"fix", "resample"}  # what the fit of a plain formula uses
+OF_LINES = frozenset({"loss", "huber_delta"})
+
+PROCEDURES: dict[type[Law], tuple[Procedure, frozenset[str]]] = {
+    IsoFlop: (isoflop.fit_isoflop, frozenset({"interpolation", "weighted"})),
+    Envelope: (envelope.fit_envelope, frozenset()),
+    HyperparameterLaw: (lr_batch.fit_lr_batch, frozenset({"fix", "near_optimum"})),
+    VocabularyFrontier: (vocabulary.fit_frontier, OF_LINES),
+    VocabularyPower: (vocabulary.fit_power, OF_LINES),
+    LinearMixing: (mixture.fit_linear, frozenset()),
+    BoostedMixing: (mixture.fit_boosted, frozenset()),
+    TwoStep: (downstream.fit_two_step, OBJECTIVE | {"fix"}),
+    AnnealingCurve: (schedules.fit_logged_curves, OF_FORMULAS),
+    DensityGrowth: (density.fit_records, OF_FORMULAS),
 }
 
 
@@ -37,5 +43,15 @@ def procedure_of(law: type[Law]) -> Procedure | None:
     """Return the procedure of a law or of the nearest class that it derives from; None for a plain formula."""
     for ancestor in law.__mro__:
         if ancestor in PROCEDURES:
-            return PROCEDURES[ancestor]
+            procedure, _ = PROCEDURES[ancestor]
+            return procedure
     return None
+
+
+def options_of(law: type[Law]) -> frozenset[str]:
+    """Return the options that the fit of a law uses, beside those of intervals: flags without their dashes."""
+    for ancestor in law.__mro__:
+        if ancestor in PROCEDURES:
+            _, used = PROCEDURES[ancestor]
+            return used
+    return OF_FORMULAS

@@ -1,17 +1,21 @@
 """Fit any law to a loss grid: a formula as it stands, other laws by their procedure."""
 
+from collections.abc import Sequence
 import dataclasses
 
 from analysis.fitting.formula_fit import fit_formula, noted
 from analysis.fitting.judging import judge_by_rows
 from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns
-from analysis.laws.allocation import Envelope, IsoFlop
+from analysis.grid.selection import select, unused
+from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
-from analysis.procedures.registry import procedure_of
+from analysis.procedures.registry import options_of, procedure_of
 from analysis.solve import newton
 from experiments.cli import InputError
+
+EVERYWHERE = ("N", "D", "C", "loss")  # residuals, costs and back-tests are told by them, whatever the law takes
+CHANGING = {"weight", "run", "censored", "questions", "validation", "group"}  # roles that say how rows count
 
 
 def fit(columns: Columns, law: type[Law], spec: FitSpec = FitSpec()) -> FitResult:
@@ -40,18 +44,56 @@ def _fit(columns: Columns, law: type[Law], spec: FitSpec) -> FitResult:
 
 def _check_used(law: type[Law], spec: FitSpec) -> None:
     """Raise InputError for an option that the fit of this law has no use for: nothing is written down that was not done."""
-    given = {
-        "--loss, --residual, --huber_delta, --above": spec.objective != law.OBJECTIVE,
-        "--fix": bool(spec.fixed),
-        "--resample": spec.resample != FitSpec.resample,
-        "--interpolation": spec.interpolation != FitSpec.interpolation,
-        "--weighted": spec.weighted,
-    }
-    unused: tuple[str, ...] = ()
-    if issubclass(law, (IsoFlop, Envelope)):
-        unused = ("--loss, --residual, --huber_delta, --above", "--fix", "--resample")
-    elif procedure_of(law) is None:
-        unused = ("--interpolation", "--weighted")
-    for option in unused:
-        if given[option]:
-            raise InputError(f"{option}: {law.NAME} has no use for it; expected it to be left out")
+    used = options_of(law)
+    for option in _given(law, spec):
+        if option not in used:
+            flags = ", ".join(f"--{one}" for one in sorted(used)) or "none"
+            raise InputError(
+                f"--{option}: {law.NAME} has no use for it; expected it to be left out (options that it uses: {flags})"
+            )
+    objective = spec.settled_objective
+    delta_says_nothing = objective.loss != "huber" and objective.huber_delta != law.OBJECTIVE.huber_delta
+    if delta_says_nothing:
+        raise InputError(
+            f"--huber_delta: {objective.loss} has no use for it; expected it to be left out, or --loss=huber"
+        )
+
+
+def _given(law: type[Law], spec: FitSpec) -> list[str]:
+    """Return the options that differ from what the law's fit does without them."""
+    objective = spec.settled_objective
+    found = []
+    for field in dataclasses.fields(objective):
+        if getattr(objective, field.name) != getattr(law.OBJECTIVE, field.name):
+            found.append(field.name)
+    if spec.fixed:
+        found.append("fix")
+    for name in ("resample", "interpolation", "weighted", "near_optimum"):
+        if getattr(spec, name) != getattr(FitSpec, name):
+            found.append(name)
+    return found
+
+
+def select_for(
+    grid: Grid,
+    law: type[Law],
+    columns: str | None,
+    where: str | None,
+    more: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    elsewhere: Sequence[str] = (),
+    changing: bool = False,
+) -> Columns:
+    """Select the rows and roles that a law uses, and further roles.
+
+    elsewhere: roles that something else uses. Raises InputError for a role that was named and is not used; with `changing` only for one that would change the fit,
+    as a weight would, where it were: a grid may be read once for many laws.
+    """
+    needed = (*law.ROLES, *more)
+    optional = (*law.OPTIONAL, *optional)
+    budgets = ("group",) if law.TARGET == "loss" else ()  # of a back-test
+    used = {*needed, *optional, *law.WHEN_NAMED, *law.inputs(), *budgets, *elsewhere, *EVERYWHERE}
+    for role in unused(grid, columns, where, used):
+        if role in CHANGING or not changing:
+            raise InputError(f"--columns: {role}: {law.NAME} has no use for it; expected it to be left out")
+    return select(grid, needed, optional=optional, columns=columns, where=where, signed=law.SIGNED)

@@ -219,18 +219,8 @@ def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Ju
     def value(one: Law) -> Any:
         return one.within_range(one.target_at(at, factor))
 
-    needs_optimum = bool(law.derived(at, factor))
+    needs_optimum = set(at) == {"C"} and bool(law.derived(at, factor))
     return _judged(fitted, value, level, needs_optimum)
-
-
-def _judged(fitted: Fitted, quantity: Any, level: float, is_derived: bool) -> Judged:
-    """Build the interval of a function of the law, or say why there is none."""
-    law = fitted.law
-    interval = interval_of(quantity, law, fitted.draws, fitted.left_out, level, fitted.freedom)
-    judged = fitted.verdict.judge(quantity, law, interval, is_derived)
-    if not len(fitted.draws) and not judged.why:
-        return Judged(None, NO_REPLICATES)
-    return judged
 
 
 def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Array:

@@ -1,34 +1,51 @@
-"""Give the page what its calculator needs: the parametric law, its refits, and what its verdict allows."""
+"""Give the page what its calculator needs: laws as steps to compute, their refits, and what their verdicts allow."""
 
+from collections.abc import Mapping
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from analysis.fitting.result import FitResult, judged_verdict, pack, ranges
+from analysis.grid.roles import ROLES
+from analysis.laws.base import Law
 from analysis.reporting.survey import Survey
+from analysis.reporting.traced import NotWritten, write_down
 from analysis.trust.interval import FEWEST_SPARE
 from analysis.trust.verdict import NOT_KNOWN, farthest
-from analysis.writing.numbers import number
 
-LAW = "chinchilla"  # the law that templates/calculator.js knows: L = E + A/N^alpha + B/D^beta
+LAW = "chinchilla"  # whose budgets are those of the report
 
 
 def context(survey: Survey) -> dict[str, Any] | None:
-    """Return what the template shows of the calculator; None where the parametric law was not fitted."""
+    """Return what the template shows of the calculator; None where no law of N and D was fitted."""
     from markupsafe import Markup
 
-    if LAW not in survey.results:
+    fits = {name: found for name, found in survey.results.items() if is_of_sizes(found)}
+    fits |= survey.calculated
+    if not fits:
         return None
-    result = survey[LAW]
-    data = page_data(result, survey.largest)
+    data = []
+    for name, result in fits.items():
+        spans = ranges(result.columns, result.flops_per_param_token)
+        largest = survey.largest if name == LAW else spans["C"][1]
+        data.append({"name": name, "formula": result.law.FORMULA, **page_data(result, largest)})
     text = json.dumps(data, allow_nan=False)
     # No text of the grid may end the script that holds it.
     safe = text.replace("<", "\\u003c")
-    return {
-        "factor": number(result.flops_per_param_token, 3),
-        "data": Markup(safe),
-    }
+    return {"names": list(fits), "data": Markup(safe)}
+
+
+def is_of_sizes(result: FitResult) -> bool:
+    """Say whether a law gives a number for runs of N parameters and D tokens."""
+    return {"N", "D"} <= set(_inputs(result.law))
+
+
+def _inputs(law: Law) -> tuple[str, ...]:
+    """Return what a law is a function of; a law of optima has no runs, and learning rates have N and D alone."""
+    given = [names for names in law.INPUTS if {"N", "D"} <= set(names) and "C" not in names]
+    return given[0] if given else ()
 
 
 def page_data(result: FitResult, largest: float) -> dict[str, Any]:
@@ -36,12 +53,15 @@ def page_data(result: FitResult, largest: float) -> dict[str, Any]:
 
     largest: FLOPs of the largest budget of the runs.
     """
-    names = result.law.names()
-    coefficients = result.law.coefficients()
+    law = result.law
+    names = law.names()
+    coefficients = law.coefficients()
     spans = ranges(result.columns, result.flops_per_param_token)
     least, _ = spans["C"]
     none = np.empty((0, len(names)))
     left_out = none if result.left_out is None else result.left_out
+    others = [name for name in _inputs(law) if name not in ("N", "D")]
+    low, high = law.RANGE
     data = {
         "names": list(names),
         "law": [coefficients[name] for name in names],
@@ -53,8 +73,46 @@ def page_data(result: FitResult, largest: float) -> dict[str, Any]:
         "least": least,
         "largest": largest,
         "sizes": spans["N"],
+        "target": ROLES[law.TARGET].meaning,
+        "others": [{"name": name, "meaning": _meaning(name), "ends": spans[name]} for name in others],
+        "range": [low if math.isfinite(low) else None, high if math.isfinite(high) else None],
     }
-    return data | _allowed(result)
+    return data | _programs(result) | _allowed(result)
+
+
+def _meaning(name: str) -> str:
+    """Return what an input is, in words; a part of a role is called by its name."""
+    return ROLES[name].meaning if name in ROLES else name
+
+
+def _programs(result: FitResult) -> dict[str, Any]:
+    """Return the steps by which the page computes a law and its optimum, or why there are none.
+
+    searches: the best size is searched for, as there is no formula of it.
+    """
+    law = result.law
+    k = result.flops_per_param_token
+    has_optimum = type(law).optimum is not Law.optimum and ("C",) in law.INPUTS
+
+    def numbers(one: Any, at: Mapping[str, Any]) -> dict[str, Any]:
+        derived = one.derived(at, k)
+        return {"value": one.target_at(at, k), **derived}
+
+    found: dict[str, Any] = {"program": None, "optimum": None, "searches": has_optimum, "why_none": ""}
+    try:
+        found["program"] = write_down(law, numbers, _inputs(law)).to_json()
+    except NotWritten as error:
+        found["why_none"] = (
+            f"{law.NAME} has no expression that a page can compute ({error}); python -m analysis.predict does"
+        )
+        return found
+    if has_optimum:
+        try:
+            program = write_down(law, lambda one, at: {"N": one.optimum(at["C"], k)[0]}, ("C",))
+            found["optimum"] = program.to_json()
+        except NotWritten:  # then the page searches for it
+            pass
+    return found
 
 
 def _allowed(result: FitResult) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Survey:
     comparison: Comparison | None
     verdict: str  # good, care, poor
     reasons: list[str]  # behind the verdict
+    calculated: dict[str, FitResult] = dataclasses.field(default_factory=dict)  # further laws of the calculator
 
     def __getitem__(self, name: str) -> FitResult:
         """Return the fit of an approach by its name."""
@@ -62,12 +63,16 @@ def survey(
     columns_text: str | None,
     where: str | None,
     formulas: Sequence[type[FormulaLaw]] = (),
+    calculator: Sequence[type[Law]] = (),
 ) -> Survey:
-    """Compute everything. formulas: further laws of the loss by N and D.
+    """Compute everything. formulas: further laws of N and D; calculator: laws of N, D and more for the calculator alone.
 
-    Raises InputError when no law can be fitted, and for a formula of other data.
+    Formulas of the loss by N and D are set beside the approaches, others are in the calculator. Raises InputError when no
+    law can be fitted, and for a law without N and D.
     """
-    _check_formulas(formulas)
+    _check_sizes([*formulas, *calculator])
+    compared = [law for law in formulas if set(law.inputs()) == {"N", "D"} and law.TARGET == "loss"]
+    further = [*calculator, *(law for law in formulas if law not in compared)]
     columns = select(
         grid,
         ("N", "D", "loss", "C"),
@@ -75,7 +80,7 @@ def survey(
         columns=columns_text,
         where=where,
     )
-    results, failures = _fit_all(columns, spec, formulas)
+    results, failures = _fit_all(columns, spec, compared)
     if set(results) <= {"envelope"}:  # a hull goes through any runs: alone it is no law
         why = "; ".join(dict.fromkeys(failures.values()))
         raise InputError(f"GRID: no law can be fitted ({why})")
@@ -85,6 +90,8 @@ def survey(
     for name, result in results.items():
         optima += [optimum_row(result, name, factor, largest) for factor in FACTORS]
 
+    calculated, not_calculated = _fit_for_calculator(grid, spec, columns_text, where, further)
+    failures |= not_calculated
     quick = dataclasses.replace(spec, bootstrap=min(spec.bootstrap, FEWER), thorough=False)
     test, no_test, every = backtest.hindsight(columns, laws.load("chinchilla"), quick)
     comparison = compare_families(grid, quick, columns_text, where)
@@ -105,6 +112,7 @@ def survey(
         comparison=comparison,
         verdict=verdict,
         reasons=reasons,
+        calculated=calculated,
     )
 
 
@@ -128,12 +136,35 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("GRID: ")
 
 
-def _check_formulas(formulas: Sequence[type[FormulaLaw]]) -> None:
-    """Raise InputError for a formula that a report cannot set beside the approaches."""
-    for law in formulas:
-        of = ", ".join(law.inputs())
-        if set(law.inputs()) != {"N", "D"} or law.TARGET != "loss":
-            raise InputError(f"--formula: {law.NAME} gives {law.TARGET} by {of}; a report compares losses by N and D")
+def _check_sizes(laws_of_user: Sequence[type[Law]]) -> None:
+    """Raise InputError for a law that is none of N and D, which all of a report is about."""
+    for law in laws_of_user:
+        if not any({"N", "D"} <= set(names) for names in law.INPUTS):
+            of = " or ".join(", ".join(names) for names in law.INPUTS)
+            raise InputError(f"{law.NAME}: it gives {law.TARGET} by {of}; a report takes laws of N and D, and of more")
+
+
+def _fit_for_calculator(
+    grid: Grid, spec: FitSpec, columns_text: str | None, where: str | None, chosen: Sequence[type[Law]]
+) -> tuple[dict[str, FitResult], dict[str, str]]:
+    """Fit laws that may have more roles than N and D, each to the rows that it can use: results, and why others failed."""
+    results: dict[str, FitResult] = {}
+    failures: dict[str, str] = {}
+    for law in chosen:
+        try:
+            columns = select(
+                grid,
+                (*law.ROLES, "N", "D"),
+                optional=law.OPTIONAL,
+                columns=columns_text,
+                where=where,
+                signed=law.SIGNED,
+            )
+            plain = spec if issubclass(law, FormulaLaw) else dataclasses.replace(spec, objective=None, fixed={})
+            results[law.NAME] = fitting.fit(columns, law, plain)
+        except (InputError, FitError) as error:
+            failures[law.NAME] = _reason(error)
+    return results, failures
 
 
 def _fit_all(
@@ -161,7 +192,9 @@ def _fit_all(
 
 
 def usable(columns: Columns, law: type[Law]) -> Columns:
-    """Leave out runs that were stopped early, for a law that has no use for a bound."""
+    """Leave out runs that were stopped early, for a law that has no use for a bound. Raises InputError for unused weights."""
+    if "weight" in columns and "weight" not in law.OPTIONAL:
+        raise InputError(f"GRID: rows have weights, and {law.NAME} has no use for them")
     if "censored" not in columns or "censored" in law.OPTIONAL:
         return columns
     rest = columns.take(

@@ -272,6 +272,15 @@ def polish(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta: float
     return here[0]
 
 
+def left_to_gain(problem: Problem, theta: np.ndarray, weight: np.ndarray, delta: float) -> tuple[float, float]:
+    """Return by how much a full Newton step at `theta` [p] promises to lower the objective, and the objective there."""
+    rows = (1, problem.target.shape[-1])
+    target = np.broadcast_to(problem.target, rows)
+    local = _expand_exactly(problem, theta[None], np.broadcast_to(weight, rows), target, delta)
+    _, left = _full_step(local, theta[None], problem.bounds())
+    return left, float(local.value[0])
+
+
 def _expand_exactly(problem: Problem, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
     """Expand the objective around one point [1, p], with the slopes of the jacobian in place of the quicker ones."""
     residual = problem.residuals(theta, target)

@@ -20,6 +20,9 @@ TOGETHER = 1e-3  # distance of log terms and exponents below which two searches 
 ROUGH_TOLERANCE = 1e-7
 OF_MEAN = 2  # starts from which the mean is minimised
 DIFFERENT = 1e-2  # of log terms and exponents: two minima and not one
+FLAT = 1e-5  # share of the objective; what lies lower by less cannot be told from it by any rows
+NARROW = 1e-3  # size of what the rows say along a direction, over what they say along the clearest
+PART_OF_FLOOR = 0.05  # share of such a direction that makes a coefficient a part of it
 PATIENCE = 3000  # steps of a finalist; each may cross a single kink of the objective
 
 
@@ -44,6 +47,7 @@ class Optimum:
     minima: np.ndarray
     starts: np.ndarray
     invariance: float
+    valley: tuple[str, ...] = ()  # coefficients along which the objective is so flat that no search ends
 
 
 def find(
@@ -185,6 +189,21 @@ def drop_vanished(
             theta = without
             value = value_without
     return theta, value
+
+
+def in_valley(found: Optimum) -> tuple[str, ...]:
+    """Return the coefficients along which an end that is not stationary lies on the flat floor of a valley.
+
+    Empty where it does not: where a step still promises to lower the objective by what can be told.
+    """
+    left, value = newton.left_to_gain(found.problem, found.theta, found.weight, found.deltas[-1])
+    if not left <= FLAT * value:
+        return ()
+    sensitivity = found.problem.sensitivity(found.theta, found.weight)
+    _, sizes, directions = np.linalg.svd(sensitivity, full_matrices=False)
+    is_floor = sizes <= max(NARROW * sizes[0], sizes[-1])
+    involved = np.abs(directions[is_floor]).max(axis=0) > PART_OF_FLOOR
+    return tuple(name for name, is_in in zip(found.problem.names, involved, strict=True) if is_in)
 
 
 def change_with_mean(

@@ -12,6 +12,7 @@ from analysis.solve.optimum import DIFFERENT, Optimum
 from analysis.solve.parameters import VANISHED
 from analysis.trust import identification, influence, misfit
 from analysis.trust.caution import RARE, warnings
+from analysis.trust.clusters import warn_of_clusters
 from analysis.trust.interval import Interval
 from analysis.trust.profile import Profile
 from analysis.trust.residuals import Residuals
@@ -72,6 +73,7 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
     columns = evidence.columns
     residuals = evidence.residuals
     weak, condition = _weak_names(found)
+    weak |= set(found.valley)
     rivalled = _rivalled(found, evidence.loss)
     at_bound, vanished = _bound_names(law, found)
     lost = identification.not_identified(law, weak, rivalled, vanished, evidence.intervals)
@@ -102,6 +104,7 @@ def certify(evidence: Evidence, found: Optimum, row_leverage: np.ndarray) -> Cer
             *(() if misfit.is_rounding(residuals.counted) else _influence_warning(moving, set(lost))),
             *_trend_warnings(trends),
             *_noise_warning(noise),
+            *warn_of_clusters(columns, residuals, free),
         ),
     )
 
@@ -155,8 +158,8 @@ def _bound_warnings(law: FormulaLaw, at_bound: Set[str]) -> list[str]:
     for name in law.names():
         if name in at_bound:
             value = float(getattr(law, name))
-            told = "0, so that its term is gone" if value <= VANISHED else f"{value:.4g}, the end of its range"
-            found.append(f"{name} is {told}")
+            is_gone = abs(value) <= VANISHED
+            found.append(f"{name} is 0, so that its term is gone" if is_gone else law.end_of_range(name))
     return found
 
 

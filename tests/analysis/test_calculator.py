@@ -6,11 +6,19 @@ import math
 import numpy as np
 import pytest
 
+from analysis import laws
+from analysis.fitting.result import FitResult
 from analysis.fitting.spec import FitSpec
+from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
+from analysis.laws.written import law_of
 from analysis.questions import fit, predict
 from analysis.reporting import page
 from analysis.reporting.survey import survey
+from analysis.trust.certificate import Certificate
+from analysis.trust.design_check import lay_out
+from analysis.trust.verdict import Verdict
+from tests.analysis import test_laws
 from tests.support import browser as browser_support
 from tests.support import planted
 from tests.support.browser import DESK, PHONE
@@ -68,9 +76,133 @@ def ask(tab, C: float, served: float = 0.0, N: float | None = None) -> dict:
     return tab.evaluate("ask => lossgrid.answer(ask)", {"C": C, "served": served, "N": N})
 
 
+FORMULAS = (
+    "mine: L = E + A/N^alpha + B/D^beta",
+    "turning: L = E + max(A/N^alpha, B/D^beta) + g*abs(log(N)/20 - 1)",
+    "rates: L = E + A/N^alpha + B/D^beta + g*(log(lr) - m)^2",
+)
+OF_FORMULAS = ((1.7, 400, 0.34, 410, 0.28), (1.7, 400, 0.34, 410, 0.28, 0.01), (1.7, 400, 0.34, 410, 0.28, 0.01, -6.5))
+
+
+def of_law(law: type, coefficients: tuple[float, ...], inputs: dict[str, np.ndarray]) -> FitResult:
+    """A fit as the page needs it, with refits around planted coefficients."""
+    truth = law(*coefficients)
+    rows = len(next(iter(inputs.values())))
+    values = {**inputs, law.TARGET: np.asarray(truth.target_at(inputs))}
+    columns = Columns(values, np.arange(rows), {role: role for role in values}, ())
+    near = np.random.default_rng(2).normal(1, 0.01, (60, len(coefficients)))
+    return FitResult(
+        law=truth,
+        spec=FitSpec(law.OBJECTIVE),
+        columns=columns,
+        objective=1.0,
+        residual=np.full(rows, 0.01),
+        certificate=Certificate(None, None, None),
+        draws=near[:40] * np.array(coefficients),
+        left_out=(1 + (near[40:] - 1) / 4) * np.array(coefficients),
+        freedom=20,
+        verdict=Verdict(lay_out(columns, [role for role in inputs if values[role].ndim == 1], law.TARGET)),
+    )
+
+
+def every_law() -> dict[str, FitResult]:
+    """A fit of each law of N and D, and of formulas."""
+    found = {}
+    rates = {"N": test_laws.N, "D": test_laws.D}
+    planted_laws = {**test_laws.PLANTED, "lr_batch": ((1.79, -0.713, 0.307, 0.58, 0.571), rates)}
+    planted_laws["two_step"] = ((0.4, 50, 300, 0.3, 0.33, 0.7, -4.0, 1.1, 0.25), rates)
+    for name, (coefficients, inputs) in planted_laws.items():
+        if {"N", "D"} <= set(inputs):
+            found[name] = of_law(laws.load(name), coefficients, inputs)
+    lr = {"lr": np.full(test_laws.ROWS, 1e-3)}
+    for text, coefficients in zip(FORMULAS, OF_FORMULAS, strict=True):
+        law = law_of(text)
+        inputs = {**rates, **(lr if "lr" in law.inputs() else {})}
+        found[law.NAME] = of_law(law, coefficients, inputs)
+    return found
+
+
+@pytest.fixture(scope="module")
+def all_laws(good, tmp_path_factory):
+    fits = every_law()
+    found = dataclasses.replace(good[0], calculated=fits)
+    path = tmp_path_factory.mktemp("laws") / "laws.html"
+    path.write_text(page.render(found, planted.grid(planted.isoflop_frame()), "command", {}))
+    return fits, path
+
+
+def test_the_calculator_serves_every_law_of_sizes_and_tokens(visit, all_laws):
+    """Each number is that of analysis.predict, for runs that are chosen and, where the law has an optimum, for budgets."""
+    fits, path = all_laws
+    tab = visit(path, **DESK)
+    wrong = []
+    for name, result in fits.items():
+        fitted = predict.of_result(result)
+        roles = next(names for names in result.law.INPUTS if "N" in names and "D" in names)
+        others = {role: float(np.median(result.columns[role])) for role in roles if role not in ("N", "D")}
+        for size, tokens in ((3e8, 6e9), (2e9, 1e11)):
+            expected = predict.predict(fitted, {"N": size, "D": tokens, **others})
+            budget = fitted.flops_per_param_token * size * tokens
+            given = {"law": name, "C": budget, "served": 0, "N": size, "others": others}
+            numbers = tab.evaluate("ask => lossgrid.answer(ask)", given)
+            if not same(numbers["loss"], expected.loss, expected.interval):
+                wrong.append((name, others, numbers["loss"], expected.loss, expected.interval))
+        if any(set(names) == {"C"} for names in result.law.INPUTS):
+            expected = predict.predict(fitted, {"C": 1e21})
+            numbers = tab.evaluate("ask => lossgrid.answer(ask)", {"law": name, "C": 1e21, "served": 0, "N": None})
+            of_page = {"N": "N", "D": "D", "ratio": "tokens_per_param"}
+            for number, role in of_page.items():
+                if not same(numbers[number], expected.optimum[role], expected.optimum_intervals[role]):
+                    wrong.append((name, number, numbers[number], expected.optimum[role]))
+            if not same(numbers["loss"], expected.loss, expected.interval):
+                wrong.append((name, "at its optimum", numbers["loss"], expected.loss))
+    assert not wrong
+
+
+def test_a_law_is_chosen_and_its_own_inputs_are_set(visit, all_laws):
+    _, path = all_laws
+    tab = visit(path, **DESK)
+    tab.get_by_label("law", exact=True).select_option("precision")
+    assert "bits_weights" in tab.locator("#calculator [data-others]").inner_text()
+    assert tab.get_by_label("choose the size").is_disabled()
+    first = shown(tab, "loss")
+    bits = tab.locator("#calculator input[type=text][name=bits_weights]")
+    bits.fill("3")
+    bits.press("Enter")
+    assert shown(tab, "loss") != first
+    tab.get_by_label("law", exact=True).select_option("rounded")
+    assert shown(tab, "critical_D")[0] != "–"
+    tab.get_by_label("law", exact=True).select_option("chinchilla")
+    assert tab.get_by_label("choose the size").is_enabled()
+    assert "bits" not in tab.locator("#calculator [data-others]").inner_text()
+    assert tab.locator("#calculator tr[data-number=critical_D]").count() == 0
+
+
+def test_a_law_that_no_page_can_compute_says_so(visit, good, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Searching(Chinchilla):
+        """A law that looks at its numbers."""
+
+        NAME = "searching"
+
+        def predict(self, N, D):
+            return super().predict(N, D) if float(np.max(N)) > 0 else np.nan
+
+    fits = {"searching": of_law(Searching, (1.7, 400, 2000, 0.34, 0.37), {"N": test_laws.N, "D": test_laws.D})}
+    found = dataclasses.replace(good[0], calculated=fits)
+    path = tmp_path / "none.html"
+    path.write_text(page.render(found, planted.grid(planted.isoflop_frame()), "command", {}))
+    tab = visit(path, **DESK)
+    tab.get_by_label("law", exact=True).select_option("searching")
+    assert "searching has no expression that a page can compute" in tab.locator("[data-notes]").inner_text()
+    assert shown(tab, "loss")[0] == "–"
+
+
 def same(number: dict, value: float, interval) -> bool:
     """Whether the page has a number and its interval: the value to rounding, ends of quantiles to a thousandth."""
-    ends = [number["low"], number["high"]]
+    ends = [number.get("low"), number.get("high")]
+    if None in ends:
+        return False
     width = interval.high - interval.low
     return math.isclose(number["value"], value, rel_tol=1e-9) and ends == pytest.approx(
         [interval.low, interval.high], abs=0.02 * width

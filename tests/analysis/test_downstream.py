@@ -12,6 +12,7 @@ from analysis.laws.downstream import Accuracy, Difficulty, TaskLoss, TwoStepAccu
 from analysis.procedures import difficulty, emergence
 from analysis.questions import fit as fitting
 from analysis.questions import predict
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 from tests.support.commands import command
 
@@ -191,3 +192,58 @@ def test_the_map_goes_through_both_corners_and_finds_a_quartic():
     assert difficulty.whole_from(p, [0.0, 1.0]) == pytest.approx([0.0, 1.0])
     assert len(difficulty.anchored(x, x)) == 0
     assert difficulty.cluster(np.array([[0.1, 0.2], [0.9, 0.9]]), least=2).tolist() == [-1, -1]
+
+
+def near_one(seed: int = 0, top: float = 1.06) -> Columns:
+    """Accuracies whose best curve without the constraint ends above 1."""
+    stream = np.random.default_rng(seed)
+    task_loss = np.linspace(0.35, 1.6, 40)
+    accuracy = Accuracy(top - 0.25, -4.0, 0.8, 0.25).predict(task_loss) + 0.005 * stream.standard_normal(40)
+    values = {"task_loss": task_loss, "accuracy": np.minimum(accuracy, 1.0)}
+    return Columns(values, np.arange(40), {}, ())
+
+
+@pytest.mark.parametrize("fixed", [{}, {"b": 0.2}, {"a": 0.8}])
+def test_no_accuracy_is_above_1_as_a_part_of_the_fit(fixed):
+    """The optimum is that of the constrained problem (SLSQP), which the certificate speaks of, and the bound is told."""
+    from scipy.optimize import minimize
+
+    columns = near_one()
+    spec = FitSpec(Objective("least_squares", "raw"), fixed=fixed, bootstrap=60, thorough=False)
+    found = fitting.fit(columns, Accuracy, spec)
+    law = found.law
+    assert law.a + law.b <= 1 + 1e-12
+    assert found.certificate.gradient < 1e-6
+    held = {name: getattr(law, name) for name in fixed}
+    assert held == fixed
+
+    def misfit(point: np.ndarray) -> float:
+        one = Accuracy(
+            *np.where([name in fixed for name in Accuracy.names()], list(law.coefficients().values()), point)
+        )
+        return 1e4 * float(np.sum((one.predict(columns["task_loss"]) - columns["accuracy"]) ** 2)) / 2
+
+    theirs = minimize(
+        misfit,
+        [0.6, -3.5, 0.8, 0.2],
+        method="SLSQP",
+        bounds=[(0, 1), (-30, 0), (0.1, 2), (0, 1)],
+        constraints={"type": "ineq", "fun": lambda point: 1 - fixed.get("a", point[0]) - fixed.get("b", point[3])},
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    assert 1e4 * found.objective <= theirs.fun * (1 + 1e-6)
+    assert 1e4 * found.objective == pytest.approx(theirs.fun, rel=1e-4)
+    assert law.a + law.b == pytest.approx(1, abs=1e-9)
+    assert any("a + b is 1" in text for text in found.certificate.warnings)
+    ends = found.draws[:, 0] + found.draws[:, 3]
+    assert ends.max() <= 1 + 1e-12
+
+
+def test_a_curve_that_ends_below_1_is_fitted_as_before():
+    columns = near_one(top=0.9)
+    found = fitting.fit(columns, Accuracy, FitSpec(bootstrap=100))
+    assert not found.certificate.at_bound
+    assert found.law.a + found.law.b == pytest.approx(0.9, abs=0.02)
+    assert set(found.profiles) == {"a", "k", "L0", "b"}
+    for name, profile in found.profiles.items():
+        assert profile.low < getattr(found.law, name) < profile.high

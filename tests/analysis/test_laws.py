@@ -36,6 +36,7 @@ PULL = np.array([-3.0, 1.0, 0.5, 2.0])
 PULL -= PULL @ SHARE.mean(axis=0)  # the average mixture has none
 STUDENT = 1.22 + (3355 / N**0.408 + 18186 / D**0.431) ** 0.452
 TEACHER = np.random.default_rng(6).uniform(1.8, 2.6, ROWS)
+ROUNDED = np.random.default_rng(10)
 OFF = np.random.default_rng(9).normal(0, 1, (2, ROWS))  # of ln lr and ln batch from their optima
 
 # Law -> coefficients, mostly the published ones, and inputs.
@@ -147,6 +148,15 @@ PLANTED: dict[str, tuple[tuple[float, ...], dict[str, np.ndarray]]] = {
         (1.8, 400, 2000, 0.34, 0.36, 0.0598, 0.5068, 0.3439, 0.5907),
         {"N": N, "D": D, "bits_after": np.random.default_rng(8).integers(2, 9, ROWS) * 1.0},
     ),
+    "precision_joint": (
+        (1.8, 400, 2000, 0.34, 0.36, 2.0, 2.2, 1.0, 0.0598, 0.5068, 0.3439, 0.5907, 0.8, 0.5, 0.3),
+        {
+            "N": N,
+            "D": D,
+            **{name: ROUNDED.integers(3, 13, ROWS) * 1.0 for name in BITS},
+            "bits_after": ROUNDED.integers(1, 5, ROWS) * 1.0,
+        },
+    ),
     "tuning_surface": (
         (1.8, 400, 2000, 0.34, 0.36, 0.003, 0.002, 1.79, -0.713, 0.307, 0.58, 0.571),
         {
@@ -162,12 +172,13 @@ PLANTED: dict[str, tuple[tuple[float, ...], dict[str, np.ndarray]]] = {
 }
 MANY = {
     "broken_3",
+    "precision_joint",
     "moe_joint",
     "tuning_surface",
     "distillation",
     "farseer",
 }  # so many coefficients that Huber takes long
-SLOW = {"broken_2", "broken_3", "distillation", "moe_joint", "tuning_surface"}
+SLOW = {"broken_2", "broken_3", "distillation", "moe_joint", "precision_joint", "tuning_surface"}
 SORTED = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(PLANTED)]
 SQUARES = Objective("least_squares", "log")
 UNSEEN = {"efficiency_leverage": {"A_max"}}  # so large that no row feels it
@@ -296,3 +307,27 @@ def test_the_supervised_law_of_distillation_has_the_allocation_of_its_source():
     size, tokens = law.optimum(1e22)
     best = law.predict(size, tokens)
     assert all(law.predict(size * s, tokens / s) > best for s in (0.5, 0.99, 1.01, 2.0))
+
+
+def test_the_joint_law_of_precision_reduces_as_in_its_source():
+    """Kumar et al. 2024, equation 9: without rounding it is that of training, and in full precision that of rounding."""
+    coefficients, inputs = PLANTED["precision_joint"]
+    joint = laws.load("precision_joint")(*coefficients)
+    training = laws.load("precision")(*coefficients[:8])
+    rounding = laws.load("rounded")(*coefficients[:5], *coefficients[8:12])
+    bits = {name: value for name, value in inputs.items() if name.startswith("bits")}
+    of_training = training.predict(N, D, *(bits[name] for name in BITS))
+    kept = joint.predict(N=N, D=D, **(bits | {"bits_after": 200.0}))
+    assert kept == pytest.approx(of_training, rel=1e-12)
+    same = joint.predict(N=N, D=D, **(bits | {"bits_after": bits["bits_cache"]}))
+    assert same == pytest.approx(of_training, rel=1e-12)
+    full = dict.fromkeys(BITS, 400.0) | {"bits_after": bits["bits_after"]}
+    assert joint.predict(N=N, D=D, **full) == pytest.approx(rounding.predict(N, D, bits["bits_after"]), rel=1e-12)
+    # Trained in few bits, a model is smaller and less hurt by rounding.
+    few = joint.predict(N=1e9, D=1e11, bits_after=3.0, **dict.fromkeys(BITS, 4.0)) - training.predict(
+        1e9, 1e11, 4, 4, 4
+    )
+    many = joint.predict(N=1e9, D=1e11, bits_after=3.0, **dict.fromkeys(BITS, 16.0)) - training.predict(
+        1e9, 1e11, 16, 16, 16
+    )
+    assert few < 0.5 * many

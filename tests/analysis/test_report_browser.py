@@ -238,3 +238,44 @@ def test_a_figure_is_enlarged_moved_and_shown_whole_again(visit):
     tab.mouse.wheel(0, 200)  # without Ctrl the page scrolls
     tab.wait_for_function("at => scrollY > at", arg=scrolled)
     assert numbers_of(svg) == pytest.approx([float(one) for one in whole.split()])
+
+
+def test_an_entry_of_a_legend_hides_and_shows_its_series(visit):
+    """Every entry of every figure has something to hide; what is hidden is not drawn and cannot be pointed at."""
+    tab = visit(**DESK)
+    buttons = tab.locator("figure svg rect.entry")
+    assert buttons.count() >= 6
+    untied = tab.eval_on_selector_all(
+        "figure svg rect.entry",
+        'all => all.filter(one => !one.closest("svg").querySelector(`[data-series="${one.dataset.of}"]`)).length',
+    )
+    assert untied == 0
+    entry = tab.locator("#envelope svg rect.entry, #residuals svg rect.entry").first
+    figure = entry.evaluate("one => one.closest('figure').id")
+    series = tab.locator(f"#{figure} svg [data-series='{entry.get_attribute('data-of')}']")
+    assert series.first.is_visible()
+    tab.mouse.click(*middle(entry))
+    assert entry.get_attribute("aria-pressed") == "false"
+    assert not any(series.nth(at).is_visible() for at in range(series.count()))
+    entry.focus()
+    tab.keyboard.press("Enter")
+    assert entry.get_attribute("aria-pressed") == "true" and series.first.is_visible()
+
+
+def test_runs_that_are_hidden_cannot_be_pointed_at(visit):
+    tab = visit(**DESK)
+    found = tab.eval_on_selector_all(
+        "figure svg rect.entry",
+        'all => all.map(one => [one.closest("figure").id, one.dataset.of]).find(([id, of]) => '
+        'document.querySelector(`#${id} [data-series="${of}"] [data-run]`))',
+    )
+    assert found, "no legend speaks of runs"
+    figure, number = found
+    mark = tab.locator(f"#{figure} [data-series='{number}'] [data-run]").first
+    at = middle(mark)
+    tab.mouse.move(*at)
+    assert tab.locator("#tip").is_visible()
+    tab.locator(f"#{figure} rect.entry[data-of='{number}']").dispatch_event("click")
+    tab.mouse.move(at[0] + 1, at[1])
+    hidden = tab.locator(f"#{figure} [data-series='{number}'] .hot").count()
+    assert hidden == 0

@@ -22,6 +22,7 @@ from analysis.reporting.survey import survey
 from analysis.solve.objective import Objective
 from analysis.solve.optimum import total
 from experiments.cli import InputError
+from tests.support import planted
 from tests.support.commands import command
 
 POWERS = "L = E + A/N^alpha + B/D^beta"
@@ -199,3 +200,48 @@ def test_commands_take_formulas(tmp_path):
     assert done.returncode == 0 and "interval of the law" in done.stdout, done.stderr
     done = command("analysis.fit", path, "--law=kaplan", "--formula=L = E + A/N", f"--out={out}")
     assert done.returncode == 2 and "expected one of them" in done.stderr
+
+
+@pytest.mark.parametrize("g", [-0.002, 0.002])
+@pytest.mark.parametrize(
+    ("term", "effect"),
+    [
+        ("g*log(lr)^2", np.log(lr) ** 2 / 40),
+        ("g*x", x),
+        ("g*(log(lr) - 2)^2", (np.log(lr) - 2) ** 2 / 60),
+        ("log(N)*log(D)*g", np.log(N) * np.log(D) / 500),
+    ],
+)
+def test_a_coefficient_whose_sign_the_formula_leaves_open_has_either(term, effect, g):
+    """A small effect, which a positive coefficient alone would lose without a word."""
+    scale = {"g*log(lr)^2": 40, "g*x": 1, "g*(log(lr) - 2)^2": 60, "log(N)*log(D)*g": 500}[term]
+    noise = np.exp(0.002 * np.random.default_rng(1).standard_normal(ROWS))
+    found = fit(f"L = E + A/N^alpha + {term}", frame_of((2 + 400 / N**0.34 + g * effect) * noise))
+    assert np.sign(found.law.g) == np.sign(g) or abs(found.law.g) < 0.002 / scale
+    assert not found.certificate.at_bound
+
+
+def test_signs_come_from_the_form_or_are_said():
+    law = law_of("L = E + A/N^alpha + g*log(lr)^2 + k*exp(-c*D) - h*x", DATA)
+    values = {**DATA, "loss": chinchilla()}
+    known = law.for_data(values, raw=False).COEFFICIENTS
+    assert {name for name in ("E", "A", "g", "k", "h") if known[name].low < 0} == {"g", "h"}
+    said = law_of("L = E + A[:]/N^alpha + g[0:]*log(lr)^2", DATA).for_data(values, raw=False).COEFFICIENTS
+    assert said["A"].low < 0 and said["g"].low == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("L = E + F + A/N^alpha + B/D^beta", 0),
+        ("L = E + A/N^alpha + B/D^beta + F/N^gamma + G/D^delta", 1),
+        pytest.param("L = E + F + A/N^alpha + B/D^beta*exp(-k*N^m)", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_formula_with_too_many_coefficients_is_fitted_and_says_so(text, seed):
+    """The last one has a valley whose floor no search reaches the end of."""
+    frame = planted.isoflop_frame(noise=0.003, seed=seed)
+    names = {"params": "N", "tokens": "D", "flops": "C"}
+    found = fit(text, frame.rename(columns=names), bootstrap=20, judge=False, thorough=False)
+    assert found.certificate.not_identified
+    assert set(found.certificate.not_identified) <= set(found.verdict.withheld)

@@ -1,9 +1,10 @@
-// The calculator: what a budget, served tokens and a size give by the law of this page, with the intervals that its verdict
-// allows: the numbers of `python -m analysis.predict`, from the same refits (the JSON with the id "calculator-fit").
+// The calculator: what a budget, served tokens and a size give by the laws of this page, with the intervals that their
+// verdicts allow: the numbers of `python -m analysis.predict`, from the same refits (the JSON with the id "calculator-fit").
+// A law comes as a program, steps on the results of earlier steps (analysis/reporting/traced.py).
 "use strict";
 (() => {
-  const HALVINGS = 60;   // of a bracket of ln N: to rounding
-  const SMALLER = 40;    // e-foldings below the best size of training alone where the search begins
+  const HALVINGS = 64;   // of a bracket of ln N: to rounding
+  const SIZES = 96;      // tried for the best one at a budget, before the search between the nearest
   const REFERENCE = 0.9; // level at which the spread of draws is read
   const WIDEST = 4;      // times the spread of the draws that a jackknife may ask for, or a part of it
   const NUDGE = 1e-3;    // of a coefficient, to see whether a number depends on it
@@ -16,29 +17,99 @@
     return Array.from({ length: rows }, (_, row) => values.subarray(row * width, (row + 1) * width));
   }
 
-  function loss([E, A, B, alpha, beta], N, D) {
-    return E + A * N ** -alpha + B * D ** -beta;
+  // --- laws as programs
+
+  // What a step does to its parts, and its slope from theirs: [value, (parts, slopes, value) => slope].
+  const STEP = {
+    "+": [(a, b) => a + b, (v, d) => d[0] + d[1]],
+    "-": [(a, b) => a - b, (v, d) => d[0] - d[1]],
+    "*": [(a, b) => a * b, ([a, b], d) => d[0] * b + a * d[1]],
+    "/": [(a, b) => a / b, ([a, b], d) => (d[0] - (a / b) * d[1]) / b],
+    "^": [(a, b) => a ** b, ([a, b], d, value) => (d[0] ? b * a ** (b - 1) * d[0] : 0) + (d[1] ? value * Math.log(a) * d[1] : 0)],
+    exp: [Math.exp, (v, d, value) => value * d[0]],
+    log: [Math.log, ([a], d) => d[0] / a],
+    expm1: [Math.expm1, (v, d, value) => (value + 1) * d[0]],
+    log1p: [Math.log1p, ([a], d) => d[0] / (1 + a)],
+    log2: [Math.log2, ([a], d) => d[0] / a / Math.LN2],
+    log10: [Math.log10, ([a], d) => d[0] / a / Math.LN10],
+    sqrt: [Math.sqrt, (v, d, value) => d[0] / 2 / value],
+    tanh: [Math.tanh, (v, d, value) => (1 - value * value) * d[0]],
+    negative: [(a) => -a, (v, d) => -d[0]],
+    abs: [Math.abs, ([a], d) => (a < 0 ? -d[0] : d[0])],
+    sign: [Math.sign, () => 0],
+    max: [(a, b) => Math.max(a, b), ([a, b], d) => (a >= b ? d[0] : d[1])],
+    min: [(a, b) => Math.min(a, b), ([a, b], d) => (a <= b ? d[0] : d[1])],
+    where: [(yes, a, b) => (yes ? a : b), ([yes], d) => (yes ? d[1] : d[2])],
+    isfinite: [(a) => +Number.isFinite(a), () => 0],
+    and: [(a, b) => +(a && b), () => 0],
+    or: [(a, b) => +(a || b), () => 0],
+    ">": [(a, b) => +(a > b), () => 0],
+    ">=": [(a, b) => +(a >= b), () => 0],
+    "<": [(a, b) => +(a < b), () => 0],
+    "<=": [(a, b) => +(a <= b), () => 0],
+    "==": [(a, b) => +(a === b), () => 0],
+    "!=": [(a, b) => +(a !== b), () => 0],
+  };
+  const NUMBERS = { nan: NaN, inf: Infinity, "-inf": -Infinity };
+
+  // Return the function (law, inputs, name) => number of a program, and (law, inputs, slopes, name) => [number, its slope].
+  function compile({ steps, results }) {
+    const values = new Array(steps.length), slopes = new Array(steps.length);
+    const leaf = (step, law, inputs) => {
+      if (step[0] === "number") return typeof step[1] === "number" ? step[1] : NUMBERS[step[1]];
+      return step[0] === "coefficient" ? law[step[1]] : inputs[step[1]];
+    };
+    const run = (law, inputs) => {
+      for (let at = 0; at < steps.length; at += 1) {
+        const step = steps[at], known = STEP[step[0]];
+        values[at] = known ? known[0](values[step[1]], values[step[2]], values[step[3]]) : leaf(step, law, inputs);
+      }
+    };
+    return {
+      names: Object.keys(results),
+      value(law, inputs, name) {
+        run(law, inputs);
+        return values[results[name]];
+      },
+      withSlope(law, inputs, moves, name) {
+        run(law, inputs);
+        for (let at = 0; at < steps.length; at += 1) {
+          const [kind, ...parts] = steps[at], known = STEP[kind];
+          if (known) slopes[at] = known[1](parts.map((part) => values[part]), parts.map((part) => slopes[part]), values[at]);
+          else slopes[at] = kind === "input" ? moves[parts[0]] ?? 0 : 0;
+        }
+        return [values[results[name]], slopes[results[name]]];
+      },
+    };
   }
 
-  // The size of least loss for a training budget C = k N D: Hoffmann et al. 2022, equation 4.
-  function bestForTraining([, A, B, alpha, beta], C, k) {
-    return ((alpha * A) / (beta * B)) ** (1 / (alpha + beta)) * (C / k) ** (beta / (alpha + beta));
+  function within(fit, value) {
+    const [low, high] = fit.range;
+    return Math.min(Math.max(value, low ?? -Infinity), high ?? Infinity);
   }
 
-  // d loss / d ln N along a budget that pays k FLOPs a parameter and trained token, and `served` FLOPs a parameter.
-  function slope([, A, B, alpha, beta], N, C, k, served) {
-    const D = (C / N - served) / k;
-    return -alpha * A * N ** -alpha + (beta * B * D ** (-beta - 1) * C) / (k * N);
-  }
+  const predicted = (fit, law, N, D, others) => fit.program.value(law, { ...others, N, D }, "value");
 
-  function best(law, C, k, served) {
-    const alone = bestForTraining(law, C, k);
-    if (!served) return alone;
-    let high = Math.log(Math.min(alone, C / served));
-    let low = high - SMALLER;
+  // The size of least loss for a budget that pays k FLOPs a parameter and trained token, and `served` FLOPs a parameter: by
+  // the law's own formula, else where the slope along the budget changes its sign beside the best of many sizes.
+  function best(fit, law, C, served, others) {
+    if (fit.optimum && !served) return fit.optimum.value(law, { C }, "N");
+    const tokens = (N) => (C / N - served) / fit.k;
+    const largest = Math.log(served ? Math.min(C / fit.k, C / served) : C / fit.k);
+    const losses = [];
+    for (let at = 0; at < SIZES; at += 1) {
+      const N = Math.exp((largest * at) / (SIZES - 1)), D = tokens(N);
+      const loss = D > 0 ? predicted(fit, law, N, D, others) : NaN;
+      losses.push(Number.isFinite(loss) ? loss : Infinity);
+    }
+    const place = losses.indexOf(Math.min(...losses));
+    const isInside = place > 0 && (place < SIZES - 1 || served) && Number.isFinite(losses[place]);
+    if (!isInside) return NaN;
+    let low = (largest * (place - 1)) / (SIZES - 1), high = (largest * Math.min(place + 1, SIZES - 1)) / (SIZES - 1);
     for (let turn = 0; turn < HALVINGS; turn += 1) {
-      const middle = (low + high) / 2;
-      if (slope(law, Math.exp(middle), C, k, served) > 0) high = middle;
+      const middle = (low + high) / 2, N = Math.exp(middle);
+      const [, slope] = fit.program.withSlope(law, { ...others, N, D: tokens(N) }, { N, D: -C / N / fit.k }, "value");
+      if (slope > 0 || !(tokens(N) > 0)) high = middle;
       else low = middle;
     }
     return Math.exp((low + high) / 2);
@@ -142,30 +213,34 @@
 
   // --- what is asked, and the answer
 
-  // ask: { C, served, N }: N null for the best size. served: tokens over the model's life.
-  function answer(fit, { C, served, N }) {
+  // ask: { C, served, N, others }: N null for the best size. served: tokens over the model's life; others: of the law.
+  function answer(fit, { C, served, N, others = fit.middle }) {
     const k = fit.k;
     const serving = (k / 3) * served;
-    if (N !== null) {
+    if (N !== null || !fit.searches) {
       const D = (C / N - serving) / k;
-      return {
+      const found = {
         N: { value: N, chosen: true },
         D: { value: D, chosen: true },
         ratio: { value: D / N, chosen: true },
-        loss: D > 0 ? judge(fit, (law) => loss(law, N, D)) : { value: NaN },
+        loss: D > 0 ? judge(fit, (law) => within(fit, predicted(fit, law, N, D, others))) : { value: NaN },
       };
+      for (const name of fit.program.names.filter((one) => one !== "value")) {
+        found[name] = D > 0 ? judge(fit, (law) => fit.program.value(law, { ...others, N, D }, name), true) : { value: NaN };
+      }
+      return found;
     }
-    const found = new Map();  // the best size of each law: several numbers are made of it
+    const sizes = new Map();  // the best size of each law: several numbers are made of it
     const size = (law) => {
-      if (!found.has(law)) found.set(law, best(law, C, k, serving));
-      return found.get(law);
+      if (!sizes.has(law)) sizes.set(law, best(fit, law, C, serving, others));
+      return sizes.get(law);
     };
     const tokens = (law) => (C / size(law) - serving) / k;
     return {
       N: judge(fit, size, true),
       D: judge(fit, tokens, true),
       ratio: judge(fit, (law) => tokens(law) / size(law), true),
-      loss: judge(fit, (law) => loss(law, size(law), tokens(law)), true),
+      loss: judge(fit, (law) => within(fit, predicted(fit, law, size(law), tokens(law), others)), true),
     };
   }
 
@@ -189,7 +264,7 @@
   }
 
   function parse(written) {
-    const found = /^\s*([\d.]+(?:e[+-]?\d+)?)\s*([kMBT]?)\s*$/i.exec(written);
+    const found = /^\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*([kMBT]?)\s*$/i.exec(written);
     if (!found) return NaN;
     const unit = UNITS.find(([, letter]) => letter.toLowerCase() === found[2].toLowerCase());
     return +found[1] * (unit ? unit[0] : 1);
@@ -198,45 +273,94 @@
   // --- the page
 
   const box = document.getElementById("calculator");
-  const data = JSON.parse(document.getElementById("calculator-fit").textContent);
-  const fit = {
+  const fits = JSON.parse(document.getElementById("calculator-fit").textContent).map((data) => ({
     ...data,
+    program: data.program && compile(data.program),
+    optimum: data.optimum && compile(data.optimum),
     draws: unpack(data.draws),
     leftOut: unpack(data.left_out),
     region: data.region ? unpack(data.region.points) : [],
     reached: data.region?.reached,
     farthest: data.region?.farthest,
-  };
+    middle: Object.fromEntries(data.others.map(({ name, ends: [low, high] }) => [name, low > 0 ? Math.sqrt(low * high) : (low + high) / 2])),
+  }));
+  let fit = fits[0];
   const STEPS = 1000;  // of a slider
   const CURVE = 41;    // sizes of the drawn curve
   const AROUND = 30;   // times below and above the middle of the curve
-  const SLIDERS = {
+  const scales = () => ({
     C: { low: fit.least, high: fit.largest * 1000, write: (value) => text(value, 3) },
     served: { low: 1e9, high: 1e16, zero: true, write: human },
     N: { low: fit.sizes[0] / 10, high: fit.sizes[1] * 1000, write: human },
-  };
+  });
   const sliders = {};
-  for (const [name, scale] of Object.entries(SLIDERS)) {
+  for (const name of Object.keys(scales())) {
     const range = box.querySelector(`input[type=range][name=${name}]`);
     const field = box.querySelector(`input[type=text][name=${name}]`);
-    sliders[name] = { ...scale, range, field, value: null };
+    listen(name, range, field, (value) => value > 0 || (value === 0 && sliders[name].zero));
+  }
+  const chooses = box.querySelector("input[name=choose]");
+  chooses.addEventListener("change", update);
+  const chooser = box.querySelector("select");
+  chooser?.addEventListener("change", () => begin(fits[chooser.selectedIndex]));
+
+  function listen(name, range, field, isGood) {
+    sliders[name] = { range, field, value: null };
     range.max = STEPS;
     range.addEventListener("input", () => { set(name, at(sliders[name], +range.value)); update(); });
     field.addEventListener("change", () => {
       const value = parse(field.value);
-      const isGood = value > 0 || (value === 0 && scale.zero);
-      if (isGood) set(name, value);
-      else field.value = scale.write(sliders[name].value);  // what was written is no number: the last one stands
+      if (isGood(value)) set(name, value);
+      else field.value = sliders[name].write(sliders[name].value);  // what was written is no number: the last one stands
       update();
     });
   }
-  const chooses = box.querySelector("input[name=choose]");
-  chooses.addEventListener("change", update);
+
+  // Show one of the laws: its own scales, and a slider for each input that it has beside N and D.
+  function begin(chosen) {
+    fit = chosen;
+    for (const [name, scale] of Object.entries(scales())) Object.assign(sliders[name], scale);
+    const others = box.querySelector("[data-others]");
+    others.replaceChildren();
+    for (const { name, meaning, ends: [low, high] } of fit.others) {
+      const label = make("label", { for: `ask-${name}` }, `${name}: ${meaning}`);
+      const range = make("input", { type: "range", id: `ask-${name}`, name, min: 0 });
+      const field = make("input", { type: "text", name, "aria-label": `${name}: ${meaning}` });
+      others.append(label, range, field);
+      listen(name, range, field, Number.isFinite);
+      const isEven = !(low > 0) || high <= 10 * low;
+      Object.assign(sliders[name], { low, high: high > low ? high : low + 1, isEven, write: (value) => text(value, 4) });
+      set(name, fit.middle[name]);
+    }
+    box.querySelector("[data-factor]").textContent = text(fit.k, 3);
+    box.querySelector("[data-formula]").textContent = `${fit.name}: ${fit.formula}`;
+    const rows = box.querySelector("tr[data-number=loss]").parentNode;
+    rows.querySelectorAll("[data-own]").forEach((row) => row.remove());
+    box.querySelector("tr[data-number=loss] td").textContent = fit.target;
+    for (const name of fit.program?.names.filter((one) => one !== "value") ?? []) {
+      const row = make("tr", { "data-number": name, "data-own": "" });
+      row.append(make("td", {}, name), make("td", {}), make("td", {}));
+      rows.append(row);
+    }
+    chooses.disabled = !fit.searches;
+    chooses.checked = !fit.searches;
+    set("C", fit.largest * 10);
+    set("served", 0);
+    set("N", fit.sizes[1]);
+    update();
+  }
+
+  function make(name, attributes, content = "") {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.textContent = content;
+    return made;
+  }
 
   // The value of a place of a slider: even steps of its logarithm; the first place is 0 where the quantity may be.
-  function at({ low, high, zero }, place) {
+  function at({ low, high, zero, isEven }, place) {
     if (zero && place === 0) return 0;
-    const value = low * (high / low) ** (place / STEPS);
+    const value = isEven ? low + ((high - low) * place) / STEPS : low * (high / low) ** (place / STEPS);
     return +value.toPrecision(3);
   }
 
@@ -244,18 +368,33 @@
     const slider = sliders[name];
     slider.value = value;
     slider.field.value = slider.write(value);
-    const place = value > 0 ? (STEPS * Math.log(value / slider.low)) / Math.log(slider.high / slider.low) : 0;
+    const share = slider.isEven
+      ? (value - slider.low) / (slider.high - slider.low)
+      : value > 0 ? Math.log(value / slider.low) / Math.log(slider.high / slider.low) : 0;
+    const place = STEPS * share;
     slider.range.value = Math.min(Math.max(Math.round(place), 0), STEPS);
     slider.range.setAttribute("aria-valuetext", slider.field.value);
   }
 
   function update() {
-    const ask = { C: sliders.C.value, served: sliders.served.value, N: chooses.checked ? sliders.N.value : null };
+    if (!fit.program) {
+      showNone();
+      return;
+    }
+    const others = Object.fromEntries(fit.others.map(({ name }) => [name, sliders[name].value]));
+    const N = chooses.checked ? sliders.N.value : null;
+    const ask = { C: sliders.C.value, served: sliders.served.value, N, others };
     sliders.N.range.disabled = sliders.N.field.disabled = !chooses.checked;
     const numbers = answer(fit, ask);
     if (ask.N === null && !numbers.N.why) set("N", numbers.N.value);
     show(ask, numbers);
     draw(ask, numbers);
+  }
+
+  function showNone() {
+    for (const row of box.querySelectorAll("tr[data-number]")) row.cells[1].textContent = row.cells[2].textContent = "–";
+    box.querySelector("[data-drawing]").replaceChildren();
+    box.querySelector("[data-notes]").textContent = fit.why_none;
   }
 
   const DIGITS = { N: 3, D: 3, ratio: 3, loss: 4 };
@@ -265,9 +404,10 @@
     for (const [name, one] of Object.entries(numbers)) {
       const write = name === "N" || name === "D" ? human : text;
       const row = box.querySelector(`tr[data-number=${name}]`);
-      const impossible = !(one.value > 0) || !Number.isFinite(one.value);
-      row.cells[1].textContent = one.why || impossible ? "–" : write(one.value, DIGITS[name]);
-      const between = one.low === undefined ? "" : `${write(one.low, DIGITS[name])} to ${write(one.high, DIGITS[name])}`;
+      const impossible = (name !== "loss" && !(one.value > 0)) || !Number.isFinite(one.value);
+      const digits = DIGITS[name] ?? 4;
+      row.cells[1].textContent = one.why || impossible ? "–" : write(one.value, digits);
+      const between = one.low === undefined ? "" : `${write(one.low, digits)} to ${write(one.high, digits)}`;
       row.cells[2].textContent = one.why ? "not known" : one.chosen ? "as chosen" : between;
       if (one.why) reasons.add(one.why);
     }
@@ -278,7 +418,7 @@
     else if (serving > 0) notes.push(`${(100 * serving).toPrecision(3)}% of the budget is serving.`);
     const reach = ask.C / fit.largest;
     if (reach > 10) notes.push(`${text(reach, 3)} times beyond the largest budget of the runs.`);
-    if (ask.N !== null && numbers.D.value > 0) {
+    if (fit.searches && ask.N !== null && numbers.D.value > 0) {
       const bestLoss = answer(fit, { ...ask, N: null });
       const excess = numbers.loss.value / bestLoss.loss.value - 1;
       if (!bestLoss.N.why && !numbers.loss.why) notes.push(`Loss ${(100 * excess).toPrecision(2)}% above that of the best size.`);
@@ -334,7 +474,7 @@
       }
     }
     chart.append(element("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, "parameters N at this budget"));
-    chart.append(element("text", { x: left, y: top - 2, "text-anchor": "end" }, "loss"));
+    chart.append(element("text", { x: 2, y: top - 6 }, fit.target));
     if (points[0].low !== undefined) {
       const upper = points.map((point) => [point.N, Math.min(point.high, most)]);
       const lower = points.map((point) => [point.N, Math.max(point.low, least)]).reverse();
@@ -367,10 +507,9 @@
     return found;
   }
 
-  set("C", fit.largest * 10);
-  set("served", 0);
-  set("N", fit.sizes[1]);
-  update();
+  begin(fits[0]);
   // For tests, and for whoever asks a number of the page by hand.
-  window.lossgrid = { answer: (ask) => answer(fit, ask) };
+  window.lossgrid = {
+    answer: (ask) => answer(fits.find((one) => one.name === ask.law) ?? fit, ask),
+  };
 })();

@@ -68,6 +68,41 @@
     place();
   }
 
+  // An entry of a legend hides and shows its series, by a click or by Enter; what is hidden cannot be pointed at.
+  for (const svg of document.querySelectorAll("figure svg")) {
+    const entries = new Map();
+    for (const part of svg.querySelectorAll("[data-entry]")) {
+      const { entry } = part.dataset;
+      entries.set(entry, [...(entries.get(entry) ?? []), part]);
+    }
+    for (const [entry, parts] of entries) {
+      const series = [...svg.querySelectorAll(`[data-series="${entry}"]`)];
+      const button = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      const boxes = parts.map((part) => part.getBBox());
+      const left = Math.min(...boxes.map((one) => one.x)), top = Math.min(...boxes.map((one) => one.y));
+      const place = {
+        x: left - 2, y: top - 2,
+        width: Math.max(...boxes.map((one) => one.x + one.width)) - left + 4,
+        height: Math.max(...boxes.map((one) => one.y + one.height)) - top + 4,
+        class: "entry", tabindex: 0, role: "button", "aria-pressed": true, "data-of": entry,
+        "aria-label": "show this series",
+      };
+      for (const [key, value] of Object.entries(place)) button.setAttribute(key, value);
+      const toggle = (event) => {
+        event.stopPropagation();
+        event.preventDefault();
+        const isShown = button.getAttribute("aria-pressed") === "true";
+        button.setAttribute("aria-pressed", !isShown);
+        for (const one of series) one.classList.toggle("off", isShown);
+        for (const part of parts) part.classList.toggle("faint", isShown);
+        clear();
+      };
+      button.addEventListener("click", toggle);
+      button.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") toggle(event); });
+      svg.append(button);
+    }
+  }
+
   const CLOSEST = 20;  // times that a figure can be enlarged
   const STEP = 1.5;    // of the keys and the buttons
 
@@ -128,7 +163,9 @@
       const matrix = svg.getScreenCTM();
       const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
       const distance = (one) => Math.hypot(one.x - point.x, one.y - point.y);
-      const found = marks.reduce((best, one) => (distance(one) < distance(best) ? one : best));
+      const seen = marks.filter(({ mark }) => !mark.closest(".off"));
+      if (!seen.length) return null;
+      const found = seen.reduce((best, one) => (distance(one) < distance(best) ? one : best));
       return distance(found) * matrix.a <= (REACH[event.pointerType] ?? REACH.mouse) ? found : null;
     };
     const point = (event) => {

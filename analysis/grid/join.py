@@ -3,9 +3,10 @@
 Trackers export two tables: histories with a row for each run and step, and a table with one row a run (config.*, summary).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from experiments.cli import InputError
 
 FEWEST_MATCHED = 0.5  # share of the rows whose run the other table has, for a column to be taken for the key
 MOST_NAMED = 3  # values or columns in a message
+MOST_COLUMNS = 12
 SHORT = 60  # letters of a name; longer ones are no names of runs
 
 
@@ -25,6 +27,12 @@ class Key:
     theirs: str
     matched: float
 
+    @property
+    def rank(self) -> tuple[float, bool]:
+        """What makes one key better than another."""
+        is_same_name = self.ours.casefold() == self.theirs.casefold()
+        return self.matched, is_same_name
+
 
 def join(grid: Grid, runs: Grid, on: str | None = None) -> Grid:
     """Return the grid with the columns of a table of one row a run.
@@ -34,26 +42,31 @@ def join(grid: Grid, runs: Grid, on: str | None = None) -> Grid:
     """
     key = _named_key(grid, runs, on) if on else _find_key(grid, runs)
     place = _places(runs, key.theirs)
-    rows = np.array([place.get(name, -1) for name in _texts(grid, key.ours)])
+    ours = _texts(grid, key.ours)
+    rows = np.array([place.get(name, -1) for name in ours])
     has_run = rows >= 0
+    some_row = np.where(has_run, rows, 0)
     frame = grid.frame.copy()
     kept_out = []
-    added = []
+    added = 0
     for name in runs.names:
         if name == key.theirs or name in runs.repeated:
             continue
         if name in grid.names:
             kept_out.append(name)
             continue
-        value = runs.frame[name].iloc[np.where(has_run, rows, 0)].reset_index(drop=True)
+        column = runs.frame[name]
+        value = column.iloc[some_row].reset_index(drop=True)
         frame[name] = value.where(has_run)
-        added.append(name)
-    told = _tell(grid, runs, key, len(added), kept_out, int((~has_run).sum()))
+        added += 1
+    without = int((~has_run).sum())
+    told = _tell(grid, runs, key, added, kept_out, without)
     both = grid.sha256 + runs.sha256
+    digest = hashlib.sha256(both.encode())
     return dataclasses.replace(
         grid,
         frame=frame,
-        sha256=hashlib.sha256(both.encode()).hexdigest(),
+        sha256=digest.hexdigest(),
         notes=(*grid.notes, *runs.notes, *told),
     )
 
@@ -72,52 +85,66 @@ def _tell(grid: Grid, runs: Grid, key: Key, added: int, kept_out: Sequence[str],
 
 def _named_key(grid: Grid, runs: Grid, on: str) -> Key:
     """Return the key that the user named."""
-    ours, _, theirs = (part.strip().strip("`") for part in on.partition("="))
-    theirs = theirs or ours
+    left, _, right = on.partition("=")
+    ours = left.strip().strip("`")
+    theirs = right.strip().strip("`") or ours
     grid.column(ours, "--on")
     runs.column(theirs, "--on")
     ours = grid.find(ours) or ours
     theirs = runs.find(theirs) or theirs
     place = _places(runs, theirs)
     texts = _texts(grid, ours)
-    matched = sum(text in place for text in texts) / len(texts)
-    if not matched:
-        there = ", ".join(list(place)[:MOST_NAMED])
-        raise InputError(
-            f"--on: no {ours} of {grid.path} is a {theirs} of {runs.path}: {texts[0]!r} is none of {there}, ..."
-        )
-    return Key(ours, theirs, matched)
+    matched = _share_in(texts, place)
+    if matched:
+        return Key(ours, theirs, matched)
+    some = list(place)[:MOST_NAMED]
+    there = ", ".join(some)
+    raise InputError(
+        f"--on: no {ours} of {grid.path} is a {theirs} of {runs.path}: {texts[0]!r} is none of {there}, ..."
+    )
+
+
+def _share_in(texts: Sequence[str], known: Collection[str]) -> float:
+    """Return the share of texts that are known."""
+    found = [text for text in texts if text in known]
+    return len(found) / len(texts)
 
 
 def _find_key(grid: Grid, runs: Grid) -> Key:
     """Find the columns whose values name runs in both tables: those that agree for most rows, of equal name if there are."""
-    best = None
+    best: Key | None = None
     for theirs in runs.names:
-        texts = _texts(runs, theirs) if theirs not in runs.repeated else []
-        is_key = len(texts) > 1 and len(set(texts)) == len(texts) and not _is_measured(texts)
-        if not is_key:
-            continue
-        known = set(texts)
+        known = _names_of_runs(runs, theirs)
         for ours in grid.names:
-            if ours in grid.repeated:
+            if not known or ours in grid.repeated:
                 continue
-            values = _texts(grid, ours)
-            matched = sum(value in known for value in values) / len(values)
+            matched = _share_in(_texts(grid, ours), known)
             found = Key(ours, theirs, matched)
-            is_same_name = ours.casefold() == theirs.casefold()
-            if best is None or (matched, is_same_name) > (best.matched, best.ours.casefold() == best.theirs.casefold()):
+            if best is None or found.rank > best.rank:
                 best = found
-    if best is None or best.matched < FEWEST_MATCHED:
-        raise InputError(
-            f"--join: no column of {grid.path} names runs as one of {runs.path} does; name them with --on=OURS=THEIRS "
-            f"(columns of the one: {', '.join(grid.names[:12])}; of the other: {', '.join(runs.names[:12])})"
-        )
-    return best
+    if best is not None and best.matched >= FEWEST_MATCHED:
+        return best
+    of_grid = ", ".join(grid.names[:MOST_COLUMNS])
+    of_runs = ", ".join(runs.names[:MOST_COLUMNS])
+    raise InputError(
+        f"--join: no column of {grid.path} names runs as one of {runs.path} does; name them with --on=OURS=THEIRS "
+        f"(columns of the one: {of_grid}; of the other: {of_runs})"
+    )
 
 
-def _is_measured(texts: Sequence[str]) -> bool:
-    """Say whether values are measured numbers, which are different in every row and name nothing."""
-    return any("." in text and text.replace(".", "").replace("-", "").replace("e", "").isdigit() for text in texts)
+def _names_of_runs(runs: Grid, name: str) -> set[str]:
+    """Return the values of a column that may name runs: another one in every row, and no measured number."""
+    if name in runs.repeated:
+        return set()
+    texts = _texts(runs, name)
+    known = set(texts)
+    is_key = len(texts) > 1 and len(known) == len(texts)
+    return known if is_key and not any(map(_is_measured, texts)) else set()
+
+
+def _is_measured(text: str) -> bool:
+    """Say whether a value is a measured number, which is different in every row and names nothing."""
+    return re.fullmatch(r"-?\d*\.\d+(e[+-]?\d+)?", text) is not None
 
 
 def _places(runs: Grid, name: str) -> dict[str, int]:
@@ -125,8 +152,10 @@ def _places(runs: Grid, name: str) -> dict[str, int]:
     place: dict[str, int] = {}
     for row, text in enumerate(_texts(runs, name)):
         if text in place:
+            short = text[:SHORT]
+            first = place[text]
             raise InputError(
-                f"--join: {name} {text[:SHORT]!r} stands in rows {place[text]} and {row} of {runs.path}; expected one row a run"
+                f"--join: {name} {short!r} stands in rows {first} and {row} of {runs.path}; expected one row a run"
             )
         place[text] = row
     return place
@@ -134,8 +163,10 @@ def _places(runs: Grid, name: str) -> dict[str, int]:
 
 def _texts(grid: Grid, name: str) -> list[str]:
     """Return a column as texts that can be compared: a whole number is written as one."""
+    column = grid.frame[name]
     found = []
-    for value in grid.frame[name].tolist():
+    for value in column.tolist():
         is_whole = isinstance(value, float) and value.is_integer()
-        found.append(str(int(value)) if is_whole else str(value).strip())
+        text = str(int(value)) if is_whole else str(value)
+        found.append(text.strip())
     return found

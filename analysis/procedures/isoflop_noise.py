@@ -45,7 +45,8 @@ def _count_runs(columns: Columns) -> int:
     """Return the number of runs where some of them have several rows; 0 where every row is a run of its own."""
     if "run" not in columns:
         return 0
-    runs = len(np.unique(columns["run"].astype(str)))
+    member = units(len(columns), columns["run"])
+    runs = int(member.max()) + 1
     return runs if runs < len(columns) else 0
 
 
@@ -122,8 +123,10 @@ def disturbances(columns: Columns, used: list[Budget], spec: FitSpec, noise: Noi
         return _by_run(columns, used, spec, level, stream)
     found = []
     for budget in used:
-        scale = noise.sd * level / np.sqrt(budget.repeats)[:, None]
-        draw = stream.standard_normal((len(budget.log_n), spec.bootstrap))
+        sizes = len(budget.log_n)
+        of_size = 1 / np.sqrt(budget.repeats)
+        scale = noise.sd * level * of_size[:, None]
+        draw = stream.standard_normal((sizes, spec.bootstrap))
         found.append(scale * draw)
     return found
 
@@ -142,7 +145,9 @@ def _by_run(
         enlarged = distance / np.sqrt(1 - np.minimum(hidden, MOST_HIDDEN))
         of_row = enlarged[label] + from_mean
         share = budget.weight / budget.repeats[label]
+        of_run = draw[member[budget.rows]]
+        moved = (share * of_row)[:, None] * of_run
         noise = np.zeros((len(budget.log_n), spec.bootstrap))
-        np.add.at(noise, label, (share * of_row)[:, None] * draw[member[budget.rows]])
+        np.add.at(noise, label, moved)
         found.append(noise)
     return found

@@ -223,6 +223,16 @@ def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Ju
     return _judged(fitted, value, level, needs_optimum)
 
 
+def _judged(fitted: Fitted, quantity: Any, level: float, is_derived: bool) -> Judged:
+    """Build the interval of a function of the law, or say why there is none."""
+    law = fitted.law
+    interval = interval_of(quantity, law, fitted.draws, fitted.left_out, level, fitted.freedom)
+    judged = fitted.verdict.judge(quantity, law, interval, is_derived)
+    if not len(fitted.draws) and not judged.why:
+        return Judged(None, NO_REPLICATES)
+    return judged
+
+
 def run_quantiles(fitted: Fitted, at: Mapping[str, float], shares: Array) -> Array:
     """Return quantiles of what one more run at `at` may give: the ends of its intervals of every level."""
     estimate = float(fitted.law.within_range(fitted.law.target_at(at, fitted.flops_per_param_token)))

@@ -169,7 +169,7 @@
   // isDerived: the number is made of coefficients, as the best size is, and needs all of those that it depends on.
   function judge(fit, quantity, isDerived = false) {
     const value = quantity(fit.law);
-    if (fit.nothing) return { value, why: fit.nothing };
+    if (fit.nothing) return { value, why: fit.nothing, known: !isDerived };  // the number stands, without an interval
     const needed = isDerived ? Object.keys(fit.withheld).filter((name) => dependsOn(fit, quantity, name)) : [];
     if (needed.length) {
       const first = needed.find((name) => !fit.withheld[name].endsWith(fit.not_known)) ?? needed[0];
@@ -406,9 +406,10 @@
       const row = box.querySelector(`tr[data-number=${name}]`);
       const impossible = (name !== "loss" && !(one.value > 0)) || !Number.isFinite(one.value);
       const digits = DIGITS[name] ?? 4;
-      row.cells[1].textContent = one.why || impossible ? "–" : write(one.value, digits);
+      const isHidden = one.why && !one.known;
+      row.cells[1].textContent = isHidden || impossible ? "–" : write(one.value, digits);
       const between = one.low === undefined ? "" : `${write(one.low, digits)} to ${write(one.high, digits)}`;
-      row.cells[2].textContent = one.why ? "not known" : one.chosen ? "as chosen" : between;
+      row.cells[2].textContent = isHidden ? "not known" : one.why ? "no interval" : one.chosen ? "as chosen" : between;
       if (one.why) reasons.add(one.why);
     }
     const notes = [...reasons].map((why) => `The design of the runs does not support this number: ${why}.`);

@@ -32,9 +32,9 @@ fit
 rows = {}
 for alpha in (0.28, 0.31, 0.34, 0.37, 0.4):
     held = lab.fit(ladder, "chinchilla", fixed={"alpha": alpha}, bootstrap=0)
-    values = held.to_frame()["value"]
-    scatter = held.residual.std()
-    rows[alpha] = {"beta": values["beta"], "exponent_N": values["exponent_N"], "scatter, %": 100 * scatter}
+    law = held.law
+    best = law.optimum_exponents()
+    rows[alpha] = {"beta": law.beta, "exponent_N": best["exponent_N"], "scatter, %": 100 * held.residual.std()}
 table = pd.DataFrame(rows).T
 table.rename_axis("alpha, held").round(3)
 

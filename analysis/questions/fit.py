@@ -12,6 +12,7 @@ from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
 from analysis.procedures.registry import options_of, procedure_of
 from analysis.solve import newton
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 
 EVERYWHERE = ("N", "D", "C", "loss")  # residuals, costs and back-tests are told by them, whatever the law takes
@@ -52,8 +53,8 @@ def _check_used(law: type[Law], spec: FitSpec) -> None:
                 f"--{option}: {law.NAME} has no use for it; expected it to be left out (options that it uses: {flags})"
             )
     objective = spec.settled_objective
-    delta_says_nothing = objective.loss != "huber" and objective.huber_delta != law.OBJECTIVE.huber_delta
-    if delta_says_nothing:
+    unsaid = (law.OBJECTIVE.huber_delta, Objective.huber_delta)
+    if objective.loss != "huber" and objective.huber_delta not in unsaid:
         raise InputError(
             f"--huber_delta: {objective.loss} has no use for it; expected it to be left out, or --loss=huber"
         )

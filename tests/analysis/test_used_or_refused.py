@@ -226,6 +226,13 @@ def test_a_role_that_a_formula_or_a_condition_names_is_used():
     assert analysis.fit(read, "chinchilla", bootstrap=0).law
 
 
+@pytest.mark.parametrize("name", ["chinchilla", "accuracy", "lr_batch"])
+def test_a_delta_that_no_loss_uses_is_refused(name):
+    law = laws.load(name)
+    with pytest.raises(InputError, match="^--huber_delta: "):
+        fitting.fit(noisy(name), law, FitSpec(Objective("least_squares", law.OBJECTIVE.residual, huber_delta=0.1)))
+
+
 def test_an_intercept_is_held_where_days_count_from():
     columns = noisy("density_growth")
     law = laws.load("density_growth")

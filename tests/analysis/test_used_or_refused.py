@@ -12,6 +12,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import Law
 from analysis.questions import fit as fitting
+from analysis.solve.objective import Objective
 from experiments.cli import InputError
 from tests.analysis.test_laws import PLANTED, parts
 from tests.support import planted

@@ -141,7 +141,10 @@ def _check_sizes(laws_of_user: Sequence[type[Law]]) -> None:
     for law in laws_of_user:
         if not any({"N", "D"} <= set(names) for names in law.INPUTS):
             of = " or ".join(", ".join(names) for names in law.INPUTS)
-            raise InputError(f"{law.NAME}: it gives {law.TARGET} by {of}; a report takes laws of N and D, and of more")
+            flag = "--calculator" if law.DEFINITION is None else "--formula"
+            raise InputError(
+                f"{flag}: {law.NAME} gives {law.TARGET} by {of}; a report takes laws of N and D, and of more"
+            )
 
 
 def _fit_for_calculator(

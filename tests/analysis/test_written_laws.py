@@ -102,7 +102,8 @@ def test_an_optimum_at_a_corner_is_the_lowest_point_around():
     result = fit("L = E + c*abs(log(lr/lr0))", pd.DataFrame({"lr": rates, "loss": loss}))
     best = result.objective
     problem = pose(result.columns, type(result.law), result.spec)
-    theta = np.array([np.log(getattr(result.law, name)) for name in problem.names])
+    values = np.array([getattr(result.law, name) for name in problem.names])
+    theta = np.where(problem.logs, np.log(values), values)
     around = theta + 1e-4 * np.random.default_rng(0).standard_normal((500, len(theta)))
     values = total(problem, around, np.ones(len(rates)), result.spec.settled_objective)
     assert values.min() >= best * (1 - 1e-7)
@@ -151,7 +152,7 @@ def test_families_share_the_exponents_of_a_written_law():
 
 def test_a_report_takes_formulas_of_its_axes():
     grid = Grid("grid.csv", frame_of(chinchilla()), "0" * 64)
-    with pytest.raises(InputError, match="--formula: formula gives loss by N, x; a report compares losses by N and D"):
+    with pytest.raises(InputError, match="--formula: formula gives loss by N, x; a report takes laws of N and D"):
         survey(grid, FitSpec(bootstrap=0), None, None, [law_of("L = E + A/N^alpha + g*x", ["x"])])
 
 
@@ -209,15 +210,13 @@ def test_commands_take_formulas(tmp_path):
         ("g*log(lr)^2", np.log(lr) ** 2 / 40),
         ("g*x", x),
         ("g*(log(lr) - 2)^2", (np.log(lr) - 2) ** 2 / 60),
-        ("log(N)*log(D)*g", np.log(N) * np.log(D) / 500),
     ],
 )
 def test_a_coefficient_whose_sign_the_formula_leaves_open_has_either(term, effect, g):
     """A small effect, which a positive coefficient alone would lose without a word."""
-    scale = {"g*log(lr)^2": 40, "g*x": 1, "g*(log(lr) - 2)^2": 60, "log(N)*log(D)*g": 500}[term]
-    noise = np.exp(0.002 * np.random.default_rng(1).standard_normal(ROWS))
+    noise = np.exp(0.0005 * np.random.default_rng(1).standard_normal(ROWS))
     found = fit(f"L = E + A/N^alpha + {term}", frame_of((2 + 400 / N**0.34 + g * effect) * noise))
-    assert np.sign(found.law.g) == np.sign(g) or abs(found.law.g) < 0.002 / scale
+    assert np.sign(found.law.g) == np.sign(g)
     assert not found.certificate.at_bound
 
 

@@ -18,9 +18,8 @@ from analysis.reporting.survey import survey
 from analysis.trust.certificate import Certificate
 from analysis.trust.design_check import lay_out
 from analysis.trust.verdict import Verdict
-from tests.analysis import test_laws
 from tests.support import browser as browser_support
-from tests.support import planted
+from tests.support import planted, planted_laws
 from tests.support.browser import DESK, PHONE
 
 pytestmark = browser_support.needs_chromium
@@ -108,13 +107,13 @@ def of_law(law: type, coefficients: tuple[float, ...], inputs: dict[str, np.ndar
 def every_law() -> dict[str, FitResult]:
     """A fit of each law of N and D, and of formulas."""
     found = {}
-    rates = {"N": test_laws.N, "D": test_laws.D}
-    planted_laws = {**test_laws.PLANTED, "lr_batch": ((1.79, -0.713, 0.307, 0.58, 0.571), rates)}
-    planted_laws["two_step"] = ((0.4, 50, 300, 0.3, 0.33, 0.7, -4.0, 1.1, 0.25), rates)
-    for name, (coefficients, inputs) in planted_laws.items():
+    rates = {"N": planted_laws.N, "D": planted_laws.D}
+    known = {**planted_laws.PLANTED, "lr_batch": ((1.79, -0.713, 0.307, 0.58, 0.571), rates)}
+    known["two_step"] = ((0.4, 50, 300, 0.3, 0.33, 0.7, -4.0, 1.1, 0.25), rates)
+    for name, (coefficients, inputs) in known.items():
         if {"N", "D"} <= set(inputs):
             found[name] = of_law(laws.load(name), coefficients, inputs)
-    lr = {"lr": np.full(test_laws.ROWS, 1e-3)}
+    lr = {"lr": np.full(planted_laws.ROWS, 1e-3)}
     for text, coefficients in zip(FORMULAS, OF_FORMULAS, strict=True):
         law = law_of(text)
         inputs = {**rates, **(lr if "lr" in law.inputs() else {})}
@@ -188,7 +187,7 @@ def test_a_law_that_no_page_can_compute_says_so(visit, good, tmp_path):
         def predict(self, N, D):
             return super().predict(N, D) if float(np.max(N)) > 0 else np.nan
 
-    fits = {"searching": of_law(Searching, (1.7, 400, 2000, 0.34, 0.37), {"N": test_laws.N, "D": test_laws.D})}
+    fits = {"searching": of_law(Searching, (1.7, 400, 2000, 0.34, 0.37), {"N": planted_laws.N, "D": planted_laws.D})}
     found = dataclasses.replace(good[0], calculated=fits)
     path = tmp_path / "none.html"
     path.write_text(page.render(found, planted.grid(planted.isoflop_frame()), "command", {}))

@@ -14,8 +14,8 @@ from analysis.laws.base import Law
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
-from tests.analysis.test_laws import PLANTED, parts
 from tests.support import planted
+from tests.support.planted_laws import PLANTED, parts
 
 NOISE = 0.01
 ROWS = 80

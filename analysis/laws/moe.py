@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from analysis.grid.roles import Role
-from analysis.laws.base import Coefficient, FormulaLaw, Number, exponent, free, power, prefactor
+from analysis.laws.base import Array, Coefficient, FormulaLaw, Number, SumLaw, Term, exponent, free, power, prefactor
 from analysis.solve.objective import Objective
 
 
@@ -100,7 +100,7 @@ class FineGrained(FormulaLaw):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sparsity(FormulaLaw):
+class Sparsity(SumLaw):
     """L = a N^-alpha + b D^-beta + c (1-S)^lambda + d (1-S)^-delta N^-gamma + e, nats per token.
 
     N: all parameters; S = (E - K)/E: the share of experts that a token does not use.
@@ -133,14 +133,24 @@ class Sparsity(FormulaLaw):
         "gamma": exponent(0.05, 0.16, 0.4),
     }
 
+    # Powers of `sparsity` are those of the share 1 - S that is active.
+    TERMS: ClassVar[tuple[Term, ...]] = (
+        Term("a", (("N", -1.0, "alpha"),)),
+        Term("b", (("D", -1.0, "beta"),)),
+        Term("c", (("sparsity", 1.0, "lam"),)),
+        Term("d", (("sparsity", -1.0, "delta"), ("N", -1.0, "gamma"))),
+        Term("e"),
+    )
+
     def predict(self, N: Any, D: Any, sparsity: Any) -> Any:
         """Predict the loss in nats per token."""
-        active = 1 - np.asarray(sparsity)
-        of_size = self.a * power(N, -self.alpha)
-        of_data = self.b * power(D, -self.beta)
-        of_sparsity = self.c * power(active, self.lam)
-        of_both = self.d * power(active, -self.delta) * power(N, -self.gamma)
-        return of_size + of_data + of_sparsity + of_both + self.e
+        return super().predict(N=N, D=D, sparsity=1 - np.asarray(sparsity))
+
+    @classmethod
+    def slopes(cls, columns: Mapping[str, Array]) -> Array:
+        """Return d ln(term) / d exponent for every term, row and exponent: [terms, rows, exponents]."""
+        active = 1 - columns["sparsity"]
+        return super().slopes({**columns, "sparsity": active})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,7 @@ def pose(columns: Columns, law: type[FormulaLaw], spec: FitSpec) -> Problem:
     if own is not None:
         return own
     # Sums of monomials have a faster way to the same fit, which needs logarithms of the target.
-    is_sum = issubclass(law, SumLaw) and _has_free_prefactors(law)
-    if is_sum and not spec.fixed and (columns[law.TARGET] > 0).all():
+    if not spec.fixed and issubclass(law, SumLaw) and _has_free_prefactors(law) and (columns[law.TARGET] > 0).all():
         return _pose_sum(columns, law, raw, above)
     return formula.problem(law, columns.values, raw, spec.fixed, above)
 

@@ -216,9 +216,8 @@ def _log_likelihood_ratio(misfit: float, other: float, rows: int) -> float:
 
 
 def _of_either_sign(known: Coefficient, value: float) -> Coefficient:
-    """Return a coefficient whose typical size is that of `value`."""
-    size = max(abs(value), 1e-300)
-    return dataclasses.replace(known, scale=size)
+    """Return a coefficient whose typical size is that of `value`; where that is zero, no row tells one."""
+    return dataclasses.replace(known, scale=abs(value) or None)
 
 
 def _fewer(known: Mapping[str, Coefficient]) -> dict[str, Coefficient]:

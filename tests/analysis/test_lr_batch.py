@@ -194,19 +194,19 @@ def wobbling(cells: int, seed: int = 0) -> Columns:
 
 
 def test_few_cells_have_no_interval_and_say_why():
-    found = fitting.fit(wobbling(4), StepLaw, FitSpec(bootstrap=200))
-    assert found.intervals() == {}
-    assert "4 cells for 3 coefficients" in found.verdict.line
-    assert found.certificate.not_identified.keys() <= set(StepLaw.names())
-    some = fitting.fit(wobbling(6), StepLaw, FitSpec(bootstrap=200))
+    for cells in (4, 6):
+        found = fitting.fit(wobbling(cells), StepLaw, FitSpec(bootstrap=200))
+        assert found.intervals() == {}
+        assert f"{cells} cells for 3 coefficients" in found.verdict.line
+    some = fitting.fit(wobbling(8), StepLaw, FitSpec(bootstrap=200))
     assert set(some.intervals()) >= {"r"}
-    assert any("6 cells carry the law" in text for text in some.certificate.warnings)
+    assert any("8 cells carry the law" in text for text in some.certificate.warnings)
     many = fitting.fit(wobbling(16), StepLaw, FitSpec(bootstrap=200))
     assert not any("carry the law" in text for text in many.certificate.warnings)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cells", [6, 8, 16])
+@pytest.mark.parametrize("cells", [7, 10, 16])
 def test_intervals_of_few_cells_hold_the_truth(cells):
     """Those that are printed, of 60 planted sweeps: at least 80% of a nominal 90%."""
     held = []

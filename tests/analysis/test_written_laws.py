@@ -234,12 +234,13 @@ def test_signs_come_from_the_form_or_are_said():
     [
         ("L = E + F + A/N^alpha + B/D^beta", 0),
         ("L = E + A/N^alpha + B/D^beta + F/N^gamma + G/D^delta", 1),
+        ("L = E + A/N^alpha + B/D^beta + g*(log(lr) - m)^2", 3),
         pytest.param("L = E + F + A/N^alpha + B/D^beta*exp(-k*N^m)", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_formula_with_too_many_coefficients_is_fitted_and_says_so(text, seed):
-    """The last one has a valley whose floor no search reaches the end of."""
-    frame = planted.isoflop_frame(noise=0.003, seed=seed)
+    """One learning rate tells nothing of two coefficients; the last one has a valley whose floor no search gets to the end of."""
+    frame = planted.isoflop_frame(noise=0.003, seed=seed).assign(lr=1e-3)
     names = {"params": "N", "tokens": "D", "flops": "C"}
     found = fit(text, frame.rename(columns=names), bootstrap=20, judge=False, thorough=False)
     assert found.certificate.not_identified

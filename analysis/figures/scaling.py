@@ -1,6 +1,8 @@
 """Draw compute-optimal scaling: the envelope, the allocation, the loss surface. IsoFLOP curves are in isoflop.py."""
 
 from collections.abc import Callable, Mapping
+import itertools
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ from analysis.figures.style import (
     GREEN,
     GREY,
     INK,
+    LEGEND_COLUMNS,
     LOSS_LABEL,
     ORANGE,
     PURPLE,
@@ -43,6 +46,7 @@ APPROACHES = {
     "isoflop_akima": (SKY, "approach 2, Akima"),
     "envelope": (PURPLE, "approach 1, envelope"),
 }
+OTHERS = (INK, "#8C510A", GREY, "#01665E")  # colours of laws that are none of them
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 REACH = 180.0  # the allocation is drawn as far as this many times the largest budget
 BAND_POINTS = 20
@@ -124,10 +128,12 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
     compute = np.geomspace(least, REACH * largest, 61)
     known = [name for name in APPROACHES if name in results]
     others = [name for name in results if name not in APPROACHES]
+    looks = itertools.cycle(OTHERS)
     for name in (*known, *others):
         if not tells_optimum(results[name]):
             continue
-        _draw_approach(axes, results[name], name, compute)
+        look = APPROACHES[name] if name in APPROACHES else (next(looks), plain(name))
+        _draw_approach(axes, results[name], name, compute, look)
     if "isoflop" in results:
         _draw_minima(axes, results["isoflop"])
     _draw_factors(axes, largest)
@@ -141,14 +147,16 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
     limit_to_curves(axes[2], np.asarray, float)
     log_axis(axes[2], "x", flops_text)
     axes[2].set_xlabel("training FLOPs C")
-    axes[0].set_title("Compute-optimal allocation")
-    axes[2].legend(loc="upper right")  # the loss falls: nothing is drawn there
+    _, labels = axes[0].get_legend_handles_labels()
+    lines = math.ceil(len(labels) / LEGEND_COLUMNS)
+    axes[0].set_title("Compute-optimal allocation", pad=8 + 14 * lines)
+    legend_above(axes[0])
     return figure
 
 
-def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray) -> None:
-    """Draw N*, D* and the loss of one approach, each on its axis, with their bands."""
-    colour, label = APPROACHES.get(name, (BLUE, plain(name)))
+def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray, look: tuple[str, str]) -> None:
+    """Draw N*, D* and the loss of one approach, each on its axis, with their bands; look: its colour and label."""
+    colour, label = look
     factor = result.flops_per_param_token
     size, tokens = result.law.optimum(compute, factor)
     loss = result.law.target_at({"C": compute}, factor)

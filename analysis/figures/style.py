@@ -55,6 +55,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "axes.axisbelow": True,
 }
+LEGEND_COLUMNS = 3  # of a legend above its axis
 MARK = "runs:"  # begins the id of markers that stand for runs
 LOSS_LABEL = "loss (nats per token)"
 
@@ -192,7 +193,7 @@ def legend_above(axis: Axes) -> None:
     axis.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 0.99),
-        ncols=3,
+        ncols=LEGEND_COLUMNS,
         borderaxespad=0.2,
         columnspacing=1.2,
     )

@@ -37,6 +37,7 @@ class Law:
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {}  # meanings of columns that no law before it asked for
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = ()  # what `at` takes; any one of these sets
     TARGET: ClassVar[str] = "loss"  # the role that it predicts
+    PREDICTS: ClassVar[tuple[str, ...]] = ()  # of what `derived` gives: predictions beside TARGET, made as it is
     SIGNED: ClassVar[tuple[str, ...]] = ()  # roles that may be negative or zero, whatever the role says
     OBJECTIVE: ClassVar[Objective] = Objective()  # what its source minimises
     DEFINITION: ClassVar[Mapping[str, Any] | None] = None  # of a law that no file of this folder has, for fit.json

@@ -29,6 +29,7 @@ class HyperparameterLaw(Law):
     OPTIONAL: ClassVar[tuple[str, ...]] = ("N", "D", "C")
     WHEN_NAMED: ClassVar[tuple[str, ...]] = ("group",)  # the rows of one cell
     TARGET: ClassVar[str] = "lr"
+    PREDICTS: ClassVar[tuple[str, ...]] = ("batch",)
     OBJECTIVE: ClassVar[Objective] = Objective("least_squares", "log")
 
     def _power(self, scale: str, exponents: Mapping[str, str], at: Mapping[str, Any]) -> Any:

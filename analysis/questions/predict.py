@@ -253,7 +253,8 @@ def predict(fitted: Fitted, at: Mapping[str, float]) -> Prediction:
     optimum = {}
     optimum_intervals = {}
     for name, value in law.derived(at, factor).items():
-        of_number = _judged(fitted, lambda one, name=name: one.derived(at, factor)[name], fitted.level, True)
+        is_made = name not in law.PREDICTS
+        of_number = _judged(fitted, lambda one, name=name: one.derived(at, factor)[name], fitted.level, is_made)
         optimum[name] = float(value) if of_number.is_known else math.nan
         optimum_intervals[name] = of_number.interval
         why[name] = of_number.why

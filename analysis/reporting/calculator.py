@@ -73,6 +73,7 @@ def page_data(result: FitResult, largest: float) -> dict[str, Any]:
         "least": least,
         "largest": largest,
         "sizes": spans["N"],
+        "predicts": list(law.PREDICTS),
         "target": ROLES[law.TARGET].meaning,
         "others": [{"name": name, "meaning": _meaning(name), "ends": spans[name]} for name in others],
         "range": [low if math.isfinite(low) else None, high if math.isfinite(high) else None],

@@ -226,7 +226,8 @@
         loss: D > 0 ? judge(fit, (law) => within(fit, predicted(fit, law, N, D, others))) : { value: NaN },
       };
       for (const name of fit.program.names.filter((one) => one !== "value")) {
-        found[name] = D > 0 ? judge(fit, (law) => fit.program.value(law, { ...others, N, D }, name), true) : { value: NaN };
+        const quantity = (law) => fit.program.value(law, { ...others, N, D }, name);
+        found[name] = D > 0 ? judge(fit, quantity, !fit.predicts.includes(name)) : { value: NaN };
       }
       return found;
     }

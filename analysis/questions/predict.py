@@ -219,7 +219,8 @@ def interval_of_law(fitted: Fitted, at: Mapping[str, float], level: float) -> Ju
     def value(one: Law) -> Any:
         return one.within_range(one.target_at(at, factor))
 
-    needs_optimum = set(at) == {"C"} and bool(law.derived(at, factor))
+    made = set(law.derived(at, factor)) - set(law.PREDICTS)
+    needs_optimum = set(at) == {"C"} and bool(made)
     return _judged(fitted, value, level, needs_optimum)
 
 

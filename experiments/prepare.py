@@ -82,7 +82,8 @@ def look(data: Data, root: PathLike) -> tuple[Path, list[Origin], list[Path | No
     """Return the root as a path, the corpora as they are now, and the folder of each one's records, None without one."""
     data.check()
     root = Path(root).expanduser()
-    for folder in (root, *root.parents):
+    above = () if _remote(root) else root.parents  # what an address begins with is no folder
+    for folder in (root, *above):
         if folder.exists() and not folder.is_dir():
             raise InputError(
                 f"execution.data_root={os.fspath(root)!r}: expected a folder, {os.fspath(folder)} is a file"

@@ -1,4 +1,4 @@
-"""Write a study as files for other launchers: SkyPilot tasks, an xpk script, or the gcloud commands of a TPU slice.
+"""Write a study as files for other launchers: SkyPilot's managed jobs, xpk's workloads, or TPU slices one by one.
 
     python -m sweeps.manifest --study=FILE.py --workdir=runs/a --kind=xpk --out=xpk \\
         --options=bucket=gs://mine/work,cluster=c,type=v5litepod-16,image=gcr.io/mine/lossgrid
@@ -6,7 +6,8 @@
 Runs nothing. Every population that `sweeps.launch` would train becomes one job that runs `experiments.train` on all its
 hosts, which join each other. Populations and corpora go to the bucket first and the runs come back from it at the end, so
 that `sweeps.status` and `sweeps.collect` read them here; a script asks for parents before their children, and may be run
-again: a run that has its record is left alone. sweeps/manifests has a file for each launcher.
+again: a run that has its record is left alone. Stopped, it takes down what it has started. sweeps/manifests has a file
+for each launcher.
 """
 
 import dataclasses
@@ -33,6 +34,8 @@ def main(_: list[str]) -> int:
     options.check()
     study = studies.load(given.study, given.data_root)
     folder = pathlib.Path(given.out)
+    if "://" in given.workdir:
+        raise InputError(f"--workdir={given.workdir}: runs come back to it; expected a folder of this machine")
     if not re.fullmatch(r"[\w.-]+", folder.name):
         raise InputError(
             f"--out={given.out}: its last part names a folder of the bucket; expected letters, digits, . _ -"

@@ -1,12 +1,13 @@
-"""Write a study's populations as workloads of xpk, which runs TPU slices in Kubernetes."""
+"""Write a study's populations as workloads of xpk, which runs TPU slices in Kubernetes: v4 to TPU7x."""
 
-from collections.abc import Sequence
 import dataclasses
 import shlex
 
-from sweeps.manifests.support.jobs import JobsBase, Line, check_patterns, worker_command
+from experiments.cli import EXIT_AGAIN
+from sweeps.manifests.support.jobs import JobsBase, check_patterns, worker_command
 from sweeps.work.populations import Population
 
+SAVE_SECONDS = 120  # for a worker whose node is taken away
 NAME = r"([a-z][\w.:-]*)?"
 
 
@@ -16,8 +17,9 @@ class Options:
 
     bucket: str = ""
     cluster: str = ""
-    type: str = ""  # TPU type, such as v5litepod-16
+    type: str = ""  # TPU type, such as v5litepod-16 or tpu7x-16
     slices: int = 1
+    restarts: int = 20  # after preemptions and signals
     zone: str = ""
     project: str = ""
     image: str = ""  # Docker image with the code and its requirements in its working folder
@@ -31,37 +33,44 @@ class Options:
 class Jobs(JobsBase):
     """One workload a population; those of one level run at the same time."""
 
-    def submit(self, level: Sequence[Population]) -> list[Line]:
-        """Return the commands that submit all populations and then wait for each."""
-        lines: list[Line] = [self._create(population) for population in level]
-        lines += [self._wait(population) for population in level]
-        return lines
+    def run(self, population: Population) -> str:
+        """Return the command that submits a workload, waits for its end and removes it, also when that is stopped.
+
+        One that is there already, because the script was killed, is waited for.
+        """
+        create = shlex.join(self._create(population))
+        wait = f"{shlex.join(self._wait(population))} & wait $!"
+        delete = shlex.join(self._delete(population))
+        end = f"code=$?; trap '' TERM; {delete} || true; exit $code"
+        return f"trap {shlex.quote(end)} EXIT; trap 'exit 143' TERM; {create} || true; {wait}"
 
     def _create(self, population: Population) -> list[str]:
-        """Return the command that submits a population as a workload."""
+        """Return the command that submits a population as a workload, which begins again after a preemption."""
         command = [*worker_command(self.root, population), "--hosts=auto"]
         return [
             *("xpk", "workload", "create"),
-            f"--cluster={self.options.cluster}",
-            f"--workload={_workload(population)}",
+            *self._place(population),
             f"--tpu-type={self.options.type}",
             f"--num-slices={self.options.slices}",
             f"--docker-image={self.options.image}",
-            *self._place(),
+            f"--max-restarts={self.options.restarts}",
+            f"--restart-on-exit-codes={EXIT_AGAIN}",
+            f"--termination-grace-period-seconds={SAVE_SECONDS}",
             f"--command={shlex.join(command)}",
         ]
 
     def _wait(self, population: Population) -> list[str]:
-        """Return the command that returns when a workload is over."""
-        cluster = f"--cluster={self.options.cluster}"
-        wait = f"--wait-for-job-completion={_workload(population)}"
-        return ["xpk", "workload", "list", cluster, *self._place(), wait]
+        """Return the command that returns when a workload is over, with 0 only where it has succeeded."""
+        name, *where = self._place(population)
+        wait = name.replace("--workload=", "--wait-for-job-completion=")
+        return ["xpk", "workload", "list", *where, wait]
 
-    def _place(self) -> list[str]:
-        """Return zone and project, where they are given."""
-        given = {"zone": self.options.zone, "project": self.options.project}
-        return [f"--{name}={value}" for name, value in given.items() if value]
+    def _delete(self, population: Population) -> list[str]:
+        """Return the command that removes a workload, whatever its state."""
+        return ["xpk", "workload", "delete", *self._place(population), "--force"]
 
-
-def _workload(population: Population) -> str:
-    return f"lossgrid-{population.name}"
+    def _place(self, population: Population) -> list[str]:
+        """Return the name of a workload, and where it is."""
+        given = {"cluster": self.options.cluster, "zone": self.options.zone, "project": self.options.project}
+        where = [f"--{name}={value}" for name, value in given.items() if value]
+        return [f"--workload={self.job_name(population)}", *where]

@@ -11,6 +11,7 @@ import multiprocessing.process
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,53 @@ def run_command(module: object, *arguments: object, timeout: float = 300, **envi
 command = run_command  # of the laboratory
 
 
+class Started:
+    """A command that runs in the background, with what is used of a subprocess.Popen."""
+
+    def __init__(self, module: object, *arguments: object, **environment: str):
+        """Start `python -m module`, or the file of a program, as `run_command` does.
+
+        `environment` is for the command, not for its libraries.
+        """
+        self._folder = tempfile.TemporaryDirectory()
+        self._said = [pathlib.Path(self._folder.name) / name for name in ("out", "err")]
+        command = [str(part) for part in (module, *arguments)]
+        self._process = _context.Process(
+            target=_become, args=(command, os.environ | environment, *map(str, self._said))
+        )
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0, *self.said())
+        return self.poll()
+
+    def said(self) -> list[str]:
+        """What it has said so far, on stdout and on stderr."""
+        return [path.read_text() if path.exists() else "" for path in self._said]
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        out, err = self.said()
+        return out, err
+
+
 def _become(command: list[str], environment: dict[str, str], out: str, err: str) -> None:
     """Become `python -m command`, in the repository, writing to files."""
     os.chdir(REPOSITORY)
@@ -95,6 +143,9 @@ def _become(command: list[str], environment: dict[str, str], out: str, err: str)
     multiprocessing.process._parent_process = None
     multiprocessing.current_process()._config["daemon"] = False
     try:
-        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        if command[0].endswith(".py"):
+            runpy.run_path(command[0], run_name="__main__")
+        else:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()

@@ -9,9 +9,13 @@ import time
 import pytest
 
 from experiments.alive import claims
-from tests.support.executors import TPU, Cloud, losses, started, until
+from tests.support.executors import losses, started, until
 
-SPECS = ["local", pytest.param("ray", marks=pytest.mark.ray), "slurm:cluster=local,slots=2"]
+SPECS = [
+    "local",
+    pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.xdist_group("ray")]),
+    "slurm:cluster=local,slots=2",
+]
 
 
 def workers(workdir: pathlib.Path) -> list[claims.Process]:
@@ -76,40 +80,3 @@ def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["step"] for row in rows if "loss" in row] == [1, *range(10, 3001, 10)], "each step once, in order"
     assert not any(old.alive for old in olds) and claimed_by(workdir) == {} and workers(workdir) == []
-
-
-@pytest.mark.slow
-def test_a_slice_is_given_back_before_its_run_is_taken_over(
-    executor_study: pathlib.Path,
-    cloud: Cloud,
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    """The process that sees to a TPU slice cannot answer as its launcher is killed. The next launcher waits until it has
-    had the slice save, has collected and deleted it; then a slice of its own goes on from there."""
-    for name, value in cloud.environment.items():
-        monkeypatch.setenv(name, value)
-    text = executor_study.read_text().replace('"seq_len": 32,', '"seq_len": 32, "data.unique_tokens": 200_000,')
-    (tmp_path / "one.py").write_text(text.replace("return chain(", "return runs[:1]\n    return chain("))
-    workdir, one = tmp_path / "w", pathlib.Path(f"{tmp_path}/one.py:3000")
-    first = started(one, workdir, TPU)
-    until(lambda: list(cloud.folder.glob("bucket/*/*/*/runs/*/metrics.jsonl")), 200)
-    (keeper,) = workers(workdir)
-    os.kill(keeper.pid, signal.SIGSTOP)
-    first.kill()
-    first.wait()
-    before, second, seen = (workdir / "study.json").stat().st_mtime_ns, started(one, workdir, TPU), None
-    while seen is None or time.monotonic() < seen + 5:
-        if seen is None and (workdir / "study.json").stat().st_mtime_ns != before:
-            seen = time.monotonic()
-        assert second.poll() is None, second.communicate()
-        assert set(claimed_by(workdir).values()) == {first.pid} and "delete" not in cloud.verbs
-        time.sleep(0.2)
-    os.kill(keeper.pid, signal.SIGCONT)
-    out, err = second.communicate(timeout=300)
-    assert second.returncode == 0, out + err
-    assert cloud.verbs.count("create") == cloud.verbs.count("delete") == 2 and not (cloud.folder / "state").exists()
-    (path,) = workdir.glob("runs/*/metrics.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [1, *range(10, 3001, 10)], "each step once, in order"
-    assert len(losses(workdir)) == 1 and workers(workdir) == [] and claimed_by(workdir) == {}

@@ -1,11 +1,15 @@
 """The gcloud commands for the whole life of a Cloud TPU slice. Writes them; support/slice_keeper.py runs them.
 
-Arguments are lists; the one line that a remote shell reads is quoted by shlex. gcloud's own settings name project and
-account: nothing here sees a credential.
+A slice belongs to one population of one workdir of one owner. All three are in its name and its labels, and what does
+not bear these labels is never deleted. Arguments are lists; the one line that a remote shell reads is quoted by shlex.
+gcloud's own settings name project and account: nothing here sees a credential.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
+import getpass
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -13,6 +17,7 @@ import tarfile
 from typing import Any
 
 from models.errors import InputError
+from sweeps.cost import machines
 from sweeps.executors.support.protocol import ROOT
 
 HOME = "lossgrid"  # folder of the code on every host
@@ -20,11 +25,29 @@ CODE = ("analysis", "experiments", "models", "sweeps", "requirements.txt", "requ
 PATTERNS = {
     "zone": r"[a-z]+-[a-z]+\d+-[a-z]",
     "type": r"[a-z0-9]+-\d+",
-    "bucket": r"gs://[a-z0-9][\w./-]+",
-    "runtime": r"[\w.-]+",
+    "runtime": r"[\w.-]*",
     "project": r"([a-z][a-z0-9:.-]+)?",
+    "owner": r"([a-z][a-z0-9-]{0,11})?",
+    "service_account": r"([\w.-]+@[\w.-]+)?",
     "setup": r"([\w][\w./-]*)?",
 }
+LEAST = {"valid_hours": 1, "max_hours": 1, "still_minutes": 5, "slots": 1}
+# Software of the hosts, by the beginning of the accelerator type (cloud.google.com/tpu/docs/runtimes).
+RUNTIMES = {
+    "v5litepod": "v2-alpha-tpuv5-lite",
+    "v5p": "v2-alpha-tpuv5",
+    "v6e": "v2-alpha-tpuv6e",
+}
+OLD_RUNTIME = "tpu-ubuntu2204-base"  # v4
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # to read and write the bucket, and to delete itself
+DEAD_MAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "dead_man.sh")
+PYTHON = ".venv/bin/python"  # in the code's folder
+SETUP = "sweeps/executors/support/host_setup.sh"  # in the code's folder
+
+# Where the request for a slice stands.
+ABSENT = "ABSENT"  # there is none
+UNKNOWN = "UNKNOWN"  # nobody can say now
+ENDED = ("FAILED", "SUSPENDED", "SUSPENDING")  # no slice will come of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +56,16 @@ class Options:
 
     zone: str = ""
     type: str = ""  # accelerator type, such as v5litepod-16
-    bucket: str = ""  # gs://… in which the slices work
-    runtime: str = "v2-alpha-tpuv5-lite"  # runtime version of the slice's machines
+    runtime: str = ""  # runtime version of the slice's machines; "": that of the type
     project: str = ""  # "": gcloud's own
+    owner: str = ""  # whose slices these are, in their names and labels; "": the user's name
+    service_account: str = ""  # of the hosts; "": the project's default one
     spot: bool = False
     reserved: bool = False
+    flex_start: bool = False  # waits for capacity, and is ended by Google after max_hours
     valid_hours: int = 24  # so long a request waits for its slice
+    max_hours: int = 24  # so long a slice lives at most: then it deletes itself
+    still_minutes: int = 15  # a slice deletes itself when nobody has watched it for so long
     slots: int = 1
     setup: str = ""  # file of the code's folder with a shell script that runs on each host after the bootstrap
 
@@ -48,49 +75,131 @@ class Options:
             value = getattr(self, name)
             if not re.fullmatch(pattern, value):
                 raise InputError(f"tpu-vm: {name}={value}: expected {name}=… of the form {pattern}")
-        if self.spot and self.reserved:
-            raise InputError("tpu-vm: spot=true,reserved=true: expected one of the two at most")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"tpu-vm: {name}={value}: expected {least} at least")
+        if self.type.startswith("tpu7"):
+            raise InputError(
+                f"tpu-vm: type={self.type}: the Cloud TPU API has v4 to v6e; GKE has this one: "
+                "sweeps.manifest --kind=xpk, or --kind=skypilot"
+            )
+        if machines.target(self.type).kind != "tpu":
+            raise InputError(f"tpu-vm: type={self.type}: expected a TPU slice, such as v5litepod-16")
+        kinds = [name for name in ("spot", "reserved", "flex_start") if getattr(self, name)]
+        if len(kinds) > 1:
+            given = ",".join(f"{name}=true" for name in kinds)
+            raise InputError(f"tpu-vm: {given}: expected one of them at most")
+
+    def owner_name(self) -> str:
+        """Return whose slices these are, as a label's value."""
+        if self.owner:
+            return self.owner
+        plain = re.sub(r"[^a-z0-9-]", "-", getpass.getuser().lower())
+        return f"u-{plain}"[:12].rstrip("-")
+
+    def runtime_version(self) -> str:
+        """Return the software that the hosts start with."""
+        return self.runtime or RUNTIMES.get(self.type.partition("-")[0], OLD_RUNTIME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the cloud says of a request: its state, and the labels of its slice."""
+
+    name: str
+    state: str
+    labels: dict[str, str]
+
+
+def found_in(value: Any) -> Found:
+    """Read a queued resource as gcloud writes it. Raises ValueError for what is none."""
+    try:
+        node = value["tpu"]["nodeSpec"][0]["node"]
+        labels = dict(node.get("labels") or {})
+        name = str(value["name"]).rpartition("/")[2]
+        return Found(name, str(value["state"]["state"]), labels)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"no queued resource: {json.dumps(value)[:200]}") from error
+
+
+def workdir_id(workdir: str) -> str:
+    """Return a short name of a workdir (gs://…), for labels."""
+    return hashlib.sha256(workdir.rstrip("/").encode()).hexdigest()[:8]
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One slice by its name, and the commands for it, each a list of arguments."""
+    """The slice of one population of a workdir, and the commands for it, each a list of arguments."""
 
     options: Options
-    name: str
-
-    def _gcloud(self, *words: str) -> list[str]:
-        """A gcloud command in the project of the options, which asks nothing back."""
-        command = ["gcloud", *words]
-        if self.options.project:
-            command.append(f"--project={self.options.project}")
-        return [*command, "--quiet"]
+    workdir: str  # gs://…
+    population: str  # its name
 
     @property
-    def _zone(self) -> str:
-        return f"--zone={self.options.zone}"
+    def name(self) -> str:
+        """Its name in the cloud: that of its owner, workdir and population."""
+        return f"lossgrid-{self.options.owner_name()}-{workdir_id(self.workdir)}-{self.population}"
 
-    def _queued(self, verb: str, *words: str) -> list[str]:
+    @property
+    def folder(self) -> str:
+        """Where in the bucket launcher and hosts talk to each other."""
+        return f"{self.workdir.rstrip('/')}/slices/{self.name}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What it bears, but for the attempt."""
+        return {**labels_of(self.options, self.workdir), "lossgrid-population": self.population}
+
+    @property
+    def hosts(self) -> int:
+        """How many hosts it has: four chips each, but for slices of up to eight chips of one host."""
+        chips = machines.target(self.options.type).chips
+        return max(1, chips // 4) if chips > 8 or self.options.type.startswith(("v4", "v5p")) else 1
+
+    def is_ours(self, found: Found) -> bool:
+        """Whether what the cloud has found bears our labels."""
+        return self.labels.items() <= found.labels.items()
+
+    def _queued(self, verb: str, *words: str, track: Sequence[str] = ()) -> list[str]:
         """A command about the queued resource: the request for the slice."""
-        return self._gcloud("compute", "tpus", "queued-resources", verb, self.name, self._zone, *words)
+        return _queued(self.options, verb, self.name, *words, track=track)
 
     def _tpu_vm(self, verb: str, *words: str) -> list[str]:
         """A command about the slice's hosts."""
-        return self._gcloud("compute", "tpus", "tpu-vm", verb, *words)
+        return _gcloud(self.options, "compute", "tpus", "tpu-vm", verb, *words)
 
-    def create(self) -> list[str]:
-        """Return the command that asks for the slice."""
+    def create(self, attempt: str) -> list[str]:
+        """Return the command that asks for the slice, with a label of its own for each attempt."""
+        options = self.options
+        labels = self.labels | {"lossgrid-attempt": attempt}
+        spelt = ",".join(f"{name}={value}" for name, value in labels.items())
+        metadata = {
+            "lossgrid-name": self.name,
+            "lossgrid-zone": options.zone,
+            "lossgrid-beat": f"{self.folder}/keeper.json",
+            "lossgrid-still-seconds": str(60 * options.still_minutes),
+            "lossgrid-most-seconds": str(3600 * options.max_hours),
+        }
         words = [
             f"--node-id={self.name}",
-            f"--accelerator-type={self.options.type}",
-            f"--runtime-version={self.options.runtime}",
-            f"--valid-until-duration={self.options.valid_hours}h",
+            f"--accelerator-type={options.type}",
+            f"--runtime-version={options.runtime_version()}",
+            f"--valid-until-duration={options.valid_hours}h",
+            f"--labels={spelt}",
+            "--metadata=" + ",".join(f"{name}={value}" for name, value in metadata.items()),
+            f"--metadata-from-file=startup-script={DEAD_MAN}",
+            f"--scopes={SCOPE}",
         ]
-        if self.options.spot:
+        if options.service_account:
+            words.append(f"--service-account={options.service_account}")
+        if options.spot:
             words.append("--spot")
-        if self.options.reserved:
+        if options.reserved:
             words.append("--reserved")
-        return self._queued("create", *words)
+        if options.flex_start:
+            words += ["--provisioning-model=flex-start", f"--max-run-duration={options.max_hours}h"]
+        return self._queued("create", *words, track=["alpha"] if options.flex_start else [])
 
     def describe(self) -> list[str]:
         """Return the command that says where the request stands, as JSON."""
@@ -104,41 +213,68 @@ class Slice:
         """Return the command that copies an archive of the code to all hosts."""
         return self._tpu_vm("scp", code, f"{self.name}:{HOME}.tar.gz", self._zone, "--worker=all")
 
+    @property
+    def _zone(self) -> str:
+        return f"--zone={self.options.zone}"
+
     def shell(self, *commands: Sequence[str]) -> list[str]:
         """Return the command that runs others on all hosts, one after the other."""
         line = " && ".join(shlex.join(command) for command in commands)
         return self._tpu_vm("ssh", self.name, self._zone, "--worker=all", f"--command={line}")
 
     def bootstrap(self) -> list[str]:
-        """Return the command that makes every host ready, once."""
-        python = f"{HOME}/.venv/bin/python"
-        steps = [
-            ["mkdir", "-p", HOME],
-            ["tar", "-xzf", f"{HOME}.tar.gz", "-C", HOME],
-            ["python3", "-m", "venv", f"{HOME}/.venv"],
-            [python, "-m", "pip", "install", "--quiet", "-r", f"{HOME}/requirements-tpu.txt"],
-        ]
+        """Return the command that makes every host ready. It may be run again."""
+        setup = ["bash", f"{HOME}/{SETUP}"]
         if self.options.setup:
-            steps.append(["bash", f"{HOME}/{self.options.setup}"])
-        return self.shell(*steps)
+            setup.append(self.options.setup)
+        return self.shell(["mkdir", "-p", HOME], ["tar", "-xzf", f"{HOME}.tar.gz", "-C", HOME], setup)
 
-    def train(self, population: str, workdir: str) -> list[str]:
-        """Return the command that runs the worker on all hosts; its process id is kept for `interrupt`."""
-        inputs = [f"--population={population}", f"--workdir={workdir}"]
-        worker = [".venv/bin/python", "-m", "experiments.train", *inputs, "--hosts=auto"]
-        script = f"echo $$ > worker.pid; exec {shlex.join(worker)}"
-        return self.shell(["cd", HOME], ["bash", "-c", script])
+    def start(self, attempt: str) -> list[str]:
+        """Return the command that starts the worker on all hosts and comes back at once.
 
-    def interrupt(self) -> list[str]:
-        """Return the command that asks the worker to save and end."""
-        return self.shell(["bash", "-c", f"kill -TERM $(cat {HOME}/worker.pid)"])
-
-    def sync(self, source: str, target: str) -> list[str]:
-        """Return the command that copies one folder to another, one of them in the bucket.
-
-        Claims are the launcher's, and stay here.
+        Where it runs already, the command changes nothing: gcloud repeats it after a lost connection.
         """
-        return self._gcloud("storage", "rsync", source, target, "--recursive", r"--exclude=(.*/)?claim\.json$")
+        host = [PYTHON, "-m", "sweeps.executors.support.slice_host"]
+        population = f"{self.folder}/population.json"
+        return self.shell(["cd", HOME], [*host, self.folder, attempt, population, self.workdir])
+
+
+def labels_of(options: Options, workdir: str) -> dict[str, str]:
+    """Return the labels of all slices of an owner for a workdir."""
+    return {"lossgrid-owner": options.owner_name(), "lossgrid-workdir": workdir_id(workdir)}
+
+
+def list_slices(options: Options) -> list[str]:
+    """Return the command that lists all requests of the zone, as JSON."""
+    return _queued(options, "list", "--format=json")
+
+
+def delete_slice(options: Options, name: str) -> list[str]:
+    """Return the command that deletes a request and its slice by name."""
+    return _queued(options, "delete", name, "--force")
+
+
+def sync(source: str, target: str, project: str = "") -> list[str]:
+    """Return the command that copies one folder to another, one of them in a bucket.
+
+    Claims are the launcher's, and stay where they are.
+    """
+    options = Options(project=project)
+    return _gcloud(options, "storage", "rsync", source, target, "--recursive", r"--exclude=(.*/)?claim\.json$")
+
+
+def _queued(options: Options, verb: str, *words: str, track: Sequence[str] = ()) -> list[str]:
+    """A command about queued resources of the zone."""
+    noun = ("compute", "tpus", "queued-resources")
+    return _gcloud(options, *track, *noun, verb, *words, f"--zone={options.zone}")
+
+
+def _gcloud(options: Options, *words: str) -> list[str]:
+    """A gcloud command in the project of the options, which asks nothing back."""
+    command = ["gcloud", *words]
+    if options.project:
+        command.append(f"--project={options.project}")
+    return [*command, "--quiet"]
 
 
 def archive(path: str) -> str:
@@ -151,47 +287,3 @@ def archive(path: str) -> str:
         for name in CODE:
             out.add(os.path.join(ROOT, name), name, filter=kept)
     return path
-
-
-def remote_population(population: Mapping[str, Any], root: str) -> dict[str, Any]:
-    """Return a population as a slice is given it: corpora in the bucket; nothing of this machine."""
-    execution = population["execution"] | {"data_root": f"{root}/data", "cpu_devices": None}
-    return {**population, "execution": execution}
-
-
-def _local_runs(population: Mapping[str, Any], workdir: str) -> list[str]:
-    """Runs of a population, and the parents they start from, that have a folder here already."""
-    wanted = list(population["fingerprints"])
-    for run in population["runs"]:
-        if run.get("parent"):
-            wanted.append(run["parent"])
-    distinct = dict.fromkeys(wanted)
-    return [name for name in distinct if os.path.isdir(os.path.join(workdir, "runs", name))]
-
-
-def life_of(
-    slice_: Slice, population: Mapping[str, Any], workdir: str, scratch: str, name: str
-) -> dict[str, list[list[str]]]:
-    """Return the commands of every step of a slice's life, in order, for the population of that `name`.
-
-    `scratch` is a folder that holds the archive of the code and the remote population.
-    """
-    root = f"{slice_.options.bucket}/{name}"
-    runs = os.path.join(workdir, "runs")
-    upload = [
-        slice_.sync(os.path.join(scratch, "populations"), f"{root}/populations"),
-        slice_.sync(os.path.abspath(population["execution"]["data_root"]), f"{root}/data"),
-    ]
-    for run in _local_runs(population, workdir):
-        upload.append(slice_.sync(os.path.join(runs, run), f"{root}/runs/{run}"))
-    collect = []
-    for run in population["fingerprints"]:
-        collect.append(slice_.sync(f"{root}/runs/{run}", os.path.join(runs, run)))
-    return {
-        "create": [slice_.create(), slice_.describe()],
-        "bootstrap": [slice_.copy(os.path.join(scratch, "code.tar.gz")), slice_.bootstrap()],
-        "upload": upload,
-        "run": [slice_.train(f"{root}/populations/{name}.json", root)],
-        "collect": collect,
-        "delete": [slice_.delete()],
-    }

@@ -34,3 +34,14 @@ def parse_options(cls: type[OptionsClass], text: str, flag: str) -> OptionsClass
             expected = "true or false" if kind is bool else f"{key}=… of type {kind.__name__}"
             raise InputError(f"{flag}:{word}: expected {expected}") from None
     return cls(**values)
+
+
+def options_text(options: "DataclassInstance") -> str:
+    """Return options as they are typed, `key=value,…`, without those that have their default."""
+    words = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default:
+            text = str(value).lower() if isinstance(value, bool) else value
+            words.append(f"{field.name}={text}")
+    return ",".join(words)

@@ -1,207 +1,239 @@
-"""The process that sees to one Cloud TPU slice: makes it, has it train a population, collects, deletes it.
+"""The process that sees to one Cloud TPU slice: makes it, has it train a population, deletes it.
 
     python -m sweeps.executors.support.slice_keeper OPTIONS POPULATION WORKDIR      started by the executor tpu-vm
 
-It runs the commands of support/gcloud.py one after the other, each printed before it runs, and passes the worker's
-events on. Whatever goes wrong, its last command is to delete the slice: nothing is left that costs.
+It runs the commands of support/gcloud.py one after the other, each printed before it runs, and watches the slice's hosts
+through the bucket (support/slice_talk.py). Whatever goes wrong, the last thing it does is to delete the slice, until the
+cloud says that it is gone. If this process is killed, its counter in the bucket stands still, and the slice deletes itself
+(support/dead_man.sh). Its last event, `end`, says how the worker ended.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 import contextlib
-import json
+import dataclasses
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
+import threading
 import time
-
-from etils import epath
+from typing import Any
+import uuid
 
 from experiments import files
 from experiments.alive import lease, requests, watchdog
-from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, EXIT_INPUT
+from experiments.alive.lease import Process
+from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, explain
 from models.errors import InputError
-from sweeps.executors.support import gcloud
-from sweeps.executors.support.gcloud import Options, Slice
+from sweeps.executors.support import gcloud, slice_talk
+from sweeps.executors.support.cloud_calls import (
+    POLL_SECONDS,
+    Cloud,
+    Refused,
+    Stopped,
+    Unanswered,
+    delete_for_good,
+    tell,
+)
+from sweeps.executors.support.gcloud import ABSENT, ENDED, UNKNOWN, Options, Slice
 from sweeps.executors.support.options import parse_options
-from sweeps.executors.support.protocol import Event
+from sweeps.executors.support.protocol import End, Failure, NotStarted
+from sweeps.executors.support.slice_talk import Followed, Orders, Stillness
 
-POLL_SECONDS = float(os.environ.get("LOSSGRID_GCLOUD_POLL_SECONDS", "15"))
-ATTEMPTS = 3  # of a step that fails, before the slice is given up
-ENDED = ("FAILED", "SUSPENDED", "SUSPENDING", "DELETING")  # states of a request that no slice will come of
-NAME = re.compile(r"[\w.-]+")
-
-
-class Stopped(Exception):
-    """The launcher asked to stop."""
-
-
-class Lost(Exception):
-    """The slice is gone; another one may do."""
-
-
-def tell(event: Event) -> None:
-    """Report an event to the launcher, in one write: several processes and threads share this pipe."""
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+BEAT_SECONDS = POLL_SECONDS
+LOOK_SECONDS = POLL_SECONDS / 3  # between two looks at the bucket
+DESCRIBE_SECONDS = 2 * POLL_SECONDS  # between two questions to the cloud about a slice that is used
+SILENT_SECONDS = 40 * POLL_SECONDS  # a host that has not raised its counter for so long is given up
+GRACE_SECONDS = 4 * POLL_SECONDS  # for the other hosts to end once one has
+SAVE_SECONDS = 20 * POLL_SECONDS  # for a worker that was asked to stop
+SHELL_OFFSET = 128  # what a signal ended is said as a shell says it
+NAME = re.compile(r"[\w-]+")
+DELETE_SECONDS = 3600.0  # that we go on trying to delete; the slice does so itself meanwhile
+LONGEST_PAUSE = 8 * POLL_SECONDS
+BOOTSTRAP_ATTEMPTS = 3
 
 
-def announce(command: Sequence[str], aloud: bool = True) -> None:
-    """Write a command to the log; `aloud`: show it to the launcher's reader too."""
-    line = shlex.join(command)
-    print(f"+ {line}", file=sys.stderr, flush=True)
-    if aloud:
-        tell({"event": "say", "text": f"+ {line}"})
+class Hosts:
+    """The hosts of a slice, of which each has a process of one worker: they live and die together."""
+
+    def __init__(self, folder: str, attempt: str, count: int):
+        self._hosts = [Followed(folder, attempt, rank) for rank in range(count)]
+        self._silences = [Stillness() for _ in range(count)]
+        self._ends: dict[int, int] = {}  # exit status by rank, in the order in which we have heard of them
+        self._ended_at: float | None = None  # monotonic time since which the others are no use
+
+    def look(self, now: float) -> End:
+        """Pass on what the hosts say; return the worker's end once it is over, None before."""
+        for rank, host in enumerate(self._hosts):
+            for event in host.look():
+                tell(event)
+            if host.status is not None and rank not in self._ends:
+                self._note(rank, host, now)
+            elif host.status is None and self._silences[rank].seconds(host.state.beat) > SILENT_SECONDS:
+                return Failure("node", f"host {rank} of the slice has not spoken for {SILENT_SECONDS:.0f} s")
+        all_ended = len(self._ends) == len(self._hosts)
+        others_late = self._ended_at is not None and now - self._ended_at > GRACE_SECONDS
+        if all_ended or others_late:
+            return next((status for status in self._ends.values() if status != 0), 0)
+        return None
+
+    def _note(self, rank: int, host: Followed, now: float) -> None:
+        """Note that a host's process is over. The first host writes the records; where it goes on, so does the worker."""
+        self._ends[rank] = host.status or 0
+        sys.stderr.write(host.state.log)
+        if host.status != 0 or rank == 0:
+            self._ended_at = self._ended_at or now
 
 
 class SliceKeeper:
-    """Runs the commands of one slice. `stops` are the signals that asked us to end."""
+    """Sees to the slice of one population."""
 
-    def __init__(self, slice_: Slice):
+    def __init__(self, slice_: Slice, token: str):
         self.slice = slice_
-        self.stops: list[int] = []
-        self.clearing = False  # what is left to do is done, whoever asks to stop
+        self.attempt = uuid.uuid4().hex[:8]
+        self.cloud = Cloud(slice_)
+        self._token = token
+        self._beats = 0
+        self._may_exist = False  # since we have asked for it
+        self._over = threading.Event()
 
-    def run_step(self, command: Sequence[str], attempts: int = ATTEMPTS) -> str:
-        """Run a command to its end and return its output.
+    # --- the counter that the slice lives by
 
-        Raises Lost when it keeps failing, Stopped when we were asked to stop.
-        """
-        reason = ""
-        for attempt in range(1, attempts + 1):
-            if self.stops and not self.clearing:
-                raise Stopped
-            announce(command)
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            sys.stderr.write(done.stderr)
-            if done.returncode == 0:
-                return done.stdout
-            said = " ".join(done.stderr.split())
-            reason = f"ended with {done.returncode}: {said[-200:]}"
-            if attempt < attempts:
-                time.sleep(min(POLL_SECONDS, 2.0 * attempt))
-        raise Lost(f"{shlex.join(command[:5])} … {reason}")
+    def _orders(self) -> Orders:
+        """Return what we say now."""
+        stop = min(len(self.cloud.stops), slice_talk.STOP_AT_ONCE)
+        me = Process.of(os.getpid())
+        return Orders(self._beats, stop, self._token, self.attempt, me)
 
-    def state(self) -> str:
-        """Return the state of the request: ACTIVE, WAITING_FOR_RESOURCES, …; ABSENT when there is none."""
-        command = self.slice.describe()
-        announce(command, aloud=False)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            return "ABSENT" if "NOT_FOUND" in done.stderr else "UNKNOWN"
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            return str(json.loads(done.stdout)["state"]["state"])
-        return "UNKNOWN"
+    def _beat(self) -> None:
+        """Raise our counter until we are done with the slice."""
+        while True:
+            self._beats += 1
+            with contextlib.suppress(OSError):
+                self._orders().write(self.slice.folder)
+            if self._over.wait(BEAT_SECONDS):
+                return
+
+    # --- a slice comes
 
     def make(self) -> None:
-        """Ask for the slice and wait for it. One that a launcher before us has left is deleted first."""
-        if self.state() != "ABSENT":
-            self.run_step(self.slice.delete())
-        self.run_step(self.slice.create())
-        while True:
-            state = self.state()
-            if state == "ACTIVE":
-                return
-            if state in ENDED or state == "ABSENT":
-                raise Lost(f"the request for {self.slice.options.type} is {state}")
-            if self.stops:
-                raise Stopped
-            tell({"event": "waiting", "state": state})
-            time.sleep(POLL_SECONDS)
+        """Ask for the slice and wait for it. What an earlier attempt of ours has left is deleted first.
 
-    def run_worker(self, command: Sequence[str]) -> int:
-        """Run the worker to its end, its events passed on to the launcher. Return the exit status it would have here."""
-        interrupted = False
-        announce(command)
-        process = subprocess.Popen(command, stdout=sys.stdout)
-        while True:
-            status = _wait(process, 1.0)
-            if status is not None:
-                break
-            if len(self.stops) > 1:  # at once: the slice, and what it has not saved, is about to go
-                process.kill()
-            elif self.stops and not interrupted:
-                interrupted = True
-                announce(self.slice.interrupt())
-                subprocess.run(self.slice.interrupt(), check=False, stdout=sys.stderr)
-        if status not in (0, EXIT_INPUT, EXIT_AGAIN) and self.state() != "ACTIVE":
-            print(f"error: the slice {self.slice.name} was preempted", file=sys.stderr)
-            return EXIT_AGAIN
-        return EXIT_AGAIN if interrupted and status != 0 else status
-
-    def run_life(self, life: dict[str, list[list[str]]], still_ours: Callable[[], bool]) -> int:
-        """Run every step from the creation to the deletion; return the worker's exit status.
-
-        `still_ours`: whether what comes back may still be written here.
+        Quota that is used up and a request that fails are waited for as the queue is. Raises Refused for a name that
+        somebody else has and for a request that can never be met.
         """
-        uploaded = False
+        deadline = time.monotonic() + 3600 * self.slice.options.valid_hours
+        pause = POLL_SECONDS
+        while True:
+            if self._is_there():
+                return
+            if time.monotonic() > deadline:
+                raise Unanswered(f"no {self.slice.options.type} within {self.slice.options.valid_hours} h")
+            self.cloud.pause(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
+
+    def _is_there(self) -> bool:
+        """Do the next thing for the slice to come; whether it has."""
+        found = self.cloud.describe()
+        if found.state == UNKNOWN:
+            return False
+        if found.state == ABSENT:
+            self._may_exist = True
+            self.cloud.create(self.attempt)
+            return False
+        if not self.slice.is_ours(found):
+            raise Refused(f"{self.slice.name} is there and bears labels that are not ours; it is left alone")
+        self._may_exist = True
+        if found.labels.get("lossgrid-attempt") != self.attempt or found.state in ENDED:
+            self.cloud.try_delete()
+            return False
+        tell({"event": "waiting", "state": found.state})
+        return found.state == "ACTIVE"
+
+    def prepare(self, population: str, scratch: str) -> None:
+        """Bring population, corpora and code to where the hosts find them, and make the hosts ready."""
+        value = files.read_json(population)
+        root = value["execution"]["data_root"]
+        if "://" not in root:
+            remote = f"{self.slice.workdir}/data"
+            self.cloud.run(gcloud.sync(os.path.abspath(root), remote, self.slice.options.project), BOOTSTRAP_ATTEMPTS)
+            root = remote
+        files.write_json(f"{self.slice.folder}/population.json", remote_population(value, root))
+        code = gcloud.archive(os.path.join(scratch, "code.tar.gz"))
+        self.cloud.run(self.slice.copy(code), BOOTSTRAP_ATTEMPTS)
+        self.cloud.run(self.slice.bootstrap(), BOOTSTRAP_ATTEMPTS)
+
+    # --- a worker is watched
+
+    def train(self) -> End:
+        """Start the worker on all hosts, pass on what it says, and return its end."""
+        self.cloud.run(self.slice.start(self.attempt), BOOTSTRAP_ATTEMPTS)
+        hosts = Hosts(self.slice.folder, self.attempt, self.slice.hosts)
+        asked_at: float | None = None
+        describe_at = 0.0
+        while True:
+            now = time.monotonic()
+            end = hosts.look(now)
+            if end is not None:
+                return end
+            if now >= describe_at:
+                describe_at = now + DESCRIBE_SECONDS
+                if self.cloud.is_active(self.attempt) is False:
+                    return Failure("preempted", f"the slice {self.slice.name} was taken away")
+            if self.cloud.stops and asked_at is None:
+                asked_at = now
+            waited_enough = asked_at is not None and now - asked_at > SAVE_SECONDS
+            if waited_enough or len(self.cloud.stops) > 1:
+                return EXIT_AGAIN
+            time.sleep(LOOK_SECONDS)
+
+    # --- from the creation to the deletion
+
+    def live(self, population: str, scratch: str) -> End:
+        """See to the slice from its creation to its deletion; return the worker's end."""
+        beating = threading.Thread(target=self._beat, name="beat", daemon=True)
+        beating.start()
+        try:
+            return self._live(population, scratch)
+        finally:
+            if self._may_exist and not delete_for_good(self.cloud, DELETE_SECONDS):
+                text = f"{self.slice.name} may still be there, and paid: {shlex.join(self.slice.delete())}"
+                tell({"event": "say", "text": text})
+            self._over.set()
+
+    def _live(self, population: str, scratch: str) -> End:
+        started = False
         try:
             self.make()
-            for command in [*life["bootstrap"], *life["upload"]]:
-                self.run_step(command)
-            uploaded = True
-            return self.run_worker(life["run"][0])
+            self.prepare(population, scratch)
+            started = True
+            return self.train()
         except Stopped:
             return EXIT_AGAIN
-        except Lost as error:
-            print(f"error: UNAVAILABLE: {error}", file=sys.stderr)  # the class "node" of sweeps/work/failures.py
-            return EXIT_FAILURE
-        finally:
-            self.clearing = True
-            if uploaded and self._may_collect(still_ours):
-                for command in life["collect"]:
-                    with contextlib.suppress(Lost):
-                        self.run_step(command)
-            with contextlib.suppress(Lost):
-                self.run_step(life["delete"][0])
-
-    def _may_collect(self, still_ours: Callable[[], bool]) -> bool:
-        """Whether to bring the runs back: not where they are another's by now, nor after a second request to stop."""
-        if not still_ours():
-            print("error: another launcher has taken over these runs; nothing is collected", file=sys.stderr)
-            return False
-        return len(self.stops) < 2
+        except Refused as error:
+            return NotStarted("user", explain(error))
+        except (Unanswered, OSError) as error:
+            kind = Failure if started else NotStarted
+            return kind("node", explain(error))
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Return the exit status of a process, None when it does not end within so long."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+def remote_population(population: Mapping[str, Any], data_root: str) -> dict[str, Any]:
+    """Return a population as a slice is given it: its corpora are in the bucket."""
+    execution = population["execution"] | {"data_root": data_root}
+    return {**population, "execution": execution}
 
 
-def serve(options: Options, population: str, workdir: str) -> int:
-    """See to a population's slice from its creation to its deletion; return the worker's exit status.
-
-    This process holds the claims, not the slice. Raises lease.Lost when they are another's from the beginning.
-    """
+def serve(options: Options, population: str, workdir: str) -> End:
+    """See to a population's slice from its creation to its deletion; return the worker's end."""
     name = os.path.splitext(os.path.basename(population))[0]
     if not NAME.fullmatch(name):
         raise InputError(f"--population={population}: expected a file named by letters and digits")
-    value = files.read_json(population)
-    keeper = SliceKeeper(Slice(options, f"lossgrid-{name}"))
-    hearing = requests.heard(lambda number, _: keeper.stops.append(number))
+    token = os.environ.pop(lease.VARIABLE, "")
+    keeper = SliceKeeper(Slice(options, workdir, name), token)
+    hearing = requests.heard(lambda number, _: keeper.cloud.stops.append(number))
     with hearing, tempfile.TemporaryDirectory(prefix="lossgrid-") as scratch:
-        life = gcloud.life_of(keeper.slice, value, workdir, scratch, name)
-        os.makedirs(os.path.join(scratch, "populations"))
-        remote = gcloud.remote_population(value, f"{options.bucket}/{name}")
-        with open(os.path.join(scratch, "populations", f"{name}.json"), "w") as file:
-            json.dump(remote, file)
-        gcloud.archive(os.path.join(scratch, "code.tar.gz"))
-        runs = [epath.Path(workdir) / "runs" / fingerprint for fingerprint in value["fingerprints"]]
-        held = lease.given(epath.Path(workdir))
-        if held is not None:
-            held.begin(runs)
-
-        def still_ours() -> bool:
-            with contextlib.suppress(OSError):
-                return held is None or held.holds(runs)
-            return True  # to look is no reason to leave a slice behind
-
-        return keeper.run_life(life, still_ours)
+        return keeper.live(population, scratch)
 
 
 def main(argv: list[str]) -> int:
@@ -211,13 +243,15 @@ def main(argv: list[str]) -> int:
     try:
         options = parse_options(Options, options_text, "--executor=tpu-vm")
         options.check()
-        return serve(options, population, workdir)
+        end = serve(options, population, workdir)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INPUT
-    except lease.Lost as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_AGAIN
+        end = NotStarted("user", explain(error))
+    if isinstance(end, int):
+        return end if end >= 0 else SHELL_OFFSET - end
+    assert end is not None
+    tell({"event": "end", "started": not isinstance(end, NotStarted), **dataclasses.asdict(end)})
+    print(f"error: {end.reason}", file=sys.stderr)
+    return EXIT_FAILURE
 
 
 if __name__ == "__main__":

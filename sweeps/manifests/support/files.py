@@ -1,13 +1,13 @@
 """Write a study's jobs into a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 
 from experiments import files
 from sweeps.cost import plan_file
-from sweeps.executors.support import gcloud
-from sweeps.manifests.support.jobs import JobsBase, Line, download, script, upload
+from sweeps.executors.support.slice_keeper import remote_population
+from sweeps.manifests.support.jobs import JobsBase, Line, download, script, together, upload
 from sweeps.study.corpora import prepare_corpora
 from sweeps.study.file import Study
 from sweeps.work import populations as populations_of
@@ -38,21 +38,27 @@ def write_jobs(
     names = []
     for population in populations:
         name = f"populations/{population.name}.json"
-        value = gcloud.remote_population(populations_of.worker_input(population), jobs.root)
-        files.write_json(folder / name, value)
+        given = populations_of.worker_input(population)
+        remote = remote_population(given, f"{jobs.root}/data")
+        files.write_json(folder / name, remote)
         names.append(name)
-    lines: list[Line] = [*upload(os.path.abspath(folder / "populations"), jobs.root, populations, workdir)]
+    inputs = os.path.abspath(folder / "populations")
+    lines: list[Line] = [*upload(inputs, jobs.root, populations, workdir)]
     for level in _levels(populations):
+        commands = []
         for population in level:
-            for name, text in jobs.files(population).items():
-                files.write_bytes(folder / name, text.encode())
-                names.append(name)
-        lines += jobs.submit(level)
-    names += jobs.write_code(folder)
-    lines.append(download(jobs.root, workdir))
-    name = f"{kind}.sh"
-    files.write_bytes(folder / name, script(lines).encode())
-    return [*names, name]
+            names += _write_texts(jobs.files(population), folder)
+            commands.append(jobs.run(population))
+        lines.append(together(jobs.slots(), commands))
+    text = script(lines, download(jobs.root, workdir))
+    return names + _write_texts({f"{kind}.sh": text}, folder)
+
+
+def _write_texts(texts: Mapping[str, str], folder: pathlib.Path) -> list[str]:
+    """Write files by their names; return these."""
+    for name, text in texts.items():
+        files.write_bytes(folder / name, text.encode())
+    return list(texts)
 
 
 def _levels(populations: Sequence[Population]) -> list[list[Population]]:

@@ -213,4 +213,4 @@ def test_early_stopping_needs_an_executor_that_shares_the_workdir():
         check_early_stopping(Policy(stop_diverging=True), "tpu-vm", away)
     check_early_stopping(Policy(), "tpu-vm", away)
     check_early_stopping(stopping, "local", CPU)
-    assert not tpu_vm.TpuVmExecutor.shares_workdir
+    assert tpu_vm.TpuVmExecutor.shares_workdir, "slices work in the workdir itself"

@@ -14,7 +14,7 @@ from sweeps.executors.support.ray_host import Host
 from tests.support.executors import launch, losses, started, until
 from tests.support.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("ray")]  # one cluster
 
 
 @pytest.mark.parametrize("mishap", ["the node dies", "the node hangs", "the actor hangs", "the worker dies"])

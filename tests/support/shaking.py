@@ -1,0 +1,139 @@
+"""Launch a study under random mishaps for a while, and compare its grid with that of the study left alone, bit for bit."""
+
+import collections
+from collections.abc import Callable, Mapping
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+from etils import epath
+import pandas as pd
+
+from sweeps.work.workdir import Workdir
+from tests.support.commands import run_command
+from tests.support.paths import REPOSITORY
+
+# Two programs; devices are given, since a batch that is split over more of them sums in another order.
+STUDY = '''"""Does it survive? 12 runs of two signatures."""
+from sweeps.study.grid import cases, over, product
+
+def get_study():
+    base = cases({
+        "model.depth": 2, "model.heads": 2, "batch_tokens": 512, "seq_len": 64, "data.unique_tokens": 200_000,
+        "data.corpus": (%(corpus)r,), "evaluation.tokens": 8192, "execution.tensorboard": False,
+        "execution.data_root": %(root)r, "execution.compile_cache": %(cache)r, "execution.steps_per_dispatch": 32,
+        "execution.checkpoint_every_seconds": 2.0, "execution.cpu_devices": 1,
+    })
+    return product(base, over("model.width", 32, 48), over("opt.lr", 3e-3, 1e-2, 3e-2), over("tokens", 512 * 400, 512 * 800))
+'''
+# What depends on the clock or on how runs were packed; everything else is compared.
+OF_THE_DAY = {"wall_seconds", "packing", "packing_trials", "packing_mesh", "reason"}
+
+Strike = Callable[[], bool]  # one mishap; whether there was something to strike
+
+
+class Shaken:
+    """A study in one workdir, its launcher, and what has happened to it."""
+
+    def __init__(self, study: pathlib.Path, workdir: epath.PathLike, executor: str, **environment: str):
+        self.study = study
+        self.workdir = epath.Path(workdir)
+        self.executor = executor
+        self.environment = environment
+        self.launcher: subprocess.Popen[str] | None = None
+        self.struck: collections.Counter[str] = collections.Counter()
+        self.codes: collections.Counter[int] = collections.Counter()
+        self.seconds = 0.0
+
+    def flags(self) -> list[str]:
+        retries = "--retries=node=99,preempted=99,start=999"
+        return [
+            f"--study={self.study}",
+            f"--workdir={self.workdir}",
+            f"--executor={self.executor}",
+            "--no-plan",
+            retries,
+        ]
+
+    def start(self) -> None:
+        """Start a launcher in the place of one that is over."""
+        if self.launcher and self.launcher.poll() is not None:
+            self.codes[self.launcher.returncode] += 1
+            self.launcher = None
+        if self.launcher is None:
+            command = [sys.executable, "-m", "sweeps.launch", *self.flags()]
+            out = subprocess.DEVNULL
+            self.launcher = subprocess.Popen(
+                command, cwd=REPOSITORY, env=os.environ | self.environment, stdout=out, stderr=out, text=True
+            )
+
+    def recorded(self) -> int:
+        """How many runs have their record."""
+        return len(list(self.workdir.glob("runs/*/record.json")))
+
+    def shake(self, strikes: Mapping[str, Strike], draw: random.Random, seconds: float, pause: float) -> None:
+        """Launch, strike at random for so long or until all is recorded, then let it come to its end."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds and self.recorded() < 12:
+            self.start()
+            time.sleep(draw.uniform(0.3 * pause, pause))
+            name = draw.choice(sorted(strikes))
+            if strikes[name]():
+                self.struck[name] += 1
+        self.seconds += time.monotonic() - began
+
+    def finish(self) -> None:
+        """Launch until every run has its record."""
+        began = time.monotonic()
+        for _ in range(5):
+            self.start()
+            assert self.launcher
+            self.launcher.wait(timeout=900)
+            if self.launcher.returncode == 0:
+                break
+        self.seconds += time.monotonic() - began
+        assert self.launcher and self.launcher.returncode == 0, self.codes
+
+    def kill_launcher(self) -> bool:
+        """The launcher, at once."""
+        if self.launcher is None or self.launcher.poll() is not None:
+            return False
+        self.launcher.kill()
+        self.launcher.wait()
+        return True
+
+    def grid(self, folder: pathlib.Path) -> pd.DataFrame:
+        """The collected grid, by fingerprint."""
+        out = folder / "grid.parquet"
+        done = run_command("sweeps.collect", f"--workdir={self.workdir}", f"--out={out}", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        return pd.read_parquet(out).set_index("fingerprint").sort_index()
+
+    def steps_logged(self) -> dict[str, list[float]]:
+        """The steps of each run's curve."""
+        workdir = Workdir(self.workdir)
+        names = [path.parent.name for path in self.workdir.glob("runs/*/record.json")]
+        return {name: list(workdir.curve(name).steps) for name in sorted(names)}
+
+
+def left_alone(study: pathlib.Path, folder: pathlib.Path) -> Shaken:
+    """The study, launched on this machine and left alone."""
+    calm = Shaken(study, folder / "calm", "local")
+    calm.finish()
+    return calm
+
+
+def compare(calm: Shaken, shaken: Shaken, folder: pathlib.Path) -> dict[str, int]:
+    """Assert that the grids are equal bit for bit; return the runs that were lost and those that were trained twice."""
+    expected = calm.grid(folder)
+    found = shaken.grid(folder)
+    columns = [name for name in expected.columns if name not in OF_THE_DAY and not name.startswith("seconds_")]
+    lost = len(expected) - int((found["status"] == "complete").sum())
+    steps = calm.steps_logged()
+    doubled = sum(shaken.steps_logged().get(name) != taken for name, taken in steps.items())
+    assert set(found["status"]) == {"complete"}, found["status"].to_dict()
+    pd.testing.assert_frame_equal(found[columns], expected[columns], check_exact=True)
+    return {"runs lost": lost, "runs doubled": doubled}

@@ -1,7 +1,7 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
 # make lint    ruff, pyright, density     make test-hf     against transformers (installs torch)
-# make test-executors   Slurm, Ray, gcloud, several hosts (installs ray and submitit)
+# make test-executors   the slow tests of Slurm, Ray, slices, several hosts (installs ray and submitit)
 # make setup   only the virtual environment
 # make notebooks          run the notebooks again and store them with their outputs
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
@@ -49,7 +49,13 @@ test-hf: $(VENV)/.installed-hf
 	@$(RUN) -m pytest -n 2 --dist=worksteal -m hf
 
 test-executors: $(VENV)/.installed-executors
-	@$(RUN) -m pytest -m "slow or not slow" tests/sweeps/executors/test_executors.py tests/experiments/test_hosts.py tests/system/test_relaunch.py
+	@$(RUN) -m pytest -n 2 --dist=loadgroup -m slow tests/sweeps/executors tests/experiments/test_hosts.py tests/system/test_relaunch.py tests/system/test_random_faults.py
+
+.venv-launchers: requirements-launchers.txt
+	@echo "setting up $@: SkyPilot and xpk, a minute, once"
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r requirements-launchers.txt
+	@touch $@
 
 $(VENV)/.installed-executors: requirements-ray.txt requirements-slurm.txt $(VENV)/.installed
 	@echo "adding ray and submitit to $(VENV): a minute, once"

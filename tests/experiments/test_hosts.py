@@ -6,8 +6,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 from etils import epath
@@ -18,8 +16,7 @@ from experiments.alive import hosts, lease, stops
 from experiments.cli import InputError
 from experiments.store import record
 from models.mesh.rules import NotDivisible
-from tests.support.commands import run_command
-from tests.support.paths import REPOSITORY
+from tests.support.commands import Started, run_command
 
 CONFIG = """
 from experiments.configs import default
@@ -46,20 +43,17 @@ class Trainer:
 
     def start(
         self, workdir: pathlib.Path, processes: int, *flags: str, script: pathlib.Path | None = None
-    ) -> list[subprocess.Popen[str]]:
-        """`script`: in the place of `-m experiments.train`."""
+    ) -> list[Started]:
+        """`script`: in the place of the module experiments.train."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, *([str(script)] if script else ["-m", "experiments.train"])]
-        command += [f"--config={self.config}", f"--workdir={workdir}", *flags]
+        command = [script or "experiments.train", f"--config={self.config}", f"--workdir={workdir}", *flags]
         command.append(f"--config.execution.cpu_devices={DEVICES // processes}")
-        env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         each = ([f"--hosts=localhost:{port},{i},{processes}"] if processes > 1 else [] for i in range(processes))
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return [subprocess.Popen([*command, *join], cwd=REPOSITORY, env=env, **pipes) for join in each]
+        return [Started(*command, *join) for join in each]
 
-    def finish(self, processes: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+    def finish(self, processes: list[Started]) -> tuple[list[int], str]:
         said = [process.communicate(timeout=300) for process in processes]
         return [process.returncode for process in processes], "\n".join(out + err for out, err in said)
 

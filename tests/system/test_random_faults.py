@@ -1,0 +1,128 @@
+"""Off this machine: a study under random mishaps for two minutes has the grid of the study left alone, bit for bit.
+
+LOSSGRID_CHAOS_SECONDS and LOSSGRID_CHAOS_SEED set how long, and which mishaps (default: 120 s, a fresh seed, printed).
+"""
+
+import os
+import pathlib
+import random
+import signal
+
+import psutil
+import pytest
+
+from tests.support.cloud import TPU, Cloud
+from tests.support.ray_cluster import RayCluster
+from tests.support.shaking import STUDY, Shaken, compare, left_alone
+
+SECONDS = float(os.environ.get("LOSSGRID_CHAOS_SECONDS", "120"))
+
+
+@pytest.fixture(scope="session")
+def calm(corpus: pathlib.Path, data_root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Shaken:
+    """The study left alone."""
+    folder = tmp_path_factory.mktemp("calm")
+    values = {"corpus": str(corpus), "root": str(data_root), "cache": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    (folder / "study.py").write_text(STUDY % values)
+    return left_alone(folder / "study.py", folder)
+
+
+def drawn() -> tuple[int, random.Random]:
+    seed = int(os.environ.get("LOSSGRID_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+    return seed, random.Random(seed)
+
+
+def table(place: str, seed: int, shaken: Shaken, calm: Shaken, faults: dict[str, int], **found: int) -> None:
+    """Print what has happened."""
+    print(f"\n{place}, seed {seed}: exit codes of launchers {dict(shaken.codes)}")
+    for name, count in sorted(faults.items()):
+        print(f"  {name:<40} {count}")
+    for name, count in found.items():
+        print(f"  {name.replace('_', ' '):<40} {count}")
+    print(f"  {'seconds, and left alone':<40} {shaken.seconds:.0f} {calm.seconds:.0f}")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_ray_under_random_faults(calm: Shaken, cluster: RayCluster, tmp_path: pathlib.Path):
+    """Nodes die and hang, actors hang, workers and launchers are killed."""
+    seed, draw = drawn()
+    shaken = Shaken(calm.study, tmp_path / "w", f"ray:address={cluster.address},silent_seconds=4")
+
+    def strike(kind: str, number: signal.Signals):
+        def struck() -> bool:
+            cluster.mend()
+            found = cluster.worker_away_from_head(tmp_path / "w")
+            if found is None:
+                return False
+            pid = dict(zip(("worker", "actor", "node"), found, strict=True))[kind]
+            if number == signal.SIGSTOP:
+                cluster.freeze(pid)
+            else:
+                os.kill(pid, number)
+            return True
+
+        return struck
+
+    strikes = {
+        "worker killed": strike("worker", signal.SIGKILL),
+        "worker told to stop": strike("worker", signal.SIGTERM),
+        "actor killed": strike("actor", signal.SIGKILL),
+        "actor hangs": strike("actor", signal.SIGSTOP),
+        "node killed": strike("node", signal.SIGKILL),
+        "node hangs": strike("node", signal.SIGSTOP),
+        "launcher killed": shaken.kill_launcher,
+    }
+    shaken.shake(strikes, draw, SECONDS, pause=8)
+    cluster.mend()
+    shaken.finish()
+    found = compare(calm, shaken, tmp_path)
+    table("ray", seed, shaken, calm, shaken.struck, **found)
+    assert found == {"runs lost": 0, "runs doubled": 0}
+
+
+@pytest.mark.slow
+def test_slices_under_random_faults(
+    calm: Shaken, cloud: Cloud, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """gcloud fails at random, slices are preempted, the processes that see to them and launchers are killed."""
+    seed, draw = drawn()
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    shaken = Shaken(calm.study, f"{cloud.bucket}/study", f"{TPU},slots=2")
+    cloud.fail_at_random(seed, rate=0.08)
+
+    def keepers() -> list[psutil.Process]:
+        launcher = shaken.launcher
+        if launcher is None or launcher.poll() is not None:
+            return []
+        return psutil.Process(launcher.pid).children()
+
+    def kill_keeper() -> bool:
+        alive = keepers()
+        if alive:
+            draw.choice(alive).kill()
+        return bool(alive)
+
+    def kill_all() -> bool:
+        alive = keepers()
+        if not shaken.kill_launcher():
+            return False
+        for process in alive:
+            process.kill()
+        return True
+
+    strikes = {
+        "keeper killed": kill_keeper,
+        "launcher killed": shaken.kill_launcher,
+        "launcher and keepers killed": kill_all,
+        "nothing": lambda: False,
+    }
+    shaken.shake(strikes, draw, SECONDS, pause=20)
+    cloud.fail_at_random(seed, rate=0)
+    shaken.finish()
+    found = compare(calm, shaken, tmp_path)
+    leaked = len(cloud.left)
+    table("tpu-vm", seed, shaken, calm, cloud.injected | shaken.struck, slices_leaked=leaked, **found)
+    assert found == {"runs lost": 0, "runs doubled": 0} and leaked == 0

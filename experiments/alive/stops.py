@@ -1,8 +1,9 @@
 """Ask one run to end early: a file in its folder, which its worker looks for between two dispatches (on object stores, now and
 then).
 
-The run is evaluated and saved where it stands, and its record says `censored`: its loss is an upper bound of what the
-whole run would have reached. Who asks, and why, is not decided here (sweeps/work/stopping.py).
+The run is evaluated and saved where it stands, and its record says `censored`. Where its loss was falling, that bounds the
+loss of the whole run from above; that of a run which is ended as diverged bounds nothing. Who asks, and why, is not decided
+here (sweeps/work/stopping.py).
 """
 
 import dataclasses

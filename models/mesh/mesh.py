@@ -92,6 +92,9 @@ def _check_batch(shape: MeshShape, data: int, batch: int, microbatches: int) -> 
 def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
     """Make a mesh of the sizes of AXES over the first devices, all of automatic type.
 
+    Of several TPU slices each has all of a mesh but a part of its trials, or else of its data: only these axes speak through
+    the data center's network. Raises InputError where neither divides by the slices.
+
     On a TPU slice that is used whole, fsdp is split along the dimensions of the torus: libtpu scatters a sum over one ring
     of chips, but over a plane it sends the whole sum everywhere, which is twice as much. Elsewhere the second and third
     part of fsdp have size 1.
@@ -99,19 +102,52 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     devices = jax.devices() if devices is None else devices
     used = list(devices)[: math.prod(sizes)]
     named = dict(zip(AXES, sizes, strict=True))
-    rings = _rings(named["fsdp"], used)
+    slices = _slices(used)
+    rings = _rings(named["fsdp"], slices[0])
     names: list[str] = []
     shape: list[int] = []
     for axis in AXES:
         names += mesh_names(axis)
         shape += rings if axis == "fsdp" else (named[axis],)
     types = (AxisType.Auto,) * len(names)
+    if len(slices) > 1:
+        between = _between_slices(shape, names, len(slices))
+        within = [size // parts for size, parts in zip(shape, between, strict=True)]
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, used, allow_split_physical_axes=True)
+        return Mesh(grid, tuple(names), axis_types=types)
     if rings[1] == 1:
         # jax refuses an axis that is a part of a dimension of the torus: then the mesh is made below.
         with contextlib.suppress(NotImplementedError):
             return jax.make_mesh(tuple(shape), tuple(names), axis_types=types, devices=used)
     grid = mesh_utils.create_device_mesh(tuple(shape), used, allow_split_physical_axes=True)
     return Mesh(grid, tuple(names), axis_types=types)
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """Return the devices of each TPU slice; all together elsewhere, where jax calls the GPUs of a host a slice."""
+    if devices[0].platform != "tpu":
+        return [list(devices)]
+    by_slice: dict[int, list[Any]] = {}
+    for device in devices:
+        number = getattr(device, "slice_index", None) or 0
+        by_slice.setdefault(number, []).append(device)
+    slices = list(by_slice.values())
+    sizes = [len(members) for members in slices]
+    if len(set(sizes)) > 1:
+        raise InputError(f"execution.mesh takes {sizes} devices of {len(slices)} slices; expected as many of each")
+    return slices
+
+
+def _between_slices(shape: Sequence[int], names: Sequence[str], slices: int) -> list[int]:
+    """Return into how many parts each axis of a mesh is split by slices: the first of trial and data that divides is."""
+    for axis in ("trial", "data"):
+        size = shape[names.index(axis)]
+        if size % slices == 0:
+            return [slices if name == axis else 1 for name in names]
+    raise InputError(
+        f"execution.mesh: trial={shape[names.index('trial')]} and data={shape[names.index('data')]} on {slices} slices; "
+        f"expected a multiple of {slices} of one of them, the only axes that may cross slices"
+    )
 
 
 def _rings(size: int, devices: Sequence[Any]) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from sweeps.cost.compiler import Compiled, compile_for, topology
 from sweeps.cost.layouts import Layout
 from sweeps.cost.machines import SLICES, Target
 
-SCHEMA = 1
+SCHEMA = 2
 CACHE = "~/.cache/lossgrid/plans"
 # A chip with more memory, whose program shows the buffers of one that does not fit: the compiler then only says how much
 # is missing.
@@ -35,6 +35,7 @@ SOURCES = (
     "models/**/*.py",
     "experiments/training/**/*.py",
     "sweeps/cost/hlo*.py",
+    "sweeps/cost/torus.py",
 )
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -67,7 +68,7 @@ class CachedCompiler:
         parts = {
             "schema": SCHEMA,
             "signature": identity.signature(run),
-            "target": [self.target.chip, self.target.topology],
+            "target": [self.target.chip, self.target.topology, self.target.slices],
             "layout": dataclasses.asdict(layout),
             "execution": [getattr(execution, name) for name in PROGRAM_OPTIONS],
             "rest": rest,
@@ -89,7 +90,7 @@ class CachedCompiler:
     def _compile(self, run: Run, layout: Layout, execution: Execution, rest: bool) -> Compiled:
         """Compile for the target's chips, and count it."""
         assert self.target.chip and self.target.topology, "only TPU slices are compiled for"
-        devices = topology(self.target.chip, self.target.topology)
+        devices = topology(self.target.chip, self.target.topology, self.target.slices)
         result = compile_for(devices, run, layout, execution, rest)
         self.compiled += 1
         return result
@@ -115,7 +116,7 @@ class CachedCompiler:
         shape = roomy_topology(self.target.devices)
         if shape is None or self.target.chip == ROOMY:
             return []
-        other = CachedCompiler(dataclasses.replace(self.target, chip=ROOMY, topology=shape), self.cache)
+        other = CachedCompiler(dataclasses.replace(self.target, chip=ROOMY, topology=shape, slices=1), self.cache)
         found = other(run, layout, execution, rest=False).buffers
         self.compiled += other.compiled
         self.remembered += other.remembered

@@ -68,7 +68,7 @@ def plan_on_tpu(
     """
     target = compiler.target
     assert target.chip and target.topology, "a TPU target is a slice"
-    compilers.topology(target.chip, target.topology)  # once, before there are threads
+    compilers.topology(target.chip, target.topology, target.slices)  # once, before there are threads
     numbers = itertools.count(1)
 
     def plan_one(group: Sequence[Cell]) -> SignaturePlan:
@@ -109,6 +109,8 @@ def plan_signature(
         trials_per_program=layout.trials,
         programs=len(steps),
         collective_bytes=program.collective_bytes,
+        ici_bytes=program.ici_bytes,
+        dcn_bytes=program.dcn_bytes,
         peak_evaluation_bytes=program.evaluation_bytes,
         peak_checkpoint_bytes=program.checkpoint_bytes,
         flops_compiled=program.flops,
@@ -151,7 +153,7 @@ def find_layout(group: Sequence[Cell], compiler: CachedCompiler, chip: Chip, lay
         except InputError as error:  # an axis that does not divide: models/mesh/rules.py knows which ones there are
             unbuildable = error
             continue
-        bound = bound_step(program, chip, target.devices_per_chip) if _fits(program, chip) else None
+        bound = bound_step(program, chip, target) if _fits(program, chip) else None
         trial = Trial(guess.layout, program, bound)
         tried.append(trial)
         if bound:

@@ -60,6 +60,10 @@ class Compiled:
     buffers: list[dict[str, Any]]
     error: str | None = None
     host_bytes: float = 0.0  # each way, between the chip and its host
+    ici_bytes: dict[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # sent, by the torus axes that they may go over
+    dcn_bytes: float = 0.0  # sent to other slices
 
 
 def missing() -> str | None:
@@ -81,13 +85,15 @@ def set_up() -> None:
 
 
 @functools.cache
-def topology(chip: str, shape: str) -> tuple[Any, ...]:
-    """Return the devices of a slice. Raises InputError for a shape that libtpu does not know."""
+def topology(chip: str, shape: str, slices: int = 1) -> tuple[Any, ...]:
+    """Return the devices of a slice, or of several of one shape. Raises InputError for a shape that libtpu does not know."""
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}
     if chip == "v4":
         options["chip_config_name"] = "megacore"
+    if slices > 1:
+        options["num_slices"] = slices
     if shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -165,10 +171,11 @@ def compile_for(devices: Sequence[Any], run: Run, layout: Layout, execution: Exe
 
 def _read(program: Any, state_bytes: int, peaks: dict[str, int | None], start: float) -> Compiled:
     """Read the text of a program that fits. `start`: the monotonic time at which its compilation began."""
-    from sweeps.cost import hlo, hlo_buffers, hlo_flops, hlo_traffic
+    from sweeps.cost import hlo, hlo_buffers, hlo_flops, hlo_traffic, torus
 
     module = hlo.Module(program.compiled.as_text())
     buffers = hlo_buffers.largest_buffers(module, LARGEST)
+    sent = hlo_traffic.traffic(module, torus.Places.of(program.mesh.devices.flat))
     return Compiled(
         fits=True,
         peak_bytes=program.memory_bytes,
@@ -182,6 +189,8 @@ def _read(program: Any, state_bytes: int, peaks: dict[str, int | None], start: f
         compile_seconds=time.monotonic() - start,
         buffers=[dataclasses.asdict(buffer) for buffer in buffers],
         host_bytes=hlo_traffic.host_bytes(module),
+        ici_bytes=sent.by_axes,
+        dcn_bytes=sent.to_slices,
     )
 
 

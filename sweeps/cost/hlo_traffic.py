@@ -4,10 +4,13 @@ Kernels that hide in a custom call move their operands and their result. sweeps/
 one device.
 """
 
-import math
-import re
+import dataclasses
+
+import numpy as np
 
 from sweeps.cost.hlo import FREE, Computation, Executed, Instruction, Module, hbm_bytes, operands_of
+from sweeps.cost.hlo_groups import replica_groups
+from sweeps.cost.torus import Places
 
 COLLECTIVES = (
     "all-gather",
@@ -21,12 +24,7 @@ COLLECTIVES = (
 SLICES = ("dynamic-slice", "slice", "gather")  # read no more than what they give
 UPDATES = ("dynamic-update-slice", "scatter")  # write no more than what they are given
 
-_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
-_MESH_AXIS = re.compile(r"'([^']+)'=(\d+)")
-_MESH_PART = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
-_IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
-_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
-_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
+_IN_PAIRS = ("collective-permute", "collective-broadcast")
 
 
 def is_free(instruction: Instruction) -> bool:
@@ -130,36 +128,87 @@ def host_bytes(module: Module) -> float:
 # --- other devices
 
 
-def collective_bytes(module: Module) -> dict[str, int]:
-    """Count the bytes that a device sends, by kind, where every collective is done in a ring; without kinds of none.
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of collective over the same groups of devices: bytes that go into it on each device, in all its runs."""
 
-    all-gather: (n-1) times its part; reduce-scatter and all-to-all: (n-1)/n of what goes in; all-reduce twice that. A
-    TPU scatters a sum in a fusion "all-reduce-scatter" of an all-reduce and a slice. Other collectives inside fusions
+    kind: str
+    groups: np.ndarray  # [groups, members]
+    entering: float
+
+    @property
+    def members(self) -> int:
+        """Count the devices that take part together."""
+        return self.groups.shape[1]
+
+
+def collectives(module: Module) -> list[Collective]:
+    """List the collectives of a program.
+
+    A TPU scatters a sum in a fusion "all-reduce-scatter" of an all-reduce and a slice. Other collectives inside fusions
     are copies of one that the fusion overlaps with, on the same channel, and count once.
     """
-    own: dict[tuple[str, ...], float] = {}
-    copies: dict[tuple[str, ...], float] = {}
+    own: dict[tuple[str, ...], Collective] = {}
+    copies: dict[tuple[str, ...], Collective] = {}
     # An instruction does not know its computation's name: scatters are found by the computation itself.
     scatters = {id(inside) for name, inside in module.computations.items() if name.startswith("all-reduce-scatter")}
-    for executed in module.executed():
-        kind = _kind(executed.instruction)
+    for executed in module.executed(_entering):
+        instruction = executed.instruction
+        kind = _kind(instruction)
         if kind not in COLLECTIVES:
             continue
         is_scatter = id(executed.computation) in scatters
         if is_scatter:
             kind = "reduce-scatter"
-        sent = _sent(executed, kind, module.partitions)
-        channel = executed.instruction.attribute("channel_id") or executed.instruction.name
-        key = (kind, channel, *map(str, executed.instruction.shapes))
+        groups = replica_groups(instruction.rest, module.partitions)
+        one = Collective(kind, groups, _entering(executed))
+        channel = instruction.attribute("channel_id") or instruction.name
+        key = (kind, channel, *map(str, instruction.shapes), groups.tobytes().hex())
         if executed.fused and not is_scatter:
-            copies[key] = max(copies.get(key, 0.0), sent)
+            if key not in copies or copies[key].entering < one.entering:
+                copies[key] = one
         else:
-            own[key] = own.get(key, 0.0) + sent
+            before = own[key].entering if key in own else 0.0
+            own[key] = dataclasses.replace(one, entering=before + one.entering)
+    return list((copies | own).values())
+
+
+def collective_bytes(module: Module) -> dict[str, int]:
+    """Count the bytes that a device sends, by kind, where every collective is done in a ring; without kinds of none.
+
+    all-gather: (n-1) times its part; reduce-scatter and all-to-all: (n-1)/n of what goes in; all-reduce twice that.
+    """
     by_kind: dict[str, int] = {}
-    for (kind, *_), sent in (copies | own).items():
+    for one in collectives(module):
+        sent = one.entering * _ring(one.kind, one.members)
         if sent:
-            by_kind[kind] = by_kind.get(kind, 0) + round(sent)
+            by_kind[one.kind] = by_kind.get(one.kind, 0) + round(sent)
     return dict(sorted(by_kind.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Bytes that a device sends in a step: over the axes of its slice (`xy`: over x, y, or both), and to other slices."""
+
+    by_axes: dict[str, float]
+    to_slices: float
+
+
+def traffic(module: Module, places: Places) -> Traffic:
+    """Say over which links the collectives of a program go.
+
+    Within a slice as in `collective_bytes`; between slices each slice sends, with all its chips, what the others do not
+    have yet. What takes up only a part of an axis that closes to a ring cannot go round, and counts twice.
+    """
+    by_axes: dict[str, float] = {}
+    to_slices = 0.0
+    for one in collectives(module):
+        span = places.span(one.groups)
+        sent = one.entering * _within_slice(one.kind, one.members, span.slices)
+        to_slices += one.entering * _between_slices(one.kind, one.members, span.slices)
+        if sent and span.axes:
+            by_axes[span.axes] = by_axes.get(span.axes, 0.0) + sent * span.slowdown
+    return Traffic(dict(sorted(by_axes.items())), to_slices)
 
 
 def _kind(instruction: Instruction) -> str:
@@ -167,10 +216,11 @@ def _kind(instruction: Instruction) -> str:
     return instruction.opcode.removesuffix("-start")
 
 
-def _sent(executed: Executed, kind: str, partitions: int) -> float:
-    """Return the bytes that a device sends in all runs of one collective."""
-    entering = sum(operand.bytes for operand in executed.operands)
-    return executed.times * entering * _ring(kind, group_size(executed.instruction.rest, partitions))
+def _entering(executed: Executed) -> float:
+    """Return the bytes that go into a collective on each device, in all its runs; 0 for anything else."""
+    if _kind(executed.instruction) not in COLLECTIVES:
+        return 0.0
+    return executed.times * sum(operand.bytes for operand in executed.operands)
 
 
 def _ring(kind: str, n: int) -> float:
@@ -182,20 +232,32 @@ def _ring(kind: str, n: int) -> float:
         return n - 1
     if kind == "all-reduce":
         return 2 * share
-    if kind in ("collective-permute", "collective-broadcast"):
+    if kind in _IN_PAIRS:
         return 1.0
     return share
 
 
-def group_size(attributes: str, partitions: int) -> int:
-    """Return how many devices take part in a collective together; all `partitions` where its attributes do not say."""
-    if found := _MESH_GROUPS.search(attributes):
-        sizes = {name: int(size) for name, size in _MESH_AXIS.findall(found[1])}
-        return math.prod(int(part) if part else sizes[name] for name, part in _MESH_PART.findall(found[2]))
-    if found := _IOTA_GROUPS.search(attributes):
-        return int(found[2])
-    if found := _LISTED_GROUPS.search(attributes):
-        return len(found[1].split(","))
-    if _PAIRS.search(attributes):
-        return 2
-    return partitions
+def _within_slice(kind: str, n: int, slices: int) -> float:
+    """Return what a device sends within its slice, of a collective of `n` devices in so many slices."""
+    here = n // slices
+    if kind in _IN_PAIRS:
+        return _ring(kind, n) if slices == 1 else 0.0
+    if kind == "all-gather":  # of what has come from other slices, too
+        return slices * _ring(kind, here)
+    if kind == "all-to-all" or kind == "ragged-all-to-all":
+        return (here - 1) / n
+    return _ring(kind, here)
+
+
+def _between_slices(kind: str, n: int, slices: int) -> float:
+    """Return what a device sends to other slices, of a collective of `n` devices in so many slices."""
+    if slices == 1:
+        return 0.0
+    here = n // slices
+    if kind in _IN_PAIRS:
+        return 1.0
+    if kind == "all-gather":
+        return slices - 1
+    if kind == "all-to-all" or kind == "ragged-all-to-all":
+        return (n - here) / n
+    return _ring(kind, slices) / here  # of what its slice has summed up, each device has a part

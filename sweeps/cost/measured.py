@@ -83,7 +83,7 @@ def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Se
     execution = group[0].execution
     fields = ledger_fields(group)
     mean_steps = fields["steps"] / fields["runs"]
-    layout = _most_promising(run, len(group), mean_steps, target, execution, chip)
+    layout = most_promising(run, len(group), mean_steps, target, execution, chip)
     placed = dataclasses.replace(execution, mesh=MeshShape(**layout.mesh))
     timing = time_steps(run, layout.trials, placed, devices)
     steps = program_steps(group, layout.trials)
@@ -105,7 +105,7 @@ def _plan_on_gpus(group: Sequence[Cell], target: Target, chip: Chip, devices: Se
     )
 
 
-def _most_promising(run: Run, runs: int, steps: float, target: Target, execution: Execution, chip: Chip) -> Layout:
+def most_promising(run: Run, runs: int, steps: float, target: Target, execution: Execution, chip: Chip) -> Layout:
     """Return the layout that is guessed to be the fastest. Raises InputError where the sizes of the run allow none."""
     guesses = best_guesses(run, runs, steps, target.devices, execution, chip)
     if not guesses:

@@ -44,6 +44,8 @@ class SignaturePlan:
     programs: int
     checkpoint_storage_bytes: int
     collective_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    ici_bytes: dict[str, float] = dataclasses.field(default_factory=dict)  # by the torus axes that they may go over
+    dcn_bytes: float = 0.0  # to other slices
     peak_evaluation_bytes: int | None = None
     peak_checkpoint_bytes: int | None = None
     flops_compiled: float | None = None

@@ -94,9 +94,11 @@ def _column_names(tags: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[
 def _frame(rows: Sequence[Mapping[str, Any]], names: list[str]) -> pd.DataFrame:
     """Return rows as a table whose columns have one type each."""
     frame = pd.DataFrame(rows, columns=names)
-    if "censored" in frame:  # 1 where a run was stopped early: its loss is an upper bound
-        stopped_early = frame["censored"].fillna(0)
-        frame["censored"] = stopped_early.astype(int)
+    if "censored" in frame:
+        # 1 where a run was stopped early while its loss fell: it bounds what the whole run would have reached from above.
+        # That of a run which was stopped because it diverges bounds nothing.
+        stopped_early = frame["censored"].fillna(0).astype(int)
+        frame["censored"] = stopped_early * (frame["status"] == "complete").astype(int)
     for name, column in frame.items():
         frame[name] = _of_one_type(column)
     return frame

@@ -4,12 +4,14 @@
 
 For a given alpha the two others are linear, so that alpha is searched over a grid and every alpha that the data cannot
 tell from the best belongs to the interval (a profile likelihood). The form is that of learning curves in Hestness et al.
-2017 and Kaplan et al. 2020 (eq. 1.6). A schedule that decays to its end pulls the last part of a curve below the
-forecast; curves of one schedule are therefore compared with each other (see `shift`), not with a number.
+2017 and Kaplan et al. 2020 (eq. 1.6), and that of the law `plateau` of analysis/. A schedule that decays to its end pulls the
+last part of a curve below the forecast; only curves of one schedule are therefore compared (sweeps/work/rivals.py), and
+what the decay was worth is learned from those that are over (see `gain`).
 """
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -19,31 +21,31 @@ BINS = 32  # of a curve, equally spaced in log steps
 LEAST_BINS = 8  # with data, for a forecast
 WARMUP = 0.15  # of what is known of the curve: left out, the power law has not begun
 FREE_PARAMETERS = 3  # E, A and alpha
+REMEMBERED = 1024  # forecasts, and levels, of curves that are looked at again and again
 LEAST_VARIANCE = 1e-18  # of the noise: a curve without any has an interval all the same
 NORMAL_MAD = 1.4826  # standard deviation of a normal variable in units of its median absolute deviation
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """The training loss (nats per token) of a run so far; NaN where it was no number."""
+    """The training loss (nats per token) of a run so far, steps ascending; NaN where it was no number.
 
-    steps: Sequence[float]
-    losses: Sequence[float]
+    Never changed: what was computed of one is remembered as long as it is.
+    """
+
+    steps: Sequence[float] | np.ndarray
+    losses: Sequence[float] | np.ndarray
 
     @property
     def last(self) -> float:
         """The newest step; 0 for an empty curve."""
-        return self.steps[-1] if len(self.steps) else 0
+        return float(self.steps[-1]) if len(self.steps) else 0
 
     def until(self, step: float) -> "Curve":
         """Return its part up to a step."""
-        steps = []
-        losses = []
-        for at, loss in zip(self.steps, self.losses, strict=True):
-            if at <= step:
-                steps.append(at)
-                losses.append(loss)
-        return Curve(steps, losses)
+        steps = np.asarray(self.steps)
+        end = int(np.searchsorted(steps, step, "right"))
+        return Curve(self.steps[:end], self.losses[:end])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,40 +97,87 @@ def _binned(curve: Curve) -> _Bins:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fit:
-    """The best E and A for one alpha, and what they say about one step."""
+class _Fits:
+    """The best E and A for each of ALPHAS, and what they say about one step."""
 
-    error: float  # weighted and squared, over all bins
-    value: float  # loss at the step
-    spread: float  # standard error of the value, for a unit of noise
+    error: np.ndarray  # weighted and squared, over all bins
+    floor: np.ndarray  # E
+    scale: np.ndarray  # A, of steps in units of the first bin's
+    value: np.ndarray  # loss at the step
+    spread: np.ndarray  # standard error of the value, for a unit of noise
 
 
-def _fit(bins: _Bins, alpha: float, at: float) -> _Fit:
-    """Fit E and A by least squares, each bin weighted by its number of points."""
+def _fit(bins: _Bins, at: float) -> _Fits:
+    """Fit E and A by least squares for each of ALPHAS at once, each bin weighted by its number of points.
+
+    The normal equations of two unknowns are solved as written out: arrays are [alphas] or [alphas, bins].
+    """
     first = bins.steps[0]  # steps are counted in units of the first, so that the columns are of one size
-    weight = np.sqrt(bins.points)
-    power = (bins.steps / first) ** -alpha
-    ones = np.ones_like(power)
-    design = np.stack([ones, power], axis=1) * weight[:, None]
-    target = bins.losses * weight
+    weight = bins.points
+    loss = bins.losses
+    power = (bins.steps / first) ** -ALPHAS[:, None]
+    weighted_loss = weight * loss
 
-    solved, *_ = np.linalg.lstsq(design, target, rcond=None)
-    floor, scale = solved
-    if scale < 0:  # a loss that rises: the best curve that does not is flat
-        mean = np.average(bins.losses, weights=weight**2)
-        solved = np.array([mean, 0.0])
-    elif floor < 0:  # through zero: A alone
-        column = design[:, 1]
-        scale = column @ target / (column @ column)
-        solved = np.array([0.0, scale])
+    ones_ones = np.sum(weight)
+    ones_power = power @ weight
+    power_power = power**2 @ weight
+    ones_loss = np.sum(weighted_loss)
+    power_loss = power @ weighted_loss
+    determinant = ones_ones * power_power - ones_power**2
+    covariance = ones_ones * power_loss - ones_power * ones_loss
+    scale = covariance / determinant
+    floor = (ones_loss - scale * ones_power) / ones_ones
 
-    residual = design @ solved - target
-    row = np.array([1.0, (at / first) ** -alpha])
-    covariance = np.linalg.pinv(design.T @ design)  # of E and A, for a unit of noise
-    variance = row @ covariance @ row
-    error = np.sum(residual**2)
-    value = row @ solved
-    return _Fit(float(error), float(value), float(np.sqrt(variance)))
+    rises = scale < 0  # the best curve that does not is flat
+    mean = ones_loss / ones_ones
+    scale = np.where(rises, 0.0, scale)
+    floor = np.where(rises, mean, floor)
+    through_zero = floor < 0
+    alone = power_loss / power_power
+    scale = np.where(through_zero, alone, scale)
+    floor = np.where(through_zero, 0.0, floor)
+
+    fitted = scale[:, None] * power
+    fitted += floor[:, None]
+    residual = fitted - loss
+    error = residual**2 @ weight
+    there = (at / first) ** -ALPHAS
+    value = floor + scale * there
+    variance = power_power - 2 * there * ones_power + there**2 * ones_ones
+    variance = variance / determinant
+    variance = np.maximum(variance, 0.0)
+    spread = np.sqrt(variance)
+    return _Fits(error, floor, scale, value, spread)
+
+
+@functools.lru_cache(maxsize=256)
+def _quantile(level: float, free: int) -> float:
+    """Return how many standard errors either way hold `level` of Student's t with so many degrees of freedom."""
+    from scipy import stats
+
+    share = (1 + level) / 2
+    quantile = stats.t.ppf(share, free)
+    return float(quantile)
+
+
+def power_law(curve: Curve) -> tuple[float, float, float] | None:
+    """Return E, A and alpha of the best power law of the steps; None for a curve that is too short."""
+    bins = _binned(curve)
+    if len(bins.steps) < LEAST_BINS:
+        return None
+    fits = _fit(bins, curve.last)
+    best = int(fits.error.argmin())
+    alpha = float(ALPHAS[best])
+    unit = bins.steps[0] ** alpha
+    scale = fits.scale[best] * unit
+    floor = fits.floor[best]
+    return float(floor), float(scale), alpha
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def forecast_from(curve: Curve, until: float, at: int) -> Forecast | None:
+    """Forecast the loss at step `at` from a curve up to step `until`."""
+    return forecast(curve if until >= curve.last else curve.until(until), at)
 
 
 def forecast(curve: Curve, at: int, level: float = 0.9) -> Forecast | None:
@@ -136,56 +185,61 @@ def forecast(curve: Curve, at: int, level: float = 0.9) -> Forecast | None:
 
     None where the curve is too short or too few points are finite.
     """
-    from scipy import stats
-
     bins = _binned(curve)
     if len(bins.steps) < LEAST_BINS:
         return None
-    fits = [_fit(bins, alpha, at) for alpha in ALPHAS]
-    error = np.array([fit.error for fit in fits])
-    value = np.array([fit.value for fit in fits])
-    spread = np.array([fit.spread for fit in fits])
-    best = int(error.argmin())
+    fits = _fit(bins, at)
+    best = int(fits.error.argmin())
     free = len(bins.steps) - FREE_PARAMETERS
-    variance = max(error[best] / free, LEAST_VARIANCE)
-    quantile = stats.t.ppf((1 + level) / 2, free)
+    variance = max(fits.error[best] / free, LEAST_VARIANCE)
+    quantile = _quantile(level, free)
 
     # The interval holds what any plausible alpha says, with the margin that is its own.
-    plausible = error <= error[best] + variance * quantile**2
-    margin = quantile * np.sqrt(variance) * spread
-    lows = value - margin
-    highs = value + margin
+    plausible = fits.error <= fits.error[best] + variance * quantile**2
+    margin = quantile * np.sqrt(variance) * fits.spread
+    lows = fits.value - margin
+    highs = fits.value + margin
     low = float(lows[plausible].min())
     high = float(highs[plausible].max())
-    return Forecast(int(at), float(value[best]), max(0.0, low), high, level)
+    return Forecast(int(at), float(fits.value[best]), max(0.0, low), high, level)
 
 
 # --- curves that have been where the forecast is for
 
 
-def level_of(curve: Curve, at: int) -> float | None:
-    """Return the smoothed loss of a curve around step `at`: the median of its points in the tenth before.
+def recent_level(curve: Curve, at: float) -> float | None:
+    """Return what `level_of` does, of the fiftieth before: noisier, and true of a curve that falls fast."""
+    return level_of(curve, at, share=0.02)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def level_of(curve: Curve, at: float, share: float = 0.1) -> float | None:
+    """Return the smoothed loss of a curve around step `at`: the median of its points in the last `share` of these steps.
 
     None without any.
     """
-    near = []
-    for step, loss in zip(curve.steps, curve.losses, strict=True):
-        if 0.9 * at <= step <= at and math.isfinite(loss):
-            near.append(loss)
-    return float(np.median(near)) if near else None
+    steps = np.asarray(curve.steps, float)
+    losses = np.asarray(curve.losses, float)
+    in_window = (steps >= (1 - share) * at) & (steps <= at)
+    finite = np.isfinite(losses)
+    near = losses[in_window & finite]
+    if len(near) == 0:
+        return None
+    middle = np.median(near)
+    return float(middle)
 
 
-def shift(curve: Curve, until: float, at: int) -> float | None:
-    """Return how far a whole curve ended from what its part up to step `until` promised for step `at`.
+def gain(curve: Curve, until: float, at: int) -> float | None:
+    """Return by how much a whole curve ended below what its part up to step `until` promised for step `at`.
 
-    Runs of one schedule share most of it, so that it corrects the forecasts of those that are still under way.
-    None where the part is too short to promise anything, or the curve does not reach `at`.
+    It is what the schedule's decay was worth after that step: the power law knows nothing of it. None where the part is too
+    short to promise anything, or the curve does not reach `at`.
     """
     end = level_of(curve, at)
-    promised = forecast(curve.until(until), at)
+    promised = forecast_from(curve, until, at)
     if end is None or promised is None:
         return None
-    return end - promised.value
+    return promised.value - end
 
 
 # --- curves that rise
@@ -199,8 +253,9 @@ def _noise_of(log_loss: np.ndarray) -> float:
 
 
 def _lowest_of(log_loss: np.ndarray, window: int) -> float:
-    """Return the least median of so many neighbouring points."""
-    windows = np.lib.stride_tricks.sliding_window_view(log_loss, window)
+    """Return the least median of so many neighbouring points, in windows that overlap by seven eighths."""
+    stride = max(1, window // 8)
+    windows = np.lib.stride_tricks.sliding_window_view(log_loss, window)[::stride]
     medians = np.median(windows, axis=1)
     return float(medians.min())
 

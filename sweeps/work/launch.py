@@ -1,7 +1,7 @@
 """Train the runs of a study that have no record yet: from checked points to the scheduler's loop, and what it came to."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import contextlib
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from models.errors import InputError
 from sweeps.executors.support.protocol import Executor
 from sweeps.study import file as studies
 from sweeps.study.corpora import prepare_corpora
-from sweeps.work import populations, retries
+from sweeps.work import populations, retries, stopping
 from sweeps.work.display import Display
 from sweeps.work.populations import Population
 from sweeps.work.scheduler import Scheduler
@@ -57,14 +57,31 @@ def launch(
     missing = [node for node in runs if not workdir.finished(node.fingerprint, policy.retry_failed)]
     _check_parents(workdir, missing)
     workdir.write_study(study, nodes)
+    missing += _to_train_on(workdir, runs, policy, missing)
+    trained = 0
     stopped = False
     if missing:
         executor.clear(workdir.root)
+    while missing and not stopped:
+        trained += len(missing)
         stopped = not _train(study.name, workdir, executor, policy, runs, missing)
+        missing = [] if stopped else _to_train_on(workdir, runs, policy)
     with contextlib.suppress(OSError):  # a read-only workdir in which nothing is to be done
         workdir.claims.sweep([node.fingerprint for node in runs if workdir.finished(node.fingerprint)])
     statuses = collections.Counter(workdir.state(node.fingerprint).status for node in runs)
-    return Outcome(dict(statuses), stopped, len(missing))
+    return Outcome(dict(statuses), stopped, trained)
+
+
+def _to_train_on(workdir: Workdir, runs: Sequence[Node], policy: Policy, missing: Collection[Node] = ()) -> list[Node]:
+    """Set the records aside of runs that were stopped as dominated by what has not converged since; return the runs."""
+    if not policy.stop_dominated:
+        return []
+    known = {node.fingerprint for node in missing}
+    again = [node for node in stopping.unjustified(workdir, runs) if node.fingerprint not in known]
+    for node in again:
+        print(f"{node.name} was stopped early for a run that did not converge: it is trained on")
+        workdir.set_aside(node.fingerprint)
+    return again
 
 
 def _check_parents(workdir: Workdir, missing: Sequence[Node]) -> None:
@@ -94,12 +111,12 @@ def _train(
     # is split over more devices sums in another order, and a relaunch shall end in the same bits.
     executor.share(len(arranged(runs)))
     to_train = arranged(missing)
-    stopping = None
+    judge = None
     if policy.stop_dominated or policy.stop_diverging:
-        stopping = Stopping(workdir, runs, policy.stop_dominated, policy.stop_diverging)
+        judge = Stopping(workdir, runs, policy.stop_dominated, policy.stop_diverging)
     with Display(name, to_train, recorded=len(runs) - len(missing), total=len(runs)) as display:
         display.say(_opening(name, len(runs), len(missing), len(to_train), executor.slots))
-        scheduler = Scheduler(workdir, executor, to_train, display, policy.retry_failed, policy.budgets, stopping)
+        scheduler = Scheduler(workdir, executor, to_train, display, policy.retry_failed, policy.budgets, judge)
         return scheduler.run()
 
 

@@ -1,31 +1,43 @@
 """Which runs need not be trained to their end, by their loss curves so far. Off unless a launch asks for it.
 
-A run is dominated when its forecast (sweeps/work/curves.py) lies above that of the best run that differs from it in options
-of the optimizer and the schedule only, intervals included. Such runs answer "which learning rate is best"; runs of
-other sizes, lengths, data or seeds are never compared. A stopped run stays in the grid with `censored` = 1.
+A run is dominated when it cannot become better than a rival (sweeps/work/rivals.py): a run that differs from it in options
+of the optimizer only. Such runs answer "which learning rate is best"; runs of other sizes, lengths, data, seeds or schedules
+are never compared. A stopped run stays in the grid with `censored` = 1.
+
+When a launch has trained what it had to, every run that was stopped is compared with those that were trained to their end.
+One that none of them dominates, because the rival that did has diverged since, is trained on (`unjustified`): of each group
+in which anything converges, somebody is trained to the end.
 """
 
 from collections.abc import Collection, Sequence
 import dataclasses
+import math
+import os
 import time
 
 from experiments.alive import stops
 from experiments.alive.stops import Stop
 from experiments.run import identity, schema
-from sweeps.work import curves
-from sweeps.work.curves import Curve
-from sweeps.work.workdir import Node, Workdir
+from sweeps.work import curves, rivals
+from sweeps.work.curve_log import CurveLog
+from sweeps.work.rivals import Rival
+from sweeps.work.workdir import Node, State, Workdir
 
 LOOK_SECONDS = 5.0
-SHARE = 0.2  # of a run's steps, before it is judged
-MARGIN = 0.01  # nats: closer than this to the best is not dominated
+REMOTE_SECONDS = 60.0  # between two looks where each file that is looked for is a request to an object store
+STOPPED = "stopped at about step"  # how the reason begins of what is stopped here
 
 
-def rivals(run: schema.Run) -> str:
-    """Return a text that is equal for runs that differ in options of the optimizer and the schedule only."""
+def group_of(run: schema.Run) -> str:
+    """Return a text that is equal for runs that differ in options of the optimizer only."""
     default = schema.Run(run.family, run.model)
-    without_optimizer = dataclasses.replace(run, opt=default.opt, schedule=default.schedule)
+    without_optimizer = dataclasses.replace(run, opt=default.opt)
     return identity.fingerprint(without_optimizer, (str(run.data),))
+
+
+def other_options(run: schema.Run) -> str:
+    """Return a text that is equal for runs whose optimizers differ in the learning rate only."""
+    return str(dataclasses.replace(run.opt, lr=1.0))
 
 
 class Stopping:
@@ -37,86 +49,108 @@ class Stopping:
         self.dominated = dominated
         self.diverging = diverging
         self.groups: dict[str, list[Node]] = {}
+        self._group: dict[str, str] = {}  # of each run
         for node in nodes:
-            self.groups.setdefault(rivals(node.run), []).append(node)
+            name = group_of(node.run)
+            self.groups.setdefault(name, []).append(node)
+            self._group[node.fingerprint] = name
         self.needed = {node.run.parent for node in nodes}  # a parent is trained to its end
-        self._asked: set[str] = set()
-        self._looked_at = 0.0  # on the monotonic clock
+        self._logs: dict[str, CurveLog] = {}
+        self._states: dict[str, State] = {}  # of runs that have their record
+        self._seconds = REMOTE_SECONDS if "://" in os.fspath(workdir.root) else LOOK_SECONDS
+        self._looked_at = float("-inf")  # on the monotonic clock
 
     def look(self, running: Collection[Node]) -> None:
         """Judge the runs that are being trained here; ask those to end that need not go on."""
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if time.monotonic() - self._looked_at < self._seconds:
             return
         self._looked_at = time.monotonic()
-        seen = _Curves(self.workdir)
+        self.look_at_once(running)
+
+    def look_at_once(self, running: Collection[Node]) -> None:
+        """Do what `look` does, however short the last time was ago."""
+        by_group: dict[str, list[Node]] = {}
         for node in running:
-            if node.fingerprint in self._asked or node.fingerprint in self.needed:
-                continue
-            curve = seen.of(node)
-            if not SHARE * node.run.steps <= curve.last < node.run.steps:
-                continue
-            stop = self._judge(node, seen)
-            if stop is not None:
-                stops.ask(self.workdir.run_dir(node.fingerprint), stop)
-                self._asked.add(node.fingerprint)
+            by_group.setdefault(self._group[node.fingerprint], []).append(node)
+        for name, nodes in by_group.items():
+            self._look_at_group(self.groups[name], nodes)
 
-    def _judge(self, node: Node, seen: "_Curves") -> Stop | None:
+    def _look_at_group(self, group: Sequence[Node], running: Sequence[Node]) -> None:
+        """Judge the runs of one group that are being trained here, one after the other: who is stopped decides no more."""
+        wanted = group if self.dominated else running
+        seen = {node.fingerprint: self.seen(node) for node in wanted}
+        for node in running:
+            fingerprint = node.fingerprint
+            if fingerprint in self.needed or not seen[fingerprint].alive or seen[fingerprint].over:
+                continue
+            stop = self._judge(seen[fingerprint], list(seen.values()))
+            if stop is None:
+                continue
+            stops.ask(self.workdir.run_dir(fingerprint), stop)
+            seen[fingerprint] = dataclasses.replace(seen[fingerprint], alive=False)
+
+    def _judge(self, run: Rival, group: Sequence[Rival]) -> Stop | None:
         """Return the request to end a run, if there is a reason."""
-        curve = seen.of(node)
+        last = run.curve.last
+        if not rivals.SHARE * run.steps <= last < run.steps:
+            return None
         if self.diverging:
-            why = curves.diverging(curve)
+            why = curves.diverging(run.curve)
             if why:
-                return Stop("diverged", f"stopped at about step {curve.last}: {why}")
+                return Stop("diverged", f"{STOPPED} {last:.0f}: {why}")
         if self.dominated:
-            why = self._dominated(node, seen)
-            if why:
-                return Stop("complete", f"stopped at about step {curve.last}: {why}")
+            found = rivals.dominated(run, group)
+            if found:
+                return Stop("complete", f"{STOPPED} {last:.0f}: {found.why}")
         return None
 
-    def _dominated(self, node: Node, seen: "_Curves") -> str | None:
-        """Return why one of its rivals is better than a run can become; None when none is known to be."""
-        others = [other for other in self.groups[rivals(node.run)] if other.fingerprint != node.fingerprint]
-        if not others:
+    def seen(self, node: Node) -> Rival:
+        """Return a run as it stands now."""
+        fingerprint = node.fingerprint
+        folder = self.workdir.run_dir(fingerprint)
+        state = self._recorded(fingerprint)
+        is_whole = state is not None and state.status == "complete" and not state.censored
+        curve = self._logs.setdefault(fingerprint, CurveLog(folder)).read()
+        under_way = state is None and not (folder / stops.FILE).exists()
+        converges = len(curve.losses) == 0 or math.isfinite(curve.losses[-1])
+        return Rival(
+            key=fingerprint,
+            name=node.name,
+            curve=curve,
+            steps=node.run.steps,
+            rate=node.run.opt.lr,
+            other_options=other_options(node.run),
+            decays=node.run.schedule.name != "constant",
+            over=is_whole,
+            alive=is_whole or (under_way and converges),
+        )
+
+    def _recorded(self, fingerprint: str) -> State | None:
+        """Return the state of a run that has its record, which is read once; None of one that has none, or none any more."""
+        if not (self.workdir.run_dir(fingerprint) / "record.json").exists():
+            self._states.pop(fingerprint, None)
             return None
-        curve = seen.of(node)
-        mine = curves.forecast(curve, node.run.steps)
-        if mine is None:
-            return None
-        for other in others:
-            why = _beaten(mine, curve.last, seen.of(other))
-            if why:
-                return f"{why} of {other.name}"
-        return None
+        if fingerprint not in self._states:
+            self._states[fingerprint] = self.workdir.state(fingerprint)
+        state = self._states[fingerprint]
+        return None if state.damaged else state
 
 
-class _Curves:
-    """The curves of one look at the workdir, each read once."""
+def unjustified(workdir: Workdir, nodes: Sequence[Node]) -> list[Node]:
+    """Return runs that were stopped as dominated, and that none which was trained to its end dominates now.
 
-    def __init__(self, workdir: Workdir):
-        self._workdir = workdir
-        self._read: dict[str, Curve] = {}
+    Asked when nothing is left to train. Of a group of which nobody was trained to the end, that is each that was stopped.
+    """
+    judge = Stopping(workdir, nodes, dominated=True, diverging=False)
+    found = []
+    for group in judge.groups.values():
+        stopped = [node for node in group if _was_dominated(workdir.state(node.fingerprint))]
+        if stopped:
+            whole = [one for one in map(judge.seen, group) if one.over]
+            found += [node for node in stopped if rivals.dominated(judge.seen(node), whole) is None]
+    return found
 
-    def of(self, node: Node) -> Curve:
-        """Return the curve of a run."""
-        if node.fingerprint not in self._read:
-            self._read[node.fingerprint] = self._workdir.curve(node.fingerprint)
-        return self._read[node.fingerprint]
 
-
-def _beaten(mine: curves.Forecast, until: float, other: Curve) -> str | None:
-    """Return why the run whose forecast is `mine`, made from its steps up to `until`, cannot become better than the other."""
-    if other.last >= mine.step:  # the other is over: what it made of its own forecast corrects ours
-        shift = curves.shift(other, until, mine.step)
-        end = curves.level_of(other, mine.step)
-        if shift is None or end is None:
-            return None
-        corrected = mine.low + shift
-        if corrected <= end + MARGIN:
-            return None
-        return f"its loss would end at {corrected:.3f} or more, above {end:.3f}, that"
-    if other.last < SHARE * mine.step:
-        return None
-    theirs = curves.forecast(other, mine.step)
-    if theirs is None or mine.low <= theirs.high + MARGIN:
-        return None
-    return f"its loss is expected at {mine.low:.3f} or more, above {theirs.high:.3f}, the most expected"
+def _was_dominated(state: State) -> bool:
+    """Whether a run was stopped here as dominated, and not by somebody's own request."""
+    return state.censored and state.status == "complete" and (state.reason or "").startswith(STOPPED)

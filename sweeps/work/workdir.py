@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import math
 import re
 from typing import Any
 
@@ -30,12 +29,12 @@ from models.errors import InputError
 from sweeps.study.cells import Cell
 from sweeps.study.corpora import Place
 from sweeps.study.file import Study
+from sweeps.work.curve_log import CurveLog
 from sweeps.work.curves import Curve
 
 SCHEMA = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 POINT_KEYS = {"name", "fingerprint", "tags", "run"}
-LARGEST_LOSS = 1e18  # nats; what a log says above it means nothing
 Manifests = Mapping[Place, tuple[Manifest, ...]]  # of a study's corpora
 
 
@@ -212,15 +211,7 @@ class Workdir:
 
     def curve(self, fingerprint: str) -> Curve:
         """Return the training loss of a run so far, from its metrics log; empty when it has none."""
-        steps = []
-        losses = []
-        for row in files.read_lines(self.run_dir(fingerprint) / "metrics.jsonl"):
-            if isinstance(row.get("step"), int) and "loss" in row:
-                loss = row["loss"]
-                usable = isinstance(loss, int | float) and abs(loss) < LARGEST_LOSS
-                steps.append(row["step"])
-                losses.append(loss if usable else math.nan)
-        return Curve(steps, losses)
+        return CurveLog(self.run_dir(fingerprint)).read()
 
     def set_aside(self, fingerprint: str) -> None:
         """Move a record that is damaged or to be made again out of the way, where it can be looked at."""

@@ -1,6 +1,7 @@
 """FLOPs, bytes and collectives that are read from HLO: written-out snippets, and programs whose counts follow by hand."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from sweeps.cost import hlo, hlo_buffers, hlo_flops, hlo_traffic
+from experiments.benchmarks.chips import load_chips
+from sweeps.cost import hlo, hlo_buffers, hlo_flops, hlo_traffic, torus
+from sweeps.cost.hlo_groups import replica_groups
 
 SNIPPET = """HloModule made_up, num_partitions=8
 
@@ -98,19 +101,122 @@ def test_a_written_program_is_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("rest", "size"),
+    ("rest", "groups"),
     [
-        ("replica_groups={{0,1},{2,3}}, x=1", 2),
-        ("replica_groups=[2,4]<=[8]", 4),
-        ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
-        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
-        ("replica_groups=mesh['axis_0'=16] {'axis_0':(2)4}", 4),
-        ("source_target_pairs={{0,1},{1,0}}", 2),
-        ("replica_groups={}", 8),
+        ("replica_groups={{0,1},{2,3}}, x=1", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,4]<=[8]", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ("replica_groups=[2,4]<=[4,2]T(1,0), x", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        ("replica_groups=mesh['a'=4,'b'=2] {'b'}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        ("replica_groups=mesh['a'=8] {'a':(2)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+        ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+        ("replica_groups={}", [[0, 1, 2, 3, 4, 5, 6, 7]]),
     ],
 )
-def test_group_sizes(rest: str, size: int):
-    assert hlo_traffic.group_size(rest, 8) == size
+def test_groups_of_devices(rest: str, groups: list[list[int]]):
+    assert replica_groups(rest, 8).tolist() == groups
+
+
+# --- over which links
+
+GATHER = """HloModule gathers, num_partitions=DEVICES
+
+ENTRY %main (p: bf16[64]) -> bf16[64] {
+  %p = bf16[64]{0} parameter(0)
+  ROOT %out = bf16[64]{0} KIND(%p), channel_id=1, replica_groups=GROUPS, dimensions={0}
+}
+"""
+
+
+def places(*topology: int, slices: int = 1, rings: bool = False) -> torus.Places:
+    """Devices of slices of a topology in the order of their places, x first; `rings`: all axes close."""
+    chips = [place for _ in range(slices) for place in itertools.product(*map(range, topology))]
+    padded = np.array([(*place, 0, 0)[:3] for place in chips])
+    return torus.Places(padded, np.repeat(np.arange(slices), len(chips) // slices), [rings] * 3)
+
+
+def traffic_of(kind: str, groups: str, at: torus.Places) -> hlo_traffic.Traffic:
+    text = GATHER.replace("KIND", kind).replace("GROUPS", groups).replace("DEVICES", str(len(at.chips)))
+    return hlo_traffic.traffic(hlo.Module(text), at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "by_axes"),
+    [
+        ("all-gather", "[4,4]<=[16]", {"y": 3 * 128}),
+        ("all-gather", "[4,4]<=[4,4]T(1,0)", {"x": 3 * 128}),
+        ("all-gather", "[1,16]<=[16]", {"xy": 15 * 128}),
+        ("all-reduce", "[1,16]<=[16]", {"xy": 2 * 120}),
+        ("reduce-scatter", "[4,4]<=[16]", {"y": 96}),
+        ("all-gather", "[8,2]<=[16]", {"y": 128}),
+        ("all-gather", "[16,1]<=[16]", {}),
+    ],
+)
+def test_collectives_go_over_the_axes_of_their_groups(kind: str, groups: str, by_axes: dict[str, float]):
+    """128 bytes on each of 4 x 4 chips."""
+    assert traffic_of(kind, groups, places(4, 4)) == hlo_traffic.Traffic(by_axes, 0.0)
+
+
+def test_what_takes_up_a_part_of_a_ring_cannot_go_round():
+    """Two neighbours of four, and all four of them."""
+    assert traffic_of("all-gather", "[8,2]<=[16]", places(4, 4, rings=True)).by_axes == {"y": 2 * 128}
+    assert traffic_of("all-gather", "[4,4]<=[16]", places(4, 4, rings=True)).by_axes == {"y": 3 * 128}
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "by_axes", "to_slices"),
+    [
+        ("all-gather", "[1,8]<=[8]", {"xy": 2 * 3 * 128}, 128),
+        ("all-reduce", "[1,8]<=[8]", {"xy": 2 * 96}, 2 * 64 / 4),
+        ("all-reduce", "[4,2]<=[2,4]T(1,0)", {}, 2 * 64),
+        ("reduce-scatter", "[1,8]<=[8]", {"xy": 96}, 64 / 4),
+        ("all-to-all", "[1,8]<=[8]", {"xy": 128 * 3 / 8}, 64),
+        ("all-reduce", "[2,4]<=[8]", {"xy": 2 * 96}, 0),
+    ],
+)
+def test_what_crosses_slices_is_counted_apart(kind: str, groups: str, by_axes: dict[str, float], to_slices: float):
+    """128 bytes on each chip of two slices of 2 x 2: a slice sends what the other has not, with all its chips."""
+    assert traffic_of(kind, groups, places(2, 2, slices=2)) == hlo_traffic.Traffic(by_axes, to_slices)
+
+
+CHIPS = load_chips()
+
+
+@pytest.mark.parametrize(
+    ("chip", "topology", "rings"),
+    [
+        ("v5e", (16, 16), [True, True]),
+        ("v5e", (8, 16), [False, True]),
+        ("v6e", (8, 8), [False, False]),
+        ("v5p", (4, 4, 4), [True, True, True]),
+        ("v5p", (4, 4, 12), [True, True, True]),
+        ("v5p", (2, 4, 4), [False, False, False]),
+        ("tpu7x", (2, 2, 2), [False, False, False]),
+    ],
+)
+def test_axes_close_to_rings_in_a_pod_or_in_whole_cubes(chip: str, topology: tuple[int, ...], rings: list[bool]):
+    assert torus.closes(CHIPS[chip], topology) == rings
+
+
+@pytest.mark.parametrize(
+    ("sent", "topology", "seconds"),
+    [
+        ({"x": 100e9, "y": 50e9}, (16, 16), 1.0),  # side by side, not one after the other
+        ({"x": 100e9}, (8, 16), 2.0),  # no ring: one link
+        ({"y": 100e9}, (8, 16), 1.0),
+        ({"xy": 100e9}, (16, 16), 0.5),  # over both
+        ({"xy": 150e9}, (8, 16), 1.0),
+        ({"x": 100e9, "xy": 100e9}, (16, 16), 1.0),  # what may go over both goes over y
+        ({"x": 100e9, "xy": 200e9}, (16, 16), 1.5),
+        ({}, (16, 16), 0.0),
+    ],
+)
+def test_the_time_of_the_network_is_that_of_its_busiest_axes(
+    sent: dict[str, float], topology: tuple[int, ...], seconds: float
+):
+    """A v5e sends 100 GB/s over the two links of an axis."""
+    assert torus.ici_seconds(sent, CHIPS["v5e"], topology) == pytest.approx(seconds)
 
 
 def test_a_batched_matmul_as_a_convolution_counts_each_batch_entry_once():

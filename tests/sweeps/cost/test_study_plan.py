@@ -2,17 +2,25 @@
 
 import dataclasses
 import io
+import math
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks.chips import Grid, load_chips, load_grid
+from experiments.benchmarks.chips import Grid as Electricity
+from experiments.benchmarks.chips import load_chips, load_grid
 from experiments.cli import InputError
 from experiments.run import identity
-from sweeps.cost import bound, machines, study_plan, table
+from experiments.run.schema import Execution, Run
+from models.mesh.mesh import MeshShape
+from sweeps.cost import bound, compiled, machines, measured, study_plan, table
+from sweeps.cost.compile_cache import CachedCompiler
 from sweeps.cost.compiler import Compiled
+from sweeps.cost.guess import Guess, best_guesses, guess
+from sweeps.cost.layouts import Layout
 from sweeps.cost.signature_plan import by_signature, program_steps
-from sweeps.study.grid import Point, branch, cases, chain, over, product
+from sweeps.study.grid import Grid, Point, branch, cases, chain, over, product
 from sweeps.work import populations
 from tests.support.plans import SMALL, planned, study_of
 from tests.support.studies import nodes_of
@@ -21,7 +29,7 @@ CHIPS = load_chips()
 GRID = load_grid()
 
 
-def test_a_bound_is_the_slowest_of_four():
+def test_a_bound_is_the_slowest_of_five():
     program = Compiled(
         fits=True,
         peak_bytes=1,
@@ -31,15 +39,22 @@ def test_a_bound_is_the_slowest_of_four():
         flops=197e12,
         hbm_bytes=819e9 / 2,
         collective_bytes={"all-gather": 20 * 10**9},
+        ici_bytes={"x": 20e9},
         opaque_kernels={},
         compile_seconds=1.0,
         buffers=[],
     )
-    found = bound.bound_step(program, CHIPS["v5e"])
+    pod = machines.target("v5e-256")
+    found = bound.bound_step(program, CHIPS["v5e"], pod)
     assert (found.seconds, found.by) == (1.0, "compute")
     assert (found.memory, found.network) == (0.5, 0.2)
-    away = bound.bound_step(dataclasses.replace(program, host_bytes=32e9), CHIPS["v5e"])
+    small = bound.bound_step(program, CHIPS["v5e"], machines.target("v5e-16"))
+    assert small.network == 0.4, "its axes are no rings"
+    away = bound.bound_step(dataclasses.replace(program, host_bytes=32e9), CHIPS["v5e"], pod)
     assert (away.seconds, away.by) == (2.0, "host")
+    several = dataclasses.replace(program, dcn_bytes=12.5e9)
+    crossing = bound.bound_step(several, CHIPS["v5e"], machines.target("v5e-256x4"))
+    assert (crossing.seconds, crossing.by) == (4.0, "slices")
 
 
 def test_the_longest_line_of_runs_is_the_critical_path():
@@ -83,7 +98,7 @@ def test_energy_is_that_of_all_chips_with_the_data_center_around_them():
     study = study_of(cases(SMALL))
     (group,) = by_signature(study.cells)
     found = [planned(group, 0.5, seconds=1_800.0)]
-    grid = Grid(pue=1.5, kg_co2e_per_kwh=0.4, pue_source="made up", co2e_source="made up")
+    grid = Electricity(pue=1.5, kg_co2e_per_kwh=0.4, pue_source="made up", co2e_source="made up")
     totals = study_plan.totals(study, found, machines.target("h100-8"), CHIPS["h100"], grid, workers=1)
     assert totals["chip_hours"] == 4
     assert totals["price_usd"] == pytest.approx(4 * 11.06)
@@ -186,3 +201,82 @@ def test_a_plan_is_printed_whole_on_a_narrow_terminal():
         assert shown in text.split(), shown
     assert "moe" in text
     assert "does not fit: too large" in text
+
+
+# --- signatures that are compiled for a slice, by a compiler that needs no libtpu
+
+
+class MadeUpCompiler(CachedCompiler):
+    """Says that a program fits where its layout is guessed to take at most so many bytes; a step takes a second."""
+
+    def __init__(self, target: machines.Target, most_bytes: float):
+        super().__init__(target, cache=None)
+        self.most_bytes = most_bytes
+        self.tried: list[Guess] = []
+
+    def __call__(self, run: Run, layout: Layout, execution: Execution, rest: bool = True) -> Compiled:
+        guessed = guess(run, layout, 1, 1, CHIPS["v5e"], execution)
+        self.tried.append(guessed)
+        fits = guessed.bytes <= self.most_bytes
+        return Compiled(
+            fits=fits,
+            peak_bytes=int(guessed.bytes),
+            evaluation_bytes=1,
+            checkpoint_bytes=1,
+            state_bytes=1,
+            flops=197e12,
+            hbm_bytes=1.0,
+            collective_bytes={},
+            opaque_kernels={},
+            compile_seconds=8.0,
+            buffers=[],
+            error=None if fits else "too large",
+        )
+
+    def roomy_buffers(self, run: Run, layout: Layout, execution: Execution) -> list[dict[str, Any]]:
+        return []
+
+
+def planned_for_v5e_16(grid: Grid, most_bytes: float) -> tuple[dict[str, Any], MadeUpCompiler]:
+    """The only signature of a study and its compiler, and the plan's totals under "totals"."""
+    study = study_of(grid)
+    target = machines.target("v5e-16")
+    compiler = MadeUpCompiler(target, most_bytes)
+    (group,) = by_signature(study.cells)
+    found = compiled.plan_signature(group, compiler, CHIPS["v5e"], 1, compiled.be_silent)
+    totals = study_plan.totals(study, [found], target, CHIPS["v5e"], GRID, workers=1)
+    return dataclasses.asdict(found) | {"totals": totals}, compiler
+
+
+def test_a_bill_follows_from_steps_programs_and_chips():
+    """Two runs of 10 and 20 steps of a second, each a program of its own; 8 s to compile and 12 to start, twice."""
+    sizes = {key: value for key, value in SMALL.items() if key != "tokens"}
+    alone = cases(sizes | {"execution.mesh.trial": 1, "execution.mesh.data": 8, "execution.mesh.fsdp": 1})
+    grid = product(alone, over("tokens", 10_240, 20_480))
+    found, _ = planned_for_v5e_16(grid, math.inf)
+    programs = {1: 10 + 20, 2: 20}[found["trials_per_program"]]
+    seconds = programs + found["programs"] * (8.0 + populations.START_SECONDS)
+    assert found["seconds"] == seconds
+    assert found["totals"]["chip_hours"] == pytest.approx(16 * seconds / 3600)
+    assert found["totals"]["price_usd"] == pytest.approx(16 * seconds / 3600 * 1.20)
+
+
+def test_a_layout_that_needs_more_than_one_that_did_not_fit_is_not_compiled():
+    """Each that is tried after the first needs less than all before it, as long as none fits."""
+    several = product(cases(SMALL | {"batch_tokens": 128 * 16}), over("seed", 1, 2, 3, 4))
+    found, compiler = planned_for_v5e_16(several, most_bytes=0.0)
+    assert not found["fits"]
+    first = [one.bytes for one in compiler.tried[: len(found["layouts"])]]
+    assert len(first) > 1
+    assert first == sorted(first, reverse=True)
+    assert len(set(first)) == len(first)
+
+
+def test_a_run_that_no_mesh_can_hold_is_named_on_gpus_too():
+    """Seven sequences do not divide over the devices that its mesh asks for."""
+    (cell,) = study_of(cases(SMALL | {"batch_tokens": 128 * 8, "execution.mesh.fsdp": 8})).cells
+    seven = dataclasses.replace(cell.run, batch_tokens=128 * 7)
+    execution = dataclasses.replace(cell.execution, mesh=MeshShape(fsdp=8))
+    assert best_guesses(seven, 1, 1, 8, execution, CHIPS["h100"]) == []
+    with pytest.raises(InputError, match="7 sequences cannot be shared by the chips of h100-8"):
+        measured.most_promising(seven, 1, 1.0, machines.target("h100-8"), execution, CHIPS["h100"])

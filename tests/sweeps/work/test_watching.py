@@ -54,12 +54,12 @@ def test_forecasts_of_planted_curves_hold_what_they_say():
     assert curves.forecast(Curve(range(100), [float("nan")] * 100), 1000) is None
 
 
-def test_the_shift_of_a_whole_curve_corrects_for_its_schedule():
+def test_what_a_decay_was_worth_is_learned_from_a_whole_curve():
     """A decay at the end, unknown to the power law, is found from a run that has been there."""
     steps = np.arange(10, 2001, 10)
     losses = 2 + 8 * steps**-0.5 - 0.3 * np.clip((steps - 1500) / 500, 0, 1)
-    shift = curves.shift(Curve(steps, losses), 400, 2000)
-    assert shift == pytest.approx(-0.24, abs=0.03), "of its last tenth"
+    gain = curves.gain(Curve(steps, losses), 400, 2000)
+    assert gain == pytest.approx(0.24, abs=0.03), "of its last tenth"
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_a_plateau_is_not_diverging_however_often_it_is_looked_at():
         assert not any(curves.diverging(Curve(range(end), losses[:end])) for end in range(40, 300, 20)), seed
 
 
-def test_rivals_differ_in_optimizer_and_schedule_only(tiny):
+def test_rivals_differ_in_the_optimizer_only(tiny):
     """Another size, length, seed or text makes runs that are never compared."""
     one = freeze.freeze(tiny())[0]
-    assert stopping.rivals(one) == stopping.rivals(freeze.freeze(tiny(**{"opt.lr": 1e-5}))[0])
+    assert stopping.group_of(one) == stopping.group_of(freeze.freeze(tiny(**{"opt.lr": 1e-5}))[0])
     for change in ({"model.width": 64}, {"tokens": 256 * 60}, {"seed": 1}, {"data.holdout": 0.1}):
-        assert stopping.rivals(one) != stopping.rivals(freeze.freeze(tiny(**change))[0]), change
+        assert stopping.group_of(one) != stopping.group_of(freeze.freeze(tiny(**change))[0]), change
 
 
 def test_a_dominated_run_is_asked_to_stop_and_others_are_not(tiny, tmp_path):
@@ -170,7 +170,7 @@ def test_a_launch_stops_what_is_dominated_and_what_diverges(corpus, data_root, t
     assert done.returncode == 0, done.stderr
     frame = grid_table.build(workdir.Workdir(tmp_path / "w"))[0].set_index("lr")
     assert list(frame.loc[[1e-2, 1e-5, 10.0], "status"]) == ["complete", "complete", "diverged"]
-    assert list(frame.loc[[1e-2, 1e-5, 10.0], "censored"]) == [0, 1, 1]
+    assert list(frame.loc[[1e-2, 1e-5, 10.0], "censored"]) == [0, 1, 0], "the loss of what diverged bounds nothing"
     assert frame.loc[1e-2, "steps_done"] == 10_000 > max(frame.loc[[1e-5, 10.0], "steps_done"])
     assert "above" in frame.loc[1e-5, "reason"] and "stopped at about step" in frame.loc[10.0, "reason"]
     assert frame.loc[1e-2, "loss_nats"] < frame.loc[1e-5, "loss_nats"]
@@ -358,8 +358,10 @@ def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_stud
     assert mine["forecast"]["low"] <= mine["forecast"]["value"] <= mine["forecast"]["high"]
     sums = value["totals"]
     assert 0.5 < sums["flops_done"] / sums["flops"] < 1 and sums["seconds_left"] > 0
-    assert sums["price_usd_spent"] == pytest.approx(3.0 * sums["chip_hours_spent"])
-    assert sums["price_usd_left"] == pytest.approx(3.0 * sums["chip_hours_left"]) and "to come" in line
+    assert sums["price_usd_spent"] is None and sums["price_usd_left"] is None, "CPU cores have no price of chips"
+    assert sums["chip_hours_left"] > 0 and "to come" in line and "$" not in line
+    (complete,) = [name for name, one in found.items() if one["status"] == "complete"]
+    assert value["progress"][complete]["tokens_per_second"] > 0, "its mean"
     json.dumps(value, allow_nan=False)
 
 

@@ -1,7 +1,7 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
 # make lint    ruff, pyright, density     make test-hf     against transformers (installs torch)
-# make test-executors   the slow tests of Slurm, Ray, slices, several hosts (installs ray and submitit)
+# make test-executors   the slow tests of Slurm, Ray, slices, several hosts (installs ray)
 # make setup   only the virtual environment
 # make notebooks          run the notebooks again and store them with their outputs
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
@@ -57,9 +57,9 @@ test-executors: $(VENV)/.installed-executors
 	@$@/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r requirements-launchers.txt
 	@touch $@
 
-$(VENV)/.installed-executors: requirements-ray.txt requirements-slurm.txt $(VENV)/.installed
-	@echo "adding ray and submitit to $(VENV): a minute, once"
-	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check -r requirements-ray.txt -r requirements-slurm.txt
+$(VENV)/.installed-executors: requirements-ray.txt $(VENV)/.installed
+	@echo "adding ray to $(VENV): a minute, once"
+	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check -r requirements-ray.txt
 	@touch $@
 
 $(VENV)/.installed-hf: requirements-hf.txt $(VENV)/.installed

@@ -43,6 +43,7 @@ from tests.support.executors import (  # noqa: E402, F401
 )
 from tests.support.families import TINY  # noqa: E402
 from tests.support.launching import tiny_study, undisturbed  # noqa: E402, F401
+from tests.support.slurm import accounting_cluster, slurm, slurm_cluster, slurm_with_limits  # noqa: E402, F401
 from tests.support.training import small_disk  # noqa: E402, F401
 
 # Eight for the tests alone: a process that they start has what its user would have.

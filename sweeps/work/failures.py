@@ -9,11 +9,10 @@ import signal
 
 from experiments.alive import requests
 from experiments.cli import EXIT_AGAIN, EXIT_INPUT
+from sweeps.executors.support.log import last_error
 from sweeps.executors.support.protocol import Failure
 
 SHELL_OFFSET = 128  # a shell or a container reports signal n as the exit status 128 + n
-LONGEST_REASON = 300  # characters
-ELSEWHERE = "another process has failed, and says why"  # experiments/alive/hosts.py
 KILL_COUNTERS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # files with a line `oom_kill NUMBER`
 
 _MEMORY = r"RESOURCE_EXHAUSTED|out of memory|MemoryError|bad_alloc|cannot allocate memory|Unable to allocate"
@@ -82,18 +81,3 @@ def _kind(status: int, ended_by: signal.Signals | None, text: str, oom: bool) ->
     if status == EXIT_AGAIN:
         return "preempted"
     return "node" if ended_by else "crash"
-
-
-def last_error(log: bytes) -> str:
-    """Return the last line of a log that begins with `error: ` (or its last line), at most 300 characters.
-
-    One process of several that ends because of another says nothing of the cause: the other's line counts.
-    """
-    lines = [line.strip() for line in log.decode(errors="replace").splitlines()]
-    lines = [line for line in lines if line]
-    errors = [line for line in lines if line.startswith("error: ")]
-    causes = [line for line in errors if ELSEWHERE not in line]
-    found = causes or errors or lines
-    if not found:
-        return ""
-    return found[-1].removeprefix("error: ")[:LONGEST_REASON]

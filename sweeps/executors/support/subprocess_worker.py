@@ -67,7 +67,7 @@ class SubprocessWorker:
         """Return its events since the last call; lines that are not events go to the log."""
         found = []
         for line in self._new_lines():
-            event = _parse_event(line)
+            event = parse_event(line)
             if event is None:
                 self._log.write(line + b"\n")
             else:
@@ -101,7 +101,7 @@ class SubprocessWorker:
             self.process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
 
 
-def _parse_event(line: bytes) -> Event | None:
+def parse_event(line: bytes) -> Event | None:
     """Return the event that a line of output is; None for any other text."""
     try:
         value = json.loads(line)

@@ -1,0 +1,423 @@
+"""The Slurm executor on a real Slurm (tests/support/slurm.py). Most of its workers are lines of shell: what they do is said here."""
+
+from collections.abc import Callable
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+
+from etils import epath
+import pytest
+
+from experiments import files
+from experiments.cli import EXIT_AGAIN, InputError
+from sweeps import executors
+from sweeps.executors.slurm import SlurmExecutor
+from sweeps.executors.support import protocol, slurm_queue, slurm_script
+from sweeps.executors.support.event_file import EventFile
+from sweeps.executors.support.protocol import End, Event, Failure, NotStarted
+from sweeps.executors.support.slurm_worker import SlurmWorker
+from tests.support.slurm import Slurm, until
+
+# Takes the place of Python on a host: runs the lines of shell that a population's file has.
+INTERPRETER = """#!/bin/bash
+for word; do
+  case $word in
+    --population=*) population=${word#*=} ;;
+    --hosts=*) hosts=${word#*=} ;;
+  esac
+done
+. "$population"
+"""
+SAVES = "trap 'echo saved >&2; exit 75' TERM; while :; do sleep 0.1; done"  # what a worker does that is asked to stop
+QUEUED_AGAIN = slurm_queue.State("PENDING", "BeginTime")
+SAY = """echo '{"event": "progress", "done": %s}'"""
+
+
+class Place:
+    """An executor, and the workers that it has started."""
+
+    def __init__(self, root: pathlib.Path, options: str = ""):
+        self.root = root
+        interpreter = root / "interpreter"
+        interpreter.write_text(INTERPRETER)
+        interpreter.chmod(0o755)
+        self.workdir = epath.Path(root / "a 100% workdir")
+        self.workdir.mkdir(exist_ok=True)
+        self.executor = executors.load(f"slurm:python={interpreter},minutes=5,signal_seconds=0,{options}")
+        assert isinstance(self.executor, SlurmExecutor)
+        self.events: dict[SlurmWorker, list[Event]] = {}
+
+    def prepare(self, lines: str) -> SlurmWorker:
+        """A worker that does what the lines say, once it may."""
+        name = f"p{len(list(self.workdir.glob('*.json')))}"
+        population = self.workdir / f"{name}.json"
+        population.write_text(lines)
+        worker = self.executor.start(population, self.workdir, self.workdir / f"{name}.log")
+        assert isinstance(worker, SlurmWorker)
+        self.events[worker] = []
+        return worker
+
+    def start(self, lines: str) -> SlurmWorker:
+        """The same, begun."""
+        worker = self.prepare(lines)
+        worker.go("abc")
+        return worker
+
+    def look(self, worker: SlurmWorker) -> End:
+        """What a launcher does each turn."""
+        end = worker.poll()
+        self.events[worker] += worker.events()
+        return end
+
+    def end(self, worker: SlurmWorker, hasten: Callable[[], object] | None = None) -> End:
+        """Wait for the end of a worker, as a launcher does. `hasten`: jobs that were queued again."""
+        seen: list[End] = []
+
+        def over() -> bool:
+            if hasten and worker.number and self.executor._queue.state(worker.number) == QUEUED_AGAIN:
+                hasten()
+            seen.append(self.look(worker))
+            return seen[-1] is not None
+
+        until(over)
+        worker.close()
+        self.executor.release(worker)
+        return seen[-1]
+
+    def until_it_says(self, worker: SlurmWorker, count: int = 1) -> None:
+        """Wait until a worker has reported progress so many times."""
+
+        def said() -> bool:
+            assert self.look(worker) is None
+            return len([event for event in self.events[worker] if event["event"] == "progress"]) >= count
+
+        until(said)
+
+    def log(self, worker: SlurmWorker) -> str:
+        return pathlib.Path(worker._job.log).read_text()
+
+
+@pytest.fixture
+def place(slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Place]:
+    """Makes executors whose questions to Slurm follow each other quickly."""
+    monkeypatch.setattr(slurm_queue, "ASK_SECONDS", 1.0)
+    monkeypatch.setattr(slurm_queue, "SOON_SECONDS", 0.2)
+    return lambda options="": Place(tmp_path, options)
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("slots=0", "slots=0: expected at least 1"),
+        ("minutes=-5", "minutes=-5: expected at least 1"),
+        ("hosts=0", "hosts=0: expected at least 1"),
+        ("cpus=0", "cpus=0: expected at least 1"),
+        ("gpus=-1", "gpus=-1: expected at least 0"),
+        ("mem_gb=-1", "mem_gb=-1: expected at least 0"),
+        ("port=99999", "port=99999: expected at most 65535"),
+        ("minutes=2,signal_seconds=120", "signal_seconds=120: expected less than minutes=2"),
+        ("sbatch=END", "sbatch=END: expected options such as"),
+        ("sbatch=--comment='x", "sbatch=--comment='x: No closing quotation"),
+        ("setup=/nowhere.sh", "setup=/nowhere.sh: cannot be read"),
+        ("exclude=n[1", "unknown"),
+    ],
+)
+def test_options_that_no_job_could_have_are_one_line(options: str, named: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm_queue, "check_installed", lambda: None)
+    with pytest.raises(InputError, match=re.escape(named)):
+        executors.load(f"slurm:{options},exclude=n[1,3],nope=1" if named == "unknown" else f"slurm:{options}")
+
+
+# --- how a job ends
+
+
+def test_a_job_ends_as_its_worker_does(place: Callable[..., Place], slurm: Slurm):
+    """Its exit status, its events, each once, and its log; in a workdir whose path needs quotes."""
+    here = place()
+    events = SAY % 1 + "; echo no event; " + SAY % 2
+    ends = {
+        f"{events}; exit 0": 0,
+        "echo error: broken >&2; exit 1": 1,
+        "exit 2": 2,
+        "exit 75": EXIT_AGAIN,
+        "kill -KILL $$": -9,
+    }
+    workers = {here.start(lines): end for lines, end in ends.items()}
+    for worker, end in workers.items():
+        assert here.end(worker) == end
+    first, second, *_ = workers
+    assert [event.get("done") for event in here.events[first]] == [1, 2]
+    assert "error: broken" in here.log(second)
+    assert not list((here.workdir / "slurm").glob("*/job")), "nothing that only a running job needs"
+    until(lambda: not slurm("squeue", "--noheader"))
+
+
+@pytest.mark.parametrize(
+    ("setup", "lines", "reason"),
+    [
+        ("module load cuda", ":", r"could not start its worker: the setup of the job failed at: module load cuda"),
+        (
+            "#SBATCH --comment=hello\nsrun() { echo 'srun: error: no step' >&2; return 1; }",
+            ":",
+            r"srun: error: no step",
+        ),
+    ],
+)
+def test_what_goes_wrong_before_the_worker_is_not_its_runs_fault(
+    setup: str, lines: str, reason: str, place: Callable[..., Place], tmp_path: pathlib.Path
+):
+    (tmp_path / "setup.sh").write_text(setup)
+    here = place(f"setup={tmp_path}/setup.sh")
+    end = here.end(here.start(lines))
+    assert isinstance(end, NotStarted) and end.kind == "node" and re.search(reason, end.reason), end
+
+
+def test_options_reach_slurm_and_the_job(place: Callable[..., Place], slurm: Slurm, tmp_path: pathlib.Path):
+    """Those that we know, any other, those of a setup file, whose lines run first; PYTHONPATH is ours, once."""
+    (tmp_path / "setup.sh").write_text("#!/bin/bash\n#SBATCH --comment=hello --nice=7 # friendly\nexport MINE=1\n")
+    here = place(f"exclude=node[1,3-9],cpus=2,sbatch=--mail-type=END --nice=8,setup={tmp_path}/setup.sh")
+    here.executor._options.check()
+    with pytest.raises(InputError, match="Invalid node name"):
+        here.executor.check(here.workdir)
+    here = place(f"exclude=node[1],cpus=2,sbatch=--mail-type=END --nice=8,setup={tmp_path}/setup.sh")
+    here.executor.check(here.workdir)
+    for _ in range(2):
+        worker = here.start('echo "$MINE $SLURM_CPUS_ON_NODE $PYTHONPATH $LOSSGRID_CLAIM" >&2')
+        assert here.end(worker) == 0
+        mine, cpus, path, token = here.log(worker).split()
+        assert (mine, cpus, token) == ("1", "2", "abc")
+        assert path.count(protocol.ROOT) == 1
+        assert worker.number is not None
+        shown = slurm("scontrol", "show", "job", worker.number)
+        assert shown and {"Comment=hello", "Nice=8", "NodeList=node2"} <= set(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("partition=nope", "invalid partition specified: nope"),
+        ("gres=gpu:9", "Invalid generic resource"),
+        ("constraint=a100", "Invalid feature"),
+        ("reservation=nope", "reservation is invalid"),
+        ("hosts=9", ""),
+        ("sbatch=--nope=3", "unrecognized option"),
+    ],
+)
+def test_what_slurm_refuses_is_said_before_anything_is_written(options: str, named: str, place: Callable[..., Place]):
+    here = place(options)
+    with pytest.raises(InputError, match=named or "node configuration is not available"):
+        here.executor.check(here.workdir)
+    if not named:  # Slurm would take such a job, and never start it
+        return
+    end = here.end(here.start(":"))  # and later, when an administrator has taken it away
+    assert isinstance(end, NotStarted) and end.kind == "user", end
+
+
+# --- what Slurm does to a job
+
+
+def test_a_job_that_is_queued_again_goes_on(place: Callable[..., Place], slurm: Slurm):
+    """It is the same worker to its launcher; the exit status of its first attempt is not its end."""
+    here = place()
+    worker = here.start(
+        f'[ -e "$population.mark" ] && {SAY % 2} && exit 0; touch "$population.mark"; {SAY % 1}; {SAVES}'
+    )
+    here.until_it_says(worker)
+    assert worker.number and slurm("scontrol", "requeue", worker.number) is not None
+    assert here.end(worker, slurm.hasten) == 0
+    assert [event["done"] for event in here.events[worker] if event["event"] == "progress"] == [1, 2]
+    assert here.log(worker).count("saved") == 1
+
+
+@pytest.mark.parametrize(
+    ("partition", "lines", "kind"),
+    [
+        ("main", SAVES, EXIT_AGAIN),  # within the time that it is given
+        pytest.param("main", "trap '' TERM; sleep 100", 0, marks=pytest.mark.slow),  # it is queued again, and ends then
+        pytest.param("cancel", "trap '' TERM; sleep 100", "preempted", marks=pytest.mark.slow),
+    ],
+    ids=["saves", "again", "cancelled"],
+)
+def test_a_job_that_is_preempted(partition: str, lines: str, kind: object, place: Callable[..., Place], slurm: Slurm):
+    here = place(f"partition={partition}")
+    worker = here.start(f'[ -e "$population.mark" ] && exit 0; touch "$population.mark"; {SAY % 1}; {lines}')
+    here.until_it_says(worker)
+    slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.1")
+    end = here.end(worker, slurm.hasten)
+    assert (end.kind if isinstance(end, Failure) else end) == kind, end
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["scancel"], Failure("preempted", "is CANCELLED")),
+        (["scontrol", "requeuehold"], NotStarted("node", "job requeued in held state")),
+    ],
+    ids=["cancelled", "held"],
+)
+def test_a_job_that_is_taken_away(command: list[str], expected: Failure, place: Callable[..., Place], slurm: Slurm):
+    """It saves first; that it has not finished is no fault of its runs."""
+    here = place()
+    worker = here.start(f"{SAY % 1}; {SAVES}")
+    here.until_it_says(worker)
+    assert worker.number and slurm(*command, worker.number) is not None
+    end = here.end(worker)
+    assert isinstance(end, type(expected)) and end.kind == expected.kind and expected.reason in end.reason, end
+    assert "saved" in here.log(worker)
+    until(lambda: not slurm("squeue", "--noheader"))
+
+
+def test_a_worker_is_asked_to_stop(place: Callable[..., Place], slurm: Slurm):
+    """One that runs saves; one that waits, or is just being submitted, leaves the queue."""
+    here = place()
+    saves = here.start(f"{SAY % 1}; {SAVES}")
+    here.until_it_says(saves)
+    saves.stop()
+    new = here.start("sleep 100")
+    new.stop()
+    assert here.end(saves) == EXIT_AGAIN
+    assert isinstance(here.end(new), Failure)
+    waits = place("sbatch=--hold").start(":")
+    until(lambda: waits.poll() is None and waits.number and slurm("squeue", "--noheader", f"--jobs={waits.number}"))
+    waits.stop()
+    assert isinstance(until(waits.poll), Failure)
+    assert not slurm("squeue", "--noheader")
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_hear_is_killed(place: Callable[..., Place], slurm: Slurm):
+    """Slurm kills it after a while; that srun calls this success is not believed."""
+    here = place()
+    deaf = here.start(f"trap '' TERM; {SAY % 1}; sleep 100")
+    here.until_it_says(deaf)
+    deaf.stop(force=True)
+    end = here.end(deaf)
+    assert isinstance(end, Failure) and end.kind == "preempted", end
+
+
+def test_the_next_launch_cancels_what_a_dead_one_has_left_queued(place: Callable[..., Place], slurm: Slurm):
+    """A job that runs holds its runs itself, and is left alone."""
+    here, queue = place(), place("sbatch=--hold")
+    runs, waits = here.start(f"{SAY % 1}; {SAVES}"), queue.start(":")
+    here.until_it_says(runs)
+    until(lambda: waits.poll() is None and waits.number)
+    here.executor.clear(here.workdir)
+    time.sleep(0.3)
+    assert waits.number in slurm.states(), "its launcher lives"
+    for path in here.workdir.glob("slurm/*/job"):
+        value = files.read_json(path)
+        value["launcher"]["started"] = "1"
+        files.write_json(path, value)
+    here.executor.clear(here.workdir)
+    assert isinstance(until(waits.poll), Failure)
+    assert here.look(runs) is None and runs.number in slurm.running()
+
+
+def test_a_job_that_slurm_has_forgotten_is_over(place: Callable[..., Place], slurm: Slurm):
+    """Accounting is switched off: nothing to ask, and nothing is said about that."""
+    queue = slurm_queue.Queue()
+    queue.watch("999999")
+
+    def state() -> slurm_queue.State | None:
+        queue.look()
+        return queue.state("999999")
+
+    found = until(state)
+    assert found == slurm_queue.State(slurm_queue.UNKNOWN) and found.over and queue.notices == []
+
+
+# --- sbatch
+
+
+SHIM = """#!/bin/bash
+# An sbatch that fails as the next line of a file says: before Slurm has the job, or after.
+read -r when text < {folder}/next
+case $when in
+  before) ;;
+  after) {real} "$@" > /dev/null ;;
+  *) exec {real} "$@" ;;
+esac
+echo "sbatch: error: Batch job submission failed: $text" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sbatch_that_fails_leaves_nothing_behind(
+    when: str, place: Callable[..., Place], slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """No worker has started, through no fault of its runs; a job that Slurm has taken all the same is cancelled."""
+    here = place()
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    shim = folder / "sbatch"
+    shim.write_text(SHIM.format(folder=folder, real=shutil.which("sbatch")))
+    shim.chmod(0o755)
+    (folder / "next").write_text(f"{when} Socket timed out on send/recv operation\n")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    end = here.end(here.start("sleep 100"))
+    assert end == NotStarted("node", "sbatch: Batch job submission failed: Socket timed out on send/recv operation")
+    until(lambda: "RUNNING" not in slurm.states().values() and not slurm("squeue", "--noheader"))
+
+
+# --- several hosts
+
+
+def test_hosts_of_a_job_end_together(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch):
+    """The first that ends badly says how and why, whatever its rank; the others have a while, and are ended."""
+    monkeypatch.setattr(slurm_script, "GRACE_SECONDS", 1)
+    here = place("hosts=2")
+    worker = here.start(
+        f"{SAY % 1}; [ $SLURM_PROCID = 1 ] && sleep 0.3 && echo 'error: the second host' >&2 && exit 75; sleep 100"
+    )
+    assert here.end(worker) == EXIT_AGAIN
+    assert [event["event"] for event in here.events[worker]].count("progress") == 1, "the first host speaks"
+    assert "error: the second host" in here.log(worker)
+
+
+def test_hosts_meet_where_the_job_runs_now(place: Callable[..., Place], slurm: Slurm, tmp_path: pathlib.Path):
+    """Slurm queues a job again, on other hosts: they join the first host of that attempt."""
+    (tmp_path / "setup.sh").write_text("hostname() { echo host${SLURM_RESTART_COUNT:-0}; }\n")
+    here = place(f"hosts=2,setup={tmp_path}/setup.sh")
+    lines = f'echo "$hosts" >> "$population.$SLURM_PROCID"; [ "${{hosts%%:*}}" = host1 ] && exit 0; {SAY % 1}; {SAVES}'
+    worker = here.start(lines)
+    here.until_it_says(worker)
+    assert worker.number and slurm("scontrol", "requeue", worker.number) is not None
+    assert here.end(worker, slurm.hasten) == 0
+    port = 61440 + int(worker.number) % 4096
+    for rank in (0, 1):
+        met = (here.workdir / f"p0.json.{rank}").read_text().split()
+        assert met == [f"host0:{port},{rank},2", f"host1:{port},{rank},2"]
+
+
+# --- events
+
+
+def test_events_are_read_once(tmp_path: pathlib.Path):
+    """What a worker has said before is not read again, by the kernel's count of bytes; a half line waits."""
+
+    def bytes_read() -> int:
+        return int(pathlib.Path("/proc/self/io").read_text().split()[1])
+
+    path = epath.Path(tmp_path / "stdout")
+    events = EventFile(path)
+    assert events.read() == []
+    line = json.dumps({"event": "progress", "text": "x" * 1000}) + "\n"
+    with open(path, "w") as file:
+        file.write(line * 2000)
+        file.flush()
+        assert len(events.read()) == 2000
+        before = bytes_read()
+        file.write('no event\n{"event": "record"}\n{"event": "pro')
+        file.flush()
+        assert events.read() == [{"event": "record"}]
+        file.write('gress"}\n')
+        file.flush()
+        assert events.read() == [{"event": "progress"}]
+    assert bytes_read() - before < 100_000

@@ -17,7 +17,7 @@ from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 
 # Two programs; devices are given, since a batch that is split over more of them sums in another order.
-STUDY = '''"""Does it survive? 12 runs of two signatures."""
+STUDY = '''"""Does it survive? 8 runs of two signatures."""
 from sweeps.study.grid import cases, over, product
 
 def get_study():
@@ -27,8 +27,9 @@ def get_study():
         "execution.data_root": %(root)r, "execution.compile_cache": %(cache)r, "execution.steps_per_dispatch": 32,
         "execution.checkpoint_every_seconds": 2.0, "execution.cpu_devices": 1,
     })
-    return product(base, over("model.width", 32, 48), over("opt.lr", 3e-3, 1e-2, 3e-2), over("tokens", 512 * 400, 512 * 800))
+    return product(base, over("model.width", 32, 48), over("opt.lr", 3e-3, 1e-2), over("tokens", 512 * 300, 512 * 600))
 '''
+RUNS = 8
 # What depends on the clock or on how runs were packed; everything else is compared.
 OF_THE_DAY = {"wall_seconds", "packing", "packing_trials", "packing_mesh", "reason"}
 
@@ -77,7 +78,7 @@ class Shaken:
     def shake(self, strikes: Mapping[str, Strike], draw: random.Random, seconds: float, pause: float) -> None:
         """Launch, strike at random for so long or until all is recorded, then let it come to its end."""
         began = time.monotonic()
-        while time.monotonic() - began < seconds and self.recorded() < 12:
+        while time.monotonic() - began < seconds and self.recorded() < RUNS:
             self.start()
             time.sleep(draw.uniform(0.3 * pause, pause))
             name = draw.choice(sorted(strikes))

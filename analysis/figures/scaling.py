@@ -16,7 +16,6 @@ from analysis.figures.style import (
     GREEN,
     GREY,
     INK,
-    LEGEND_COLUMNS,
     LOSS_LABEL,
     ORANGE,
     PURPLE,
@@ -148,9 +147,9 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
     log_axis(axes[2], "x", flops_text)
     axes[2].set_xlabel("training FLOPs C")
     _, labels = axes[0].get_legend_handles_labels()
-    lines = math.ceil(len(labels) / LEGEND_COLUMNS)
+    lines = math.ceil(len(labels) / 2)
     axes[0].set_title("Compute-optimal allocation", pad=8 + 14 * lines)
-    legend_above(axes[0])
+    legend_above(axes[0], columns=2)
     return figure
 
 

@@ -55,7 +55,6 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "axes.axisbelow": True,
 }
-LEGEND_COLUMNS = 3  # of a legend above its axis
 MARK = "runs:"  # begins the id of markers that stand for runs
 LOSS_LABEL = "loss (nats per token)"
 
@@ -188,12 +187,12 @@ def colour_bar(figure: Figure, axes: Any, colours: Any, label: str, **more: Any)
     return bar
 
 
-def legend_above(axis: Axes) -> None:
-    """Put the legend in one line between the title and the axis; the title needs pad=22."""
+def legend_above(axis: Axes, columns: int = 3) -> None:
+    """Put the legend between the title and the axis; the title needs pad=22 for one line."""
     axis.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 0.99),
-        ncols=LEGEND_COLUMNS,
+        ncols=columns,
         borderaxespad=0.2,
         columnspacing=1.2,
     )

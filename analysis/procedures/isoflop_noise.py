@@ -12,6 +12,7 @@ from analysis.procedures.budgets import Budget, size_labels
 from analysis.trust.bootstrap import units
 
 FEWEST_REPEATS = 4  # spare runs of repeated sizes from which the noise is taken
+HIDING = 0.75  # power of what a curve leaves of a scatter, by which it is made good: between HC2 (0.5) and HC3 (1)
 MOST_HIDDEN = 0.99  # share of a residual that a curve may take up
 
 
@@ -142,7 +143,8 @@ def _by_run(
         distance, hidden = _from_curve(budget, degree_of(budget, spec.interpolation))
         label = size_labels(np.log(columns["N"][budget.rows]))
         from_mean = budget.run_log_loss - budget.log_loss[label]
-        enlarged = distance / np.sqrt(1 - np.minimum(hidden, MOST_HIDDEN))
+        left = 1 - np.minimum(hidden, MOST_HIDDEN)
+        enlarged = distance / left**HIDING
         of_row = enlarged[label] + from_mean
         share = budget.weight / budget.repeats[label]
         of_run = draw[member[budget.rows]]

@@ -10,7 +10,7 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
-from analysis.grid.selection import select
+from analysis.grid.selection import select, unused
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import backtest
@@ -123,6 +123,11 @@ def together(grid: Grid, chosen: Sequence[type[Law]], columns: str | None, where
     optional = dict.fromkeys(role for law in chosen for role in law.OPTIONAL)
     if "N" in needed and "D" in needed:
         needed["C"] = None  # derived where no column gives it: it orders the runs
+    used = {*needed, *optional, "group"}  # budgets are those of back-tests
+    for role in unused(grid, columns, where, used):
+        if role in fitting.CHANGING:
+            names = ", ".join(law.NAME for law in chosen)
+            raise InputError(f"--columns: {role}: {names} have no use for it; expected it to be left out")
     return select(grid, tuple(needed), optional=tuple(optional), columns=columns, where=where)
 
 

@@ -12,6 +12,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import Law
 from analysis.questions import fit as fitting
+from analysis.questions import scoreboard
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
 from tests.support import planted
@@ -212,6 +213,14 @@ def test_a_named_role_that_a_law_has_no_use_for_is_refused(role):
             fitting.select_for(planted.grid(frame), law, f"{role}=mine", None)
         with pytest.raises(InputError, match=f"^--columns: {role}: {name} has no use for it"):
             analysis.fit(frame, name, **{role: "mine"})
+
+
+def test_a_role_that_no_law_of_a_scoreboard_uses_is_refused():
+    grid = planted.grid(planted.isoflop_frame().assign(mine=2.0))
+    chosen = [laws.load("chinchilla"), laws.load("kaplan")]
+    assert "weight" in scoreboard.together(grid, chosen, "weight=mine", None)
+    with pytest.raises(InputError, match="^--columns: questions: chinchilla, kaplan have no use for it"):
+        scoreboard.together(grid, chosen, "questions=mine", None)
 
 
 def test_a_role_that_a_formula_or_a_condition_names_is_used():

@@ -19,28 +19,19 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from experiments.objects.bucket import is_remote
+from models.errors import EXIT_AGAIN as EXIT_AGAIN
+from models.errors import EXIT_FAILURE as EXIT_FAILURE
+from models.errors import AgainError as AgainError
 from models.errors import InputError as InputError
+from models.errors import WorkError as WorkError
 from models.errors import nearest as nearest
 
-EXIT_FAILURE = 1
 EXIT_INPUT = 2
-EXIT_AGAIN = 75
 LAST_SECONDS = 20.0  # that threads may take to end after an error
 
 _SIGNATURE = "written_by"
 _LOOKED_AT = 1 << 16  # bytes at both ends of a file
-
-
-class WorkError(Exception):
-    """A failure at work that one line explains."""
-
-    exit_code = EXIT_FAILURE
-
-
-class AgainError(WorkError):
-    """A failure that the same command may not meet again, such as a disk that does not answer."""
-
-    exit_code = EXIT_AGAIN
 
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -227,12 +218,9 @@ def signed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_output(path: str, flag: str, marks: Iterable[bytes] = ()) -> None:
     """Raise InputError where a file that another has written stands in the place of one that is to be written."""
-    if flags.FLAGS.overwrite or not os.path.isfile(path):
+    if flags.FLAGS.overwrite:
         return
-    with open(path, "rb") as file:
-        content = file.read(_LOOKED_AT)
-        file.seek(max(0, os.path.getsize(path) - _LOOKED_AT))
-        end = file.read()  # of a Parquet file, where its metadata are
+    content, end = _both_ends(path)
     own = signature().encode()
     is_own = own in content or own in end or any(content.startswith(mark) for mark in marks)
     if content and not is_own:
@@ -241,10 +229,34 @@ def check_output(path: str, flag: str, marks: Iterable[bytes] = ()) -> None:
         )
 
 
+def _both_ends(path: str) -> tuple[bytes, bytes]:
+    """Return how a file begins and, as Parquet has its metadata there, how it ends; nothing of what is no file."""
+    if is_remote(path):
+        from experiments.objects.path import ObjectPath
+
+        try:
+            content = ObjectPath(path).read_bytes()
+        except FileNotFoundError:
+            content = b""
+        return content[:_LOOKED_AT], content[-_LOOKED_AT:]
+    if not os.path.isfile(path):
+        return b"", b""
+    with open(path, "rb") as file:
+        content = file.read(_LOOKED_AT)
+        file.seek(max(0, os.path.getsize(path) - _LOOKED_AT))
+        return content, file.read()
+
+
+def _are_one_file(path: str, other: str) -> bool:
+    if is_remote(path) or is_remote(other):
+        return path == other
+    return os.path.isfile(other) and os.path.exists(path) and os.path.samefile(path, other)
+
+
 def check_not_read(path: str, flag: str, read: Iterable[str | None]) -> None:
     """Raise InputError where a file that is to be written is one of those that are read."""
     for other in read:
-        if other and os.path.isfile(other) and os.path.exists(path) and os.path.samefile(path, other):
+        if other and _are_one_file(path, other):
             raise InputError(f"{flag}={path} is a file that the command reads; expected another name")
 
 
@@ -298,6 +310,8 @@ def run(
         if flags.FLAGS.verbosity < 1:
             _quieten()
         try:
+            if any("://" in word for word in argv):
+                import experiments.objects.path  # noqa: F401  makes such addresses paths
             if arguments is None:
                 _refuse_stray(argv[1:], overrides())
             require(required)

@@ -1,14 +1,23 @@
-"""Write files that are never half done, and read strict JSON. Paths may be local or gs:// (etils.epath)."""
+"""Write files that are never half done, and read strict JSON. Paths may be local, gs:// or s3:// (experiments/objects)."""
 
+import io
 import json
 import os
 import re
+import tempfile
 from typing import Any, BinaryIO
 import uuid
 
 from etils import epath
 
 from experiments.cli import InputError
+from experiments.objects.bucket import is_remote
+from experiments.objects.path import ObjectPath
+
+
+def as_path(path: epath.PathLike) -> epath.Path:
+    """Return a path on a disk or in an object store."""
+    return epath.Path(path)
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
@@ -17,6 +26,9 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     What is no regular file, such as /dev/null or a pipe, is written to and stays what it is.
     """
     path = epath.Path(path)
+    if is_remote(path):  # whole, or not at all
+        path.write_bytes(data)
+        return
     if is_device(path):
         with open(path, "wb") as file:
             file.write(data)
@@ -24,13 +36,10 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        if "://" in os.fspath(temporary):  # object stores publish a file when it is closed
-            temporary.write_bytes(data)
-        else:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         if temporary.exists():
@@ -52,11 +61,15 @@ def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
     """Check that a folder can be made where it is not, and that checkpoints would not be lost in it. Raises InputError.
 
     Orbax (0.12.8) looks for what it has saved by a pattern that has the path in it, and finds nothing under a path with
-    brackets; a backslash it refuses.
+    brackets; a backslash it refuses. Of a bucket it is checked that it is there.
     """
-    found = re.search(r"[\[\]\\]", os.path.abspath(path))
+    place = os.fspath(path) if is_remote(path) else os.path.abspath(path)
+    found = re.search(r"[\[\]\\]", place)
     if found:
         raise InputError(f"{flag}={os.fspath(path)}: checkpoints cannot be kept under a path with {found[0]!r} in it")
+    if is_remote(path):
+        ObjectPath(path).is_dir()  # raises where the bucket is not there, or not ours
+        return
     nearest = os.path.abspath(path)
     while not os.path.exists(nearest):
         nearest = os.path.dirname(nearest)
@@ -65,12 +78,44 @@ def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
 
 
 def append(path: epath.PathLike) -> BinaryIO:
-    """Open a local file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir."""
+    """Open a file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir.
+
+    What is appended to an object is kept on this machine until the file is closed.
+    """
+    if is_remote(path):
+        return _LaterAppended(ObjectPath(path))
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
     return open(path, "ab", buffering=0, opener=opener)
+
+
+class _LaterAppended(io.FileIO):
+    """A local file whose content becomes the end of an object when it is closed. It has a descriptor, as files have."""
+
+    def __init__(self, target: ObjectPath):
+        descriptor, name = tempfile.mkstemp(prefix="lossgrid-", suffix=f"-{target.name}")
+        os.unlink(name)
+        super().__init__(descriptor, "r+")
+        self._target = target
+
+    def close(self) -> None:
+        """Write the object, where there is something to add to it."""
+        if not self.closed:
+            self.seek(0)
+            added = self.readall()
+            if added:
+                self._target.write_bytes(_content(self._target) + added)
+        super().close()
+
+
+def _content(path: epath.Path) -> bytes:
+    """Return what a file holds; nothing where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 INTEGERS = range(-(2**63), 2**63)  # what tables hold

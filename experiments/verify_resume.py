@@ -29,7 +29,7 @@ from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE
 from experiments.run import config_file
 from experiments.run.schema import Run
-from experiments.store import inherit
+from experiments.store import inherit, segments
 from models.errors import InputError
 
 Row = dict[str, Any]  # of metrics, of a record, or the certificate
@@ -74,7 +74,7 @@ class Trainee:
 
     def steps(self) -> int:
         """Return the last step in the metrics log."""
-        rows = files.read_lines(self.folder / "metrics.jsonl")
+        rows = segments.read(self.folder)
         return max((row["step"] for row in rows), default=0)
 
     def saved(self) -> list[int]:
@@ -134,7 +134,7 @@ class Trainee:
 
     def rows(self, until: int) -> list[Row]:
         """Return the metrics up to a step, without what a clock has measured."""
-        rows = files.read_lines(self.folder / "metrics.jsonl")
+        rows = segments.read(self.folder)
         return [_without_clock(row) for row in rows if row["step"] <= until]
 
     def columns(self) -> Row:

@@ -1,4 +1,4 @@
-"""Say what is wrong with what a user wrote. Imports nothing of ours, so that every layer may use it."""
+"""Say what is wrong with what a user wrote, and what went wrong at work. Imports nothing of ours, so that every layer may use it."""
 
 from collections.abc import Iterable
 import difflib
@@ -10,6 +10,22 @@ class InputError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows of it: the one line that a command prints, and not where in our code it arose."""
         return [f"InputError: {self}"]
+
+
+EXIT_FAILURE = 1  # exit codes of commands
+EXIT_AGAIN = 75
+
+
+class WorkError(Exception):
+    """A failure at work that one line explains."""
+
+    exit_code = EXIT_FAILURE
+
+
+class AgainError(WorkError):
+    """A failure that the same command may not meet again, such as a disk that does not answer."""
+
+    exit_code = EXIT_AGAIN
 
 
 SHOWN = 40  # names in a hint

@@ -23,10 +23,12 @@ from sweeps.work.workdir import Workdir
 
 def records_of_others(workdir: Workdir, known: Collection[str]) -> int:
     """Count the records of a workdir that belong to no run of its study."""
-    runs = workdir.root / "runs"
-    if not runs.exists():
+    try:
+        names = [path.name for path in (workdir.root / "runs").iterdir()]
+    except FileNotFoundError:
         return 0
-    return sum(path.parent.name not in known for path in runs.glob("*/record.json"))
+    others = [name for name in names if name not in known]
+    return sum((workdir.root / "runs" / name / "record.json").exists() for name in others)
 
 
 def main(_: list[str]) -> int:

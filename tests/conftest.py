@@ -43,6 +43,7 @@ from tests.support.executors import (  # noqa: E402, F401
 )
 from tests.support.families import TINY  # noqa: E402
 from tests.support.launching import tiny_study, undisturbed  # noqa: E402, F401
+from tests.support.object_store import bucket, emulator, store_folder  # noqa: E402, F401
 from tests.support.slurm import accounting_cluster, slurm, slurm_cluster, slurm_with_limits  # noqa: E402, F401
 from tests.support.training import small_disk  # noqa: E402, F401
 

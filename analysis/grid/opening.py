@@ -11,6 +11,7 @@ import zlib
 
 from etils import epath
 
+from experiments import files
 from experiments.cli import InputError
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
@@ -44,7 +45,7 @@ def check_address(path: str) -> None:
 def fetch(path: epath.PathLike) -> bytes:
     """Return the bytes of a file. Raises InputError when it is missing, a folder, or cannot be read."""
     check_address(str(path))
-    file = epath.Path(path)
+    file = files.as_path(path)
     try:
         return file.read_bytes()
     except FileNotFoundError:

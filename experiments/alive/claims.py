@@ -8,14 +8,16 @@ none of them may jump. A worker on another host (Ray, Slurm) keeps a counter too
 lives as long as that does, whatever has become of the launcher (experiments/alive/lease.py). Each claim has a token of its
 own, by which a worker knows that it has been superseded: it looks before it writes.
 
-Claims are taken under a lock on the workdir, which the system lets go of when its holder dies. On an object store there
-is no such lock: two launchers that start within the same second may then train a run twice (the records agree; nothing
-is lost).
+On a disk claims are taken under a lock on the workdir, which the system lets go of when its holder dies. On an object
+store there is no such lock, and none is needed: a claim is written only if the object is in the version that was last
+looked at (a conditional put), so that of several launchers one gets it. A worker whose claims were not all written finds
+that out before it begins. For the same reason a claim there is not deleted when it is given back, but overwritten.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import json
 import os
 import time
 from typing import Any
@@ -26,9 +28,12 @@ from etils import epath
 from experiments import files
 from experiments.alive import lease
 from experiments.alive.lease import Process
+from experiments.objects.bucket import ABSENT, Conflict
+from experiments.objects.path import ObjectPath
 
 SCHEMA = 1
 HEARTBEAT_SECONDS = 15.0
+LEAST_SECONDS = 5.0  # between two writes of the counter, however many ask for one
 STALE_SECONDS = 180.0  # a claim from another host whose counter we have seen stand still for so long is dead
 
 
@@ -54,10 +59,10 @@ class Claim:
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
-    """Return the JSON object of a file; an empty one for what cannot be read."""
+    """Return the JSON object of a file; an empty one where there is none, or it is damaged. Raises OSError."""
     try:
         value = files.read_json(path)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -96,6 +101,8 @@ class Claims:
         self.me = Process.of(os.getpid())
         self.lease = uuid.uuid4().hex[:12]
         self._beats = 0  # of our own counter
+        self._beat_at = 0.0  # its last one, on the monotonic clock
+        self._seen: dict[str, tuple[str, Claim | None]] = {}  # on an object store: version and claim, by fingerprint
         self._heartbeats = Heartbeats()
 
     def _run_dir(self, fingerprint: str) -> epath.Path:
@@ -110,22 +117,59 @@ class Claims:
         return lease.lock(self.root)
 
     def read(self, fingerprint: str) -> Claim | None:
-        """Return the claim on a run, dead or alive. One that cannot be read counts as none."""
+        """Return the claim on a run, dead or alive. A damaged one counts as none. Raises OSError."""
+        path = self._path(fingerprint)
+        version = ABSENT
         try:
-            value = files.read_json(self._path(fingerprint))
+            if isinstance(path, ObjectPath):
+                data, version = path.read_version()
+            else:
+                data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        claim = self._parse(data)
+        self._seen[fingerprint] = (version, claim)
+        return claim
+
+    def _parse(self, data: bytes) -> Claim | None:
+        """Return the claim that a file holds; None for one that was given back, and for what is none."""
+        try:
+            value = files.parse(data)
             launcher = Process.read(value.pop("launcher"))
             worker = Process.read(value.pop("worker"))
             del value["schema"]
             claim = Claim(**value, launcher=launcher, worker=worker)
             self._lease_path(claim.lease)  # raises for what could not be a file's name
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         readable = isinstance(claim.population, str) and isinstance(claim.token, str)
         return claim if readable else None
 
-    def _write(self, claim: Claim) -> None:
-        value: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(claim)}
-        files.write_json(self._path(claim.fingerprint), value)
+    def _write(self, claim: Claim) -> bool:
+        """Write a claim. False: on an object store somebody else has written it meanwhile."""
+        return self._put(claim.fingerprint, {"schema": SCHEMA, **dataclasses.asdict(claim)})
+
+    def _put(self, fingerprint: str, value: Mapping[str, Any]) -> bool:
+        """Write what stands in the place of a claim. False: on an object store somebody else has written it meanwhile."""
+        path = self._path(fingerprint)
+        if not isinstance(path, ObjectPath):
+            files.write_json(path, value)
+            return True
+        version, _ = self._seen[fingerprint]
+        try:
+            new_version = path.write_version(json.dumps(value, allow_nan=False).encode(), version)
+        except Conflict:
+            return False
+        self._seen[fingerprint] = (new_version, None)
+        return True
+
+    def _remove(self, fingerprint: str) -> None:
+        """Give up the claim on a run, as it was last seen."""
+        path = self._path(fingerprint)
+        if isinstance(path, ObjectPath):
+            self._put(fingerprint, {"schema": SCHEMA, "released": new_token()})
+        else:
+            path.unlink(missing_ok=True)
 
     # --- leases
 
@@ -136,7 +180,11 @@ class Claims:
         return self.root / "launchers" / f"{name}.json"
 
     def _renew(self) -> None:
-        """Raise the counter of our lease."""
+        """Raise the counter of our lease, unless that was just done."""
+        now = time.monotonic()
+        if self._beats and abs(now - self._beat_at) < LEAST_SECONDS:
+            return
+        self._beat_at = now
         self._beats += 1
         launcher = dataclasses.asdict(self.me)
         value = {"schema": SCHEMA, "beat": self._beats, "launcher": launcher, "time": time.time()}
@@ -171,9 +219,14 @@ class Claims:
         if not lease.TOKEN.fullmatch(token):
             return False
         path = lease.beat_path(self.root, token)
-        if not path.exists():
+        try:
+            value = files.read_json(path)
+        except FileNotFoundError:
             return False
-        value = _read_object(path)
+        except ValueError:
+            value = {}
+        if not isinstance(value, dict):
+            value = {}
         with contextlib.suppress(KeyError, TypeError):
             worker = Process.read(value["worker"])
             if worker.local:
@@ -209,7 +262,7 @@ class Claims:
             for fingerprint in recorded:
                 claim = self.read(fingerprint)
                 if claim and not self.alive(claim):
-                    self._path(fingerprint).unlink(missing_ok=True)
+                    self._remove(fingerprint)
                     self._forget(claim)
         self.close()
 
@@ -228,7 +281,8 @@ class Claims:
     def take(self, fingerprints: Sequence[str], worker: int, population: str) -> str:
         """Claim runs for a worker process of ours; return the token by which it knows that they are still its own.
 
-        Call under `lock`, after `by_other` has said that they are free.
+        Call under `lock`, after `by_other` has said that they are free. On an object store another launcher may have
+        been quicker since: the worker will see that, and end.
         """
         if self._beats == 0:
             self._renew()
@@ -236,15 +290,29 @@ class Claims:
         self._take(fingerprints, worker, population, token)
         return token
 
-    def take_for_ourselves(self, fingerprint: str, token: str) -> None:
-        """Claim a run that this process trains itself: its worker's counter says enough. Call under `lock`."""
-        self._take([fingerprint], self.me.pid, "", token)
+    def take_for_ourselves(self, fingerprint: str, token: str) -> bool:
+        """Claim a run that this process trains itself: its worker's counter says enough. Call under `lock`.
 
-    def _take(self, fingerprints: Sequence[str], worker: int, population: str, token: str) -> None:
+        False: somebody else was quicker.
+        """
+        return self._take([fingerprint], self.me.pid, "", token)
+
+    def _take(self, fingerprints: Sequence[str], worker: int, population: str, token: str) -> bool:
+        """Write claims until one of them is somebody else's by now; tell whether all were written."""
         process = Process.of(worker)
         for fingerprint in fingerprints:
-            self._forget(self.read(fingerprint))
-            self._write(Claim(fingerprint, self.me, process, population, time.time(), self.lease, token))
+            before = self._last_seen(fingerprint)
+            claim = Claim(fingerprint, self.me, process, population, time.time(), self.lease, token)
+            if not self._write(claim):
+                return False
+            self._forget(before)
+        return True
+
+    def _last_seen(self, fingerprint: str) -> Claim | None:
+        """Return the claim that a run had when it was last looked at, which is when it was said to be free."""
+        if fingerprint not in self._seen:
+            return self.read(fingerprint)
+        return self._seen[fingerprint][1]
 
     def beat(self, fingerprints: Sequence[str]) -> list[str]:
         """Say that we are still at it. Return the runs that somebody else has taken from us meanwhile."""
@@ -256,6 +324,7 @@ class Claims:
         """Let go of what is ours among these runs."""
         with self.lock():
             for fingerprint in fingerprints:
-                if self.mine(fingerprint):
-                    self._forget(self.read(fingerprint))
-                    self._path(fingerprint).unlink(missing_ok=True)
+                claim = self.read(fingerprint)
+                if claim is not None and claim.launcher == self.me:
+                    self._forget(claim)
+                    self._remove(fingerprint)

@@ -14,6 +14,7 @@ from etils import epath
 from experiments.alive import claims
 from experiments.alive.claims import Claims
 from experiments.alive.lease import Lease, Lost
+from experiments.objects.bucket import is_remote
 
 POLL_SECONDS = 2.0
 
@@ -48,7 +49,7 @@ def _held(directory: epath.Path, fingerprint: str, token: str, say: Say) -> Iter
     finally:
         lease.end()
         of_run.release([fingerprint])
-        if root == directory:  # elsewhere other workers have their counters there
+        if root == directory and not is_remote(root):  # elsewhere other workers have their counters there
             with contextlib.suppress(OSError):
                 (root / "workers").rmdir()
 
@@ -67,8 +68,9 @@ def _take(of_run: Claims, directory: epath.Path, fingerprint: str, token: str, s
         with of_run.lock():
             other = of_run.by_other(fingerprint)
             if other is None:
-                of_run.take_for_ourselves(fingerprint, token)
-                return
+                if of_run.take_for_ourselves(fingerprint, token):
+                    return
+                continue
         if of_run.is_seen_alive(other):
             raise Lost(f"{directory} is being trained by {other}; the same command goes on when that has ended")
         if not waiting:

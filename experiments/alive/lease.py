@@ -25,6 +25,7 @@ from etils import epath
 from experiments import files
 from experiments.alive.looks import Looks
 from experiments.cli import AgainError
+from experiments.objects.bucket import is_remote
 
 SCHEMA = 1
 TOKEN = re.compile(r"[0-9a-f]{1,32}")
@@ -32,7 +33,7 @@ VARIABLE = "LOSSGRID_CLAIM"
 BEAT_SECONDS = 5.0
 # Between two looks at the claims while nothing is saved.
 LOOK_SECONDS_LOCAL = 3.0
-LOOK_SECONDS_OBJECT_STORE = 15.0
+OBJECT_STORE_SECONDS = 15.0  # between two beats, and between two looks, where each is a request
 
 
 class Lost(AgainError):
@@ -46,6 +47,9 @@ def _boot() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
     except OSError:
+        asked = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
+        with contextlib.suppress(OSError):
+            return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
         return ""
 
 
@@ -99,8 +103,12 @@ class Process:
 
     @property
     def local(self) -> bool:
-        """Tell whether it is (or was) on this host, where its process id means something to us."""
-        return self.host == socket.gethostname() and self.space == _space()
+        """Tell whether it is of this host as it runs now, where its process id means something to us.
+
+        A name is not enough: two machines may both be called localhost. Of one that was started anew, or is another, the
+        counters tell what lives.
+        """
+        return self.host == socket.gethostname() and self.boot == _boot() and self.space == _space()
 
     @property
     def alive(self) -> bool:
@@ -111,7 +119,7 @@ class Process:
 @contextlib.contextmanager
 def lock(root: epath.Path) -> Iterator[None]:
     """Keep everybody else on this file system from reading or writing claims of a workdir under its lock."""
-    if "://" in os.fspath(root) or os.name != "posix":
+    if is_remote(root) or os.name != "posix":
         yield
         return
     import fcntl
@@ -141,17 +149,19 @@ class Lease:
         self.token = token
         self._path = beat_path(root, token)
         self._beats = 0
-        every = LOOK_SECONDS_OBJECT_STORE if "://" in os.fspath(root) else LOOK_SECONDS_LOCAL
-        self._looks = Looks(every)  # at the claims
+        remote = is_remote(root)
+        self._looks = Looks(OBJECT_STORE_SECONDS if remote else LOOK_SECONDS_LOCAL)  # at the claims
+        self._beat_seconds = OBJECT_STORE_SECONDS if remote else BEAT_SECONDS
         self._writing = threading.Lock()
         self._over = threading.Event()
 
     def begin(self, directories: Sequence[epath.Path]) -> None:
         """Hold the runs in these folders from now on, until the process ends. Raises Lost when they are another's."""
-        with lock(self.root):  # whoever takes them over looks for our counter under it
-            if not self.holds(directories):
-                raise Lost("another launcher has taken these runs before they began")
+        with lock(self.root):  # whoever takes them over looks for our counter under it, or after our first look
             self._beat()
+            if not self.holds(directories):
+                self._path.unlink(missing_ok=True)
+                raise Lost("another launcher has taken these runs before they began")
         atexit.register(self.end)  # after all that still saves has ended
         threading.Thread(target=self._run, name="lease", daemon=True).start()
 
@@ -162,7 +172,7 @@ class Lease:
 
     def _run(self) -> None:
         """Beat until the lease is given up."""
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._over.wait(self._beat_seconds):
             with contextlib.suppress(OSError), self._writing:  # a full disk is for whoever has something to save
                 if not self._over.is_set():
                     self._beat()

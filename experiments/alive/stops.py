@@ -7,7 +7,6 @@ here (sweeps/work/stopping.py).
 """
 
 import dataclasses
-import os
 import sys
 
 from etils import epath
@@ -15,6 +14,7 @@ from etils import epath
 from experiments import files
 from experiments.alive.looks import Looks
 from experiments.cli import InputError
+from experiments.objects.bucket import is_remote
 
 SCHEMA = 1
 FILE = "stop.json"
@@ -35,8 +35,7 @@ class Requests:
 
     def __init__(self, directory: epath.Path):
         self._directory = directory
-        is_remote = "://" in os.fspath(directory)
-        self._looks = Looks(REMOTE_SECONDS if is_remote else 0.0)
+        self._looks = Looks(REMOTE_SECONDS if is_remote(directory) else 0.0)
         self._said: str | None = None
         self.found: Stop | None = None
 

@@ -24,8 +24,9 @@ import orbax.checkpoint as ocp
 from experiments import files
 from experiments.alive import hosts
 from experiments.cli import InputError, WorkError
-from experiments.store import seals
-from experiments.store.faults import DAMAGED, explained
+from experiments.objects.bucket import is_remote
+from experiments.store import commits, seals
+from experiments.store.faults import DAMAGED, explained, saving
 from experiments.store.train_state import TrainState, named_leaves
 
 SCHEMA = 2  # of meta; the first had one checksum of every whole array in it
@@ -70,11 +71,12 @@ class Checkpoints:
     """The checkpoints of one run under way: `directory`/<step>."""
 
     def __init__(self, directory: epath.Path, keep: Keep, fingerprint: str):
-        if "://" not in os.fspath(directory):
+        if not is_remote(directory):
             directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative path
         self.directory = directory
         self.fingerprint = fingerprint
         self._keep = keep
+        self._saving: list[int] = []  # steps of saves that are not known to be committed
         if hosts.first():
             _remove_unfinished(directory)
         self._manager = self._open()
@@ -114,25 +116,43 @@ class Checkpoints:
             seals=seals.Save(leaves),
             meta=ocp.args.JsonSave(meta),
         )
-        # Forced, or Orbax's own policy would leave out a step without a word.
-        start = functools.partial(self._manager.save, step, args=items, force=True)
+        start = functools.partial(self._start, step, items)
         if hosts.count() == 1:
             self._starting = _starter().submit(start)
         else:
             start()  # processes meet in it: all have to do so in one order with everything else
+
+    def _start(self, step: int, items: ocp.args.Composite) -> None:
+        """Hand a save to Orbax, which waits for the one before."""
+        if hosts.first():
+            commits.begin(self.directory, step)
+        # Forced, or Orbax's own policy would leave out a step without a word.
+        self._manager.save(step, args=items, force=True)
+        self._note_committed()
+        self._saving.append(step)
+
+    def _note_committed(self) -> None:
+        """Note that the saves before are committed."""
+        while self._saving:
+            step = self._saving.pop()
+            if hosts.first():
+                commits.end(self.directory, step)
 
     def _wait_for_start(self) -> None:
         """Return when Orbax has been handed the last save: one is committed while the next may wait, and no more."""
         if self._starting is not None:
             starting = self._starting
             self._starting = None
-            starting.result()
+            with saving(self.directory):
+                starting.result()
 
     def wait(self) -> None:
         """Return when all saves are committed. Raises what made one fail."""
         self._wait_for_start()
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with saving(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+            self._note_committed()
 
     def close(self) -> None:
         """Wait and let go of the directory."""
@@ -227,7 +247,11 @@ class Checkpoints:
         self.wait()
         for later in self._manager.all_steps():
             if later > step:
+                if hosts.first():
+                    commits.begin(self.directory, later)
                 self._manager.delete(later)
+                self._saving.append(later)
+        self._note_committed()
 
 
 @functools.cache
@@ -252,6 +276,7 @@ def _remove_unfinished(directory: epath.Path) -> None:
 
     By name: Orbax would also remove what it takes for unfinished on an object store, such as a copy of a checkpoint.
     """
+    commits.settle(directory)
     for path in directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}"):
         path.rmtree()
 

@@ -7,6 +7,7 @@ from etils import epath
 import jax
 
 from experiments.cli import AgainError, WorkError
+from experiments.objects.bucket import is_remote
 from experiments.store import seals
 
 DAMAGED = ".damaged"  # the end of the name of a checkpoint that was set aside
@@ -44,6 +45,22 @@ def explained(folder: epath.Path) -> Iterator[None]:
             f"{folder} cannot be read ({text}); nothing was changed. To go on from the checkpoint before it, "
             f"rename it to {folder.name}{DAMAGED}"
         ) from error
+
+
+@contextlib.contextmanager
+def saving(folder: epath.Path) -> Iterator[None]:
+    """Raise AgainError where a save in this context fails because an object store does not answer.
+
+    What a disk says is raised as it is: the disk is full, or the like.
+    """
+    try:
+        yield
+    except Exception as error:
+        chain = _chain(error)
+        if is_remote(folder) and any(_is_transient(one) for one in chain):
+            text = _one_line(chain[-1])
+            raise AgainError(f"{folder} cannot be written now ({text}); run the same command again") from error
+        raise
 
 
 def _chain(error: BaseException) -> list[BaseException]:

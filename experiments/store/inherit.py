@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -175,7 +174,7 @@ def read(folder: epath.Path) -> Parent:
 
 def _read_weights(folder: epath.Path) -> Parent:
     """Read a folder of weights. Its fingerprint is a hash of the model and of the checksums of its parameters."""
-    value = weights.read_json(pathlib.Path(folder) / "model.json", "expected the folder of a run or of weights")
+    value = weights.read_json(folder / "model.json", "expected the folder of a run or of weights")
     content = json.dumps([value.get("family"), value.get("model"), value.get("crc32")], sort_keys=True)
     found = weights.load(folder)
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,17 +1,16 @@
 """Write the metrics of a run as it goes: one JSON object a line, and the mirrors that show them as well.
 
-metrics.jsonl is the source of curves; TensorBoard's files and a service such as Weights & Biases are copies of it, which
+The log (segments.py) is the source of curves; TensorBoard's files and a service such as Weights & Biases are copies of it, which
 nothing here reads.
 """
 
 from collections.abc import Sequence
 import json
-import sys
 from typing import Any, Protocol
 
 from etils import epath
 
-from experiments import files
+from experiments.store import segments
 from experiments.store.record import finite_or_null
 
 Row = dict[str, Any]  # `step`, `tokens`, and values by name
@@ -60,11 +59,12 @@ class TensorBoard:
 
 
 class Metrics:
-    """The append-only log of a run, and its mirrors: TensorBoard, and those given."""
+    """The log of a run (segments.py), and its mirrors: TensorBoard, and those given."""
 
     def __init__(self, directory: epath.Path, tensorboard: bool, mirrors: Sequence[Mirror] = ()):
-        self.path = directory / "metrics.jsonl"
-        self._file: Any = None
+        self.directory = directory
+        self._writer: segments.DiskWriter | segments.ObjectWriter | None = None
+        self._next_segment = 1
         self._tensorboard = TensorBoard(directory / "tb") if tensorboard else None
         self._mirrors = tuple(mirrors)
         self._evaluated: int | None = None  # newest step whose evaluation the log has
@@ -74,27 +74,11 @@ class Metrics:
 
         A line in the middle that cannot be read is left out, and said so.
         """
-        kept = self._rows_until(step) if self.path.exists() else []
-        content = "".join(line + "\n" for line, _ in kept)
-        files.write_bytes(self.path, content.encode())
-        evaluated = [row["step"] for _, row in kept if EVALUATED in row]
+        self._next_segment, kept = segments.cut(self.directory, step)
+        evaluated = [row["step"] for row in kept if EVALUATED in row]
         self._evaluated = max(evaluated, default=None)
         if self._tensorboard:
             self._tensorboard.begin_at(step + 1)
-
-    def _rows_until(self, step: int) -> list[tuple[str, Row]]:
-        """Return lines and rows up to a step, without those that cannot be read."""
-        kept = []
-        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
-            try:
-                row = files.parse(line)
-                if row["step"] <= step:
-                    kept.append((line.decode().rstrip(), row))
-            except (ValueError, KeyError, TypeError):
-                # The last line of a process that was killed has no end: that is no damage.
-                if line.endswith(b"\n"):
-                    print(f"{self.path}: line {number} cannot be read and is left out", file=sys.stderr)
-        return kept
 
     def append_evaluation(self, row: Row) -> None:
         """Write the row of an evaluation, unless the log has one of this step: of before the run was resumed there."""
@@ -104,15 +88,19 @@ class Metrics:
 
     def append(self, row: Row) -> None:
         """Write one row: `step`, `tokens`, and values by name. Non-finite values are written as null."""
-        if self._file is None:
-            self._file = self.path.open("a")
+        if self._writer is None:
+            self._writer = segments.writer(self.directory, self._next_segment)
         plain = {name: finite_or_null(value) for name, value in row.items()}
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
+        self._writer.append(json.dumps(plain).encode() + b"\n")
         if self._tensorboard:
             self._tensorboard.add(row)
         for mirror in self._mirrors:
             mirror.add(row)
+
+    def publish(self) -> None:
+        """Have all rows so far where others see them: before a checkpoint, behind which nobody would write them again."""
+        if self._writer is not None:
+            self._writer.publish()
 
     def rewind(self, step: int) -> None:
         """Go back to a step while the run is under way."""
@@ -121,9 +109,9 @@ class Metrics:
 
     def _release(self) -> None:
         """Close the log and its mirrors."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         if self._tensorboard:
             self._tensorboard.close()
 

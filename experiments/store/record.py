@@ -1,7 +1,7 @@
 """Write and read the record of a run: its one-row result, with a schema version.
 
 run.json        what is being trained, written before the first step (run_file.py)
-metrics.jsonl   one JSON object a line; cut back to the restored step on resume (metrics.py)
+metrics/        one JSON object a line; cut back to the restored step on resume (segments.py)
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
@@ -14,6 +14,7 @@ from etils import epath
 
 from experiments import files
 from experiments.cli import InputError
+from experiments.objects.bucket import Unavailable
 from experiments.run import identity, schema
 from experiments.store import checkout
 import models
@@ -108,6 +109,8 @@ def read(path: epath.PathLike) -> dict[str, Any]:
     try:
         record = files.read_json(path)
         version = record["schema"]
+    except Unavailable:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a readable record ({type(error).__name__}); delete it to train again"

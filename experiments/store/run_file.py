@@ -10,6 +10,7 @@ from experiments.cli import InputError
 from experiments.run import identity, stored
 from experiments.run.schema import Run
 from experiments.store import lineage as lineages
+from experiments.store import segments
 from experiments.store.lineage import Lineage
 
 NAME = "run.json"
@@ -65,7 +66,9 @@ def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
 
 def _or_delete(directory: epath.Path) -> str:
     """Say that a folder may go when its run was refused after run.json was written: nothing was trained in it."""
-    used = any((directory / name).exists() for name in ("claim.json", "metrics.jsonl", "record.json"))
+    used = any(
+        (directory / name).exists() for name in ("claim.json", segments.FOLDER, segments.OLD_FILE, "record.json")
+    )
     checkpoints = directory / "checkpoints"
     if used or (checkpoints.exists() and any(checkpoints.iterdir())):
         return ""

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from experiments.cli import InputError
-from experiments.store import checkpoint, seals
+from experiments.objects.bucket import is_remote
+from experiments.store import checkpoint, commits, seals
 from experiments.store.checkpoint import Leaves, Meta, Shapes
 from experiments.store.train_state import TrainState, from_names, named_leaves
 
@@ -28,7 +29,7 @@ def read_state(directory: epath.PathLike, like: TrainState) -> tuple[TrainState,
     WorkError or AgainError when it cannot be read.
     """
     directory = _absolute(directory)
-    steps = _steps(directory)
+    steps = commits.steps(directory)
     if not steps:
         raise InputError(f"{directory} holds no checkpoint; train the run first")
     newest = max(steps)
@@ -61,13 +62,7 @@ def digests(directory: epath.PathLike, step: int) -> dict[str, str]:
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
     """Return a folder as Orbax takes it."""
-    return epath.Path(directory if "://" in os.fspath(directory) else os.path.abspath(directory))
-
-
-def _steps(directory: epath.Path) -> list[int]:
-    if not directory.exists():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+    return epath.Path(directory if is_remote(directory) else os.path.abspath(directory))
 
 
 def _read_sound(folder: epath.Path, shapes: Shapes, meta: Meta) -> Leaves:

@@ -8,11 +8,13 @@ are not sent twice. Whatever fails here is said once and switches the mirror off
 from collections.abc import Callable
 import os
 import sys
+import tempfile
 from typing import Any
 
 from etils import epath
 
 from experiments.cli import InputError
+from experiments.objects.bucket import is_remote
 from experiments.run import identity
 from experiments.run.schema import Run
 
@@ -33,7 +35,7 @@ class WandbMirror:
             "project": project,
             "id": fingerprint,
             "resume": "allow",
-            "dir": os.fspath(directory),
+            "dir": tempfile.mkdtemp(prefix="wandb-") if is_remote(directory) else os.fspath(directory),
             "config": identity.to_dict(run),
             "reinit": "create_new",  # a population has several runs in one process
             "settings": wandb.Settings(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import uuid
 import zlib
 
+from etils import epath
 from jaxtyping import Float
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 from experiments import files
 from experiments.cli import InputError
+from experiments.objects.bucket import is_remote
 from experiments.run import build, stored
 import models
 from models import functional
@@ -30,6 +32,7 @@ SCHEMA = 1  # of model.json
 DTYPES = ("F32", "F16", "BF16")  # that are read; all become float32
 
 Path = str | os.PathLike[str]
+Directory = pathlib.Path | epath.Path
 Params = dict[str, Float[np.ndarray, "..."]]
 
 
@@ -84,7 +87,7 @@ def load(directory: Path) -> Weights:
 
     Raises InputError naming the file and the field or parameter that is missing or damaged.
     """
-    directory = pathlib.Path(directory)
+    directory = epath.Path(directory)
     is_run = (directory / "run.json").exists()
     path = directory / ("run.json" if is_run else "model.json")
     value = read_json(path, "expected the folder of an import, or the workdir of a run with its run.json")
@@ -127,9 +130,7 @@ def _config(family: str, options: Mapping[str, Any]) -> Any:
     return with_idle_options_unset(cfg)
 
 
-def _read_import(
-    directory: pathlib.Path, expected: Mapping[str, tuple[int, ...]], checksums: Mapping[str, int]
-) -> Params:
+def _read_import(directory: Directory, expected: Mapping[str, tuple[int, ...]], checksums: Mapping[str, int]) -> Params:
     """Read the parameters of an import and check them."""
     source = Tensors(directory, ["params.safetensors"])
     if differ := sorted(source.files.keys() ^ expected.keys()):
@@ -148,8 +149,13 @@ def _one_line(error: Exception) -> str:
 class Tensors:
     """The tensors of the safetensors files of a folder by name, read one at a time."""
 
-    def __init__(self, directory: pathlib.Path, names: list[str]):
-        """Open the files. Raises InputError for one that is missing or cut short, or a tensor that is there twice."""
+    def __init__(self, directory: Directory, names: list[str]):
+        """Open the files. Raises InputError for one that is missing or cut short, or a tensor that is there twice.
+
+        They are mapped into memory, and so have to lie on a disk.
+        """
+        if is_remote(directory):
+            raise InputError(f"{directory}: weights are read from a disk; expected a copy of the folder there")
         self.directory = directory
         self.files: dict[str, Any] = {}
         for name in names:
@@ -186,7 +192,7 @@ def and_more(names: list[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)"
 
 
-def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
+def read_json(path: Directory, hint: str) -> dict[str, Any]:
     """Read a JSON object. Raises InputError naming the file; `hint` says what was expected where there is none."""
     try:
         value = files.read_json(path)
@@ -202,7 +208,7 @@ def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
 def check_new(directory: Path) -> pathlib.Path:
     """Return the folder as a path. Raises InputError when it holds something, or is not on a disk of this machine."""
     path = pathlib.Path(directory)
-    if "://" in os.fspath(directory):
+    if is_remote(directory):
         raise InputError(f"{directory} is not a local folder; expected one")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path} is there already; expected a new or an empty folder")

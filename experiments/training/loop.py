@@ -223,6 +223,8 @@ class Loop:
             step = trial.step
             if trial not in due or trial.saved_step == step:
                 continue
+            with self.lookout.alone():
+                trial.metrics.publish()  # nobody writes these rows again once the checkpoint is there
             with self._timed("save", f"saving {trial.directory}"):
                 state = population.state_of(slot)
                 trial.checkpoints.save(state, step, trial.notes)

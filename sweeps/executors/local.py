@@ -14,7 +14,6 @@ from typing import Any
 
 from etils import epath
 
-from models.errors import InputError
 from sweeps.executors.support.outside import not_started
 from sweeps.executors.support.protocol import Executor, Hardware, NotStarted
 from sweeps.executors.support.subprocess_worker import SubprocessWorker, wait_for_output
@@ -113,11 +112,6 @@ class LocalExecutor(Executor[SubprocessWorker]):
             return {}
         next_place = self._free[-1]
         return {"cpu_devices": len(next_place.cores or self._cores)}
-
-    def check(self, workdir: epath.Path) -> None:
-        """Raise InputError for a workdir that is no local folder."""
-        if "://" in os.fspath(workdir):
-            raise InputError(f"--workdir={workdir}: the local executor writes logs and locks; expected a local folder")
 
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker | NotStarted:
         """Start a worker in a free place."""

@@ -13,6 +13,7 @@ from typing import Any
 from experiments import files
 from experiments.benchmarks.chips import chip_name, chip_of
 from experiments.run import schema, stored
+from experiments.store import segments
 from experiments.store.record import ledger
 from models.errors import InputError
 from sweeps.cost import machines, plan_file
@@ -133,7 +134,7 @@ def _log_end(workdir: Workdir, fingerprint: str, state: State) -> _LogEnd:
     if step:
         return _LogEnd(step, seconds)
     last: Mapping[str, Any] = {}
-    for row in files.read_lines(workdir.run_dir(fingerprint) / "metrics.jsonl"):
+    for row in segments.read(workdir.run_dir(fingerprint)):
         if "loss" in row:
             last = row
     return _LogEnd(_number(last, "step"), _number(last, "seconds"), _number(last, "tokens_per_second"))

@@ -1,7 +1,7 @@
 """The workdir of a study: what was asked for, content-addressed runs with their records, and their states.
 
     study.json                      points of the study that was launched here last
-    runs/<fingerprint>/             claim.json; run.json, metrics.jsonl, checkpoints/, record.json (see experiments)
+    runs/<fingerprint>/             claim.json; run.json, metrics/, checkpoints/, record.json (see experiments)
     populations/<id>.json, .log     what a worker was given, and what it said
 
 A run's state is read from these files each time; nothing is kept in memory, so that any number of launchers, status
@@ -24,7 +24,7 @@ from experiments.alive.claims import Claims
 from experiments.data.manifest import Manifest
 from experiments.run import identity
 from experiments.run.schema import Execution, Run
-from experiments.store import record
+from experiments.store import commits, record
 from models.errors import InputError
 from sweeps.study.cells import Cell
 from sweeps.study.corpora import Place
@@ -107,7 +107,7 @@ def _now() -> str:
 
 
 class Workdir:
-    """Reads and writes a workdir. What lies under gs:// can be looked at; the local executor needs a local one."""
+    """Reads and writes a workdir, on a disk or under gs://."""
 
     def __init__(self, root: epath.PathLike):
         self.root = epath.Path(root)
@@ -195,10 +195,7 @@ class Workdir:
 
     def newest_step(self, fingerprint: str) -> int | None:
         """Return the step of the newest checkpoint of a run, without looking inside."""
-        folder = self.run_dir(fingerprint) / "checkpoints"
-        if not folder.exists():
-            return None
-        steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+        steps = commits.steps(self.run_dir(fingerprint) / "checkpoints")
         return max(steps, default=None)
 
     def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.alive import hosts, lease, stops
 from experiments.cli import InputError
-from experiments.store import record
+from experiments.store import record, segments
 from models.mesh.rules import NotDivisible
 from tests.support.commands import Started, run_command
 
@@ -60,9 +60,7 @@ class Trainer:
 
 def steps(workdir: pathlib.Path) -> list[int]:
     """Logged training steps; none while there is no log."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [row["step"] for row in map(json.loads, lines) if "loss" in row]
+    return [row["step"] for row in segments.read(workdir) if "loss" in row]
 
 
 @pytest.mark.slow

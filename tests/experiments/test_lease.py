@@ -146,7 +146,7 @@ def test_a_superseded_worker_writes_nothing_more(tiny_study, tmp_path: pathlib.P
     env = os.environ | {lease.VARIABLE: token}
     process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     end = time.monotonic() + 60
-    while not (logs := [log for log in root.glob("runs/*/metrics.jsonl") if log.stat().st_size]):
+    while not (logs := [log for log in root.glob("runs/*/metrics/*.jsonl") if log.stat().st_size]):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGSTOP)

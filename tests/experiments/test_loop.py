@@ -190,10 +190,9 @@ def test_a_delay_is_in_the_share_of_what_was_late(tiny, tmp_path, monkeypatch, s
 
 def read_rows(directory):
     """Metrics with what depends on the clock."""
-    import json
+    from experiments.store import segments
 
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return segments.read(directory)
 
 
 def test_tokens_per_second_count_what_happens_between_steps(tiny, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 from experiments.alive import claims, holding, lease
 from experiments.alive.lease import Process
 from experiments.cli import InputError
-from experiments.store import record
+from experiments.store import record, segments
 from experiments.training.loop import Stopped
 from tests.support.paths import REPOSITORY
 from tests.support.training import assert_same_run, rows, run, write_config
@@ -34,8 +34,7 @@ def trainer(config: pathlib.Path, workdir: pathlib.Path, *before: str) -> subpro
 
 def wait_for_rows(process: subprocess.Popen[str], workdir: pathlib.Path, count: int) -> None:
     """Wait until a process has written so many rows of metrics."""
-    log = workdir / "metrics.jsonl"
-    while not (log.exists() and log.read_text().count("\n") >= count):
+    while len(segments.read(workdir)) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 

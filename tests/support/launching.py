@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments.store import record
+from experiments.store import record, segments
 from sweeps.watch import overview
 from sweeps.work.workdir import Workdir
 from tests.support.commands import run_command
@@ -34,9 +34,9 @@ def get_study(arg="20"):
 
 
 class Launch:
-    """The tiny study in one workdir, with the commands as a user types them."""
+    """The tiny study in one workdir, on a disk or in a bucket, with the commands as a user types them."""
 
-    def __init__(self, study_path: pathlib.Path, workdir: pathlib.Path, arg: str | None = "20"):
+    def __init__(self, study_path: pathlib.Path, workdir: Any, arg: str | None = "20"):
         study = f"{study_path}:{arg}" if arg else str(study_path)
         self.workdir, self._launch = workdir, ["sweeps.launch", f"--study={study}", f"--workdir={workdir}"]
 
@@ -58,7 +58,7 @@ class Launch:
         for path in self.workdir.glob("runs/*/claim.json"):
             with contextlib.suppress(FileNotFoundError):  # released meanwhile
                 out.append(json.loads(path.read_text()))
-        return out
+        return [claim for claim in out if "worker" in claim]  # in a bucket one that was given back stays as a file
 
     def until(self, condition: Any, seconds: float = 60) -> Any:
         """Wait for something in the workdir."""
@@ -77,9 +77,8 @@ class Launch:
     def steps_logged(self) -> dict[str, list[int]]:
         """Steps in each run's metrics log, evaluations left out."""
         out = {}
-        for path in self.workdir.glob("runs/*/metrics.jsonl"):
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            out[path.parent.name] = [row["step"] for row in rows if "loss" in row]
+        for folder in self.workdir.glob("runs/*/metrics"):
+            out[folder.parent.name] = [row["step"] for row in segments.read(folder.parent) if "loss" in row]
         return out
 
 

@@ -1,6 +1,5 @@
 """Train tiny runs, kill them, and compare what they leave."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -15,7 +14,7 @@ import pytest
 
 from experiments import prepare, train
 from experiments.run import freeze
-from experiments.store import record
+from experiments.store import record, segments
 from tests.support.paths import REPOSITORY
 
 OF_THE_DAY = ("seconds", "tokens_per_second")  # how names begin of what a clock has measured
@@ -24,13 +23,12 @@ OF_THE_DAY = ("seconds", "tokens_per_second")  # how names begin of what a clock
 def run(config, directory, report=lambda event: None):
     frozen, execution = freeze.freeze(config)
     train.train([frozen], [epath.Path(directory)], execution, report)
-    return record.read(pathlib.Path(directory) / "record.json")
+    return record.read(epath.Path(directory) / "record.json")
 
 
 def rows(directory):
     """Metrics without what depends on the clock."""
-    lines = (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(OF_THE_DAY)} for line in lines]
+    return [{k: v for k, v in row.items() if not k.startswith(OF_THE_DAY)} for row in segments.read(directory)]
 
 
 def arrays(directory):
@@ -72,8 +70,7 @@ def assert_kills_change_nothing(config, tmp_path, steps):
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            log = tmp_path / "killed" / "metrics.jsonl"
-            if log.exists() and log.read_text().count("\n") >= target:
+            if len(segments.read(tmp_path / "killed")) >= target:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 break

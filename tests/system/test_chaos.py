@@ -1,21 +1,27 @@
 """A study of 24 runs among random kills for minutes: the grid is that of the undisturbed study, bit for bit.
 
+In a bucket, requests fail at random as well: the store is busy, or connections break before or after the work is done.
+
 LOSSGRID_CHAOS_SECONDS and LOSSGRID_CHAOS_SEED set how long, and which kills (default: 240 s, a fresh seed, printed).
 """
 
 import collections
+from collections.abc import Iterator
+import io
 import os
 import pathlib
 import random
 import signal
 import subprocess
 import time
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from experiments.alive import claims
 from tests.support.commands import run_command
+from tests.support.faults import FaultyProxy
 from tests.support.launching import Launch
 
 STUDY = '''"""Does it survive? 24 runs of two signatures."""
@@ -83,15 +89,32 @@ class Chaos:
         self.done[what] += 1
 
 
-def grid(workdir: pathlib.Path) -> pd.DataFrame:
+def grid(workdir: Any) -> pd.DataFrame:
     """The collected grid, by fingerprint."""
     done = run_command("sweeps.collect", f"--workdir={workdir}", f"--out={workdir / 'grid.parquet'}")
     assert done.returncode == 0, done.stderr
-    return pd.read_parquet(workdir / "grid.parquet").set_index("fingerprint").sort_index()
+    content = io.BytesIO((workdir / "grid.parquet").read_bytes())
+    return pd.read_parquet(content).set_index("fingerprint").sort_index()
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A workdir on a disk, or in a bucket whose store fails for one of forty requests of every process."""
+    if request.param == "disk":
+        yield tmp_path / "chaos"
+        return
+    emulator = request.getfixturevalue("emulator")
+    folder = request.getfixturevalue("store_folder")
+    with FaultyProxy(emulator.url, 1 / 40, seed=random.SystemRandom().randrange(10**6)) as proxy:
+        for name in emulator.environment:
+            monkeypatch.setenv(name, proxy.url)
+        yield folder
+        print(f"{proxy.passed} requests, failed: {dict(proxy.injected)}")
+        assert proxy.injected.total() > 50
 
 
 @pytest.mark.slow
-def test_random_kills_change_nothing(corpus: pathlib.Path, data_root: pathlib.Path, tmp_path: pathlib.Path):
+def test_random_kills_change_nothing(corpus: pathlib.Path, data_root: pathlib.Path, tmp_path: pathlib.Path, place: Any):
     """Launchers and workers are killed and stopped for minutes, sometimes two launchers at once."""
     seconds = float(os.environ.get("LOSSGRID_CHAOS_SECONDS", "240"))
     seed = int(os.environ.get("LOSSGRID_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
@@ -103,7 +126,7 @@ def test_random_kills_change_nothing(corpus: pathlib.Path, data_root: pathlib.Pa
     assert done.returncode == 0 and "24 complete" in done.stdout, done.stdout + done.stderr
     calm_seconds = time.monotonic() - start
 
-    launch = Launch(tmp_path / "study.py", tmp_path / "chaos", None)
+    launch = Launch(tmp_path / "study.py", place, None)
     chaos, end = Chaos(launch, random.Random(seed)), time.monotonic() + seconds
     while time.monotonic() < end and len(list(launch.workdir.glob("runs/*/record.json"))) < 24:
         chaos.keep_launching()

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from experiments.alive import claims
+from experiments.store import segments
 from tests.support.executors import losses, started, until
 
 SPECS = [
@@ -53,7 +54,7 @@ def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
     (tmp_path / "long.py").write_text(text)
     workdir, long = tmp_path / "w", pathlib.Path(f"{tmp_path}/long.py:3000")
     first = started(long, workdir, spec)
-    until(lambda: len(workers(workdir)) == 2 and len(list(workdir.glob("runs/*/metrics.jsonl"))) == 2)
+    until(lambda: len(workers(workdir)) == 2 and len(list(workdir.glob("runs/*/metrics"))) == 2)
     olds = workers(workdir)
     for old in olds:
         os.kill(old.pid, signal.SIGSTOP)
@@ -78,7 +79,7 @@ def test_runs_are_handed_over_when_their_worker_is_over_and_not_before(
     goes_on = spec.startswith("slurm") and end == signal.SIGCONT
     assert "is being trained by" in err and ("taking over" in err) != goes_on, err
     assert len(losses(workdir)) == 3
-    for path in workdir.glob("runs/*/metrics.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for path in workdir.glob("runs/*/metrics"):
+        rows = segments.read(path.parent)
         assert [row["step"] for row in rows if "loss" in row] == [1, *range(10, 3001, 10)], "each step once, in order"
     assert not any(old.alive for old in olds) and claimed_by(workdir) == {} and workers(workdir) == []

@@ -89,3 +89,20 @@ def test_a_lease_of_another_host_is_judged_by_its_counter_alone(tmp_path: pathli
     assert mine.by_other("f") is None, "nobody is at it any more"
     mine.take(["f"], os.getpid(), "p")
     assert theirs.beat(["f"]) == ["f"], "the other comes back from a long sleep, and learns of it"
+
+
+def test_a_host_of_the_same_name_is_another_host(tmp_path: pathlib.Path, monkeypatch):
+    """Two machines are called localhost, and share a disk: the claim of the other is watched, and not dead at once."""
+    mine, theirs = claims.Claims(epath.Path(tmp_path)), claims.Claims(epath.Path(tmp_path))
+    theirs.me = dataclasses.replace(theirs.me, boot="of the other machine", pid=2**22 + 1)
+    theirs.take(["f"], os.getpid(), "p")
+    clock = 1000.0
+    monkeypatch.setattr(claims.time, "monotonic", lambda: clock)
+    claim = mine.by_other("f")
+    assert claim and not mine.is_seen_alive(claim), "no process here has this id, and that says nothing"
+    theirs.beat(["f"])
+    clock += claims.STALE_SECONDS - 1
+    claim = mine.by_other("f")
+    assert claim and mine.is_seen_alive(claim)
+    clock += claims.STALE_SECONDS + 1
+    assert mine.by_other("f") is None

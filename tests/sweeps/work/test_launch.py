@@ -87,7 +87,7 @@ def test_nohup_stays_in_force_and_a_batch_systems_signal_saves(tmp_path: pathlib
     process = launch.start("nohup")
     launch.until(launch.claimed)
     process.send_signal(signal.SIGHUP)
-    logs = launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
+    logs = launch.until(lambda: list(launch.workdir.glob("runs/*/metrics/*.jsonl")))
     launch.until(lambda: logs[0].read_text().count("\n") > 3)
     assert process.poll() is None
     process.send_signal(signal.SIGUSR1)
@@ -112,7 +112,7 @@ def test_stopped_killed_and_launched_twice(undisturbed: Launch, tmp_path: pathli
     process = launch.start()
     launch.until(launch.claimed)
     assert launch.status()["counts"].get("running"), "while they are claimed by processes that live"
-    launch.until(lambda: list(launch.workdir.glob("runs/*/metrics.jsonl")))
+    launch.until(lambda: list(launch.workdir.glob("runs/*/metrics/*.jsonl")))
     process.kill()
     process.wait()
     launch.until(lambda: "running" not in launch.status()["counts"])  # workers save and end with their launcher

@@ -16,7 +16,7 @@ from experiments.alive import looks, stops
 from experiments.cli import InputError
 from experiments.data import batches
 from experiments.run import freeze, schema
-from experiments.store import inherit, metrics, record
+from experiments.store import inherit, metrics, record, segments
 from experiments.training import spikes
 from experiments.training.trial import Trial
 from sweeps.executors import local
@@ -338,7 +338,7 @@ def test_status_of_running_waiting_and_tried_runs(undisturbed: Launch, tiny_stud
     running, waiting = points[0]["fingerprint"], points[-1]["fingerprint"]
     for name in (running, waiting):
         (held.run_dir(name) / "record.json").unlink()
-    log = held.run_dir(running) / "metrics.jsonl"
+    log = held.run_dir(running) / "metrics" / "000001.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join(lines[: len(lines) // 2]) + '\n{"step": 1')
     held.claims.take([running], os.getpid(), "p")
@@ -415,7 +415,7 @@ def test_mirrors_see_every_row_and_may_fail(tmp_path, capsys):
     log.rewind(1)
     log.append({"step": 2, "tokens": 16, "loss": 0.4})
     log.close()
-    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kept = segments.read(tmp_path)
     assert [(row["step"], row["loss"]) for row in kept] == [(1, 1.0), (2, 0.4)]
     assert [row if row == "closed" else row["step"] for row in seen] == [1, 2, 3, 2, "closed"]
     assert list((tmp_path / "tb").iterdir())
@@ -430,7 +430,7 @@ def test_a_line_that_cannot_be_read_takes_no_others_with_it(tmp_path, capsys):
     """It is left out and said so; a last line without an end is what a killed process leaves, and no news."""
     lines = ('{"step": 1, "loss": 3.0}\n', '{"st\n', "[]\n", '{"step": 4, "loss": 2.0}\n', '{"step": 5, "lo')
     log_of(tmp_path, *lines).cut(4)
-    assert (tmp_path / "metrics.jsonl").read_text() == lines[0] + lines[3]
+    assert (tmp_path / "metrics" / "000000.jsonl").read_text() == lines[0] + lines[3]
     said = capsys.readouterr().err.splitlines()
     assert [line.partition("metrics.jsonl: ")[2] for line in said] == [
         "line 2 cannot be read and is left out",

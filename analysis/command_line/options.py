@@ -26,7 +26,7 @@ def define() -> None:
         None,
         "ROLE=COLUMN or ROLE=FORMULA, separated by commas: N=params_total,D=C/(6*N),C=flops,loss=loss. Roles: N, D, C, "
         "loss, group (marks FLOP budgets), weight, run (rows of one run are resampled together). Names of columns that "
-        "are no words stand in back-ticks in a formula: C=`total gflops`*1e9.",
+        "are no words stand in back-ticks in a formula: C=`total gflops`*1e9. A role that nothing uses is refused.",
     )
     flags.DEFINE_string(
         "where",

@@ -7,6 +7,7 @@ from absl import flags
 
 from analysis.command_line import reading
 from experiments import cli
+from experiments.cli import InputError
 
 
 def define_flags() -> None:
@@ -23,7 +24,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Find the trend of the role loss (any quantity) over the role X, write it where asked, and print it."""
     from analysis.command_line.answers import trend as answer
-    from analysis.grid.selection import select
+    from analysis.grid.selection import select, unused
     from analysis.questions.trend import find_trend, to_json
     from analysis.writing.output_file import check_writable, write
     from analysis.writing.terminal import open_console
@@ -32,7 +33,10 @@ def main(argv: list[str]) -> None:
     paths = reading.grid_paths(argv)
     if values.json is not None:
         check_writable(values.json, "--json")
-    columns = select(reading.load(paths), ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
+    grid = reading.load(paths)
+    for role in unused(grid, values.columns, values.where, ("X", "loss")):
+        raise InputError(f"--columns: {role}: a trend has no use for it; expected X and loss")
+    columns = select(grid, ("X", "loss"), columns=values.columns, where=values.where, signed=("loss",))
     trend = find_trend(columns["X"], columns["loss"], level=values.level, seed=values.seed)
     console = open_console()
     answer.show(trend, columns, console)

@@ -88,6 +88,8 @@ def test_the_trend_command(tmp_path):
     found = json.loads((tmp_path / "trend.json").read_text())
     assert found["interval"]["low"] < found["turning_point"] < found["interval"]["high"]
     assert found["turning_point"] == pytest.approx(1e9, rel=0.1)
+    done = command("analysis.trend", arguments[0], "--columns=X=params,loss=score,weight=params")
+    assert done.returncode == 2 and "--columns: weight: a trend has no use for it" in done.stderr
 
 
 def test_superposition_is_tested_against_one_over_width():

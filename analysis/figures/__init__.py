@@ -28,9 +28,14 @@ def has_fit(law: str) -> Callable[[Survey], bool]:
     return lambda survey: law in survey.results
 
 
-def has_draws(survey: Survey) -> bool:
-    """Whether the parametric law was resampled."""
-    return "chinchilla" in survey.results and len(survey["chinchilla"].draws) > 0
+def tells_surface(survey: Survey) -> bool:
+    """Whether the rows tell the loss of the parametric law at runs like theirs."""
+    return "chinchilla" in survey.results and scaling.tells_surface(survey["chinchilla"])
+
+
+def has_cloud(survey: Survey) -> bool:
+    """Whether the parametric law was resampled, and the rows tell two of its numbers."""
+    return "chinchilla" in survey.results and bool(quality.pairs_of_cloud(survey["chinchilla"]))
 
 
 def has_profiles(survey: Survey) -> bool:
@@ -52,8 +57,8 @@ def rolling_of(survey: Survey) -> Rolling:
 
 
 def has_comparison(survey: Survey) -> bool:
-    """Whether the grid has several families."""
-    return survey.comparison is not None
+    """Whether the grid has several families, and the rows tell what their compute is worth."""
+    return survey.comparison is not None and not families.why_no_rates(survey.comparison)
 
 
 def has_rates(survey: Survey) -> bool:
@@ -93,9 +98,10 @@ FIGURES = {
         "The least loss that any run reached at each compute, and the sizes of the runs that reached it.",
     ),
     "surface": ReportFigure(
-        has_fit("chinchilla"),
+        tells_surface,
         lambda survey: scaling.surface(survey["chinchilla"]),
-        "The fitted law with the runs that it rests on. Losses above those of the runs share one colour.",
+        "The fitted law with the runs that it rests on, blank where they do not tell the loss. Losses above those of the runs "
+        "share one colour.",
     ),
     "observed": ReportFigure(
         has_fit("chinchilla"),
@@ -108,7 +114,7 @@ FIGURES = {
         "What the law leaves over. A bend means that its form is wrong there. Far out, the axis becomes logarithmic.",
     ),
     "cloud": ReportFigure(
-        has_draws,
+        has_cloud,
         lambda survey: quality.cloud(survey["chinchilla"]),
         "How far the coefficients move together when runs are resampled.",
     ),

@@ -36,6 +36,17 @@ def exchange_rates(survey: Survey) -> Figure:
     return exchange(survey.comparison)
 
 
+def why_no_rates(found: Comparison) -> str:
+    """Say why no exchange rate is known at all; empty where one is."""
+    why = ""
+    for rate in found.rates.values():
+        if np.isfinite(rate.multiplier).any():
+            return ""
+        reasons = [*filter(None, rate.why), "no loss of the baseline is reached"]
+        why = why or reasons[0]
+    return why
+
+
 def exchange(found: Comparison) -> Figure:
     """Draw multipliers of compute against the baseline's compute, with bands.
 

@@ -28,13 +28,14 @@ from analysis.figures.style import (
     three_digits,
     times_text,
 )
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.grid.table import Columns
 from analysis.questions.backtest import BackTest, Rolling
 from analysis.writing.numbers import human
 
 MOST_PANELS = 3  # side by side
 QUANTITIES = {"N": "parameters N", "D": "tokens D", "C": "FLOPs C"}
+USUAL_PAIRS = (("alpha", "beta"), ("E", "alpha"), ("E", "exponent_N"))
 CLOUD = 400  # bootstrap replicates drawn
 HIGHEST_RISE = 4.0  # of a profile that is drawn, in units of the interval's limit
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
@@ -157,12 +158,22 @@ def cloud(result: FitResult) -> Figure:
 
     Of another law, the first coefficients one after the other.
     """
-    names = result.law.names()
-    if {"E", "alpha", "beta"} <= set(names) and "exponent_N" in result.law.optimum_exponents():
-        pairs_shown = (("alpha", "beta"), ("E", "alpha"), ("E", "exponent_N"))
-    else:
-        pairs_shown = tuple(itertools.pairwise(names))[:MOST_PANELS]
-    return pairs(result, pairs_shown, {"E": "E (nats per token)", "exponent_N": "exponent of N*"})
+    return pairs(result, pairs_of_cloud(result), {"E": "E (nats per token)", "exponent_N": "exponent of N*"})
+
+
+def pairs_of_cloud(result: FitResult) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of numbers that a cloud shows: of those that the rows tell; none without replicates."""
+    if judged_verdict(result).nothing or not len(result.draws):
+        return ()
+    told = [name for name, value in result.values().items() if value is not None]
+    shown = []
+    for pair in USUAL_PAIRS:
+        if set(pair) <= set(told):
+            shown.append(pair)
+    if shown:
+        return tuple(shown)
+    coefficients = [name for name in result.law.names() if name in told]
+    return tuple(itertools.pairwise(coefficients))[:MOST_PANELS]
 
 
 def pairs(result: FitResult, names: tuple[tuple[str, str], ...], labels: dict[str, str] | None = None) -> Figure:
@@ -216,8 +227,9 @@ def profile_panels(result: FitResult) -> Figure:
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
     panels = list(axes.flat)
     centre = result.law.coefficients()
+    values = result.values()
     for axis, (name, profile) in zip(panels, profiles.items(), strict=False):
-        _draw_profile(axis, profile, centre[name])
+        _draw_profile(axis, profile, centre[name], is_told=values[name] is not None)
         axis.set_xlabel(plain(name))
     for axis in panels[len(profiles) :]:
         axis.set_axis_off()
@@ -227,17 +239,18 @@ def profile_panels(result: FitResult) -> Figure:
     return figure
 
 
-def _draw_profile(axis: Axes, profile: Any, centre: float) -> None:
-    """Draw the rise of one profile, its limit, and the ends of its interval where they are bounded."""
+def _draw_profile(axis: Axes, profile: Any, centre: float, is_told: bool) -> None:
+    """Draw the rise of one profile and its limit; the estimate and the ends of its interval where the rows tell them."""
     values = profile.values
     objective = profile.objective
     rise = (objective - objective.min()) / profile.threshold
-    ends = [end for end in (profile.low, profile.high) if end is not None]
+    ends = [end for end in (profile.low, profile.high) if end is not None and is_told]
     axis.axhline(1, color=GREY, lw=0.8, ls="--")
     for end in ends:
         axis.axvline(end, color=GREY, lw=0.8, ls=":")
     axis.plot(values, rise, ".-", color=BLUE, ms=4, lw=1.3)
-    axis.plot(centre, 0, "*", ms=10, zorder=5, **STAR)
+    if is_told:
+        axis.plot(centre, 0, "*", ms=10, zorder=5, **STAR)
 
     near = [*values[rise <= HIGHEST_RISE], *ends, centre]
     low = min(near)

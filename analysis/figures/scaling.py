@@ -49,6 +49,7 @@ OTHERS = (INK, "#8C510A", GREY, "#01665E")  # colours of laws that are none of t
 STAR: dict[str, Any] = {"color": RED, "mec": "white"}
 REACH = 180.0  # the allocation is drawn as far as this many times the largest budget
 BAND_POINTS = 20
+TOLD_STEP = 4  # of a surface of 60 by 60
 
 
 def envelope(result: FitResult) -> Figure:
@@ -71,11 +72,8 @@ def envelope(result: FitResult) -> Figure:
     for axis, role in ((top, "loss"), (bottom, "N")):
         hollow = {"mfc": "none", "mec": RED, "ms": 8, "mew": 1.2}
         runs(axis, compute, columns[role][hull], columns.row[hull], **hollow)
-    all_compute = columns["C"]
-    C = np.geomspace(all_compute.min(), all_compute.max(), 60)
-    best, _ = result.law.optimum(C)
-    exponent = result.law.optimum_exponents()["exponent_N"]
-    bottom.plot(C, drawable(best), color=PURPLE, label=f"N* = C^{exponent:.3g}, fitted to the hull")
+    if tells_optimum(result):
+        _draw_hull_law(bottom, result)
 
     log_axis(top, "x", flops_text)
     log_axis(top, "y", three_digits)
@@ -83,10 +81,21 @@ def envelope(result: FitResult) -> Figure:
     top.set(ylabel=LOSS_LABEL, title="Envelope (approach 1)")
     bottom.set(xlabel="training FLOPs C", ylabel="parameters N")
     top.legend(loc="upper right")
-    bottom.legend(loc="upper left")
+    if tells_optimum(result):
+        bottom.legend(loc="upper left")
     bar = colour_bar(figure, [top, bottom], colours, "parameters N")
     log_axis(bar.ax, "y")
     return figure
+
+
+def _draw_hull_law(axis: Axes, result: FitResult) -> None:
+    """Draw the sizes that the law of the hull gives over the compute of the runs."""
+    compute = result.columns["C"]
+    C = np.geomspace(compute.min(), compute.max(), 60)
+    best, _ = result.law.optimum(C)
+    law = result.law.coefficients()
+    label = f"N* = {law['k_N']:.3g} C^{law['a']:.3g}, fitted to the hull"
+    axis.plot(C, drawable(best), color=PURPLE, label=label)
 
 
 def _draw_by_size(axis: Axes, columns: Columns, colours: Any) -> None:
@@ -133,7 +142,7 @@ def allocation(results: Mapping[str, FitResult]) -> Figure:
             continue
         look = APPROACHES[name] if name in APPROACHES else (next(looks), plain(name))
         _draw_approach(axes, results[name], name, compute, look)
-    if "isoflop" in results:
+    if "isoflop" in results and tells_optimum(results["isoflop"]):
         _draw_minima(axes, results["isoflop"])
     _draw_factors(axes, largest)
 
@@ -159,15 +168,26 @@ def _draw_approach(axes: Any, result: FitResult, name: str, compute: np.ndarray,
     factor = result.flops_per_param_token
     size, tokens = result.law.optimum(compute, factor)
     loss = result.law.target_at({"C": compute}, factor)
-    for axis, value in zip(axes, (size, tokens, loss), strict=True):
-        height = drawable(np.broadcast_to(value, compute.shape))
-        axis.plot(compute, height, color=colour, label=label, lw=1.5)
-    if not len(result.draws) or name == "isoflop_cubic":
-        return
     few = compute[:: len(compute) // BAND_POINTS]
-    for axis, edges in zip(axes, band(result, few), strict=True):
-        low, high = drawable(edges).T
+    edges = band(result, few)
+    for axis, value, ends in zip(axes, (size, tokens, loss), edges, strict=True):
+        height = drawable(np.broadcast_to(value, compute.shape))
+        if len(result.draws):
+            is_told = _told_beside(compute, few, ends)
+            height = np.where(is_told, height, np.nan)
+        axis.plot(compute, height, color=colour, label=label, lw=1.5)
+        if name == "isoflop_cubic":
+            continue
+        low, high = drawable(ends).T
         axis.fill_between(few, low, high, color=colour, alpha=0.14, lw=0)
+
+
+def _told_beside(compute: np.ndarray, few: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Say where there is an interval [compute], by its ends [few, 2] at the nearest of a few computes."""
+    distance = np.abs(np.log(compute[:, None] / few))
+    nearest = distance.argmin(axis=1)
+    has_interval = np.isfinite(ends).all(axis=1)
+    return has_interval[nearest]
 
 
 def _draw_minima(axes: Any, result: FitResult) -> None:
@@ -233,7 +253,10 @@ def band(result: FitResult, compute: np.ndarray) -> list[np.ndarray]:
 
 
 def surface(result: FitResult) -> Figure:
-    """Draw contours of the fitted loss over N and D with the runs, lines of equal compute and the efficient frontier."""
+    """Draw contours of the fitted loss over N and D with the runs, lines of equal compute and the efficient frontier.
+
+    Blank where the rows do not tell the loss.
+    """
     columns = with_compute(result)
     largest = largest_compute(result)
     N = columns["N"]
@@ -269,12 +292,41 @@ def surface(result: FitResult) -> Figure:
     return figure
 
 
+def tells_surface(result: FitResult) -> bool:
+    """Whether the rows tell the loss of runs like theirs."""
+    middle = {}
+    for role in ("N", "D"):
+        log_value = np.log(result.columns[role])
+        middle[role] = float(np.exp(log_value.mean()))
+    judged = result.judged(lambda law: law.target_at(middle))
+    return not judged.why
+
+
+def told(result: FitResult, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Say where the rows tell the loss [d, n], asked at every TOLD_STEP-th size and number of tokens.
+
+    There are whole numbers of such steps.
+    """
+    middle = TOLD_STEP // 2
+    some_n = n[middle::TOLD_STEP]
+    some_d = d[middle::TOLD_STEP]
+    found = np.empty((len(some_d), len(some_n)), dtype=bool)
+    for row, tokens in enumerate(some_d):
+        for column, size in enumerate(some_n):
+            at = {"N": size, "D": tokens}
+            judged = result.judged(lambda law, at=at: law.target_at(at))
+            found[row, column] = not judged.why
+    by_row = found.repeat(TOLD_STEP, axis=0)
+    return by_row.repeat(TOLD_STEP, axis=1)
+
+
 def _draw_contours(axis: Axes, result: FitResult, columns: Columns, n: np.ndarray, d: np.ndarray) -> Any:
     """Draw the fitted loss over n x d; levels are evenly spaced in the losses that runs have.
 
-    What lies above the runs' worst loss is one colour.
+    What lies above the runs' worst loss is one colour, and what the rows do not tell has none.
     """
     loss = result.law.target_at({"N": n[None, :], "D": d[:, None]})
+    loss = np.ma.masked_where(~told(result, n, d), loss)
     flat = np.ptp(loss) < 1e-9 * abs(loss.max())
     if flat:
         return axis.contourf(n, d, loss, levels=14, cmap="cividis_r", alpha=0.85)

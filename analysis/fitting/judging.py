@@ -1,16 +1,19 @@
 """Make the verdict of a fit, once: what its design, its likelihood region and its certificate say together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from analysis.fitting.result import FitResult
+from analysis.fitting.spec import FitSpec
 from analysis.laws.allocation import Allocation
 from analysis.laws.base import FormulaLaw, SumLaw, Term
 from analysis.solve.optimum import Optimum
 from analysis.trust import region
-from analysis.trust.design_check import lay_out
+from analysis.trust.design_check import Design, lay_out
+from analysis.trust.interval import Interval
 from analysis.trust.verdict import Part, Verdict, withhold
 
 WHY_NONE = "why_no_interval"  # in the details of a procedure that has too few units of its own
@@ -59,6 +62,28 @@ def judge_by_rows(result: FitResult) -> Verdict:
         parts = [Part(name, roles) for name in law.names()]
     withheld = withhold(law, parts, design, None, result.intervals(), result.certificate.not_identified)
     return Verdict(design, design.nothing or result.details.get(WHY_NONE, ""), withheld)
+
+
+def judge_family(
+    law: FormulaLaw,
+    design: Design,
+    explored: region.Region | None,
+    intervals: Mapping[str, Interval],
+    lost: Mapping[str, str],
+    told: Set[str],
+    spec: FitSpec,
+    shared: Sequence[str],
+) -> Verdict:
+    """Judge one family of a joint fit, by its region among all coefficients.
+
+    told: inputs that the rows of some family tell apart, from which the coefficients that are `shared` are learned.
+    """
+    parts = []
+    for part in _parts(law, spec.fixed):
+        is_told_by_others = part.name in shared and set(part.roles) <= told
+        parts.append(dataclasses.replace(part, roles=()) if is_told_by_others else part)
+    withheld = withhold(law, parts, design, explored, intervals, lost)
+    return Verdict(design, design.nothing, withheld, explored)
 
 
 def _parts(law: FormulaLaw, fixed: Mapping[str, Any]) -> list[Part]:

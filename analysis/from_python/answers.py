@@ -23,6 +23,7 @@ from analysis.questions.scoreboard import Score
 from analysis.trust.interval import Interval
 from analysis.writing.numbers import share
 from analysis.writing.shown import Shown
+from experiments.cli import InputError
 
 Answer = TypeVar("Answer")
 
@@ -116,13 +117,20 @@ class Comparison(Shown, compare.Comparison):
                     "low": rate.low,
                     "high": rate.high,
                     "extrapolated": rate.extrapolated,
+                    "why": rate.why,
                 }
             )
             parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
     def plot(self) -> Figure:
-        """Draw what the compute of each family is worth in that of the baseline."""
+        """Draw what the compute of each family is worth in that of the baseline.
+
+        Raises InputError where the rows tell none of that.
+        """
+        reasons = families.why_no_rates(self)
+        if reasons:
+            raise InputError(f"plot: {reasons}")
         return styled(families.exchange, self)
 
 

@@ -35,13 +35,15 @@ class Drawings:
         """Draw the optimal size, tokens and loss against compute, with bands, up to 180 times the largest budget."""
         self._need_optimum("allocation")
         if not tells_optimum(self._fit):
-            raise InputError(f"allocation: {judged_verdict(self._fit).line}")
+            raise self._not_told("allocation")
         return styled(scaling.allocation, {self._fit.law.NAME: self._fit})
 
     def surface(self) -> Figure:
         """Draw contours of the loss over size and tokens, with the runs and the compute-optimal line."""
         self._need_sizes_and_tokens("surface")
         self._need_optimum("surface")
+        if not scaling.tells_surface(self._fit):
+            raise self._not_told("surface")
         return styled(scaling.surface, self._fit)
 
     def residuals(self) -> Figure:
@@ -58,6 +60,8 @@ class Drawings:
             raise InputError("cloud: the fit has no replicates; fit with bootstrap=200 for example")
         if len(self._fit.law.names()) < 2:
             raise InputError(f"cloud: {self._fit.law.NAME} has one coefficient; expected a pair")
+        if not quality.pairs_of_cloud(self._fit):
+            raise self._not_told("cloud")
         return styled(quality.cloud, self._fit)
 
     def profiles(self) -> Figure:
@@ -71,6 +75,11 @@ class Drawings:
     def backtest(self) -> Figure:
         """Draw errors on larger runs than the law was fitted to, against how far it had to reach."""
         return self._back_tests().plot()
+
+    def _not_told(self, name: str) -> InputError:
+        """Return the error of a drawing of what the rows do not tell."""
+        verdict = judged_verdict(self._fit)
+        return InputError(f"{name}: {verdict.line}")
 
     def _has_optimum(self) -> bool:
         """Whether the law has a compute-optimal allocation, and the rows tell it."""

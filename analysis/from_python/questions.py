@@ -131,8 +131,15 @@ def trend(source: Source, x: str, y: str, where: str | None, level: float, seed:
     """Find whether one column falls, rises or turns over another."""
     asked = understand(source, where, {"X": x, "loss": y})
     grid = asked.grid
-    columns = selection.select(grid, ("X", "loss"), columns=grid.named, where=grid.where, signed=("loss",))
-    found = trending.find_trend(columns["X"], columns["loss"], level=level, seed=seed)
+    columns = selection.select(
+        grid,
+        ("X", "loss"),
+        optional=("run",),
+        columns=grid.named,
+        where=grid.where,
+        signed=("loss",),
+    )
+    found = trending.trend_of(columns, level=level, seed=seed)
     return as_shown(answers.Trend, found, columns=columns)
 
 

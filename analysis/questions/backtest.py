@@ -16,7 +16,7 @@ from analysis.grid.table import Columns
 from analysis.laws.allocation import Allocation
 from analysis.laws.base import Array, Law
 from analysis.questions import fit as fitting
-from analysis.questions.held_out import effort, held_out, largest_budget
+from analysis.questions.held_out import ROUNDING, beyond, effort, held_out, largest_budget
 from analysis.trust.interval import FEWEST_SPARE
 from analysis.trust.one_run import widen
 from analysis.trust.residuals import row_counts
@@ -29,7 +29,7 @@ MARGIN = 2  # rows beyond the coefficients that a split leaves to fit
 FEWEST_PREDICTIONS = 5  # below, a share of them says nothing
 FAR_BELOW = 0.6  # of the level: covering less is more than bad luck
 REPLICATES = 200  # of each fit of a back-test for fit.json
-ROUNDING = 1e-9  # relative: a factor of 2 is in the bin that ends at 2
+SAME_EFFORT = 0.01  # relative: runs of one budget
 PRINTED = 1e-6  # relative: losses are written down to about seven digits, and no interval can be finer
 
 
@@ -225,17 +225,9 @@ def back_test(columns: Columns, law: type[Law], spec: FitSpec, held: Array | Non
     return _back_test_runs(columns.take(held), result)
 
 
-def _beyond(rows: Columns, fitted: Columns) -> Columns:
-    """Leave out early rows of held-out runs: they lie below what was fitted, and predicting them is no reach."""
-    if "run" not in rows:
-        return rows
-    is_beyond = effort(rows) > effort(fitted).max()
-    return rows.take(is_beyond) if is_beyond.any() else rows
-
-
 def _back_test_runs(rows: Columns, result: FitResult) -> BackTest:
     """Predict held-out rows by a law of single runs. Raises InputError where none of them says more than a bound."""
-    rows = _beyond(rows, result.columns)
+    rows = beyond(rows, result.columns)
     predicted, low, high = predict_runs(result, rows)
     compute = effort(rows)
     is_bound = rows["censored"] > 0 if "censored" in rows else np.zeros(len(rows), dtype=bool)
@@ -352,7 +344,9 @@ def rolling(columns: Columns, law: type[Law], spec: FitSpec, fewest: int | None 
     if fewest is None:
         fewest = len(law.of(columns.parts).names()) + MARGIN
     splits = []
-    why = "too few rows below the largest budget"
+    sizes = effort(columns)
+    is_one = sizes.max() <= sizes.min() * (1 + SAME_EFFORT)
+    why = "all runs are of one compute" if is_one else "too few rows below the largest budget"
     for held in held_out(columns, fewest):
         try:
             splits.append(back_test(columns, law, spec, held))

@@ -23,10 +23,11 @@ from analysis.questions.equal_hours import EqualHours, equal_hours
 from analysis.questions.exchange import Crossing, ExchangeRate, crossing, exchange_rate, window
 from analysis.questions.families import fit_families
 from analysis.questions.family import Families, Family, split
+from analysis.trust.verdict import Verdict
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
 
-SCHEMA = 1
+SCHEMA = 2
 CURVE = 25  # computes of an exchange rate in the JSON
 HOURS = "wall_seconds*devices/3600"  # of our own grids, which have no column of hours
 
@@ -116,6 +117,11 @@ def read_hours(
     return found, ""
 
 
+def verdicts(found: Families) -> dict[str, Verdict]:
+    """Return the verdict of every family by its name."""
+    return {name: family.verdict for name, family in found.families.items() if family.verdict is not None}
+
+
 def to_json(
     result: Comparison, law: type[FormulaLaw], columns: Columns, level: float, sha256: str, command: str
 ) -> dict[str, Any]:
@@ -127,6 +133,7 @@ def to_json(
     return finite_or_null(
         {
             "schema": SCHEMA,
+            "verdicts": {name: verdict.to_json() for name, verdict in verdicts(found).items()},
             "law": law.NAME,
             "formula": law.FORMULA,
             "baseline": result.baseline,
@@ -159,9 +166,11 @@ def cost_in_words(columns: Columns) -> str:
 def _describe_family(family: Family, level: float) -> dict[str, Any]:
     """Describe a family's law for JSON."""
     intervals = family.intervals(level)
+    coefficients = family.law.coefficients()
     return {
         "rows": family.rows,
-        "coefficients": family.law.coefficients(),
+        "coefficients": family.values(),
+        "one_point_of_a_valley": {name: coefficients[name] for name in family.withheld if name in coefficients},
         "intervals": {name: dataclasses.asdict(interval) for name, interval in intervals.items()},
         "not_identified": dict(family.not_identified),
         "compute": list(family.C),
@@ -178,4 +187,5 @@ def _describe_rate(rate: ExchangeRate) -> dict[str, Any]:
         "low": rate.low.tolist(),
         "high": rate.high.tolist(),
         "extrapolated": rate.extrapolated.tolist(),
+        "why": [why or None for why in rate.why],
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import FitResult
+from analysis.fitting.result import FitResult, judged_verdict
 from analysis.fitting.spec import FitSpec
 from analysis.grid.cost import flops_factor
 from analysis.grid.table import Columns, Grid
@@ -24,6 +24,8 @@ from analysis.questions.cloud import best_order, make_cloud
 from analysis.questions.scoreboard import Score
 from analysis.questions.target import Target, Until
 from analysis.solve.objective import Objective
+from analysis.trust.verdict import Verdict
+from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
 
 SCHEMA = 1
@@ -50,7 +52,8 @@ class Design:
     """Runs in the order in which they are worth most. low, high: the interval of the target before any.
 
     why_done: why no run is proposed, and a loop over this question ends; empty where there is one. why_unknown: why the
-    grid's own rows do not support the interval before any run; empty where they do. notes: which runs would tell.
+    grid's own rows do not tell the target; empty where they do. Then there is no interval, before any run and after one:
+    what refits say of it knows one corner of what the rows allow. notes: which runs would tell. verdicts: by law.
     """
 
     target: Target
@@ -64,6 +67,7 @@ class Design:
     why_done: str = ""
     why_unknown: str = ""
     notes: tuple[str, ...] = ()
+    verdicts: dict[str, Verdict] = dataclasses.field(default_factory=dict)
 
 
 def propose(
@@ -86,28 +90,31 @@ def propose(
     results = fit_plausible(columns, chosen, spec)
     cloud = make_cloud(results, target, candidates)
     low, high = cloud.interval(cloud.covariance[0, 0], spec.level)
+    why_unknown = _why_unknown(results, target)
+    is_known = not why_unknown
     design = Design(
         target=target,
-        value=cloud.value,
-        low=low,
-        high=high,
+        value=cloud.value if is_known else math.nan,
+        low=low if is_known else math.nan,
+        high=high if is_known else math.nan,
         level=spec.level,
         weights={result.law.NAME: 1 / len(results) for result in results},
         candidates=candidates,
         steps=(),
-        why_unknown=_why_unknown(results, target),
+        why_unknown=why_unknown,
+        verdicts={result.law.NAME: judged_verdict(result) for result in results},
         notes=tuple(filter(None, [line_of(columns)])),
     )
-    if until is not None and not design.why_unknown and until.holds(low, high):
+    if until is not None and is_known and until.holds(low, high):
         return dataclasses.replace(design, why_done=f"the interval is as small as --until={until} asks")
     cost = cost_of(candidates)
     steps = []
     spent = 0.0
     for candidate, variance in best_order(cloud, cost, budget, count):
         spent += float(cost[candidate])
-        low, high = cloud.interval(variance, spec.level)
+        low, high = cloud.interval(variance, spec.level) if is_known else (math.nan, math.nan)
         steps.append(Step(candidate, spent, low, high))
-        if until is not None and until.holds(low, high):
+        if until is not None and is_known and until.holds(low, high):
             break
     return dataclasses.replace(design, steps=tuple(steps), why_done="" if steps else _why_none(cost, budget))
 
@@ -240,8 +247,9 @@ def _steps(values: Array) -> Array:
 def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
     """Return design.json: the runs in order, with the interval of the target after each."""
     target = design.target
-    return {
+    described = {
         "schema": SCHEMA,
+        "verdicts": {law: verdict.to_json() for law, verdict in design.verdicts.items()},
         "target": {"name": target.name, "at": dict(target.at)},
         "now": _describe_now(design),
         "laws": design.weights,
@@ -252,15 +260,15 @@ def to_json(design: Design, grid: Grid, command: str) -> dict[str, Any]:
         "data_sha256": grid.sha256,
         "command": command,
     }
+    return finite_or_null(described)
 
 
 def _describe_now(design: Design) -> dict[str, Any]:
-    """Describe the target before any run for JSON: without an interval where the rows do not support one."""
-    known = not design.why_unknown
+    """Describe the target before any run for JSON."""
     return {
         "value": design.value,
-        "low": design.low if known else None,
-        "high": design.high if known else None,
+        "low": design.low,
+        "high": design.high,
         "level": design.level,
         "why": design.why_unknown or None,
     }

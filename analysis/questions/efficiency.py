@@ -5,24 +5,31 @@ and so for tokens: the form in which Volkova et al. 2026 (arXiv 2602.07712) comp
 ill-conditioned. `--shared=E,alpha,beta` is theirs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from analysis.laws.base import SumLaw, Term
+from analysis.questions.exchange import common_region
 from analysis.questions.family import Families, Family
 from analysis.trust.interval import Interval
+from analysis.trust.verdict import NOT_KNOWN, judge_over_region
 
 
 @dataclasses.dataclass(frozen=True)
 class Efficiency:
-    """One parameter, or token, of a family is worth `value` of the baseline's. role: N or D, as the law calls it."""
+    """One parameter, or token, of a family is worth `value` of the baseline's. role: N or D, as the law calls it.
+
+    NaN where the rows do not tell it, for the reason `why`.
+    """
 
     role: str
     value: float
     interval: Interval | None
+    why: str = ""
 
 
 def efficiencies(found: Families, baseline: str, level: float) -> dict[str, list[Efficiency]]:
@@ -62,7 +69,31 @@ def _worth(term: Term, family: Family, base: Family, level: float) -> Efficiency
         value = float(ratio(family.law, base.law))
         stack = type(family.law).stack
         draws = ratio(stack(family.draws), stack(base.draws))
-    return Efficiency(role, value, Interval.of(draws, level))
+    interval = Interval.of(draws, level)
+    for one in (family, base):
+        why = _why_not_known(one, (term.prefactor, exponent))
+        if why:
+            return Efficiency(role, math.nan, None, f"{one.name}: {why}")
+    region = common_region(family, base)
+    if region is None or interval is None:
+        return Efficiency(role, value, interval)
+    of_family, of_base = (
+        one.verdict.region.coefficients for one in (family, base) if one.verdict and one.verdict.region
+    )
+    with np.errstate(all="ignore"):
+        over_region = np.asarray(ratio(stack(of_family), stack(of_base)))
+    judged = judge_over_region(over_region, interval, region, whole=bool(family.withheld or base.withheld))
+    return Efficiency(role, value if judged.is_known else math.nan, judged.interval, judged.why)
+
+
+def _why_not_known(family: Family, names: Sequence[str]) -> str:
+    """Say why one of some coefficients of a family is not known; empty where all are."""
+    if family.verdict is not None and family.verdict.nothing:
+        return family.verdict.nothing
+    for name in names:
+        if name in family.withheld:
+            return f"{name} is {NOT_KNOWN}: {family.withheld[name]}"
+    return ""
 
 
 def to_json(found: Mapping[str, list[Efficiency]]) -> dict[str, Any]:

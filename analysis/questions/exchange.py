@@ -12,12 +12,15 @@ import numpy as np
 from analysis.laws.base import Array
 from analysis.questions.family import Family
 from analysis.trust.interval import Interval
+from analysis.trust.region import Region
+from analysis.trust.verdict import Judged, judge_over_region
 from experiments.cli import InputError
 
 WIDEST = 1e6  # a factor of compute beyond this is reported as this
 HALVINGS = 60
 BEYOND = 10.0  # how far past the data a crossing is looked for
 POINTS = 241
+LOOKED_AT = 13  # computes at which it is asked whether the losses are known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,8 @@ class ExchangeRate:
 
     All arrays are [points]. compute: the baseline's, training FLOPs. loss: the baseline's there. multiplier is NaN
     where the family does not reach that loss within a factor of a million; low and high are NaN without replicates.
-    extrapolated: where either family would need more compute than its largest run had.
+    extrapolated: where either family would need more compute than its largest run had. why: why there is no number at a
+    point, which the rows do not tell; empty where there is one.
     """
 
     family: str
@@ -37,6 +41,7 @@ class ExchangeRate:
     low: Array
     high: Array
     extrapolated: Array
+    why: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Crossing:
     """Where the better of two becomes the worse one.
 
     status: `found` when one is better before and the other after, both by more than the band of `simultaneous`;
-    `uncertain` when the curves cross but within it; `none in range`. at: compute or hours, None for none; interval: of
+    `uncertain` when the curves cross but within it; `none in range`; `not known` for the reason `why`, where the rows do
+    not tell the losses. low, high: the range that was looked at. at: compute or hours, None for none; interval: of
     `at`, an end of the range where replicates do not cross within it. share: of the
     replicates that cross in this direction.
     """
@@ -57,6 +63,7 @@ class Crossing:
     extrapolated: bool
     low: float
     high: float
+    why: str = ""
 
 
 def compute_for(family: Family, loss: Array, around: Array) -> Array:
@@ -92,35 +99,82 @@ def exchange_rate(a: Family, b: Family, compute: Array | float, level: float = 0
         raise InputError(f"compute: {wrong[0]} is not a positive number of FLOPs")
     loss = b.loss(C)
     needed = compute_for(a, loss, C)
-    low = np.full(len(C), np.nan)
-    high = np.full(len(C), np.nan)
-    multipliers = exchange_draws(a, b, C)
-    for at, draws in enumerate(multipliers.T):
-        interval = Interval.of(draws, level)
-        if interval is not None:
-            low[at] = interval.low
-            high[at] = interval.high
     is_beyond_a = a.C[1] < needed
     is_beyond_b = b.C[1] < C
+    multiplier = C / needed
+    low = np.full(len(C), np.nan)
+    high = np.full(len(C), np.nan)
+    reasons = []
+    for at, judged in enumerate(_judged_rates(a, b, C, needed, level)):
+        reasons.append(judged.why)
+        if judged.interval is not None:
+            low[at] = judged.interval.low
+            high[at] = judged.interval.high
+        if judged.why:
+            multiplier[at] = np.nan
+            loss[at] = np.nan
     return ExchangeRate(
         family=a.name,
         baseline=b.name,
         compute=C,
         loss=loss,
-        multiplier=C / needed,
+        multiplier=multiplier,
         low=low,
         high=high,
         extrapolated=is_beyond_b | is_beyond_a,
+        why=tuple(reasons),
     )
 
 
-def exchange_draws(a: Family, b: Family, C: Array) -> Array:
-    """Return multipliers [replicates, points]."""
-    count = min(len(a.draws), len(b.draws))
+def _judged_rates(a: Family, b: Family, C: Array, needed: Array, level: float) -> list[Judged]:
+    """Return the interval of the multiplier at every compute [points], or why the rows do not tell it.
+
+    A rate needs both losses, and that it ranges no farther over the region of a joint fit than its interval says.
+    """
+    multipliers = exchange_draws(a, b, C, a.draws, b.draws)
+    region = common_region(a, b)
+    over_region = None
+    if region is not None and len(multipliers):
+        of_a, of_b = (one.verdict.region.coefficients for one in (a, b) if one.verdict and one.verdict.region)
+        over_region = exchange_draws(a, b, C, of_a, of_b)
+    found = []
+    for at, draws in enumerate(multipliers.T):
+        why = why_not_compared(a, b, float(needed[at]), float(C[at]), level)
+        interval = Interval.of(draws, level)
+        if why:
+            found.append(Judged(None, why, is_known=False))
+        elif interval is None or region is None or over_region is None:
+            found.append(Judged(interval))
+        else:
+            whole = bool(a.withheld or b.withheld)
+            found.append(judge_over_region(over_region[:, at], interval, region, whole))
+    return found
+
+
+def why_not_compared(a: Family, b: Family, of_a: float, of_b: float, level: float) -> str:
+    """Say why the losses of two families, at a compute of each, are not known; empty where they are."""
+    for family, compute in ((b, of_b), (a, of_a)):
+        why = family.why_no_loss(compute, level) if np.isfinite(compute) else ""
+        if why:
+            return f"{family.name}: {why}"
+    return ""
+
+
+def common_region(a: Family, b: Family) -> Region | None:
+    """Return the likelihood region of a joint fit, in which points of two families belong together; None of two fits."""
+    if a.verdict is None or b.verdict is None or a.verdict.region is None or b.verdict.region is None:
+        return None
+    first = a.verdict.region
+    return first if first.rise is b.verdict.region.rise else None
+
+
+def exchange_draws(a: Family, b: Family, C: Array, of_a: Array, of_b: Array) -> Array:
+    """Return multipliers [replicates, points] at coefficients of both families [replicates, coefficients]."""
+    count = min(len(of_a), len(of_b))
     if not count:
         return np.empty((0, len(C)))
-    a = dataclasses.replace(a, draws=a.draws[:count])
-    b = dataclasses.replace(b, draws=b.draws[:count])
+    a = dataclasses.replace(a, draws=of_a[:count])
+    b = dataclasses.replace(b, draws=of_b[:count])
     loss = b.losses(C)
     around = np.broadcast_to(C, loss.shape)
     needed = _invert(a.losses, loss, around)
@@ -149,7 +203,16 @@ def window(a: Family, b: Family) -> tuple[float, float, float]:
 def crossing(a: Family, b: Family, level: float = 0.9) -> Crossing:
     """Find the compute at which the better of two families turns into the worse one, at equal compute."""
     low, end, high = window(a, b)
-    C = np.geomspace(low, high, POINTS)
+    told = []
+    why = ""
+    for C in np.geomspace(low, high, LOOKED_AT):
+        reason = why_not_compared(a, b, float(C), float(C), level)
+        why = why or reason
+        if not reason:
+            told.append(C)
+    if not told:
+        return Crossing("not known", None, None, 0.0, None, False, low, high, why)
+    C = np.geomspace(told[0], told[-1], POINTS)
     count = min(len(a.draws), len(b.draws))
     with np.errstate(all="ignore"):
         point = np.log(a.loss(C)) - np.log(b.loss(C))

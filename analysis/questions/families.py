@@ -21,6 +21,10 @@ from analysis.questions.sharing import judge_sharing
 from experiments.cli import InputError, nearest
 
 BESIDE = 0.05  # standard deviation of ln D around a line in ln N; less determines no allocation
+ON_A_LINE = (
+    "tokens follow from parameters in all runs, so that the best allocation of compute is a guess; compare along that line "
+    "with --law=plateau --columns=X=COLUMN_OF_FLOPS"
+)
 
 
 def fit_families(
@@ -46,8 +50,10 @@ def fit_families(
     else:
         result = _fit_apart(parts, law, spec, compute)
         why = ""
-    for name, part in parts.items():
-        notes.append(narrow(name, part, law))
+    on_a_line = [name for name, part in parts.items() if narrow(part, law)]
+    if on_a_line:
+        kind = "family" if len(on_a_line) == 1 else "families"
+        notes.append(f"{kind} {', '.join(on_a_line)}: {ON_A_LINE}")
     notes.append(why)
     return dataclasses.replace(result, sharing=sharing, notes=tuple(filter(None, notes)))
 
@@ -95,22 +101,17 @@ def _large_enough(columns: Columns, own_coefficients: int) -> tuple[Columns, lis
     return columns.take(~np.isin(label, names[is_small])), notes
 
 
-def narrow(name: str, part: Columns, law: type[Law]) -> str:
-    """Return a note where a family's runs all lie on one line of N and D, and the law needs what lies beside it."""
+def narrow(part: Columns, law: type[Law]) -> bool:
+    """Say whether a family's runs all lie on one line of N and D, and the law needs what lies beside it."""
     needs_both = {"N", "D"} <= set(law.ROLES) and input_of(law) == "C"
     if not needs_both:
-        return ""
+        return False
     log_n = np.log(part["N"])
     log_d = np.log(part["D"])
     line = np.column_stack([np.ones_like(log_n), log_n])
     coefficients, *_ = np.linalg.lstsq(line, log_d, rcond=None)
     beside = log_d - line @ coefficients
-    if beside.std() > BESIDE:
-        return ""
-    return (
-        f"family {name}: tokens follow from parameters in all its runs, so that the best allocation of compute "
-        "is a guess; compare along that line with --law=plateau --columns=X=COLUMN_OF_FLOPS"
-    )
+    return bool(beside.std() <= BESIDE)
 
 
 def compute_range(columns: Columns) -> tuple[float, float]:
@@ -143,5 +144,6 @@ def _fit_apart(
             rows=len(part),
             flops_per_param_token=result.flops_per_param_token,
             not_identified=result.certificate.not_identified,
+            verdict=result.verdict,
         )
     return Families(families, (), None, objective, gradient)

@@ -5,19 +5,22 @@ How families are fitted is the affair of families.py and joint_fit.py, what one'
 
 from collections.abc import Mapping
 import dataclasses
+import operator
 
 import numpy as np
 
 from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw, Law
 from analysis.trust.interval import Interval
+from analysis.trust.verdict import Judged, Quantity, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A family's law and its replicates: those of one number, in two families, are fits to one resampled grid.
 
-    draws [replicates, coefficients]; C: the range of training FLOPs of its runs.
+    draws [replicates, coefficients]; C: the range of training FLOPs of its runs; verdict: what its rows tell, with those
+    of the others where coefficients are shared. Regions of a joint fit have their points in common. None: not judged.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Family:
     rows: int
     flops_per_param_token: float = 6.0
     not_identified: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    verdict: Verdict | None = None
 
     def loss(self, C: Array | float) -> Array:
         """Return the loss at C training FLOPs, allocated as is best for this family where the law says how."""
@@ -44,11 +48,45 @@ class Family:
     def intervals(self, level: float) -> dict[str, Interval]:
         """Return the intervals of the coefficients that have one."""
         found = {}
-        for name, draws in zip(self.law.names(), self.draws.T, strict=True):
-            interval = Interval.of(draws, level)
+        for name in self.law.names():
+            if name in self.withheld:
+                continue
+            interval = self.judged(operator.attrgetter(name), level).interval
             if interval is not None:
                 found[name] = interval
         return found
+
+    @property
+    def withheld(self) -> Mapping[str, str]:
+        """The coefficients that the rows do not tell, with the reason."""
+        return {} if self.verdict is None else self.verdict.withheld
+
+    def values(self) -> dict[str, float | None]:
+        """Return the coefficients; None for those that the rows do not tell."""
+        found: dict[str, float | None] = {}
+        for name, value in self.law.coefficients().items():
+            found[name] = None if name in self.withheld else value
+        return found
+
+    def judged(self, quantity: Quantity, level: float, is_derived: bool = False) -> Judged:
+        """Build the interval of a function of the law as the verdict lets it be printed, or say why it does not."""
+        stacked = type(self.law).stack(self.draws)
+        with np.errstate(all="ignore"):
+            draws = np.asarray(quantity(stacked), dtype=np.float64)
+        interval = Interval.of(draws, level)
+        if self.verdict is None:
+            return Judged(interval)
+        return self.verdict.judge(quantity, self.law, interval, is_derived)
+
+    def why_no_loss(self, C: float, level: float) -> str:
+        """Say why the loss at C training FLOPs is not known; empty where it is.
+
+        The loss of an allocation needs all that the allocation needs.
+        """
+        at = {input_of(type(self.law)): C}
+        factor = self.flops_per_param_token
+        needs_optimum = bool(self.law.derived(at, factor))
+        return self.judged(lambda law: law.target_at(at, factor), level, needs_optimum).why
 
 
 @dataclasses.dataclass(frozen=True)

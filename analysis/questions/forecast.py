@@ -31,7 +31,7 @@ HIGHEST_RANK = 0.995
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """A frozen prediction of one run. quantiles: of the target of a new run, at QUANTILES."""
+    """A frozen prediction of one run. quantiles: of the target of a new run, at QUANTILES; verdict: of the fit, in a line."""
 
     law: str
     at: Mapping[str, float]
@@ -43,6 +43,7 @@ class Forecast:
     fit_command: str
     columns: Mapping[str, str]  # of the fit: role -> column or formula
     path: str = ""
+    verdict: str = ""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -53,6 +54,8 @@ class Forecast:
         """Return what is hashed."""
         fields = dataclasses.asdict(self)
         del fields["path"]
+        if not self.verdict:  # forecasts of before there was one keep their hash
+            del fields["verdict"]
         return {"schema": SCHEMA, **fields, "quantiles": list(self.quantiles)}
 
     def sha256(self) -> str:
@@ -103,6 +106,7 @@ def freeze(fit_path: str, at: Mapping[str, float], now: datetime.datetime, group
         fit_data_sha256=fitted.data_sha256,
         fit_command=fitted.command,
         columns=fitted.columns,
+        verdict=fitted.verdict.line,
     )
 
 

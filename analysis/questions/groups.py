@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import formula_fit
-from analysis.fitting.judging import judge_by_rows
 from analysis.fitting.result import SCHEMA, FitError, FitResult, to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
@@ -123,9 +122,9 @@ def _result_of(family: Family, part: Columns, spec: FitSpec, joint: Families) ->
         draws=family.draws,
         freedom=len(part) - len(law.names()),
         additive=additive,
+        verdict=family.verdict,
     )
-    judged = dataclasses.replace(result, verdict=judge_by_rows(result))
-    return formula_fit.noted(judged, part)
+    return formula_fit.noted(result, part)
 
 
 def groups_to_json(

@@ -9,6 +9,7 @@ from analysis.procedures.budgets import cluster
 from analysis.trust.bootstrap import units
 from experiments.cli import InputError
 
+ROUNDING = 1e-9  # relative: twice as large is still twice
 LARGEST_SHARE = 0.2  # of the runs, when the grid has no budgets
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs that are fitted, when the grid has no budgets
 MOST_SPLITS = 8
@@ -81,7 +82,7 @@ def held_out(columns: Columns, fewest: int) -> list[Array]:
     """
     run = run_of(columns)
     rank = budgets(columns)
-    if rank is None:
+    if rank is None or rank.max() == 0:  # one budget, or one group: its larger runs are held out
         size = largest_of_runs(effort(columns), run)
         splits = [size >= np.quantile(size, share) for share in SHARES]
     else:
@@ -95,3 +96,15 @@ def held_out(columns: Columns, fewest: int) -> list[Array]:
         if held.any() and rows_left >= fewest and runs_left >= min(fewest, FEWEST_RUNS):
             usable.append(held)
     return usable[-MOST_SPLITS:]
+
+
+def beyond(rows: Columns, fitted: Columns) -> Columns:
+    """Leave out rows that lie below what was fitted, early ones of held-out runs or of a group: that is no reach.
+
+    Raises InputError where none lies beyond.
+    """
+    largest = float(effort(fitted).max())
+    is_beyond = effort(rows) > largest * (1 + ROUNDING)
+    if not is_beyond.any():
+        raise InputError(f"GRID: no row that is held out is larger than those that are fitted ({largest:.3g})")
+    return rows if is_beyond.all() else rows.take(is_beyond)

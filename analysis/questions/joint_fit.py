@@ -17,6 +17,7 @@ from analysis.grid.table import Columns
 from analysis.laws.base import Array, FormulaLaw
 from analysis.questions import fit as fitting
 from analysis.questions.family import Families, Family
+from analysis.questions.joint_verdict import judge_families, run_names
 from analysis.solve import formula, newton, optimum
 from analysis.solve.formula import FormulaProblem
 from analysis.solve.parameters import VANISHED
@@ -76,6 +77,7 @@ def fit_jointly(
             flops_per_param_token=factor,
             not_identified=dict.fromkeys(lost, NOT_SEPARATED),
         )
+    families = judge_families(families, parts, columns, best, ends, spec)
     return Families(families, shared, None, best.value, best.gradient, agreeing=best.agreeing)
 
 
@@ -180,13 +182,8 @@ def replicates(best: optimum.Optimum, parts: Mapping[str, Columns], columns: Col
         counts = resample(parts, columns, spec, best.problem.size)
         starts = np.repeat(best.theta[None], len(counts), axis=0)
         return newton.minimise(best.problem, starts, counts * best.weight, best.deltas)
-    run = None
-    if "run" in columns:
-        # Runs of two families may have one name.
-        family = np.char.add(columns["family"].astype(str), " ")
-        run = np.char.add(family, columns["run"].astype(str))
     leverage = influence.leverage(best)
-    return bootstrap.refits(best, spec.resample, spec.bootstrap, spec.seed, run, leverage)
+    return bootstrap.refits(best, spec.resample, spec.bootstrap, spec.seed, run_names(columns), leverage)
 
 
 def resample(parts: Mapping[str, Columns], columns: Columns, spec: FitSpec, size: int) -> Array:

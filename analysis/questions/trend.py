@@ -14,22 +14,27 @@ import numpy as np
 from analysis.grid.table import Columns
 from analysis.laws.base import Array
 from analysis.questions.curves import Shape, shapes
+from analysis.trust.bootstrap import units
 from analysis.trust.information import aicc_of_squares
 from analysis.trust.interval import Interval
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 FEWEST = 4
+FEWEST_FOR_TURN = 6  # values of x: Akaike's criterion lets five rows never show a turn
+NOT_KNOWN = "not known"
+SAME_X = 1e-9  # relative difference of x within a run
 NOISE_FLOOR = 1e-12  # of the spread of y: less is rounding
 
 
 @dataclasses.dataclass(frozen=True)
 class Trend:
-    """What a series does. verdict: falls, rises, U-shaped, inverted U, or flat.
+    """What a series does. verdict: falls, rises, U-shaped, inverted U, flat, or not known.
 
     turning_point: x of the minimum or maximum with its interval, for the two that turn. p_trend: how often rows without
     any trend fit a monotone curve as well; p_turn: how often monotone rows look as bent. aicc: by curve; lowest is best.
+    withheld: what the rows do not tell (`trend`, `turn`, `turning point`), with the reason; such numbers are NaN or None.
     """
 
     verdict: str
@@ -38,6 +43,41 @@ class Trend:
     p_trend: float
     p_turn: float
     aicc: dict[str, float]
+    withheld: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """What the rows can say, in one line."""
+        for name, verb in (("trend", "a trend"), ("turn", "whether it turns"), ("turning point", "where it turns")):
+            if name in self.withheld:
+                return f"the rows do not tell {verb}: {self.withheld[name]}"
+        return "the rows support a trend and a turn"
+
+
+def trend_of(columns: Columns, *, level: float = 0.9, seed: int = 0) -> Trend:
+    """Find the trend of the role loss over the role X. Rows of one run (the role run) are one row, or no rows to judge by.
+
+    Raises InputError as `find_trend` does.
+    """
+    x = columns["X"]
+    y = columns["loss"]
+    if "run" not in columns:
+        return find_trend(x, y, level=level, seed=seed)
+    member = units(len(columns), columns["run"])
+    repeats = np.bincount(member)
+    mean_x = np.bincount(member, weights=x) / repeats
+    mean_y = np.bincount(member, weights=y) / repeats
+    moves = np.abs(x / mean_x[member] - 1).max() > SAME_X
+    if not moves:
+        return find_trend(mean_x, mean_y, level=level, seed=seed)
+    found = find_trend(x, y, level=level, seed=seed)
+    why = f"the {len(columns)} rows are those of {len(repeats)} runs, and rows of one run err together; expected one row a run"
+    return _withhold_all(found, why)
+
+
+def _withhold_all(found: Trend, why: str) -> Trend:
+    """Return a trend of which nothing is known."""
+    return Trend(NOT_KNOWN, None, None, math.nan, math.nan, found.aicc, {"trend": why, "turn": why})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +122,45 @@ def find_trend(
     monotone = [shape for shape in competing if not shape.turns]
     p_trend = _p_of_no_trend(series, monotone, replicates, stream)
 
+    few = _too_few(x, significance)
+    if "trend" in few and p_trend > significance:
+        return Trend(NOT_KNOWN, None, None, math.nan, math.nan, aicc, few)
+    if few:
+        verdict = _without_turn(series, competing, p_trend, significance)
+        return Trend(verdict, None, None, p_trend, math.nan, aicc, few)
+
     p_turn = 1.0
     turning = _best_that_turns(series, competing, aicc)
     if turning is not None:
         p_turn = _p_of_no_turn(series, monotone, turning, replicates, stream)
         best_monotone = min(aicc[shape.name] for shape in monotone)
         if aicc[turning.name] < best_monotone and p_turn <= significance:
-            sign, point, interval = _turning_point(series, turning, replicates, level, stream)
+            sign, point, interval, why = _turning_point(series, turning, replicates, level, stream)
             verdict = "U-shaped" if sign > 0 else "inverted U"
-            return Trend(verdict, point, interval, p_trend, p_turn, aicc)
-    if p_trend > significance:
-        verdict = "flat"
-    else:
-        verdict = "rises" if _slope(series, competing) > 0 else "falls"
+            withheld = {"turning point": why} if why else {}
+            return Trend(verdict, None if why else point, interval, p_trend, p_turn, aicc, withheld)
+    verdict = _without_turn(series, competing, p_trend, significance)
     return Trend(verdict, None, None, p_trend, p_turn, aicc)
+
+
+def _without_turn(series: _Series, competing: list[Shape], p_trend: float, significance: float) -> str:
+    """Say which way rows go that are not seen to turn."""
+    if p_trend > significance:
+        return "flat"
+    return "rises" if _slope(series, competing) > 0 else "falls"
+
+
+def _too_few(x: Array, significance: float) -> dict[str, str]:
+    """Return what so many rows cannot tell, however they lie, with the reason."""
+    rows = len(x)
+    values = len(np.unique(x))
+    found = {}
+    orders = math.factorial(min(rows, 20)) // 2  # a trend and its mirror image
+    if 1 / orders > significance:
+        found["trend"] = f"{rows} rows lie in order by chance in 1 of {orders} cases"
+    if values < FEWEST_FOR_TURN:
+        found["turn"] = f"{values} values of x; expected at least {FEWEST_FOR_TURN}"
+    return found
 
 
 def _series(x: Array, y: Array) -> _Series | None:
@@ -158,8 +223,11 @@ def _best_that_turns(series: _Series, competing: list[Shape], aicc: dict[str, fl
 
 def _turning_point(
     series: _Series, turning: Shape, replicates: int, level: float, stream: np.random.Generator
-) -> tuple[int, float, Interval | None]:
-    """Return +1 for a minimum or -1 for a maximum, x of it, and its interval from residuals drawn around the curve."""
+) -> tuple[int, float, Interval | None, str]:
+    """Return +1 for a minimum or -1 for a maximum, x of it, and its interval from residuals drawn around the curve.
+
+    Last, why it is not known: curves through other residuals that do not turn within the rows would turn anywhere.
+    """
     _, member = turning.fit(series.y[None])
     t, sign = turning.turning_point(series.y, int(member[0]))
     curve = turning.curve(series.y, int(member[0]))
@@ -169,7 +237,10 @@ def _turning_point(
     for copy, at in zip(copies, members, strict=True):
         turns.append(turning.turning_point(copy, int(at))[0])
     point, *others = series.x_of(np.array(turns))
-    return sign, float(point), Interval.of(np.array(others), level)
+    missing = float(np.isnan(others).mean())
+    if missing > (1 - level) / 2:
+        return sign, float(point), None, f"{missing:.0%} of the refits do not turn within the rows"
+    return sign, float(point), Interval.of(np.array(others), level), ""
 
 
 def _slope(series: _Series, competing: list[Shape]) -> float:
@@ -230,10 +301,11 @@ def to_json(trend: Trend, columns: Columns) -> dict[str, Any]:
     """Return the trend of the role loss over the role X for JSON."""
     data: dict[str, Any] = {
         "schema": SCHEMA,
+        "design": {"line": trend.line, "withheld": dict(trend.withheld)},
         "x": columns.sources["X"],
         "y": columns.sources["loss"],
         "rows_used": len(columns),
         **dataclasses.asdict(trend),
     }
-    data["aicc"] = finite_or_null(trend.aicc)
-    return data
+    del data["withheld"]
+    return finite_or_null(data)

@@ -15,7 +15,8 @@ from analysis.grid.roles import ROLES
 from analysis.grid.table import Columns, Grid
 from analysis.reporting.survey import Survey
 from analysis.reporting.words import test_text
-from analysis.writing.numbers import human, number
+from analysis.trust.verdict import Verdict
+from analysis.writing.numbers import counted, human, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +162,7 @@ def chosen_items(survey: Survey) -> Lines:
     lengths = _different(columns["D"])
     one_each = "each row is taken as a run of its own"
     return [
-        ("Number of runs", f"{len(columns)} rows, {sizes} sizes, {lengths} lengths"),
+        ("Number of runs", f"{counted(len(columns), 'row')}, {counted(sizes, 'size')}, {counted(lengths, 'length')}"),
         ("Runs or checkpoints", "several rows a run" if "run" in columns else one_each),
         ("How they were chosen", _design(survey)),
         ("Left out", _left_out(columns)),
@@ -189,7 +190,7 @@ def _left_out(columns: Columns) -> str:
         return "no row"
     reasons = collections.Counter(row.reason for row in columns.dropped)
     common = [f"{count} because {reason}" for reason, count in reasons.most_common(3)]
-    return f"{len(columns.dropped)} rows: {'; '.join(common)}"
+    return f"{counted(len(columns.dropped), 'row')}: {'; '.join(common)}"
 
 
 def _tuned(survey: Survey) -> str:
@@ -303,18 +304,25 @@ def trust_items(survey: Survey) -> Lines:
     how = f"{level} percentiles of {len(found.draws)} {made_of}, seed {found.spec.seed}"
     largest = number(survey.largest, 3)
     return [
-        ("Uncertainty", how if len(found.draws) else "no intervals"),
-        ("No interval", ", ".join(judged_verdict(found).withheld) or "nothing"),
+        ("Uncertainty", how if found.intervals() else "no intervals"),
+        ("No interval", _without_interval(judged_verdict(found))),
         ("Validation on unseen runs", test_text(survey) or f"none: {survey.no_test}"),
-        ("Reach", f"predictions are given up to 100 times {largest} FLOPs, the largest budget"),
+        ("Reach", f"predictions that the rows support are given up to 100 times {largest} FLOPs, the largest budget"),
     ]
+
+
+def _without_interval(verdict: Verdict) -> str:
+    """Name the numbers that have no interval."""
+    if verdict.nothing:
+        return f"all numbers: {verdict.nothing}"
+    return ", ".join(verdict.withheld) or "nothing"
 
 
 def availability_items(grid: Grid, facts: Facts) -> Lines:
     """Say what somebody needs who wants to repeat it."""
     checksum = grid.sha256[:12]
     return [
-        ("Measurements", f"{len(grid.frame)} rows, sha256 {checksum}; the rows used are listed below"),
+        ("Measurements", f"{counted(len(grid.frame), 'row')}, sha256 {checksum}; the rows used are listed below"),
         ("Where the runs come from", facts.of("source", "study", "paper", "data_source")),
         ("Code of the fit", "the command below repeats it; versions are listed with it"),
         ("Checkpoints", facts.of("checkpoint", "checkpoint_path", "hub", "url")),

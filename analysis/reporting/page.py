@@ -14,9 +14,18 @@ from analysis.reporting import calculator
 from analysis.reporting.checklist import checklist
 from analysis.reporting.runs import run_table
 from analysis.reporting.survey import Survey
-from analysis.reporting.words import WORDS, by_budget, headline, optimum_cells, rate_text, test_text, title_of
+from analysis.reporting.words import (
+    WORDS,
+    by_budget,
+    headline,
+    not_known,
+    optimum_cells,
+    rate_text,
+    test_text,
+    title_of,
+)
 from analysis.trust.interval import Interval
-from analysis.writing.numbers import human, number, span
+from analysis.writing.numbers import counted, human, number, span
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib")
@@ -65,6 +74,7 @@ def context(survey: Survey, grid: Grid, command: str, figures: dict[str, Drawing
         "name": pathlib.PurePath(grid.path).name,
         "rows": len(grid.frame),
         "used": len(survey.columns),
+        "of_rows": counted(len(grid.frame), "row"),
         "sha256": grid.sha256,
     }
     page["checklist"] = checklist(survey, grid)
@@ -99,6 +109,7 @@ def results_context(survey: Survey) -> dict[str, Any]:
         },
         "level": f"{found.spec.level:.0%}",
         "cost": f"Compute: {found.cost}." if found.cost else "",
+        "not_known": not_known(survey),
         "optima": [optimum_cells(row, survey.headline) for row in by_budget(survey)],
         "fits": [_fit_rows(name, one) for name, one in survey.results.items()],
         "failures": [(title_of(name), reason) for name, reason in survey.failures.items()],

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.fitting.result import FitResult, judged_verdict
 from analysis.reporting.rates import Rates
 from analysis.reporting.survey import Survey
-from analysis.writing.numbers import human, number, span
+from analysis.writing.numbers import counted, human, number, span
 
 TITLES = {
     "chinchilla": "approach 3, parametric",
@@ -81,8 +81,8 @@ def test_text(survey: Survey) -> str:
     covered = float(found["covered"])
     held = f"; {covered:.0%} of them lie in the interval that was given for them" if math.isfinite(covered) else ""
     return (
-        f"Fitted to the {found['rows_fitted']} smaller runs, {found['law']} ({approach}) misses the "
-        f"{found['rows_held_out']} runs of up to {found['extrapolation']:.3g}x more compute by "
+        f"Fitted to the {counted(int(found['rows_fitted']), 'smaller run')}, {found['law']} ({approach}) misses the "
+        f"{counted(int(found['rows_held_out']), 'run')} of up to {found['extrapolation']:.3g}x more compute by "
         f"{found['mean_error']:+.2%} on average (absolute {found['mean_absolute_error']:.2%}, worst "
         f"{found['largest_absolute_error']:.2%}){held}."
     )
@@ -102,6 +102,17 @@ def rate_text(one: Rates) -> str:
 def by_budget(survey: Survey) -> list[dict[str, Any]]:
     """Return the optima, budget by budget."""
     return sorted(survey.optima, key=lambda row: row["times_largest"])
+
+
+def not_known(survey: Survey) -> list[str]:
+    """Say why optima of the headline's approach are not known, each reason once."""
+    names = {"N": "parameters", "D": "tokens", "tokens_per_param": "tokens per parameter", "loss": "loss"}
+    reasons: dict[str, dict[str, None]] = {}
+    for row in by_budget(survey):
+        if row["law"] == survey.headline:
+            for key, why in row["why"].items():
+                reasons.setdefault(why, {})[names[key]] = None
+    return [f"Not known: {', '.join(of_why)}: {why}." for why, of_why in reasons.items()]
 
 
 def optimum_cells(row: dict[str, Any], first: str) -> dict[str, Any]:

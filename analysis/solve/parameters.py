@@ -103,12 +103,11 @@ class LawParameters:
         columns = [self._one(values, name, copy) for name in self.law.names()]
         return np.stack(columns, axis=1)
 
-    def coefficients(self, theta: np.ndarray) -> np.ndarray:
-        """Return coefficients [b, k]; those of the first copy, where there are several."""
-        copy = None if self.member is None else 0
+    def coefficients(self, theta: np.ndarray, copy: int = 0) -> np.ndarray:
+        """Return coefficients [b, k]; those of one copy, where there are several."""
         has_vanished = self.logs & (theta <= np.log(VANISHED))
         values = np.where(has_vanished, 0.0, self.values(theta))
-        return self.of_copy(values, copy)
+        return self.of_copy(values, None if self.member is None else copy)
 
     def by_row(self, values: np.ndarray, name: str) -> np.ndarray:
         """Return one coefficient [b, 1], or [b, r] where copies of the law differ in it."""

@@ -27,10 +27,12 @@ def warnings(columns: Columns, coefficients: int, agreeing: float, residuals: Re
         found.append(f"only {agreeing:.1%} of the starts ended at the best optimum")
     repeated = repeated_rows(columns)
     if repeated:
-        found.append(f"{repeated} rows repeat another row exactly; repeated rows count twice and narrow the intervals")
+        verb = "row repeats" if repeated == 1 else "rows repeat"
+        found.append(f"{repeated} {verb} another row exactly; repeated rows count twice and narrow the intervals")
     far = far_rows(residuals.standardised)
     if far:
-        found.append(f"{far} of {rows} rows lie more than 8 robust standard deviations from the law")
+        verb = "lies" if far == 1 else "lie"
+        found.append(f"{far} of {rows} rows {verb} more than 8 robust standard deviations from the law")
     for role, what in (("N", "parameters"), ("D", "tokens")):
         if role not in columns:
             continue

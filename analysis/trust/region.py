@@ -74,11 +74,13 @@ def explore(
     freedom: int,
     level: float,
     seed: int = 0,
+    translate: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Region | None:
     """Explore the region of a fit, from its optima, its bootstrap refits [replicates, p], and sweeps of each parameter.
 
-    run: names those of the rows, where they have some; freedom: independent units that are left over the parameters. None
-    where none is: nothing measures the scatter.
+    run: names those of the rows, where they have some; freedom: independent units that are left over the parameters;
+    translate: makes coefficients of parameters, where there are others than the problem's own. None where nothing is left:
+    nothing measures the scatter.
     """
     from scipy.stats import f
 
@@ -113,8 +115,9 @@ def explore(
     kept = _thin(points, risen, one, stream)
     points = points[kept]
     risen = risen[kept]
+    translate = translate or problem.coefficients
     return Region(
-        coefficients=problem.coefficients(points),
+        coefficients=translate(points),
         rise=np.maximum(risen, 0.0),
         level=level,
         one=one,

@@ -127,6 +127,11 @@ def _judge_by_region(quantity: Quantity, law: Any, interval: Interval, region: R
     stacked = type(law).stack(region.coefficients)
     with np.errstate(all="ignore"):
         values = np.asarray(quantity(stacked), dtype=np.float64)
+    return judge_over_region(values, interval, region, whole)
+
+
+def judge_over_region(values: np.ndarray, interval: Interval, region: Region, whole: bool) -> Judged:
+    """Judge a number by its values at the points of a region, see `_judge_by_region`."""
     values = np.broadcast_to(values, region.rise.shape)
     if not np.isfinite(values).all():
         return Judged(None, "what the rows allow has no end", is_known=False)

@@ -50,6 +50,11 @@ def human(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write how many there are of something: 1 row, 12 rows."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def share(value: float | None) -> str:
     """Write a share in per cent; a dash for one that is not known."""
     is_known = value is not None and math.isfinite(value)

@@ -188,9 +188,8 @@ def test_one_ratio_of_tokens_to_parameters_is_compared_along_its_line():
         "family": np.repeat(["a", "b"], 8),
     }
     columns = Columns(values | {"X": 6 * values["N"] * values["D"]}, np.arange(16), {}, ())
-    notes = [families.narrow(name, part, Chinchilla) for name, part in family.split(columns).items()]
-    assert all("best allocation of compute is a guess" in note for note in notes)
-    assert not any(families.narrow(n, p, Chinchilla) for n, p in family.split(grid({"a": DENSE}, budgets=2)).items())
+    assert all(families.narrow(part, Chinchilla) for part in family.split(columns).values())
+    assert not any(families.narrow(part, Chinchilla) for part in family.split(grid({"a": DENSE}, budgets=2)).values())
     found = families.fit_families(columns, Plateau, FEW)
     rate = exchange.exchange_rate(found.families["b"], found.families["a"], np.array([1e17, 1e18, 1e19]))
     assert rate.multiplier == pytest.approx(np.full(3, 1.8), rel=0.05) and found.notes == ()
@@ -252,10 +251,11 @@ def test_compare_from_the_command_line(tmp_path):
     done = command(*words, "--by=architecture")
     assert done.returncode == 0, done.stderr
     data = json.loads(out.read_text())
-    assert data["schema"] == 1 and data["baseline"] == "dense" and data["shared"] == ["alpha", "beta"]
+    assert data["schema"] == compare.SCHEMA and data["baseline"] == "dense" and data["shared"] == ["alpha", "beta"]
     moe = data["exchange"]["moe"]
     assert moe["multiplier"][5] == pytest.approx(1.8, rel=0.1) and moe["crossing"]["status"] != "found"
     assert moe["extrapolated"][0] is False and moe["extrapolated"][-1] is True
     assert data["hours"]["classes"][0]["winner"] == "moe" and "rates against dense" in done.stdout
+    assert done.stdout.startswith("verdict: ") and data["verdicts"]["moe"]["line"]
     done = command(*words, "--by=familie")
     assert done.returncode == 2 and done.stderr.startswith("error: --columns family: 'familie' is not a column")

@@ -1,11 +1,14 @@
 """Which runs to make next: never nonsense, driven in a loop, and worth what was promised."""
 
+import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from analysis.command_line.answers import design as answer
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
@@ -50,11 +53,16 @@ def propose(columns: Columns, text: str, **options) -> design.Design:
 def test_a_ladder_has_no_negative_numbers_and_asks_for_runs_beside_it(jitter, text):
     columns = ladder(jitter)
     found = propose(columns, text)
-    assert found.low >= 0 and all(step.low >= 0 for step in found.steps)
+    ends = [found.low, *(step.low for step in found.steps)]
+    assert np.isnan(ends).all() if found.why_unknown else min(ends) >= 0
     assert found.steps and "beside it tell the two apart" in found.notes[0]
     described = design.to_json(found, planted.grid(pd.DataFrame({"params": [1.0]})), "")
     assert found.why_unknown or jitter
     assert (described["now"]["low"] is None) == bool(found.why_unknown)
+    assert (described["runs"][0]["low"] is None) == bool(found.why_unknown)
+    stream = io.StringIO()
+    answer.show(found, Console(file=stream, width=200))
+    assert stream.getvalue().startswith("verdict")
     ratio = found.candidates["D"] / found.candidates["N"]
     seen = columns["D"] / columns["N"]
     chosen = ratio[[step.candidate for step in found.steps]]

@@ -78,6 +78,46 @@ def test_trends_of_odd_rows():
             trend.find_trend(*bad)
 
 
+def test_rows_that_cannot_tell_a_trend_or_a_turn_say_so():
+    x = np.geomspace(1e6, 1e9, 4)
+    found = trend.find_trend(x, [4.0, 3, 2, 1])
+    assert found.verdict == "not known" and np.isnan(found.p_trend) and "1 of 12 cases" in found.line
+    x = np.geomspace(1e6, 1e9, 5)
+    found = trend.find_trend(x, [5.0, 4, 3, 2, 1.5])
+    assert found.verdict == "falls" and np.isnan(found.p_turn) and "whether it turns: 5 values of x" in found.line
+    x = np.geomspace(1e6, 1e9, 20)
+    assert trend.find_trend(x, -x).line == "the rows support a trend and a turn"
+
+
+def test_a_turn_at_the_edge_has_no_place():
+    """Many refits turn beyond the last row: an interval of those that turn within would be a choice among them."""
+    x = np.geomspace(1e6, 1e9, 30)
+    t = np.linspace(-1, 1, 30)
+    places = []
+    for seed in range(40):
+        y = (t - 0.9) ** 2 + 0.25 * np.random.default_rng(seed).standard_normal(30)
+        found = trend.find_trend(x, y, replicates=199, seed=seed)
+        if "turning point" in found.withheld:
+            assert found.turning_point is None and found.interval is None and "do not turn within" in found.line
+            places.append(seed)
+        elif found.interval is not None:
+            assert found.interval.high <= x[-1]
+    assert places
+
+
+def test_rows_of_one_run_are_one_row():
+    stream = np.random.default_rng(0)
+    run = np.repeat(np.arange(4), 10)
+    of_run = 0.2 * stream.standard_normal(4)
+    y = 3 + of_run[run] + 0.001 * stream.standard_normal(40)
+    x = np.geomspace(1e6, 1e9, 4)[run]
+    found = trend.trend_of(table(X=x, loss=y, run=run))
+    assert found.verdict == "not known" and "4 rows" in found.line
+    tokens = x * np.tile(np.geomspace(1, 10, 10), 4)
+    found = trend.trend_of(table(X=tokens, loss=y, run=run))
+    assert found.verdict == "not known" and "40 rows are those of 4 runs" in found.line
+
+
 def test_the_trend_command(tmp_path):
     x = np.geomspace(1e7, 1e11, 15)
     y = (np.log10(x) - 9) ** 2 - 0.5 + 0.02 * np.random.default_rng(0).standard_normal(15)  # scores may be negative
@@ -85,6 +125,7 @@ def test_the_trend_command(tmp_path):
     arguments = [str(tmp_path / "grid.csv"), "--columns=X=params,loss=score", f"--json={tmp_path / 'trend.json'}"]
     done = command("analysis.trend", *arguments)
     assert done.returncode == 0 and "U-shaped" in done.stdout, done.stderr
+    assert done.stdout.startswith("verdict: the rows support a trend and a turn")
     found = json.loads((tmp_path / "trend.json").read_text())
     assert found["interval"]["low"] < found["turning_point"] < found["interval"]["high"]
     assert found["turning_point"] == pytest.approx(1e9, rel=0.1)

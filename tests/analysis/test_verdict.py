@@ -1,5 +1,6 @@
 """What a design can say: one verdict a fit, and no interval where the rows do not support one."""
 
+import dataclasses
 import datetime
 import io
 import json
@@ -13,6 +14,7 @@ from rich.console import Console
 import analysis
 from analysis import laws
 from analysis.command_line.answers import fit as fit_answer
+from analysis.command_line.answers import forecast as forecast_answer
 from analysis.command_line.answers import predict as predict_answer
 from analysis.fitting.result import FitResult, to_json
 from analysis.fitting.spec import FitSpec
@@ -225,7 +227,10 @@ def test_a_forecast_is_not_frozen_where_the_fit_says_nothing(of_ladder, tmp_path
     now = datetime.datetime.now(datetime.UTC)
     with pytest.raises(InputError, match="--at: .* has no interval at .*D/N is"):
         forecast.freeze(str(path), {"C": 1e24}, now)
-    assert forecast.freeze(str(path), {"N": 2e10, "D": 4e11}, now).quantiles
+    on_line = forecast.freeze(str(path), {"N": 2e10, "D": 4e11}, now)
+    assert on_line.quantiles and on_line.content()["verdict"] == of_ladder.verdict.line
+    assert printed(forecast_answer.show_frozen, on_line, 0.9)[0].startswith("verdict: the rows do not tell ")
+    assert "verdict" not in dataclasses.replace(on_line, verdict="").content()
 
 
 def test_the_first_line_of_a_fit_is_its_verdict(of_ladder):

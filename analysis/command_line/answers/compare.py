@@ -5,8 +5,9 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from analysis.command_line.verdict_line import show_verdicts
 from analysis.grid.table import Columns
-from analysis.questions.compare import Comparison, cost_in_words
+from analysis.questions.compare import Comparison, cost_in_words, verdicts
 from analysis.questions.efficiency import efficiencies
 from analysis.questions.equal_hours import EqualHours
 from analysis.questions.exchange import Crossing, ExchangeRate
@@ -18,10 +19,11 @@ POSITIONS = (0.0, 0.5, 1.0)  # in the range of data, in logarithms, that people 
 
 def show(result: Comparison, columns: Columns, level: float, console: Console) -> None:
     """Print a comparison for people."""
+    show_verdicts(verdicts(result.families), console)
     console.print(families_table(result.families))
     _show_sharing(result.families, console)
     console.print(rates_table(result, level))
-    for line in efficiency_lines(result, level):
+    for line in (*efficiency_lines(result, level), *why_not_known(result)):
         console.print(line, highlight=False)
     for name, crossing in result.crossings.items():
         told = describe(crossing, "FLOPs")
@@ -42,10 +44,13 @@ def show(result: Comparison, columns: Columns, level: float, console: Console) -
 
 
 def efficiency_lines(result: Comparison, level: float) -> list[str]:
-    """Return what the parameters and tokens of each family are worth in the baseline's, a line each."""
+    """Return what the parameters and tokens of each family are worth in the baseline's, a line each that is known."""
     lines = []
     for name, worth in efficiencies(result.families, result.baseline, level).items():
         for one in worth:
+            if one.why:
+                lines.append(f"[yellow]not known[/]: what {one.role} of {name} is worth: {one.why}")
+                continue
             value = number(one.value, 3)
             ends = "" if one.interval is None else f" ({level:.0%} interval {span(one.interval, 3)})"
             lines.append(f"{one.role} of {name} is worth {value} times that of {result.baseline}{ends}")
@@ -53,17 +58,23 @@ def efficiency_lines(result: Comparison, level: float) -> list[str]:
 
 
 def families_table(found: Families) -> Table:
-    """Return the coefficients of every family; a question mark stands by those that its rows do not determine."""
+    """Return the coefficients of every family; a dash stands for those that its rows do not tell."""
     first, *_ = found.families.values()
     names = first.law.names()
     table = Table("family", "rows", *names, title="families, one law", title_justify="left")
     for name, family in found.families.items():
-        cells = []
-        for coefficient, value in family.law.coefficients().items():
-            mark = " ?" if coefficient in family.not_identified else ""
-            cells.append(number(value) + mark)
+        cells = [number(value) for value in family.values().values()]
         table.add_row(name, str(family.rows), *cells)
     return table
+
+
+def why_not_known(result: Comparison) -> list[str]:
+    """Return why exchange rates are not known, a line for each reason; the verdicts say that of coefficients."""
+    lines = []
+    for name, rate in result.rates.items():
+        for why in dict.fromkeys(filter(None, rate.why)):
+            lines.append(f"[yellow]not known[/]: what compute of {name} is worth: {why}")
+    return lines
 
 
 def _show_sharing(found: Families, console: Console) -> None:
@@ -130,6 +141,8 @@ def shown(rate: ExchangeRate) -> list[int]:
 
 def describe(cross: Crossing, unit: str) -> str:
     """Return a crossing in words."""
+    if cross.why:
+        return f"whether they cross is not known: {cross.why}"
     if cross.at is None:
         low = number(cross.low, 3)
         high = number(cross.high, 3)

@@ -5,6 +5,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from analysis.command_line.verdict_line import show_verdicts
 from analysis.questions.candidates import cost_of
 from analysis.questions.design import Design
 from analysis.writing.numbers import human, number
@@ -14,6 +15,7 @@ BY_FACTOR = 10.0  # an interval of more sizes than that is told by the factor be
 
 def show(design: Design, console: Console) -> None:
     """Print the design for people."""
+    show_verdicts(design.verdicts, console)
     laws = ", ".join(f"{law} {share:.0%}" for law, share in design.weights.items())
     value = number(design.value)
     low = number(design.low)
@@ -46,13 +48,14 @@ def runs_table(design: Design) -> Table:
         cost = float(costs[run])
         low = number(step.low)
         high = number(step.high)
-        left = _width(step.low, step.high, by_factor) / width if width > 0 else None
+        is_known = not design.why_unknown and width > 0
+        left = _width(step.low, step.high, by_factor) / width if is_known else None
         table.add_row(
             str(turn),
             *sizes,
             number(cost, 3),
             number(step.spent, 3),
-            f"{low} to {high}",
+            "-" if design.why_unknown else f"{low} to {high}",
             "-" if left is None else f"{left:.0%}",
         )
     return table

@@ -12,7 +12,7 @@ from analysis.command_line.verdict_line import show_verdict
 from analysis.fitting.result import FitResult, judged_verdict
 from analysis.laws import LAWS
 from analysis.trust.certificate import Certificate
-from analysis.writing.numbers import number, span
+from analysis.writing.numbers import counted, number, span
 
 
 def show(result: FitResult, console: Console) -> None:
@@ -23,7 +23,7 @@ def show(result: FitResult, console: Console) -> None:
     show_verdict(verdict, console)
     console.print(coefficients(result))
     console.print(
-        f"{len(columns)} rows used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}"
+        f"{counted(len(columns), 'row')} used{bounding(result)}, {len(columns.dropped)} dropped; objective {result.objective:.8g}"
         f"{search(certificate)}"
     )
     chosen = ", ".join(f"{role} = {source}" for role, source in columns.sources.items())
@@ -87,7 +87,8 @@ def show_back_test(test: Mapping[str, Any], console: Console) -> None:
     held = f"; {covered:.0%} lay in their interval" if has_intervals else ""
     farthest = test["by_factor"][-1]
     reach = farthest["to"]
-    told = f"{test['predictions']} predictions of {test['quantity']} ({test['rows']} rows)"
+    predictions = counted(test["predictions"], "prediction")
+    told = f"{predictions} of {test['quantity']} ({counted(test['rows'], 'row')})"
     console.print(
         f"back-test: {test['rms_error']:.2%} root mean square error of {told} up to {reach:.3g} times beyond the rows fitted{held}",
         highlight=False,

@@ -11,6 +11,7 @@ from analysis.writing.numbers import number
 
 def show_frozen(forecast: Forecast, level: float, console: Console) -> None:
     """Print a forecast for people."""
+    console.print(f"verdict: {forecast.verdict}", highlight=False)
     low, high = forecast.interval(level)
     console.print(
         f"{forecast.target} = [bold]{number(forecast.prediction, 5)}[/], one run in {number(low, 5)} to "

@@ -6,7 +6,8 @@ from rich.table import Table
 from analysis.command_line.verdict_line import show_verdict
 from analysis.fitting.result import judged_verdict
 from analysis.reporting.survey import Survey
-from analysis.reporting.words import WORDS, by_budget, headline, optimum_cells, title_of
+from analysis.reporting.words import WORDS, by_budget, headline, not_known, optimum_cells, title_of
+from analysis.writing.numbers import counted
 
 COLOURS = {"good": "green", "care": "yellow", "poor": "red"}
 SHOWN = ("chinchilla", "isoflop")  # approaches whose optima are printed
@@ -16,9 +17,13 @@ def show(survey: Survey, console: Console) -> None:
     """Print the law, the optimum for 1, 10 and 100 times the largest budget, and the verdict."""
     show_verdict(judged_verdict(survey[survey.headline]), console)
     top = headline(survey)
-    console.print(f"[bold]{top['law']}[/]  ({title_of(survey.headline)}, {len(survey.columns)} runs)", highlight=False)
+    console.print(
+        f"[bold]{top['law']}[/]  ({title_of(survey.headline)}, {counted(len(survey.columns), 'run')})", highlight=False
+    )
     console.print(top["title"], highlight=False)
     console.print(optima_table(survey))
+    for line in not_known(survey):
+        console.print(line, highlight=False)
     colour = COLOURS[survey.verdict]
     console.print(f"[{colour}]{WORDS[survey.verdict]}[/] {'; '.join(survey.reasons)}", highlight=False)
     for name, reason in survey.failures.items():

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from analysis.grid.table import Columns
 from analysis.questions.trend import Trend
-from analysis.writing.numbers import number, span
+from analysis.writing.numbers import counted, number, span
 
 
 def show(trend: Trend, columns: Columns, console: Console) -> None:
@@ -12,9 +12,13 @@ def show(trend: Trend, columns: Columns, console: Console) -> None:
     x = columns.sources["X"]
     y = columns.sources["loss"]
     dropped = len(columns.dropped)
-    console.print(f"{y} over {x}: [bold]{trend.verdict}[/] ({len(columns)} rows, {dropped} dropped)")
+    colour = "yellow" if trend.withheld else "green"
+    console.print(f"[{colour}]verdict[/]: {trend.line}", highlight=False)
+    console.print(f"{y} over {x}: [bold]{trend.verdict}[/] ({counted(len(columns), 'row')}, {dropped} dropped)")
     if trend.turning_point is not None:
         turn = number(trend.turning_point)
         interval = f" ({span(trend.interval)})" if trend.interval else ""
         console.print(f"turns at {x} = {turn}{interval}")
-    console.print(f"p of no trend {trend.p_trend:.3f}, p of no turn {trend.p_turn:.3f}")
+    no_trend = number(trend.p_trend, 3)
+    no_turn = number(trend.p_turn, 3)
+    console.print(f"p of no trend {no_trend}, p of no turn {no_turn}")

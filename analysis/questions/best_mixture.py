@@ -11,9 +11,10 @@ import numpy as np
 
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture
 from analysis.questions.predict import Fitted, predict
+from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def parse_prior(text: str) -> dict[str, float]:
@@ -48,13 +49,16 @@ def best(fitted: Fitted, prior: Mapping[str, float], draws: int, top: int, seed:
     if prediction.interval is not None:
         ends = prediction.interval
         interval = {"level": ends.level, "low": ends.low, "high": ends.high}
-    return {
+    described = {
         "schema": SCHEMA,
+        "verdict": fitted.verdict.to_json(),
         "law": law.NAME,
         "mixture": mixture,
         "prediction": prediction.loss,
         "interval": interval,
+        "why_no_interval": dict(prediction.why),
         "prediction_of_prior": float(law.predict(np.array(list(scaled_prior.values())))),
         "prior": scaled_prior,
         "options": {"draws": draws, "top": top, "seed": seed},
     }
+    return finite_or_null(described)

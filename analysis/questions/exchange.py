@@ -132,22 +132,22 @@ def _judged_rates(a: Family, b: Family, C: Array, needed: Array, level: float) -
     A rate needs both losses, and that it ranges no farther over the region of a joint fit than its interval says.
     """
     multipliers = exchange_draws(a, b, C, a.draws, b.draws)
-    region = common_region(a, b)
+    regions = common_region(a, b)
     over_region = None
-    if region is not None and len(multipliers):
-        of_a, of_b = (one.verdict.region.coefficients for one in (a, b) if one.verdict and one.verdict.region)
-        over_region = exchange_draws(a, b, C, of_a, of_b)
+    if regions is not None and len(multipliers):
+        of_a, of_b = regions
+        over_region = exchange_draws(a, b, C, of_a.coefficients, of_b.coefficients)
+    whole = bool(a.withheld or b.withheld)
     found = []
     for at, draws in enumerate(multipliers.T):
         why = why_not_compared(a, b, float(needed[at]), float(C[at]), level)
         interval = Interval.of(draws, level)
         if why:
             found.append(Judged(None, why, is_known=False))
-        elif interval is None or region is None or over_region is None:
+        elif interval is None or regions is None or over_region is None:
             found.append(Judged(interval))
         else:
-            whole = bool(a.withheld or b.withheld)
-            found.append(judge_over_region(over_region[:, at], interval, region, whole))
+            found.append(judge_over_region(over_region[:, at], interval, regions[0], whole))
     return found
 
 
@@ -160,12 +160,15 @@ def why_not_compared(a: Family, b: Family, of_a: float, of_b: float, level: floa
     return ""
 
 
-def common_region(a: Family, b: Family) -> Region | None:
-    """Return the likelihood region of a joint fit, in which points of two families belong together; None of two fits."""
-    if a.verdict is None or b.verdict is None or a.verdict.region is None or b.verdict.region is None:
+def common_region(a: Family, b: Family) -> tuple[Region, Region] | None:
+    """Return the regions of two families of a joint fit, whose points belong together; None of two fits."""
+    if a.verdict is None or b.verdict is None:
         return None
-    first = a.verdict.region
-    return first if first.rise is b.verdict.region.rise else None
+    of_a = a.verdict.region
+    of_b = b.verdict.region
+    if of_a is None or of_b is None or of_a.rise is not of_b.rise:
+        return None
+    return of_a, of_b
 
 
 def exchange_draws(a: Family, b: Family, C: Array, of_a: Array, of_b: Array) -> Array:

@@ -11,6 +11,7 @@ from analysis.writing.numbers import number
 
 def show(found: Mapping[str, Any], target: str, console: Console) -> None:
     """Print what questions/best_mixture.py found (its JSON) for people; `target` is what the law predicts."""
+    console.print(f"verdict: {found['verdict']['line']}", highlight=False)
     table = Table("part", "prior", "best mixture")
     largest_first = sorted(found["mixture"], key=lambda part: -found["mixture"][part])
     for part in largest_first:
@@ -19,3 +20,5 @@ def show(found: Mapping[str, Any], target: str, console: Console) -> None:
     console.print(
         f"{target} {number(found['prediction'], 5)}; {number(found['prediction_of_prior'], 5)} with the prior"
     )
+    for name, why in found["why_no_interval"].items():
+        console.print(f"[yellow]no interval[/]: {name}: {why}", highlight=False)

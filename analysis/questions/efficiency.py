@@ -74,15 +74,16 @@ def _worth(term: Term, family: Family, base: Family, level: float) -> Efficiency
         why = _why_not_known(one, (term.prefactor, exponent))
         if why:
             return Efficiency(role, math.nan, None, f"{one.name}: {why}")
-    region = common_region(family, base)
-    if region is None or interval is None:
+    regions = common_region(family, base)
+    if regions is None or interval is None:
         return Efficiency(role, value, interval)
-    of_family, of_base = (
-        one.verdict.region.coefficients for one in (family, base) if one.verdict and one.verdict.region
-    )
+    of_family, of_base = regions
     with np.errstate(all="ignore"):
-        over_region = np.asarray(ratio(stack(of_family), stack(of_base)))
-    judged = judge_over_region(over_region, interval, region, whole=bool(family.withheld or base.withheld))
+        own = stack(of_family.coefficients)
+        other = stack(of_base.coefficients)
+        over_region = np.asarray(ratio(own, other))
+    whole = bool(family.withheld or base.withheld)
+    judged = judge_over_region(over_region, interval, of_family, whole)
     return Efficiency(role, value if judged.is_known else math.nan, judged.interval, judged.why)
 
 

@@ -76,7 +76,7 @@ def test_the_command_fits_groups_and_predicts_for_one(tmp_path):
     frame().to_csv(path, index=False)
     out = tmp_path / "fits.json"
     done = command(
-        "analysis.fit", path, "--formula=L = E + A/N^alpha", "--by=the optimizer", "--bootstrap=8", "--noback_test",
+        "analysis.fit", path, "--formula=L = E + A/N^alpha", "--by=the optimizer", "--bootstrap=60", "--noback_test",
         f"--out={out}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

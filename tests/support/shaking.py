@@ -16,7 +16,7 @@ from sweeps.work.workdir import Workdir
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 
-# Two programs; devices are given, since a batch that is split over more of them sums in another order.
+# Two programs. Bits are those of one kind of place: how many threads a product is split over is another matter elsewhere.
 STUDY = '''"""Does it survive? 8 runs of two signatures."""
 from sweeps.study.grid import cases, over, product
 
@@ -118,13 +118,6 @@ class Shaken:
         workdir = Workdir(self.workdir)
         names = [path.parent.name for path in self.workdir.glob("runs/*/record.json")]
         return {name: list(workdir.curve(name).steps) for name in sorted(names)}
-
-
-def left_alone(study: pathlib.Path, folder: pathlib.Path) -> Shaken:
-    """The study, launched on this machine and left alone."""
-    calm = Shaken(study, folder / "calm", "local")
-    calm.finish()
-    return calm
 
 
 def compare(calm: Shaken, shaken: Shaken, folder: pathlib.Path) -> dict[str, int]:

@@ -13,18 +13,17 @@ import pytest
 
 from tests.support.cloud import TPU, Cloud
 from tests.support.ray_cluster import RayCluster
-from tests.support.shaking import STUDY, Shaken, compare, left_alone
+from tests.support.shaking import STUDY, Shaken, compare
 
 SECONDS = float(os.environ.get("LOSSGRID_CHAOS_SECONDS", "120"))
 
 
-@pytest.fixture(scope="session")
-def calm(corpus: pathlib.Path, data_root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Shaken:
-    """The study left alone."""
-    folder = tmp_path_factory.mktemp("calm")
+@pytest.fixture
+def study(corpus: pathlib.Path, data_root: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The study file."""
     values = {"corpus": str(corpus), "root": str(data_root), "cache": os.environ["JAX_COMPILATION_CACHE_DIR"]}
-    (folder / "study.py").write_text(STUDY % values)
-    return left_alone(folder / "study.py", folder)
+    (tmp_path / "study.py").write_text(STUDY % values)
+    return tmp_path / "study.py"
 
 
 def drawn() -> tuple[int, random.Random]:
@@ -45,10 +44,13 @@ def table(place: str, seed: int, shaken: Shaken, calm: Shaken, faults: dict[str,
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
-def test_ray_under_random_faults(calm: Shaken, cluster: RayCluster, tmp_path: pathlib.Path):
+def test_ray_under_random_faults(study: pathlib.Path, cluster: RayCluster, tmp_path: pathlib.Path):
     """Nodes die and hang, actors hang, workers and launchers are killed."""
     seed, draw = drawn()
-    shaken = Shaken(calm.study, tmp_path / "w", f"ray:address={cluster.address},silent_seconds=4")
+    executor = f"ray:address={cluster.address},silent_seconds=4"
+    calm = Shaken(study, tmp_path / "calm", executor)
+    calm.finish()
+    shaken = Shaken(study, tmp_path / "w", executor)
 
     def strike(kind: str, number: signal.Signals):
         def struck() -> bool:
@@ -84,13 +86,15 @@ def test_ray_under_random_faults(calm: Shaken, cluster: RayCluster, tmp_path: pa
 
 @pytest.mark.slow
 def test_slices_under_random_faults(
-    calm: Shaken, cloud: Cloud, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    study: pathlib.Path, cloud: Cloud, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     """gcloud fails at random, slices are preempted, the processes that see to them and launchers are killed."""
     seed, draw = drawn()
     for name, value in cloud.environment.items():
         monkeypatch.setenv(name, value)
-    shaken = Shaken(calm.study, f"{cloud.bucket}/study", f"{TPU},slots=2")
+    calm = Shaken(study, f"{cloud.bucket}/calm", f"{TPU},slots=2")
+    calm.finish()
+    shaken = Shaken(study, f"{cloud.bucket}/study", f"{TPU},slots=2")
     cloud.fail_at_random(seed, rate=0.08)
 
     def keepers() -> list[psutil.Process]:

@@ -17,7 +17,7 @@ import pytest
 
 from experiments import cli, files
 from experiments.alive import claims, lease, stops
-from experiments.cli import AgainError, InputError
+from experiments.cli import AgainError, InputError, WorkError
 from experiments.objects import bucket as buckets
 from experiments.objects import google
 from experiments.objects import path as paths
@@ -309,7 +309,7 @@ SHAPES = {".params['w']": (4,)}
 
 
 def state(value: float) -> TrainState:
-    return TrainState({"w": jnp.full(4, value)}, None, None)
+    return TrainState({"w": jnp.full(4, value, jnp.float32)}, None, None)
 
 
 def saved(folder: epath.Path, *steps: int, keep: int = 1) -> Checkpoints:
@@ -331,6 +331,48 @@ def restored(folder: epath.Path) -> tuple[int, float] | None:
     result = store.restore(parts, lambda leaves: found.append(float(leaves[".params['w']"][0])), print)
     store.close()
     return (result[0], found[-1]) if result else None
+
+
+def test_checkpoints_in_a_bucket(store_folder: epath.Path, capsys: pytest.CaptureFixture[str]):
+    """Kept as many as are asked for. One that is hidden, copied from a disk, half deleted, left by a killed save."""
+    folder = store_folder / "checkpoints"
+    saved(folder, 10, 20, 30, keep=2).close()
+    assert commits.steps(folder) == [20, 30] and restored(folder) == (30, 30.0)
+    assert list((store_folder / "saving").iterdir()) == []
+
+    (folder / "30" / MARKER).unlink()  # as in a copy from a disk, which has no such files
+    assert commits.steps(folder) == [20]
+    assert restored(folder) == (30, 30.0) and "30 is whole and has no commit_success.txt" in capsys.readouterr().err
+
+    (folder / "20" / MARKER).unlink()  # as a deletion leaves it that was killed
+    (folder / "20" / "state").rmtree()
+    assert restored(folder) == (30, 30.0) and not (folder / "20").exists()
+
+    commits.begin(folder, 40)  # as a save leaves it that was killed
+    (folder / "40" / "state" / "part").write_text("half")
+    assert restored(folder) == (30, 30.0) and not (folder / "40").exists()
+
+    (folder / "30" / MARKER).unlink()  # neither whole nor ours
+    (folder / "30" / paths.METADATA).unlink()
+    with pytest.raises(WorkError, match=r"checkpoints/30 is no whole checkpoint.*nothing was changed"):
+        restored(folder)
+    assert (folder / "30" / "state").exists()
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(store_folder: epath.Path, capsys: pytest.CaptureFixture[str]):
+    """Renamed, which is to copy and delete; the one before it is used; a run with damaged ones alone does not begin anew."""
+    folder = store_folder / "checkpoints"
+    saved(folder, 10, 20, keep=2).close()
+    for step in (20, 10):
+        seals_file = folder / str(step) / "seals" / "0.json"
+        sealed = json.loads(seals_file.read_text())
+        sealed[".params['w']"][0][1] += 1
+        seals_file.write_text(json.dumps(sealed))
+        if step == 20:
+            assert restored(folder) == (10, 10.0) and "20 is damaged" in capsys.readouterr().out
+            assert (folder / "20.damaged" / MARKER).exists() and not (folder / "20").exists()
+    with pytest.raises(WorkError, match="has damaged checkpoints only"):
+        restored(folder)
 
 
 # --- a run

@@ -5,6 +5,7 @@ one device.
 """
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -24,6 +25,8 @@ COLLECTIVES = (
 SLICES = ("dynamic-slice", "slice", "gather")  # read no more than what they give
 UPDATES = ("dynamic-update-slice", "scatter")  # write no more than what they are given
 
+_MEGASCALE_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_MEGASCALE_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}')
 _IN_PAIRS = ("collective-permute", "collective-broadcast")
 
 
@@ -197,11 +200,11 @@ class Traffic:
 def traffic(module: Module, places: Places) -> Traffic:
     """Say over which links the collectives of a program go.
 
-    Within a slice as in `collective_bytes`; between slices each slice sends, with all its chips, what the others do not
-    have yet. What takes up only a part of an axis that closes to a ring cannot go round, and counts twice.
+    Within a slice as in `collective_bytes`. Between slices each slice sends, with all its chips, what the others do not have
+    yet: by collectives whose groups cross slices, and by the transfers through hosts into which libtpu turns them. What takes up only a part of an axis that closes to a ring cannot go round, and counts twice.
     """
     by_axes: dict[str, float] = {}
-    to_slices = 0.0
+    to_slices = sum(map(_sent_by_host, module.executed(_sent_by_host)))
     for one in collectives(module):
         span = places.span(one.groups)
         sent = one.entering * _within_slice(one.kind, one.members, span.slices)
@@ -209,6 +212,32 @@ def traffic(module: Module, places: Places) -> Traffic:
         if sent and span.axes:
             by_axes[span.axes] = by_axes.get(span.axes, 0.0) + sent * span.slowdown
     return Traffic(dict(sorted(by_axes.items())), to_slices)
+
+
+def _sent_by_host(executed: Executed) -> float:
+    """Return the bytes that a transfer of the Megascale runtime sends to other slices, in all its runs; 0 for anything else.
+
+    What enters is the device's part of what its slice has summed up or gathered already; its attributes say what is done
+    with it, and between which slices: `{1,2}x{0:3}`, slices 1 and 2, devices 0 to 3 of each.
+    """
+    instruction = executed.instruction
+    kind = instruction.search(_MEGASCALE_KIND)
+    if instruction.opcode != "send" or kind is None:
+        return 0.0
+    target = instruction.search(_MEGASCALE_SLICES)
+    slices = _count(target[1]) if target else 2
+    name = kind[1].lower().replace("_", "-")
+    once = executed.operands[0].bytes * _ring(name, slices)
+    return executed.times * once
+
+
+def _count(ranges: str) -> int:
+    """Count the numbers of `1,2` or `0:3` or both."""
+    total = 0
+    for part in ranges.split(","):
+        first, colon, last = part.partition(":")
+        total += int(last) - int(first) + 1 if colon else 1
+    return total
 
 
 def _kind(instruction: Instruction) -> str:
@@ -234,7 +263,7 @@ def _ring(kind: str, n: int) -> float:
         return 2 * share
     if kind in _IN_PAIRS:
         return 1.0
-    return share
+    return share  # reduce-scatter, all-to-all
 
 
 def _within_slice(kind: str, n: int, slices: int) -> float:

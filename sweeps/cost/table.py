@@ -72,7 +72,9 @@ def _compiled_table(plan: Plan, name: str) -> Table:
     """Say what runs where, whether it fits, and what it takes."""
     chips = plan["totals"]["chips"]
     date = plan["chip"]["date"]
-    table = Table(title=f"{name} on {plan['target']}: {chips} chips ({plan['topology']}), of {date}")
+    slices = plan.get("slices", 1)
+    shape = plan["topology"] if slices == 1 else f"{slices} slices of {plan['topology']}"
+    table = Table(title=f"{name} on {plan['target']}: {chips} chips ({shape}), of {date}")
     heads = ("signature", "runs", "params", "mesh", "at once", "fits", "step GB", "eval", "save")
     _add_columns(table, [*heads, "ms/step", "bound by", "MFU", "time"])
     for signature in plan["signatures"]:

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments.benchmarks.chips import load_chips, load_grid
+from experiments.cli import InputError
 from experiments.run.freeze import freeze
 from experiments.store.record import ledger
 from models.mesh import mesh
@@ -91,6 +92,21 @@ def test_fsdp_for_a_tpu_has_its_flops_and_collectives(cached_compiler: CachedCom
     assert found.buffers[0]["bytes"] > 1e6
     paths = " ".join(buffer["path"] for buffer in found.buffers)
     assert any(name in paths for name in ("Attention", "Mlp", "logits"))
+
+
+def test_slices_speak_of_gradients_through_the_data_center(tmp_path: pathlib.Path):
+    """Two slices of four chips, the batch split between them: each chip sends its quarter of the sum, there and back."""
+    compiler.set_up()
+    values = SMALL | {"model.width": 512, "model.heads": 4, "model.vocab": 1024, "batch_tokens": 8192}
+    run, execution = freeze(nest(values | {"model.dtype": "bfloat16"}))
+    target = machines.target("v5e-4x2")
+    found = CachedCompiler(target, str(tmp_path))(run, Layout(data=2, fsdp=4), execution, rest=False)
+    params = ledger(run)["params_total"]
+    assert 2 * params / 4 < found.dcn_bytes < 1.5 * 4 * params / 4, "gradients in bfloat16 or float32"
+    bounded = bound.bound_step(found, CHIPS["v5e"], target)
+    assert bounded.slices == pytest.approx(found.dcn_bytes / 3.125e9)
+    with pytest.raises(InputError, match="expected a multiple of 2 of one of them"):
+        compiler.build(run, Layout(fsdp=8), execution, compiler.topology("v5e", "2x2", 2))
 
 
 @pytest.mark.parametrize(("chip", "topology"), [("v6e", "16x16"), ("v5p", "4x4x8")])

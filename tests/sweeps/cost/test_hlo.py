@@ -180,6 +180,47 @@ def test_what_crosses_slices_is_counted_apart(kind: str, groups: str, by_axes: d
     assert traffic_of(kind, groups, places(2, 2, slices=2)) == hlo_traffic.Traffic(by_axes, to_slices)
 
 
+MEGASCALE = """HloModule crosses, num_partitions=8
+
+%body (p: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
+  %p = (s32[], bf16[64,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %part = bf16[64,8]{1,0} get-tuple-element(%p), index=1
+  %after = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="psum.127_0"}
+  %send.57 = (bf16[64,8]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%part, %after), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.127_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="SLICESx{0:3}",_xla_megascale_transfer_type="KIND"}
+  ROOT %out = (s32[], bf16[64,8]{1,0}) tuple(%i, %part)
+}
+
+%cond (q: (s32[], bf16[64,8])) -> pred[] {
+  %q = (s32[], bf16[64,8]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %three = s32[] constant(3)
+  ROOT %less = pred[] compare(%j, %three), direction=LT
+}
+
+ENTRY %main (a: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
+  %a = (s32[], bf16[64,8]{1,0}) parameter(0)
+  ROOT %loop = (s32[], bf16[64,8]{1,0}) while(%a), condition=%cond, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "slices", "sent"),
+    [
+        ("ALL_REDUCE", "{1,2}", 1024),
+        ("ALL_REDUCE", "{0:3}", 2 * 3 / 4 * 1024),
+        ("ALL_GATHER", "{0:3}", 3 * 1024),
+        ("REDUCE_SCATTER", "{0,2:4}", 3 / 4 * 1024),
+        ("ALL_TO_ALL", "{1,2}", 512),
+    ],
+)
+def test_transfers_of_libtpu_between_slices_are_counted(kind: str, slices: str, sent: float):
+    """1,024 bytes of each device enter, three times, as libtpu writes it for a program on several slices."""
+    text = MEGASCALE.replace("KIND", kind).replace("SLICES", slices)
+    assert hlo_traffic.traffic(hlo.Module(text), places(2, 2, slices=2)).to_slices == 3 * sent
+
+
 CHIPS = load_chips()
 
 

@@ -206,11 +206,11 @@ def test_early_stopping_needs_an_executor_that_shares_the_workdir():
     away.shares_workdir = False
     stopping = Policy(stop_dominated=True)
     with pytest.raises(
-        InputError, match="--stop_dominated: --executor=tpu-vm brings curves back only when a run is over"
+        InputError, match="--stop_dominated: --executor=my-place brings curves back only when a run is over"
     ):
-        check_early_stopping(stopping, "tpu-vm", away)
+        check_early_stopping(stopping, "my-place", away)
     with pytest.raises(InputError, match="--stop_diverging"):
-        check_early_stopping(Policy(stop_diverging=True), "tpu-vm", away)
-    check_early_stopping(Policy(), "tpu-vm", away)
+        check_early_stopping(Policy(stop_diverging=True), "my-place", away)
+    check_early_stopping(Policy(), "my-place", away)
     check_early_stopping(stopping, "local", CPU)
     assert tpu_vm.TpuVmExecutor.shares_workdir, "slices work in the workdir itself"

@@ -207,7 +207,7 @@ def test_a_plan_is_printed_whole_on_a_narrow_terminal():
 
 
 class MadeUpCompiler(CachedCompiler):
-    """Says that a program fits where its layout is guessed to take at most so many bytes; a step takes a second."""
+    """Says that a program fits that is guessed to take at most so many bytes, and has one run; a step takes a second."""
 
     def __init__(self, target: machines.Target, most_bytes: float):
         super().__init__(target, cache=None)
@@ -217,7 +217,7 @@ class MadeUpCompiler(CachedCompiler):
     def __call__(self, run: Run, layout: Layout, execution: Execution, rest: bool = True) -> Compiled:
         guessed = guess(run, layout, 1, 1, CHIPS["v5e"], execution)
         self.tried.append(guessed)
-        fits = guessed.bytes <= self.most_bytes
+        fits = guessed.bytes <= self.most_bytes and layout.trials == 1
         return Compiled(
             fits=fits,
             peak_bytes=int(guessed.bytes),
@@ -254,8 +254,8 @@ def test_a_bill_follows_from_steps_programs_and_chips():
     alone = cases(sizes | {"execution.mesh.trial": 1, "execution.mesh.data": 8, "execution.mesh.fsdp": 1})
     grid = product(alone, over("tokens", 10_240, 20_480))
     found, _ = planned_for_v5e_16(grid, math.inf)
-    programs = {1: 10 + 20, 2: 20}[found["trials_per_program"]]
-    seconds = programs + found["programs"] * (8.0 + populations.START_SECONDS)
+    assert (found["trials_per_program"], found["programs"]) == (1, 2)
+    seconds = 10 + 20 + 2 * (8.0 + populations.START_SECONDS)
     assert found["seconds"] == seconds
     assert found["totals"]["chip_hours"] == pytest.approx(16 * seconds / 3600)
     assert found["totals"]["price_usd"] == pytest.approx(16 * seconds / 3600 * 1.20)

@@ -123,6 +123,8 @@ def test_a_dominated_run_is_asked_to_stop_and_others_are_not(tiny, tmp_path):
 def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, tmp_path, monkeypatch):
     """The bad learning rate ends early, saved and evaluated; finished later, it is the run that was never stopped."""
     monkeypatch.setattr(stopping, "LOOK_SECONDS", 0.1)
+    first_core = local.available_cores()[:1]
+    monkeypatch.setattr(local, "available_cores", lambda: first_core)  # one worker, whose runs keep step
     (tmp_path / "study.py").write_text(
         '"""Which rate?"""\nfrom sweeps.study.grid import cases, over, product\n'
         "def get_study():\n"

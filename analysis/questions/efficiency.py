@@ -82,8 +82,7 @@ def _worth(term: Term, family: Family, base: Family, level: float) -> Efficiency
         own = stack(of_family.coefficients)
         other = stack(of_base.coefficients)
         over_region = np.asarray(ratio(own, other))
-    whole = bool(family.withheld or base.withheld)
-    judged = judge_over_region(over_region, interval, of_family, whole)
+    judged = judge_over_region(over_region, interval, of_family)
     return Efficiency(role, value if judged.is_known else math.nan, judged.interval, judged.why)
 
 

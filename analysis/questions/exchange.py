@@ -137,7 +137,6 @@ def _judged_rates(a: Family, b: Family, C: Array, needed: Array, level: float) -
     if regions is not None and len(multipliers):
         of_a, of_b = regions
         over_region = exchange_draws(a, b, C, of_a.coefficients, of_b.coefficients)
-    whole = bool(a.withheld or b.withheld)
     found = []
     for at, draws in enumerate(multipliers.T):
         why = why_not_compared(a, b, float(needed[at]), float(C[at]), level)
@@ -147,7 +146,7 @@ def _judged_rates(a: Family, b: Family, C: Array, needed: Array, level: float) -
         elif interval is None or regions is None or over_region is None:
             found.append(Judged(interval))
         else:
-            found.append(judge_over_region(over_region[:, at], interval, regions[0], whole))
+            found.append(judge_over_region(over_region[:, at], interval, regions[0]))
     return found
 
 

@@ -127,10 +127,9 @@ def _allowed(result: FitResult) -> dict[str, Any]:
         "region": None,
     }
     if region is not None:
-        whole = bool(verdict.withheld)
         data["region"] = {
             "points": pack(region.coefficients),
-            "reached": region.within(result.spec.level, whole).astype(int).tolist(),
+            "reached": region.within(result.spec.level).astype(int).tolist(),
             "farthest": farthest(region),
         }
     return data

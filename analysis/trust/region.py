@@ -50,14 +50,13 @@ class Region:
     all: float
     replicates: int  # of the bootstrap, that intervals come from
 
-    def within(self, level: float, whole: bool) -> np.ndarray:
-        """Say which points [booleans] are not ruled out at a level: of one number, or of the whole region."""
+    def within(self, level: float) -> np.ndarray:
+        """Say which points [booleans] are not ruled out at a level, where one number is asked for."""
         from scipy.special import chdtri
 
         wanted = chdtri(1, 1 - level)
         mapped = chdtri(1, 1 - self.level)
-        at_own_level = self.all if whole else self.one
-        limit = wanted / mapped * at_own_level
+        limit = wanted / mapped * self.one
         least = float(self.rise.min())  # a level so low that it rules out every point still leaves the best one
         return self.rise <= max(limit, least)
 

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from experiments import cli, files
 from experiments.cli import EXIT_AGAIN, EXIT_FAILURE, InputError
@@ -47,6 +48,10 @@ def main(_: list[str]) -> int:
     files.check_folder(given.workdir)
     for note in study.notes:
         print(f"note: {note}")
+    if given.dry_run:
+        executor.check(epath.Path(given.workdir))
+        print(executor.rehearse(epath.Path(given.workdir)))
+        return 0
     workdir = Workdir(given.workdir)
     workdir.root.mkdir(parents=True, exist_ok=True)
     outcome = launch(study, workdir, executor, policy)
@@ -96,6 +101,9 @@ if __name__ == "__main__":
     flags.DEFINE_list("retries", [], f"tries after each kind of failure, by kind; default: {default_budgets}")
     flags.DEFINE_bool("stop_dominated", False, "stop runs whose loss curve cannot reach that of their best rival")
     flags.DEFINE_bool("stop_diverging", False, "stop runs whose loss rises above where it began, and stays there")
+    flags.DEFINE_bool(
+        "dry_run", False, "show how a worker would be started, such as a job script; start and write nothing"
+    )
     flags.DEFINE_bool(
         "no_plan", False, "--no-plan: launch whatever plan.json in the workdir says, or that there is none"
     )

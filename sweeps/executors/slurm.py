@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import os
+import re
 import shlex
 import sys
 import time
@@ -34,6 +35,29 @@ from sweeps.executors.support.slurm_queue import LimitReached, Queue
 from sweeps.executors.support.slurm_worker import SlurmWorker
 
 LIMIT_SECONDS = 60.0  # after which Slurm is asked again to take more jobs than it did
+# Options of sbatch that the job's scripts depend on, each with ours that says the same; "" where there is none.
+SPOKEN_FOR = {
+    "-N": "hosts",
+    "--nodes": "hosts",
+    "-n": "hosts",
+    "--ntasks": "hosts",
+    "--ntasks-per-node": "hosts",
+    "-c": "cpus",
+    "--cpus-per-task": "cpus",
+    "-t": "minutes",
+    "--time": "minutes",
+    "-G": "gpus",
+    "--gpus": "gpus",
+    "--gpus-per-node": "gpus",
+    "-J": "",
+    "--job-name": "",
+    "-o": "",
+    "--output": "",
+    "--open-mode": "",
+    "-a": "",
+    "--array": "",
+    "--wrap": "",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +130,28 @@ class Options:
         if self.mem_gb:
             words.append(f"--mem={self.mem_gb}G")
         from_file, _ = self.read_setup()
-        return [*words, *from_file, *shlex.split(self.sbatch)]  # of two equal ones Slurm takes the last
+        others = [*from_file, *shlex.split(self.sbatch)]
+        _check_others(others)
+        return [*words, *others]  # of two equal ones Slurm takes the last
+
+    @property
+    def gpus_of_host(self) -> int:
+        """How many GPUs a host of a job has, whichever option says so."""
+        found = re.match(r"(?:gres[:/])?gpu(?::[a-zA-Z][^:,]*)?(?::(\d+))?(?:,|$)", self.gres)
+        return self.gpus or (int(found[1] or 1) if found else 0)
+
+
+def _check_others(words: Sequence[str]) -> None:
+    """Raise InputError for an option of sbatch that the job's scripts depend on."""
+    for word in words:
+        name = word.partition("=")[0]
+        if not name.startswith("--"):
+            name = name[:2]  # -N2
+        if name not in SPOKEN_FOR:
+            continue
+        ours = SPOKEN_FOR[name]
+        instead = f"expected {ours}=" if ours else "the launcher sets it"
+        raise InputError(f"--executor=slurm: {word} is not for sbatch= and setup=; {instead}")
 
 
 def executor(options: Options) -> "SlurmExecutor":
@@ -136,10 +181,22 @@ class SlurmExecutor(Executor[SlurmWorker]):
         """Raise InputError for a workdir that is no folder, and for options that Slurm refuses."""
         if "://" in os.fspath(workdir):
             raise InputError(f"--workdir={workdir}: Slurm jobs need a folder that all hosts see; expected no address")
-        job = self._job(epath.Path("population.json"), workdir, epath.Path("population.log"))
-        answer = slurm_queue.rehearse(slurm_script.job_script(job))
+        answer = slurm_queue.rehearse(slurm_script.job_script(self._example(workdir)))
         if isinstance(answer, NotStarted) and answer.kind == "user":
             raise InputError(f"--executor=slurm: {answer.reason}")
+
+    def rehearse(self, workdir: epath.Path) -> str:
+        """Return the scripts of a job, and what Slurm says of it, which takes none."""
+        job = self._example(workdir)
+        script = slurm_script.job_script(job)
+        answer = slurm_queue.rehearse(script)
+        said = answer.reason if isinstance(answer, NotStarted) else answer
+        return f"# job.sh\n{script}\n# host.sh\n{slurm_script.host_script(job)}\nsbatch --test-only: {said}"
+
+    def _example(self, workdir: epath.Path) -> slurm_script.Job:
+        """Return the job of a population that is called ID."""
+        folder = workdir / "populations"
+        return self._job(folder / "ID.json", workdir, folder / "ID.log")
 
     def clear(self, workdir: epath.Path) -> None:
         """Take jobs from the queue that have not started and whose launcher, of this host, is dead."""
@@ -153,11 +210,12 @@ class SlurmExecutor(Executor[SlurmWorker]):
     def hardware(self) -> Hardware:
         """Return what one job trains on."""
         options = self._options
-        return Hardware("gpu", options.gpus * options.hosts) if options.gpus else Hardware("cpu", 1)
+        gpus = options.gpus_of_host
+        return Hardware("gpu", gpus * options.hosts) if gpus else Hardware("cpu", 1)
 
     def options(self) -> dict[str, Any]:
         """Return the simulated devices on a CPU: one per core that was asked for."""
-        return {} if self._options.gpus else {"cpu_devices": self._options.cpus}
+        return {} if self._options.gpus_of_host else {"cpu_devices": self._options.cpus}
 
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SlurmWorker:
         """Prepare the job of a population, which `go` submits."""

@@ -4,14 +4,17 @@
 `slurmdbd` and `mariadb-server` a cluster can also have accounting, and with it limits on what a user may submit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -37,7 +40,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
@@ -50,8 +53,8 @@ SlurmctldTimeout=300
 SlurmdTimeout=300
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port1} CPUs=4 State=UNKNOWN
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port2} CPUs=4 State=UNKNOWN
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port1} CPUs={cpus} State=UNKNOWN
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port2} CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=1
 PartitionName=cancel Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=1
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
@@ -122,7 +125,7 @@ class Slurm:
         for node in NODES:
             (folder / f"spool.{node}").mkdir()
         ports = {name: free_port() for name in ("port", "port1", "port2")}
-        text = CONF.format(folder=folder, host=socket.gethostname(), **ports)
+        text = CONF.format(folder=folder, host=socket.gethostname(), cpus=os.cpu_count(), **ports)
         self._start_munge()
         if accounting:
             port = free_port()
@@ -210,6 +213,24 @@ class Slurm:
             if reason == "BeginTime":
                 self("scontrol", "update", f"JobId={number}", "StartTime=now")
 
+    @contextlib.contextmanager
+    def hastening(self) -> Iterator[None]:
+        """Do so every second."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(1):
+                if "slurmctld" in self.daemons:
+                    self.hasten()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def clear(self) -> None:
         """End all jobs."""
         self("scancel", f"--user={os.getuid()}")
@@ -227,6 +248,31 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+SBATCH = """#!/bin/bash
+# An sbatch that fails now and then, before Slurm has the job or after.
+when=({when})
+texts=({texts})
+if [ $((RANDOM % 100)) -lt {percent} ]; then
+  kind=${{when[RANDOM % ${{#when[@]}}]}}
+  [ $kind = after ] && {real} "$@" > /dev/null
+  echo $kind >> {folder}/failed
+  echo "sbatch: error: Batch job submission failed: ${{texts[RANDOM % ${{#texts[@]}}]}}" >&2
+  exit 1
+fi
+exec {real} "$@"
+"""
+
+
+def failing_sbatch(folder: pathlib.Path, percent: int, when: Sequence[str], texts: Sequence[str]) -> str:
+    """Return a PATH with an sbatch that fails so often, and keeps in `failed` when: before or after Slurm has the job."""
+    folder.mkdir()
+    script = folder / "sbatch"
+    values = {"when": " ".join(when), "texts": shlex.join(texts), "real": shutil.which("sbatch")}
+    script.write_text(SBATCH.format(folder=folder, percent=percent, **values))
+    script.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def _made(accounting: bool) -> Iterator[Slurm]:

@@ -3,10 +3,12 @@
 LOSSGRID_CHAOS_SECONDS and LOSSGRID_CHAOS_SEED set how long, and which mishaps (default: 120 s, a fresh seed, printed).
 """
 
+import collections
 import os
 import pathlib
 import random
 import signal
+import time
 
 import psutil
 import pytest
@@ -14,7 +16,14 @@ import pytest
 from tests.support.cloud import TPU, Cloud
 from tests.support.ray_cluster import RayCluster
 from tests.support.shaking import STUDY, Shaken, compare
+from tests.support.slurm import Slurm, failing_sbatch, until
 
+SBATCH_SAYS = (
+    "Socket timed out on send/recv operation",
+    "Unable to contact slurm controller (connect failure)",
+    "Slurm temporarily unable to accept job, sleeping and retrying",
+    "Zero Bytes were transmitted or received",
+)
 SECONDS = float(os.environ.get("LOSSGRID_CHAOS_SECONDS", "120"))
 
 
@@ -130,3 +139,48 @@ def test_slices_under_random_faults(
     leaked = len(cloud.left)
     table("tpu-vm", seed, shaken, calm, cloud.injected | shaken.struck, slices_leaked=leaked, **found)
     assert found == {"runs lost": 0, "runs doubled": 0} and leaked == 0
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("slurm")
+def test_slurm_under_random_faults(calm: Shaken, slurm: Slurm, tmp_path: pathlib.Path):
+    """Jobs are cancelled, queued again, preempted and killed, the controller is stopped, sbatch fails, launchers are killed."""
+    seed, draw = drawn()
+    path = failing_sbatch(tmp_path / "bin", 25, ["before", "after"], SBATCH_SAYS)
+    shaken = Shaken(calm.study, tmp_path / "w", "slurm:minutes=10,slots=2", PATH=path)
+
+    def to_a_job(*command: str):
+        def struck() -> bool:
+            running = slurm.running()
+            return bool(running) and slurm(*command, draw.choice(running)) is not None
+
+        return struck
+
+    def preempt() -> bool:
+        command = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.1")
+        return bool(slurm.running()) and slurm(*command) is not None
+
+    def stop_controller() -> bool:
+        slurm.stop_controller()
+        time.sleep(draw.uniform(2, 20))
+        slurm.start_controller()
+        return True
+
+    strikes = {
+        "job cancelled": to_a_job("scancel"),
+        "job queued again": to_a_job("scontrol", "requeue"),
+        "job killed": to_a_job("scancel", "--signal=KILL"),
+        "jobs preempted": preempt,
+        "controller stopped": stop_controller,
+        "launcher killed": shaken.kill_launcher,
+    }
+    with slurm.hastening():
+        shaken.shake(strikes, draw, SECONDS, pause=8)
+        shaken.finish()
+    failures = collections.Counter((tmp_path / "bin" / "failed").read_text().split())
+    for when, count in failures.items():
+        shaken.struck[f"sbatch failed {when} Slurm had the job"] = count
+    found = compare(calm, shaken, tmp_path)
+    until(lambda: not slurm("squeue", "--noheader"))
+    table("slurm", seed, shaken, calm, shaken.struck, **found)
+    assert found == {"runs lost": 0, "runs doubled": 0}

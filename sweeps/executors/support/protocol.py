@@ -24,6 +24,7 @@ import abc
 from collections.abc import Sequence
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from typing import Any, Generic, Protocol, TypeVar
@@ -115,6 +116,11 @@ class Executor(abc.ABC, Generic[SomeWorker]):
 
         By default any will do.
         """
+
+    def rehearse(self, workdir: epath.Path) -> str:
+        """Return how a worker would be started, for a reader. Starts and writes nothing."""
+        population = workdir / "populations" / "ID.json"
+        return shlex.join(train_command(population, workdir))
 
     def hardware(self) -> Hardware | None:
         """Return what one worker trains on, which a plan has to be for as well. By default that is not known."""

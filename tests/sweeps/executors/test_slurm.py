@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 import json
-import os
 import pathlib
 import re
-import shutil
+import signal
+import subprocess
+import sys
 import time
 
 from etils import epath
@@ -19,7 +20,10 @@ from sweeps.executors.support import protocol, slurm_queue, slurm_script
 from sweeps.executors.support.event_file import EventFile
 from sweeps.executors.support.protocol import End, Event, Failure, NotStarted
 from sweeps.executors.support.slurm_worker import SlurmWorker
-from tests.support.slurm import Slurm, until
+from tests.support.executors import launch, losses, started
+from tests.support.slurm import Slurm, failing_sbatch, until
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 
 # Takes the place of Python on a host: runs the lines of shell that a population's file has.
 INTERPRETER = """#!/bin/bash
@@ -72,7 +76,7 @@ class Place:
         self.events[worker] += worker.events()
         return end
 
-    def end(self, worker: SlurmWorker, hasten: Callable[[], object] | None = None) -> End:
+    def end(self, worker: SlurmWorker, hasten: Callable[[], object] | None = None, seconds: float = 30) -> End:
         """Wait for the end of a worker, as a launcher does. `hasten`: jobs that were queued again."""
         seen: list[End] = []
 
@@ -82,7 +86,7 @@ class Place:
             seen.append(self.look(worker))
             return seen[-1] is not None
 
-        until(over)
+        until(over, seconds)
         worker.close()
         self.executor.release(worker)
         return seen[-1]
@@ -124,6 +128,8 @@ def place(slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
         ("minutes=2,signal_seconds=120", "signal_seconds=120: expected less than minutes=2"),
         ("sbatch=END", "sbatch=END: expected options such as"),
         ("sbatch=--comment='x", "sbatch=--comment='x: No closing quotation"),
+        ("sbatch=--exclusive --nodes=2", "--nodes=2 is not for sbatch= and setup=; expected hosts="),
+        ("sbatch=-ofile", "-ofile is not for sbatch= and setup=; the launcher sets it"),
         ("setup=/nowhere.sh", "setup=/nowhere.sh: cannot be read"),
         ("exclude=n[1", "unknown"),
     ],
@@ -132,6 +138,17 @@ def test_options_that_no_job_could_have_are_one_line(options: str, named: str, m
     monkeypatch.setattr(slurm_queue, "check_installed", lambda: None)
     with pytest.raises(InputError, match=re.escape(named)):
         executors.load(f"slurm:{options},exclude=n[1,3],nope=1" if named == "unknown" else f"slurm:{options}")
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [("cpus=2", 0), ("gpus=2", 2), ("gres=gpu", 1), ("gres=gpu:a100:4", 4), ("gres=gpu:4", 4), ("gres=shard:8", 0)],
+)
+def test_the_hardware_of_a_job_follows_from_its_options(options: str, gpus: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm_queue, "check_installed", lambda: None)
+    executor = executors.load(f"slurm:hosts=2,{options}")
+    assert executor.hardware() == (protocol.Hardware("gpu", 2 * gpus) if gpus else protocol.Hardware("cpu", 1))
+    assert ("cpu_devices" in executor.options()) == (gpus == 0)
 
 
 # --- how a job ends
@@ -196,6 +213,18 @@ def test_options_reach_slurm_and_the_job(place: Callable[..., Place], slurm: Slu
         assert worker.number is not None
         shown = slurm("scontrol", "show", "job", worker.number)
         assert shown and {"Comment=hello", "Nice=8", "NodeList=node2"} <= set(shown.split())
+
+
+def test_a_job_can_be_read_before_there_is_one(place: Callable[..., Place], slurm: Slurm):
+    """Its scripts, which a shell understands, and what Slurm says; nothing is written and none is queued."""
+    here = place("hosts=2,partition=cancel")
+    text = here.executor.rehearse(here.workdir)
+    job, _, rest = text.removeprefix("# job.sh\n").partition("# host.sh\n")
+    host, _, said = rest.partition("sbatch --test-only: ")
+    for script in (job, host):
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).stderr == ""
+    assert "#SBATCH --partition=cancel\n" in job and "on nodes node[1-2] in partition cancel" in said
+    assert not slurm("squeue", "--noheader") and not list(here.workdir.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -335,32 +364,14 @@ def test_a_job_that_slurm_has_forgotten_is_over(place: Callable[..., Place], slu
 # --- sbatch
 
 
-SHIM = """#!/bin/bash
-# An sbatch that fails as the next line of a file says: before Slurm has the job, or after.
-read -r when text < {folder}/next
-case $when in
-  before) ;;
-  after) {real} "$@" > /dev/null ;;
-  *) exec {real} "$@" ;;
-esac
-echo "sbatch: error: Batch job submission failed: $text" >&2
-exit 1
-"""
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_sbatch_that_fails_leaves_nothing_behind(
     when: str, place: Callable[..., Place], slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     """No worker has started, through no fault of its runs; a job that Slurm has taken all the same is cancelled."""
     here = place()
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    shim = folder / "sbatch"
-    shim.write_text(SHIM.format(folder=folder, real=shutil.which("sbatch")))
-    shim.chmod(0o755)
-    (folder / "next").write_text(f"{when} Socket timed out on send/recv operation\n")
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    path = failing_sbatch(tmp_path / "bin", 100, [when], ["Socket timed out on send/recv operation"])
+    monkeypatch.setenv("PATH", path)
     end = here.end(here.start("sleep 100"))
     assert end == NotStarted("node", "sbatch: Batch job submission failed: Socket timed out on send/recv operation")
     until(lambda: "RUNNING" not in slurm.states().values() and not slurm("squeue", "--noheader"))
@@ -421,3 +432,123 @@ def test_events_are_read_once(tmp_path: pathlib.Path):
         file.flush()
         assert events.read() == [{"event": "progress"}]
     assert bytes_read() - before < 100_000
+
+
+# --- slowly
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_away_keeps_nobody_waiting(
+    place: Callable[..., Place], slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+):
+    """Twenty seconds without it: events come, a worker that ends is over; no call waits, and it is said once."""
+    monkeypatch.setattr(slurm_queue, "AWAY_SECONDS", 5.0)
+    here = place()
+    ends = here.start(f"{SAY % 1}; sleep 10; {SAY % 2}")
+    saves = here.start(f"{SAY % 1}; {SAVES}")
+    for worker in (ends, saves):
+        here.until_it_says(worker)
+    slurm.stop_controller()
+    stopped_at = time.monotonic()
+    ended, slowest = None, 0.0
+    while time.monotonic() - stopped_at < 20:
+        before = time.monotonic()
+        ended = ended if ended is not None else here.look(ends)
+        assert here.look(saves) is None
+        saves.stop()
+        slowest = max(slowest, time.monotonic() - before)
+        time.sleep(0.2)
+    assert ended == 0 and slowest < 5
+    slurm.start_controller()
+    assert here.end(saves) == EXIT_AGAIN
+    said = [event["text"] for events in here.events.values() for event in events if event["event"] == "say"]
+    assert [text.partition(" (")[0] for text in said] == ["Slurm does not answer", "Slurm answers again"]
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up(place: Callable[..., Place]):
+    """It is told so long before to save; what does not hear is over all the same, through no fault of its runs."""
+    told = place("minutes=1,signal_seconds=50")
+    hears = told.start(SAVES)
+    cut = place("minutes=1,sbatch=--signal=TERM@1")
+    deaf = cut.start("trap '' TERM; sleep 300")
+    assert told.end(hears, seconds=150) == EXIT_AGAIN
+    end = cut.end(deaf, seconds=150)
+    assert isinstance(end, Failure) and end.kind == "preempted" and "is TIMEOUT" in end.reason, end
+
+
+@pytest.mark.slow
+def test_a_limit_of_jobs_is_no_failure(
+    slurm_with_limits: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Slurm takes two: there are two slots until one is over. What it has recorded is asked for once it has forgotten."""
+    monkeypatch.setattr(slurm_queue, "ASK_SECONDS", 1.0)
+    slurm = slurm_with_limits
+    assert slurm("sacctmgr", "--immediate", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2") is not None
+    here = Place(tmp_path, "account=lab,slots=3")
+    until(lambda: slurm("sacctmgr", "--noheader", "show", "qos", "format=MaxSubmitJobsPU").split() == ["2"])
+    first, second = here.start(SAVES), here.start(SAVES)
+    until(lambda: here.look(first) is None and here.look(second) is None and first.number and second.number)
+    refused = here.end(here.start(":"))
+    assert (
+        isinstance(refused, NotStarted) and refused.kind == "node" and "QOSMaxSubmitJobPerUserLimit" in refused.reason
+    )
+    assert here.executor.slots == 2
+    first.stop()
+    assert here.end(first) == EXIT_AGAIN
+    assert here.executor.slots == 3
+    assert here.end(here.start(":")) == 0
+    assert first.number is not None
+    until(
+        lambda: "FAILED" in (slurm("sacct", "--noheader", "--allocations", f"--jobs={first.number}", "-oState") or "")
+    )
+    assert slurm_queue._recorded_state(first.number) == slurm_queue.State("FAILED")
+
+
+# --- studies
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.parametrize("options", ["slots=2", "slots=1,hosts=2"])
+def test_a_study_comes_to_its_end(
+    options: str, executor_study: pathlib.Path, at_home: dict[str, float], tmp_path: pathlib.Path
+):
+    done = launch(executor_study, tmp_path / "w", f"slurm:minutes=10,{options}")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "w") == pytest.approx(at_home, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_asked_to_stop_leaves_nothing_behind(
+    slurm: Slurm, executor_study: pathlib.Path, tmp_path: pathlib.Path
+):
+    """Its jobs save and end; the same command goes on: no step is taken twice."""
+    long, workdir = pathlib.Path(f"{executor_study}:400"), tmp_path / "w"
+    process = started(long, workdir, "slurm:minutes=10,slots=2")
+    until(lambda: len(list(workdir.glob("runs/*/metrics.jsonl"))) == 2, 120)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == EXIT_AGAIN and "the same command goes on" in out, err
+    until(lambda: not slurm("squeue", "--noheader"))
+    done = launch(long, workdir, "slurm:minutes=10,slots=2")
+    assert done.returncode == 0, done.stderr
+    for path in workdir.glob("runs/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        taken = [row["step"] for row in rows if "loss" in row]
+        assert taken == sorted(set(taken)) and len(taken) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_what_python_cannot_import_on_a_host_is_the_reason(executor_study: pathlib.Path, tmp_path: pathlib.Path):
+    """Said in the record, after one more try and not five."""
+    broken = tmp_path / "python"
+    broken.write_text(f"#!/bin/bash\nexec {sys.executable} -c 'import nothing_there'\n")
+    broken.chmod(0o755)
+    done = launch(executor_study, tmp_path / "w", f"slurm:minutes=10,slots=3,python={broken}")
+    assert done.returncode == 1, done.stderr
+    reasons = [json.loads(path.read_text())["reason"] for path in tmp_path.glob("w/runs/*/record.json")]
+    found = [reason for reason in reasons if "its parent" not in reason]
+    expected = "exit code 1: ModuleNotFoundError: No module named 'nothing_there' (attempts: 2 crash)"
+    assert found == [expected] * 2, reasons

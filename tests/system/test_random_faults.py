@@ -143,11 +143,14 @@ def test_slices_under_random_faults(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("slurm")
-def test_slurm_under_random_faults(calm: Shaken, slurm: Slurm, tmp_path: pathlib.Path):
+def test_slurm_under_random_faults(study: pathlib.Path, slurm: Slurm, tmp_path: pathlib.Path):
     """Jobs are cancelled, queued again, preempted and killed, the controller is stopped, sbatch fails, launchers are killed."""
     seed, draw = drawn()
     path = failing_sbatch(tmp_path / "bin", 25, ["before", "after"], SBATCH_SAYS)
-    shaken = Shaken(calm.study, tmp_path / "w", "slurm:minutes=10,slots=2", PATH=path)
+    executor = "slurm:minutes=10,slots=2"
+    calm = Shaken(study, tmp_path / "calm", executor)
+    calm.finish()
+    shaken = Shaken(study, tmp_path / "w", executor, PATH=path)
 
     def to_a_job(*command: str):
         def struck() -> bool:

@@ -111,7 +111,9 @@ class GoogleBucket:
     def copy(self, name: str, target: str) -> None:
         """Copy an object within the bucket. Raises FileNotFoundError."""
         with self._translated(name):
-            self._bucket.blob(target).rewrite(self._bucket.blob(name), retry=self._retry)
+            source = self._bucket.blob(name)
+            # Pyright takes the type of the default for that of the parameter.
+            self._bucket.blob(target).rewrite(source, retry=self._retry)  # pyright: ignore[reportArgumentType]
 
     def _address(self, name: str) -> str:
         return f"gs://{self.name}/{name}"

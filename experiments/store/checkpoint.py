@@ -80,7 +80,7 @@ class Checkpoints:
         if hosts.first():
             _remove_unfinished(directory)
         self._manager = self._open()
-        self._starting: concurrent.futures.Future[bool] | None = None
+        self._starting: concurrent.futures.Future[None] | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         """Open Orbax's manager of the folder. It reads no statistics: a damaged file of them is in nobody's way."""

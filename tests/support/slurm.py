@@ -235,7 +235,7 @@ class Slurm:
         """End all jobs."""
         self("scancel", f"--user={os.getuid()}")
         self("scancel", f"--user={os.getuid()}", "--signal=KILL", "--full")
-        until(lambda: not self("squeue", "--noheader"))
+        until(lambda: not self("squeue", "--noheader"), 3 * SECONDS)  # a host tells a controller that was away later
 
     def stop(self) -> None:
         """End all jobs and daemons, the last started first."""

@@ -487,8 +487,9 @@ def test_a_limit_of_jobs_is_no_failure(
     assert slurm("sacctmgr", "--immediate", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2") is not None
     here = Place(tmp_path, "account=lab,slots=3")
     until(lambda: slurm("sacctmgr", "--noheader", "show", "qos", "format=MaxSubmitJobsPU").split() == ["2"])
-    first, second = here.start(SAVES), here.start(SAVES)
-    until(lambda: here.look(first) is None and here.look(second) is None and first.number and second.number)
+    first, second = here.start(f"{SAY % 1}; {SAVES}"), here.start(f"{SAY % 1}; {SAVES}")
+    here.until_it_says(first)
+    here.until_it_says(second)
     refused = here.end(here.start(":"))
     assert (
         isinstance(refused, NotStarted) and refused.kind == "node" and "QOSMaxSubmitJobPerUserLimit" in refused.reason

@@ -4,7 +4,8 @@
 
 The study is launched as `sweeps.launch` does it, in this process. Overhead is what is not training: the launcher's own
 processor time as a share of the cores' (it competes with the workers), and the wall time in which no worker was there
-at the beginning and the end. Worker start-up (imports, compilation) is not the launcher's and shown apart.
+at the beginning and the end. Worker start-up (imports, compilation) is not the launcher's and shown apart. A look of early
+stopping is timed by itself (sweeps/benchmarks/stopping.py).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
+from sweeps.benchmarks.stopping import measure_stopping
 from sweeps.executors.local import LocalExecutor, available_cores
 from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
@@ -104,7 +106,7 @@ def measure_launcher(runs: int, steps: int, root: str) -> dict[str, float]:
 def main(_: list[str]) -> int:
     """Measure the launcher, and show what was found."""
     given = flags.FLAGS
-    found = measure_launcher(given.runs, given.steps, given.data_root)
+    found = measure_launcher(given.runs, given.steps, given.data_root) | measure_stopping()
     table = Table(title="launcher", title_justify="left")
     cells = []
     for name, value in found.items():

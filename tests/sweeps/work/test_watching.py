@@ -152,7 +152,9 @@ def test_a_stopped_run_is_a_censored_row_and_can_be_finished(corpus, data_root, 
     whole.root.mkdir()
     launch.launch(loaded, whole, local.LocalExecutor(), progress=False)
     finished, expected = (grid_table.build(s)[0].set_index("lr") for s in (held, whole))
-    assert list(finished["loss_nats"]) == list(expected["loss_nats"]) and "censored" not in finished
+    # Packed alone, its sums are in another order than beside another run.
+    assert list(finished["loss_nats"]) == pytest.approx(list(expected["loss_nats"]), rel=1e-6)
+    assert "censored" not in finished
 
 
 @pytest.mark.slow

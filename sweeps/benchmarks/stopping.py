@@ -46,7 +46,7 @@ def measure_stopping() -> dict[str, float]:
                 _log(workdir, node.fingerprint, first, NEW_ROWS, floor=2.0 + 1e-4 * number)
             judge.look_at_once(nodes[:RUNNING])
         seconds = (_processor_seconds() - before) / LOOKS
-    return {"look_cpu_seconds": seconds, "cpu_share": seconds / stopping.LOOK_SECONDS}
+    return {"look_cpu_seconds": seconds, "look_cpu_share": seconds / stopping.LOOK_SECONDS}
 
 
 def _log(workdir: Workdir, fingerprint: str, first: int, rows: int, floor: float) -> None:

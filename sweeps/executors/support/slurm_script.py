@@ -7,6 +7,7 @@ Both lie in the job's folder, to be read, and tried by hand. What happens in the
     first     exit status of the first host that did not end well: the others end because of it
     ended.N   host N has ended by itself; srun alone says 0 of one that was killed
     stdout    what the worker of the first host prints: events, one JSON object a line
+    srun.log  what srun says
     job       number of the job and process of its launcher (sweeps/executors/slurm.py), until it is over
 
 A job that Slurm has queued again runs the same script again, perhaps on other hosts: what says where it runs is found
@@ -54,12 +55,12 @@ set +e
 
 export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
 export LOSSGRID_COORDINATOR="$(hostname):{port}"
-{srun}
+{srun} 2> srun.log # what it says of an exit status would hide what the worker has said
 status=$?
 
 [ -s first ] && status=$(< first)
 if [ ! -s first ] && [ "$(find . -name 'ended.*' | wc -l)" -lt {hosts} ]; then
-  [ -e began ] || leave {not_started}
+  [ -e began ] || {{ cat srun.log >&2; leave {not_started}; }}
   exit 1 # killed: Slurm says what for
 fi
 for log in {log}.*; do # what the other hosts have said

@@ -20,6 +20,7 @@ from sweeps.executors.support import protocol, slurm_queue, slurm_script
 from sweeps.executors.support.event_file import EventFile
 from sweeps.executors.support.protocol import End, Event, Failure, NotStarted
 from sweeps.executors.support.slurm_worker import SlurmWorker
+from sweeps.work.workdir import Workdir
 from tests.support.executors import launch, losses, started
 from tests.support.slurm import Slurm, failing_sbatch, until
 
@@ -527,16 +528,15 @@ def test_a_launcher_that_is_asked_to_stop_leaves_nothing_behind(
     """Its jobs save and end; the same command goes on: no step is taken twice."""
     long, workdir = pathlib.Path(f"{executor_study}:400"), tmp_path / "w"
     process = started(long, workdir, "slurm:minutes=10,slots=2")
-    until(lambda: len(list(workdir.glob("runs/*/metrics.jsonl"))) == 2, 120)
+    until(lambda: len(list(workdir.glob("runs/*/metrics"))) == 2, 120)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=90)
     assert process.returncode == EXIT_AGAIN and "the same command goes on" in out, err
     until(lambda: not slurm("squeue", "--noheader"))
     done = launch(long, workdir, "slurm:minutes=10,slots=2")
     assert done.returncode == 0, done.stderr
-    for path in workdir.glob("runs/*/metrics.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        taken = [row["step"] for row in rows if "loss" in row]
+    for path in workdir.glob("runs/*/record.json"):
+        taken = list(Workdir(workdir).curve(path.parent.name).steps)
         assert taken == sorted(set(taken)) and len(taken) > 1
 
 

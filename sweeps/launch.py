@@ -5,7 +5,7 @@
 Every point is frozen and checked before the first is launched; missing corpora are prepared; runs that have a record
 are left alone; the others train as populations. The same command again does only what is missing, whatever has
 happened to the one before. Exit code 0 when every run has a record and none failed (a diverged run is a result),
-1 when some failed, 2 for bad input, 75 when it was stopped and the same command goes on.
+1 when some failed, 2 for bad input, 75 when it was stopped, or no worker could be started, and the same command goes on.
 
 Executors other than the local one ask for a plan of the study as it stands (sweeps.plan --workdir=DIR; sweeps/cost/plan_file.py),
 whose meshes and packing the runs then have.
@@ -46,6 +46,7 @@ def main(_: list[str]) -> int:
             study, together = plan_file.apply_plan(study, plan)
             policy = dataclasses.replace(policy, together=together)
     files.check_folder(given.workdir)
+    executor.check(epath.Path(given.workdir))
     for note in study.notes:
         print(f"note: {note}")
     if given.dry_run:

@@ -24,7 +24,7 @@ from etils import epath
 
 from experiments import files
 from experiments.alive.looks import Looks
-from experiments.cli import AgainError
+from experiments.cli import AgainError, InputError
 from experiments.objects.bucket import is_remote
 
 SCHEMA = 1
@@ -203,7 +203,12 @@ class Lease:
 def given(root: epath.Path) -> Lease | None:
     """Return the lease that this process was started with; None when nobody has claimed its runs.
 
-    Raises ValueError for a token that cannot be one.
+    Raises InputError for a token that cannot be one.
     """
     token = os.environ.pop(VARIABLE, None)  # for this process alone
-    return Lease(root, token) if token else None
+    if not token:
+        return None
+    try:
+        return Lease(root, token)
+    except ValueError as error:
+        raise InputError(f"{VARIABLE}: {error}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -15,11 +16,17 @@ MOVED = {"execution.spike_factor": "spikes.factor", "execution.spike_limit": "sp
 _NO_MATCH = object()  # `None` is a value that an option may have
 
 
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields. Evaluating them takes long beside the rest of a point's checks."""
+    return typing.get_type_hints(cls)
+
+
 def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """Build a dataclass from a mapping. Raises InputError for a key that it lacks (nearest named) or a wrong type."""
     if not isinstance(values, Mapping):
         raise InputError(f"{prefix.rstrip('.') or 'the run'}={values!r:.40}: expected options by name")
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:

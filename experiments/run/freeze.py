@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 import dataclasses
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.run.build import build, cast
+from experiments.run.build import build, cast, type_hints
 from experiments.run.check import check
 from experiments.run.schema import SECTIONS, Execution, Run, optimizer_options
 import models
@@ -29,7 +28,7 @@ def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
 
 def build_run(values: Mapping[str, Any]) -> Run:
     """Build a Run of nested plain values. Only names and types are checked. Raises InputError naming the field."""
-    hints = typing.get_type_hints(Run)
+    hints = type_hints(Run)
     family = cast("family", values.get("family", "dense"), str)
     sections = SECTIONS | {"model": models.load(family).Config, "opt": optimizer_options(values.get("opt"))}
     options: dict[str, Any] = {"family": family}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Any
@@ -19,13 +20,19 @@ _IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.dedupl
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Yield (dotted path, value, metadata with the default) of every option of a tree of dataclasses."""
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        path = prefix + field.name
+    for name, metadata in _declared(type(node)):
+        value = getattr(node, name)
+        path = prefix + name
         if dataclasses.is_dataclass(value):
             yield from leaves(value, path + ".")
         else:
-            yield path, value, {"default": field.default, **field.metadata}
+            yield path, value, metadata
+
+
+@functools.cache
+def _declared(cls: type) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Return the names of a dataclass's fields, each with its metadata and default."""
+    return tuple((field.name, {"default": field.default, **field.metadata}) for field in dataclasses.fields(cls))
 
 
 def short_digest(value: Any) -> str:

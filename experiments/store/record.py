@@ -5,9 +5,11 @@ metrics/        one JSON object a line; cut back to the restored step on resume 
 record.json     the one-row result: written once, atomically, when training, evaluation and accounting are done
 """
 
+import functools
 from importlib import metadata
 import math
 import platform
+import re
 from typing import Any
 
 from etils import epath
@@ -23,13 +25,23 @@ from models import accounting
 SCHEMA = 1
 _TYPES = {"fingerprint": str, "reason": str | None, "run": dict, "manifests": list, "columns": dict}
 _NUMBERS = {"loss_nats", "steps_done", "wall_seconds", "censored", "batches_left_out"}  # what readers compute with
+# Columns of a record besides the run's options and counts.
+RESULTS = re.compile(
+    r"loss_nats|loss_nats_sem|loss_part_\d+|bits_per_byte|eval_tokens|lossless|steps_done|censored|wall_seconds|"
+    r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
+)
 STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")
 
 
 def ledger(run: schema.Run) -> dict[str, Any]:
     """Return parameter and FLOP counts of a run under every convention (models/accounting.py)."""
-    account = models.load(run.family).account(run.model, run.seq_len)
-    return accounting.ledger(account, run.steps * run.batch_tokens)
+    return dict(_ledger(run.family, run.model, run.seq_len, run.steps * run.batch_tokens))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ledger(family: str, model: Any, seq_len: int, tokens: int) -> dict[str, Any]:
+    # Runs of a study often differ in what does not change the counts: one entry serves them all.
+    return accounting.ledger(models.load(family).account(model, seq_len), tokens)
 
 
 def columns(run: schema.Run) -> dict[str, Any]:
@@ -45,6 +57,11 @@ def columns(run: schema.Run) -> dict[str, Any]:
         out[column] = "+".join(map(str, value)) if isinstance(value, tuple) else value
     out["tokens"] = run.steps * run.batch_tokens
     return out | {"steps": run.steps, "causal": run.model.causal}
+
+
+def is_result(name: str) -> bool:
+    """Tell whether a column of this name is a result of training: no tag of a study may have it."""
+    return RESULTS.fullmatch(name) is not None
 
 
 def finite_or_null(value: Any) -> Any:
@@ -63,7 +80,11 @@ def make(
     """Return a record. `results` are further columns: losses, seconds, packing."""
     if status not in STATUSES:
         raise ValueError(f"status={status!r}; expected one of {', '.join(STATUSES)}")
-    row = columns(run) | ledger(run) | (results or {})
+    found = results or {}
+    for name in found:
+        if not is_result(name):
+            raise KeyError(f"column {name!r} is not declared; add it to RESULTS in {__name__}")
+    row = columns(run) | ledger(run) | found
     return {
         "schema": SCHEMA,
         "fingerprint": fingerprint,

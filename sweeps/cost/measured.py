@@ -58,7 +58,7 @@ def _plan_on_core(group: Sequence[Cell], cores: int) -> SignaturePlan:
     needed = None if timing.peak_bytes is None else timing.peak_bytes * cores
     return SignaturePlan(
         **fields,
-        fits=needed is None or needed <= populations.memory_bytes(),
+        fits=needed is None or needed <= local.memory_bytes(),
         peak_bytes=timing.peak_bytes,
         step_seconds_bound=timing.step_seconds,
         bound_by="measured",

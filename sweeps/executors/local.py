@@ -38,6 +38,11 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def accelerators() -> list[dict[str, str]]:
     """Return the environment of one worker per accelerator that jax can use here; empty on a CPU. Does not start jax."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
@@ -94,6 +99,7 @@ class LocalExecutor(Executor[SubprocessWorker]):
             cores = tuple(self._cores[index::count]) if pinned else None
             self._free.append(Place(cores, env))
         self.slots = count
+        self.memory = memory_bytes() // count
 
     def hardware(self) -> Hardware:
         """Return what one worker trains on: CPU cores, one GPU, or all chips of a TPU host."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 from experiments.cli import InputError
@@ -9,30 +10,11 @@ from experiments.run import identity
 from experiments.run.freeze import freeze
 from experiments.run.schema import Execution, Run
 from experiments.store import inherit, record
-from experiments.training import clock
 from sweeps.study.grid import Grid, Point
 from sweeps.study.labels import point_labels
 
-# Columns of the grid besides a run's options and counts: a tag of such a name would hide one.
-RESERVED = (
-    "fingerprint",
-    "name",
-    "status",
-    "reason",
-    "loss_nats",
-    "loss_nats_sem",
-    "bits_per_byte",
-    "eval_tokens",
-    "lineage_tokens",
-    "flops_lineage",
-    "steps_done",
-    "censored",
-    "wall_seconds",
-    *(f"seconds_{share}" for share in clock.ALL),
-    "packing",
-    "packing_trials",
-    "packing_mesh",
-)
+# Columns of the grid besides those of a run's record: a tag of such a name would hide one.
+IDENTITY = ("fingerprint", "name", "status", "reason")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +75,18 @@ def _freeze_point(point: Point, name: str, data_root: str | None) -> Cell:
 
 def _check_tags(point: Point, run: Run, where: str) -> None:
     """Raise InputError for a tag that would hide a column of the grid, or cannot be one."""
-    taken = {*RESERVED, *record.columns(run), *record.ledger(run)}
+    if not point.tags:
+        return
+    taken = {*IDENTITY, *record.columns(run), *record.ledger(run)}
     for name, value in point.tags.items():
-        if name in taken or not name.isidentifier():
+        if name in taken or record.is_result(name) or not name.isidentifier():
             raise InputError(f"{where}: tag {name!r} is not a name or is a column of every grid; choose another")
+        if name.endswith("_all"):
+            raise InputError(f"{where}: tag {name!r} ends like the lists of a tag's values; choose another")
         if not isinstance(value, str | int | float | bool):
             raise InputError(f"{where}: tag {name}={value!r} must be text, a number or a truth value")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}: tag {name}={value!r} is no number that a table can hold")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ Nothing is filled in or checked here beyond what the algebra itself can get wron
 point.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import itertools
@@ -147,11 +147,11 @@ def _is_inherited(key: str) -> bool:
 
 
 def derive(grid: Grid, key: str, rule: Rule, *, scale: float = 1.0) -> Grid:
-    """Set a key by a rule of each point's other options, and note the rule's name in the tag `rule_<key>`.
+    """Set a key by a rule of each point's other options, and note the rule's name in the tag `rule_<column of the key>`.
 
     The rule sees the point frozen as it stands, so rules are applied in the order in which they need each other.
-    `scale` multiplies the value, for brackets around a rule; the tag then says so. Raises InputError when the
-    key is set already or the point cannot be frozen; the text names the point.
+    `scale` multiplies the value, for brackets around a rule; whole numbers stay whole, and the tag then says so. Raises
+    InputError when the key is set already, the point cannot be frozen or the value is no number; the text names the point.
     """
     if not isinstance(rule, Rule):
         raise InputError(
@@ -169,22 +169,51 @@ def _derived(point: Point, key: str, rule: Rule, scale: float, name: str) -> Poi
     except (InputError, KeyError) as error:
         raise InputError(f"derive {key!r} by {rule.name} at point ({point}): {error.args[0]}") from error
     if scale != 1:
-        value *= scale
-    last_word = key.rpartition(".")[2]
-    return _joined(point, Point({key: value}, {f"rule_{last_word}": name}))
+        value = _scaled(value, scale, f"derive {key!r} by {rule.name} x {scale:g} at point ({point})")
+    return _joined(point, Point({key: value}, {f"rule_{column(key)}": name}))
+
+
+def _scaled(value: Any, scale: float, where: str) -> Any:
+    """Return a number times a factor, whole where the number is. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {value!r} cannot be scaled; expected a rule that gives a number")
+    scaled = value * scale
+    return round(scaled) if isinstance(value, int) else scaled
+
+
+def column(key: str) -> str:
+    """Return the column of the grid that a config key becomes: the sections `model` and `opt` are not named."""
+    section, _, name = key.rpartition(".")
+    if section in ("", "model", "opt"):
+        return name
+    return f"{section}_{name}".replace(".", "_")
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dictionaries. Raises InputError for a key that is both a value and a section."""
+    """Turn dotted keys into nested dictionaries, and leave those that are given as values as they are.
+
+    Raises InputError for a key that is set twice, or is both a value and a section.
+    """
     config: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in _leaves(values):
         *sections, name = key.split(".")
         node = config
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
                 raise InputError(f"config key {key!r}: {section!r} is set to a value as well")
-        if name in node:
+        if isinstance(node.get(name), dict):
             raise InputError(f"config key {key!r} is set as a section as well")
+        if name in node:
+            raise InputError(f"config key {key!r} is set twice")
         node[name] = value
     return config
+
+
+def _leaves(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Go through dotted keys and their values; a mapping is a section. An empty one sets nothing."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}", value

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.study.grid import Point
+from sweeps.study.grid import Point, column
 
 Shown = dict[str, Any]  # keys and tags of a point that may be a part of its label
 
@@ -33,8 +33,7 @@ def _candidates(point: Point) -> Shown:
     ruled = _set_by_rules(point.tags)
     shown: Shown = {}
     for key, value in point.values.items():
-        *_, last_word = key.split(".")
-        if last_word not in ruled:
+        if column(key) not in ruled:
             shown[key] = value
     parent = shown.get("parent")
     if isinstance(parent, Point):
@@ -46,10 +45,10 @@ def _candidates(point: Point) -> Shown:
 
 
 def _set_by_rules(tags: Mapping[str, Any]) -> set[str]:
-    """Return the last words of keys that a rule has set. A rule that is scaled is an axis: its values are shown."""
+    """Return the columns of keys that a rule has set. A rule that is scaled is an axis: its values are shown."""
     ruled = set()
     for name, rule in tags.items():
-        if " x " not in str(rule):
+        if name.startswith("rule_") and " x " not in str(rule):
             ruled.add(name.removeprefix("rule_"))
     return ruled
 

@@ -42,6 +42,7 @@ class _Row:
     bar: TaskID
     population: Population
     flops_done: float = 0.0
+    records: int = 0  # that it has written so far
 
 
 class Display:
@@ -54,7 +55,8 @@ class Display:
         """Follow the study `name` of `total` runs, of which `recorded` have their record already."""
         self.name = name
         self.total = total
-        self.recorded = recorded
+        self.done = 0  # runs that have come to their end in this launch, set by the caller
+        self._recorded = recorded
         self._flops = 0.0  # of all populations
         for population in populations:
             self._flops += population.steps * population.flops_per_step
@@ -100,7 +102,7 @@ class Display:
         if kind in ("start", "progress"):
             self._advance(self._rows[key], event)
         elif kind == "record":
-            self.recorded += 1
+            self._rows[key].records += 1
         elif kind == "say":
             self.say(str(event.get("text")))
         self.refresh()
@@ -129,7 +131,8 @@ class Display:
         """Show where all stands now. To be called now and then."""
         done = self._flops_finished + sum(row.flops_done for row in self._rows.values())
         done = min(self._flops, done)
-        note = f"{self.recorded} of {self.total} runs recorded{self._time_left(done)}"
+        recorded = self._recorded + self.done + sum(row.records for row in self._rows.values())
+        note = f"{recorded} of {self.total} runs recorded{self._time_left(done)}"
         self._bars.update(self._whole, completed=done, note=note)
         if not self._live and time.monotonic() - self._line_at >= LINE_SECONDS:
             self._line_at = time.monotonic()

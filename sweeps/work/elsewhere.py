@@ -1,19 +1,11 @@
-"""Runs of this launch that another launcher trains: waited for, or taken over once nobody is at them any more."""
+"""Runs that another launcher trains: watched until nobody is at them any more."""
 
-import dataclasses
 import time
 
-from sweeps.work.workdir import Node, Workdir
+from sweeps.work.workdir import Workdir
 
 LOOK_SECONDS = 2.0  # between two looks
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """What has become of such runs since the last look."""
-
-    recorded: int = 0  # they have their record now
-    orphans: tuple[Node, ...] = ()  # nobody trains them, and they have no record
+LOOK_SHARE = 0.02  # of the launcher's time, at most, is spent on looks
 
 
 class Elsewhere:
@@ -21,29 +13,30 @@ class Elsewhere:
 
     def __init__(self, workdir: Workdir):
         self._workdir = workdir
-        self._nodes: dict[str, Node] = {}  # by fingerprint
-        self._looked_at = 0.0  # on the monotonic clock
+        self._fingerprints: dict[str, None] = {}  # in the order in which they came
+        self._look_at = 0.0  # the next one, on the monotonic clock
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._fingerprints)
 
-    def add(self, node: Node) -> None:
-        """Wait for a run that somebody else has claimed."""
-        self._nodes[node.fingerprint] = node
+    def add(self, fingerprint: str) -> None:
+        """Watch a run that somebody else has claimed."""
+        self._fingerprints[fingerprint] = None
 
-    def look(self) -> Change:
-        """See which of them nobody is at any more; nothing when the last look was just now."""
-        if not self._nodes or time.monotonic() - self._looked_at < LOOK_SECONDS:
-            return Change()
-        self._looked_at = time.monotonic()
-        recorded = 0
-        orphans = []
-        for fingerprint, node in list(self._nodes.items()):
-            if self._workdir.claims.by_other(fingerprint) is not None:
-                continue
-            del self._nodes[fingerprint]
-            if self._workdir.finished(fingerprint):
-                recorded += 1
-            else:
-                orphans.append(node)
-        return Change(recorded, tuple(orphans))
+    def look(self) -> list[str]:
+        """Return those that nobody is at any more; none when the last look was just now.
+
+        Raises OSError where the workdir cannot be read now.
+        """
+        began = time.monotonic()
+        if not self._fingerprints or began < self._look_at:
+            return []
+        self._look_at = began + LOOK_SECONDS
+        left = [name for name in self._fingerprints if self._workdir.claims.by_other(name) is None]
+        took = time.monotonic() - began
+        self._look_at += took / LOOK_SHARE
+        return left
+
+    def remove(self, fingerprint: str) -> None:
+        """Watch a run no longer."""
+        del self._fingerprints[fingerprint]

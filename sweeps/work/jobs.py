@@ -4,7 +4,6 @@ What becomes of a population whose worker is over is not decided here (sweeps/wo
 or a worker raises goes further than this file: it is a result (sweeps/executors/support/protocol.py).
 """
 
-import collections
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
@@ -19,12 +18,13 @@ from sweeps.executors.support.protocol import End, Event, Executor, Failure, Not
 from sweeps.work import failures, populations
 from sweeps.work.display import Display
 from sweeps.work.populations import Population
+from sweeps.work.waiting import Spent
 from sweeps.work.workdir import Workdir
 
 STOP_SECONDS = 60.0  # for a worker to save after it was asked to stop
+TURN_SECONDS = 0.1  # of listening, at least: many workers that talk are heard together
+SIGNS_OF_TRAINING = ("start", "progress", "record")
 FROZEN_SECONDS = 180.0  # a worker that reports at all, and has not for so long, is killed
-
-Spent = collections.Counter[str]  # ends without a record so far, by class of failure
 
 
 @dataclasses.dataclass(eq=False)
@@ -39,6 +39,8 @@ class Job:
     oom_kills: int  # of this host when it was started
     heard_at: float | None = None  # monotonic time of its last event, once there is one
     unanswered_since: float | None = None  # monotonic time since which all that was asked of it has raised
+    trains: bool = False  # it has reported so
+    token: str = ""  # of the claims on its runs
     ended_for: Failure | None = None  # what we have ended it for
 
     @property
@@ -56,10 +58,12 @@ class Job:
         self.ended_for = failure
         self.stop(force=True)
 
-    def go(self, token: str) -> None:
-        """Let its worker begin. One that cannot be told has not started."""
+    def go(self) -> None:
+        """Let its worker begin, unless it was ended before. One that cannot be told has not started."""
+        if self.ended_for is not None:
+            return
         try:
-            self.worker.go(token)
+            self.worker.go(self.token)
         except Exception as error:
             self.end(not_started(error))
 
@@ -102,10 +106,30 @@ class Jobs:
         self.executor = executor
         self.display = display
         self.running: list[Job] = []
+        self._slots = executor.slots
+        self._begun = False  # a worker has reported that it trains
         self._beat_at = 0.0  # the last heartbeat, on the monotonic clock
 
     def __len__(self) -> int:
         return len(self.running)
+
+    @property
+    def slots(self) -> int:
+        """Workers at a time; what it was last where the place does not say now."""
+        with contextlib.suppress(Exception):
+            self._slots = self.executor.slots
+        return self._slots
+
+    @property
+    def training(self) -> bool:
+        """Whether any worker has come as far as to train."""
+        return any(job.trains for job in self.running)
+
+    def begun(self) -> bool:
+        """Tell whether a worker has come as far as to train since the last call."""
+        begun = self._begun
+        self._begun = False
+        return begun
 
     def start(self, population: Population, spent: Spent) -> Job | NotStarted:
         """Start a worker that waits for `go`, which it gets once its runs are claimed."""
@@ -117,11 +141,11 @@ class Jobs:
     def _start(self, population: Population, spent: Spent) -> Job | NotStarted:
         workdir = self.workdir
         executor = self.executor
-        steps_before = self.saved_steps(population)
+        steps_before = sum(workdir.newest_step(node.fingerprint) or 0 for node in population.nodes)
         path = workdir.population_path(population.name)
         log = workdir.log_path(population.name)
         files.write_json(path, populations.worker_input(population, **executor.options()))
-        log_start = log.stat().length if log.exists() else 0
+        log_start = workdir.log_length(population.name)
         worker = executor.start(path, workdir.root, log)
         if isinstance(worker, NotStarted):
             return worker
@@ -129,32 +153,28 @@ class Jobs:
         self.running.append(job)
         return job
 
-    def saved_steps(self, population: Population) -> int:
-        """Return the steps in the newest checkpoints of runs; those that have their record count as done."""
-        total = 0
-        for node in population.nodes:
-            fingerprint = node.fingerprint
-            if self.workdir.finished(fingerprint):
-                total += node.run.steps
-            else:
-                total += self.workdir.newest_step(fingerprint) or 0
-        return total
-
     def hear(self, seconds: float) -> Iterator[tuple[Job, int | Failure]]:
         """Wait so long for workers to say something, and show it; return the jobs that are over, each with its end."""
-        try:
+        began = time.monotonic()
+        with contextlib.suppress(Exception):
             self.executor.wait([job.worker for job in self.running], seconds)
-        except Exception:
-            time.sleep(seconds)
+        time.sleep(max(0.0, TURN_SECONDS - (time.monotonic() - began)))
         for job in list(self.running):
             end = job.poll()  # before its last events are read, or some could be missed
             for event in job.events():
-                job.heard_at = time.monotonic()
-                self.display.event(job, event)
+                self._note(job, event)
             if end is not None:
                 yield job, end
             elif job.frozen and job.ended_for is None:
                 job.end(Failure("node", f"no sign of life for {FROZEN_SECONDS:.0f} s"))
+
+    def _note(self, job: Job, event: Event) -> None:
+        """Note and show what a worker reports."""
+        job.heard_at = time.monotonic()
+        if event["event"] in SIGNS_OF_TRAINING and not job.trains:
+            job.trains = True
+            self._begun = True
+        self.display.event(job, event)
 
     def close(self, job: Job) -> None:
         """Let go of a worker that is over; its place is free again."""
@@ -169,8 +189,7 @@ class Jobs:
             return job.ended_for
         if isinstance(end, Failure):
             return end
-        log = self.workdir.log_path(job.population.name)
-        said = log.read_bytes()[job.log_start :] if log.exists() else b""
+        said = self.workdir.log_end(job.population.name, job.log_start)
         oom = failures.oom_kills() > job.oom_kills
         return failures.classify(end, said, oom)
 

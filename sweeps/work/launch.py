@@ -15,7 +15,7 @@ from sweeps.work.display import Display
 from sweeps.work.populations import Population
 from sweeps.work.scheduler import Scheduler
 from sweeps.work.stopping import Stopping
-from sweeps.work.workdir import Node, Workdir, distinct, identify
+from sweeps.work.workdir import Node, State, Workdir, distinct, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,23 +52,27 @@ def launch(
     executor.check(workdir.root)
     nodes = identify(study, prepare_corpora(study, progress))
     runs = distinct(nodes)
+    before = _recorded(workdir, runs)
     # Before anything is written: parents that nobody trains, circles, parents without a checkpoint.
-    populations.levels(runs, lambda parent: workdir.state(parent).status == "complete")
-    missing = [node for node in runs if not workdir.finished(node.fingerprint, policy.retry_failed)]
-    _check_parents(workdir, missing)
+    populations.levels(runs, lambda parent: parent in before and before[parent].status == "complete")
+    missing = [node for node in runs if not _is_final(before.get(node.fingerprint), policy.retry_failed)]
+    _check_parents(workdir, missing, before)
     workdir.write_study(study, nodes)
     missing += _to_train_on(workdir, runs, policy, missing)
     trained = 0
     stopped = False
+    recorded = before
     if missing:
         executor.clear(workdir.root)
     while missing and not stopped:
         trained += len(missing)
-        stopped = not _train(study.name, workdir, executor, policy, runs, missing)
+        others = _without(recorded, missing)
+        stopped = not _train(study.name, workdir, executor, policy, runs, missing, others)
+        recorded = others | _recorded(workdir, missing)
         missing = [] if stopped else _to_train_on(workdir, runs, policy)
     with contextlib.suppress(OSError):  # a read-only workdir in which nothing is to be done
-        workdir.claims.sweep([node.fingerprint for node in runs if workdir.finished(node.fingerprint)])
-    statuses = collections.Counter(workdir.state(node.fingerprint).status for node in runs)
+        workdir.claims.sweep([node.fingerprint for node in runs if node.fingerprint in recorded])
+    statuses = collections.Counter(_status(workdir, node, recorded) for node in runs)
     return Outcome(dict(statuses), stopped, trained)
 
 
@@ -84,11 +88,45 @@ def _to_train_on(workdir: Workdir, runs: Sequence[Node], policy: Policy, missing
     return again
 
 
-def _check_parents(workdir: Workdir, missing: Sequence[Node]) -> None:
+def _recorded(workdir: Workdir, nodes: Sequence[Node]) -> dict[str, State]:
+    """Read the records of runs and of their parents, each once; return the states of those that have one.
+
+    What else their records say is not kept. Raises OSError where the disk does not answer.
+    """
+    fingerprints = {}
+    for node in nodes:
+        fingerprints[node.fingerprint] = None
+        if node.run.parent:
+            fingerprints[node.run.parent] = None
+    found = {}
+    for fingerprint in fingerprints:
+        state = workdir.recorded(fingerprint)
+        if state is not None:
+            found[fingerprint] = dataclasses.replace(state, record={})
+    return found
+
+
+def _without(recorded: Mapping[str, State], nodes: Sequence[Node]) -> dict[str, State]:
+    """Return what is recorded of other runs than these, which are about to be trained."""
+    fingerprints = {node.fingerprint for node in nodes}
+    return {name: state for name, state in recorded.items() if name not in fingerprints}
+
+
+def _is_final(state: State | None, retry_failed: bool) -> bool:
+    return state is not None and state.final(retry_failed)
+
+
+def _status(workdir: Workdir, node: Node, recorded: Mapping[str, State]) -> str:
+    """Return the status of a run: that of its record, or where it stands without one."""
+    state = recorded.get(node.fingerprint) or workdir.state(node.fingerprint)
+    return state.status
+
+
+def _check_parents(workdir: Workdir, missing: Sequence[Node], recorded: Mapping[str, State]) -> None:
     """Raise InputError where a run would start from a parent that is complete and has no checkpoint left."""
     parents = {node.run.parent for node in missing if node.run.parent}
-    for parent in parents:
-        if workdir.state(parent).status == "complete" and workdir.newest_step(parent) is None:
+    for parent in parents & recorded.keys():
+        if recorded[parent].status == "complete" and workdir.newest_step(parent) is None:
             raise InputError(
                 f"parent={parent}: {workdir.run_dir(parent)} has no checkpoint left; delete it to train it again"
             )
@@ -101,11 +139,15 @@ def _train(
     policy: Policy,
     runs: Sequence[Node],
     missing: Sequence[Node],
+    recorded: Mapping[str, State],
 ) -> bool:
-    """Train the `missing` ones of a study's runs. False when the launch was stopped from outside."""
+    """Train the `missing` ones of a study's runs. False when the launch was stopped from outside.
+
+    `recorded`: states of others that have their record.
+    """
 
     def arranged(nodes: Sequence[Node]) -> list[Population]:
-        return populations.arrange(nodes, executor.slots, lambda parent: True, together=policy.together)
+        return populations.arrange(nodes, executor.slots, lambda parent: True, executor.memory, policy.together)
 
     # How much of the machine a worker has follows from the whole study, not from what is left of it: a batch that
     # is split over more devices sums in another order, and a relaunch shall end in the same bits.
@@ -116,7 +158,17 @@ def _train(
         judge = Stopping(workdir, runs, policy.stop_dominated, policy.stop_diverging)
     with Display(name, to_train, recorded=len(runs) - len(missing), total=len(runs)) as display:
         display.say(_opening(name, len(runs), len(missing), len(to_train), executor.slots))
-        scheduler = Scheduler(workdir, executor, to_train, display, policy.retry_failed, policy.budgets, judge)
+        scheduler = Scheduler(
+            workdir,
+            executor,
+            to_train,
+            display,
+            policy.retry_failed,
+            policy.budgets,
+            judge,
+            recorded,
+            arranged,
+        )
         return scheduler.run()
 
 

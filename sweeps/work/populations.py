@@ -10,7 +10,6 @@ import functools
 import hashlib
 import heapq
 import math
-import os
 
 from experiments.run import identity
 from experiments.run.schema import Execution
@@ -24,7 +23,8 @@ START_SECONDS = 12.0
 STEP_SECONDS = 8e-4
 FLOPS_PER_SECOND = 5e10
 STATE_BYTES = 16  # per parameter: itself, two moments, a gradient, in float32
-STATE_SHARE = 0.3  # of the machine's memory, for the states of all populations that run at once
+STATE_SHARE = 0.3  # of a worker's memory, for the states of its runs
+WORKER_MEMORY = 16 << 30  # bytes, of a worker of which nobody says; out of memory, a population is halved
 WORTHWHILE = 0.98  # a split is kept when the whole study takes at most this share of the time before it
 
 
@@ -60,6 +60,11 @@ class Population:
     def of(self, nodes: Iterable[Node]) -> "Population":
         """Return the population of some of its runs."""
         return dataclasses.replace(self, nodes=tuple(nodes))
+
+
+def each_alone(nodes: Iterable[Node]) -> list[Population]:
+    """Return a population for each run."""
+    return [Population((node,)) for node in nodes]
 
 
 def worker_input(population: Population, **options: object) -> dict[str, object]:
@@ -132,10 +137,10 @@ def arrange(
     """Arrange runs as populations for `slots` workers at a time: parents first, then the longest first.
 
     Splits a signature where that makes the whole study end earlier, and where the states of its runs would not fit:
-    more runs than `together` has for it (from a plan), or else than `memory` bytes can hold.
+    more runs than `together` has for it (from a plan), or else than the `memory` of one worker (bytes) can hold.
     """
     most_together = together or {}
-    state_bytes = STATE_SHARE * (memory or memory_bytes()) / slots
+    state_bytes = STATE_SHARE * (memory or WORKER_MEMORY)
     by_level: dict[int, list[Population]] = {}
     for program, members in _by_program(nodes, known).items():
         most = most_together.get(program.signature) or _most_in_memory(members[0], state_bytes)
@@ -178,11 +183,6 @@ def _pieces(members: Sequence[Node], most: int) -> list[list[Node]]:
     number = math.ceil(len(members) / most)
     longest_first = sorted(members, key=estimate, reverse=True)
     return [longest_first[index::number] for index in range(number)]
-
-
-def memory_bytes() -> int:
-    """Return the memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def makespan(populations: Iterable[Population], slots: int) -> float:

@@ -3,6 +3,7 @@
 Being preempted twenty times says nothing about a run, a bad option says everything at once. Decides; does nothing.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import enum
 import re
@@ -22,7 +23,14 @@ BUDGETS = {
     "diverged": 0,  # a result; again only where the hardware is under suspicion
 }
 RESTARTED_BY_PROGRESS = ("preempted", "node")
-BACKOFF_SECONDS = {"start": 1.0, "node": 1.0, "disk": 5.0}  # before the first retry; doubled each time
+# What a run takes along from a population: the others may have been the cause of everything else.
+KEPT_ALONE = ("diverged", "disk")
+BACKOFF_SECONDS = {
+    "start": 1.0,
+    "preempted": 1.0,
+    "node": 1.0,
+    "disk": 5.0,
+}  # before the first retry; doubled each time
 BACKOFF_LIMIT = 60.0
 
 
@@ -46,10 +54,18 @@ def decide(kind: str, times: int, budget: int, alone: bool) -> Decision:
     return Decision.GIVE_UP if alone else Decision.HALVE
 
 
+def own(spent: collections.Counter[str], before: int, after: int) -> collections.Counter[str]:
+    """Return what `after` of the `before` runs of a population have spent: one that is alone now starts counting anew."""
+    if before == 1 or after > 1:
+        return spent.copy()
+    return collections.Counter({kind: spent[kind] for kind in KEPT_ALONE if spent[kind]})
+
+
 def backoff(kind: str, times: int) -> float:
     """Return the seconds to wait before the `times`-th retry."""
     first = BACKOFF_SECONDS.get(kind, 0.0)
-    return min(BACKOFF_LIMIT, first * 2 ** (times - 1))
+    doublings = max(0, min(times - 1, 30))
+    return min(BACKOFF_LIMIT, first * 2**doublings)
 
 
 def parse_budgets(texts: Sequence[str]) -> dict[str, int]:

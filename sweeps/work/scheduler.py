@@ -1,41 +1,36 @@
 """The launcher's loop: populations to workers, claims, retries by class of failure, records for what failed.
 
-One thread, and nothing on disk but claims and what the workers write, so that it may die at any time. A population is
-`waiting` for a worker (and for the parents of its runs), then one of the `jobs` that a worker is at (sweeps/work/jobs.py);
-when the worker is over, those of its runs that have no record wait again, whole or in halves, or are recorded as failed.
-Runs that another launcher has claimed are `elsewhere` (sweeps/work/elsewhere.py).
+One thread, and nothing on disk but claims and what the workers write, so that it may die at any time. Where each run stands
+is one table (sweeps/work/runs.py). A population waits in line (sweeps/work/waiting.py) for the parents of its runs and for a
+worker, and then is one of the `jobs` that a worker is at (sweeps/work/jobs.py); when the worker is over, those of its runs
+that have no record wait again, whole or in halves, or are given up (sweeps/work/outcomes.py, sweeps/work/fates.py).
+
+Whatever does not answer, a place without workers or a disk, is tried again with backoff (sweeps/work/backoff.py).
 """
 
-import collections
-from collections.abc import Mapping, Sequence
-import dataclasses
-import errno
-import os
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 from experiments.alive import requests
-from experiments.cli import AgainError, InputError
-from sweeps.executors.support.protocol import Executor, Failure, NotStarted
+from experiments.cli import explain
+from sweeps.executors.support.outside import not_started
+from sweeps.executors.support.protocol import Executor, NotStarted
 from sweeps.work import populations, retries
-from sweeps.work.display import Display, describe
-from sweeps.work.elsewhere import Elsewhere
-from sweeps.work.jobs import Job, Jobs, Spent
+from sweeps.work.backoff import Backoff
+from sweeps.work.display import Display
+from sweeps.work.fates import Fates
+from sweeps.work.jobs import Job, Jobs
+from sweeps.work.outcomes import Ended, Outcomes
 from sweeps.work.populations import Population
-from sweeps.work.retries import Decision
+from sweeps.work.runs import Fate, Runs, Stage
 from sweeps.work.stopping import Stopping
-from sweeps.work.workdir import Node, Workdir
+from sweeps.work.waiting import Line, Task
+from sweeps.work.workdir import Node, State, Workdir
 
 POLL_SECONDS = 0.5
-
-
-@dataclasses.dataclass
-class Task:
-    """A population that waits for a worker, and how often its runs have ended without a record so far."""
-
-    population: Population
-    spent: Spent = dataclasses.field(default_factory=collections.Counter)
-    not_before: float = 0.0  # on the monotonic clock
+START_SECONDS = 2.0  # of each turn, at most, are spent on starting workers
 
 
 class Scheduler:
@@ -43,7 +38,7 @@ class Scheduler:
 
     A population that ends early is tried again with the runs that have no record yet, as often as the retry budget of that
     class of failure allows (sweeps/work/retries.py). Then its halves are tried apart, so that one bad run does not take its
-    neighbours with it. A run that has used up a budget alone is recorded as failed.
+    neighbours with it. A run that has used up a budget alone is recorded as failed, and so are those that start from it.
     """
 
     def __init__(
@@ -55,238 +50,173 @@ class Scheduler:
         retry_failed: bool = False,
         budgets: Mapping[str, int] = retries.BUDGETS,
         stopping: Stopping | None = None,
+        known: Mapping[str, State] | None = None,
+        arrange: Callable[[Sequence[Node]], list[Population]] | None = None,
     ):
+        """`known`: states of runs that have their record from before, such as parents of those to be trained.
+
+        `arrange`: how runs become populations that are taken over from a launcher that is dead; by default each alone.
+        """
         self.workdir = workdir
-        self.executor = executor
         self.display = display
         self.retry_failed = retry_failed
         self.budgets = budgets
         self.stopping = stopping
-        self.waiting = [Task(population) for population in to_train]
+        self.arrange = arrange or populations.each_alone
+        self.runs = Runs(node for population in to_train for node in population.nodes)
         self.jobs = Jobs(workdir, executor, display)
-        self.elsewhere = Elsewhere(workdir)
+        self.line = Line(self.runs)
+        self.fates = Fates(workdir, display, self.runs, self.line, known or {}, retry_failed)
+        self.starting = Backoff(workdir, budgets, "no worker can be started")
+        self.settling = Backoff(workdir, budgets, "the workdir cannot be used")
+        self.outcomes = Outcomes(workdir, display, budgets, self.runs, self.line, self.jobs, self.fates, self.starting)
+        self.ended: list[Ended] = []
         self.stops = 0  # requests to stop, from outside
-        self.starts_failed = 0  # in a row, while nothing else was being trained
-        self.no_start_before = 0.0  # on the monotonic clock
+        for population in to_train:
+            self.line.add(Task(population))
 
     def run(self) -> bool:
-        """Train everything. False when it was stopped from outside; all is saved then."""
+        """Train everything. False when it was stopped from outside; all is saved then.
+
+        Raises AgainError, OSError or InputError where the launch cannot go on; all is saved then, too.
+        """
         with requests.heard(self._on_signal):
             try:
-                self._train_all()
-                return not self.stops
+                while not (self._is_over() or self.stops or self.ending):
+                    self._turn()
+                self._settle()
             finally:
                 before = self.stops
                 self.jobs.stop_all(at_once=lambda: self.stops > before)
-                self.workdir.claims.close()
+                with contextlib.suppress(OSError):  # the lease runs out by itself
+                    self.workdir.claims.close()
+        if self.ending is not None:
+            raise self.ending
+        return not self.stops
 
-    def _train_all(self) -> None:
-        """Train until nothing is left to do, or somebody asks to stop."""
-        while (self.waiting or self.jobs or self.elsewhere) and not self.stops:
-            self._start_what_can()
-            self._turn()
-            self.jobs.heartbeat()
-            self._look_elsewhere()
-            self._stop_early()
+    @property
+    def ending(self) -> Exception | None:
+        """What the launch ends for, once it has to."""
+        return self.starting.over or self.settling.over or self.outcomes.over
+
+    def _is_over(self) -> bool:
+        return not (self.runs.left or self.jobs)
 
     def _on_signal(self, *_: object) -> None:
         self.stops += 1
 
+    def _turn(self) -> None:
+        """Do once what there is to do, and listen for a while."""
+        self._settle()
+        self._start_what_can()
+        if self.jobs:
+            for job, end in self.jobs.hear(POLL_SECONDS):
+                self.jobs.close(job)
+                self.ended.append(Ended(job, end))
+        elif not self._is_over():
+            time.sleep(POLL_SECONDS)
+        if self.jobs.begun():
+            self.starting.succeeded()
+        self.jobs.heartbeat()
+        self._stop_early()
+        self.display.done = self.runs.done
+        self.display.refresh()
+
     # --- a population starts
 
     def _start_what_can(self) -> None:
-        """Give waiting populations to workers, as far as there is room and their parents are trained."""
-        if time.monotonic() < self.no_start_before:
-            return
-        for task in list(self.waiting):
-            if len(self.jobs) >= self.executor.slots or time.monotonic() < self.no_start_before:
+        """Give waiting populations to workers, as far as there is room; a heartbeat waits for START_SECONDS at most."""
+        began = time.monotonic()
+        while self._may_start() and time.monotonic() - began < START_SECONDS:
+            task = self.line.next()
+            if task is None:
                 return
-            if task.not_before > time.monotonic():
-                continue
-            if self._parents_are_trained(task):
-                self.waiting.remove(task)
-                self._start(task)
+            self._start(task)
 
-    def _parents_are_trained(self, task: Task) -> bool:
-        """Whether all runs of a task can start. Those whose parent has failed are recorded as failed and leave the task."""
-        startable = []
-        for node in task.population.nodes:
-            parent = node.run.parent
-            if parent is None:
-                startable.append(node)
-                continue
-            state = self.workdir.state(parent)
-            if state.status in ("failed", "diverged") or state.censored:
-                early = " (stopped early)" if state.censored else ""
-                self._record_failure(node, f"its parent {parent} has status {state.status}{early}")
-            elif state.status == "complete":
-                startable.append(node)
-            else:
-                return False
-        task.population = task.population.of(startable)
-        return True
+    def _may_start(self) -> bool:
+        if self.stops or self.ending or not self.starting.due:
+            return False
+        return len(self.jobs) < self.jobs.slots
 
     def _start(self, task: Task) -> None:
         """Give the runs of a task that are still to be trained, and that nobody is at, to a worker."""
-        claims = self.workdir.claims
-        with claims.lock():  # so that no other launcher looks between our look and our claim
-            free = self._free_runs(task.population)
-            if not free:
-                return
-            population = task.population.of(free)
-            for node in free:
-                self.workdir.set_aside(node.fingerprint)
-            job = self.jobs.start(population, task.spent)
-            if isinstance(job, NotStarted):
-                self._not_started(Task(population, task.spent), job)
-                return
-            token = claims.take(job.fingerprints, job.worker.pid, population.name)
-        job.go(token)
-        self.display.begin(job, population)
+        try:
+            with self.workdir.claims.lock():  # so that no other launcher looks between our look and our claim
+                job = self._claim(task)
+        except OSError as error:
+            job = not_started(error)
+        if isinstance(job, NotStarted):
+            self.outcomes.hold(task, job, idle=not self.jobs)
+        elif job is not None:
+            self.display.begin(job, job.population)
+            job.go()
 
-    def _not_started(self, task: Task, failure: NotStarted) -> None:
-        """Have a population wait for which there is no worker. Raises AgainError or InputError where none is to come."""
-        self.waiting.insert(0, task)
-        if failure.kind == "user":
-            raise InputError(f"no worker can be started: {failure.reason}")
-        if failure.kind == "disk":
-            self._end_for_disk(failure.reason)
-        if not self.jobs:
-            self.starts_failed += 1
-        budget = self.budgets["start"]
-        if self.starts_failed > budget:
-            raise AgainError(f"no worker could be started {budget} times: {failure.reason}; the same command goes on")
-        seconds = retries.backoff("start", max(1, self.starts_failed))
-        self.no_start_before = time.monotonic() + seconds
-        self.display.say(f"{describe(task.population)}: not started: {failure.reason}; trying again")
+    def _claim(self, task: Task) -> Job | NotStarted | None:
+        """Start a worker and claim its runs. None when none of them is free."""
+        free = self._free_runs(task.population)
+        if not free:
+            return None
+        population = task.population.of(free)
+        for node in free:
+            self.workdir.set_aside(node.fingerprint)
+        job = self.jobs.start(population, task.spent)
+        if isinstance(job, NotStarted):
+            return job
+        self.runs.move(free, Stage.RUNNING)
+        try:
+            job.token = self.workdir.claims.take(job.fingerprints, job.worker.pid, population.name)
+        except OSError as error:
+            job.end(not_started(error))
+        return job
 
     def _free_runs(self, population: Population) -> list[Node]:
-        """Return the runs without a record that nobody else is at; note what has become of the others."""
-        workdir = self.workdir
+        """Return the runs without a record that nobody else is at; note what has become of the others.
+
+        Raises OSError where the workdir cannot be read now.
+        """
         free = []
         for node in population.nodes:
             fingerprint = node.fingerprint
-            if workdir.finished(fingerprint, self.retry_failed):
-                self.display.recorded += 1
+            retry = self.retry_failed and self.runs.stage(node) is Stage.READY  # not what has failed in this launch
+            state = self.workdir.recorded(fingerprint)
+            if state and state.final(retry):
+                self.fates.decide(fingerprint, Fate.of(state))
                 continue
-            claim = workdir.claims.by_other(fingerprint)
+            claim = self.workdir.claims.by_other(fingerprint)
             if claim is None:
                 free.append(node)
             else:
-                self.elsewhere.add(node)
+                self.runs.move([node], Stage.ELSEWHERE)
+                self.fates.elsewhere.add(fingerprint)
                 self.display.say(f"{node.name} is being trained by {claim}; waiting for its record")
         return free
 
-    # --- a worker ends
+    # --- what has happened meanwhile
 
-    def _turn(self) -> None:
-        """Wait a little, hear what the workers say, and see who is over."""
-        if self.jobs:
-            for job, end in self.jobs.hear(POLL_SECONDS):
-                self._ended(job, end)
-        elif self.elsewhere or self.waiting:
-            time.sleep(POLL_SECONDS)
-        self.display.refresh()
-
-    def _ended(self, job: Job, end: int | Failure) -> None:
-        """Deal with a worker that is over: its runs are done, or to be tried again, or failed."""
-        self.jobs.close(job)
-        missing = []
-        for node in job.population.nodes:
-            if not self.workdir.finished(node.fingerprint):
-                missing.append(node)
-        suspects = self._suspects(job)
-        self.display.end(job, [*missing, *suspects])
-        self.workdir.claims.release(job.fingerprints)
-        if self.stops:
+    def _settle(self) -> None:
+        """Deal with what has happened: workers that are over, news of other launchers, runs that are given up."""
+        if not self.settling.due:
             return
-        if suspects:
-            spent = job.spent + collections.Counter(diverged=1)
-            self.waiting.append(Task(job.population.of(suspects), spent))
-        if missing:
-            self._ended_without_records(job, end, missing)
-
-    def _suspects(self, job: Job) -> list[Node]:
-        """Return runs that diverged and are to be trained once more, their records set aside."""
-        if job.spent["diverged"] >= self.budgets["diverged"]:
-            return []
-        suspects = []
-        for node in job.population.nodes:
-            state = self.workdir.state(node.fingerprint)
-            if state.status == "diverged":
-                suspects.append(node)
-        for node in suspects:
-            self.workdir.set_aside(node.fingerprint)
-            self.display.recorded -= 1
-        return suspects
-
-    def _ended_without_records(self, job: Job, end: int | Failure, missing: Sequence[Node]) -> None:
-        """Charge the failure of a worker to the retry budget of its class, and go on as that says."""
-        failure = self.jobs.failure(job, end)
-        if isinstance(failure, NotStarted):
-            self._not_started(Task(job.population.of(missing), job.spent), failure)
-            return
-        self.starts_failed = 0
-        for node in missing:
-            self.workdir.note_attempt(node.fingerprint, failure.kind, failure.reason)
-        spent = job.spent
-        if self.jobs.saved_steps(job.population) > job.steps_before:
-            for kind in retries.RESTARTED_BY_PROGRESS:
-                spent[kind] = 0
-        spent[failure.kind] += 1
-        self._try_again(job.population.of(missing), spent, failure)
-
-    # --- runs without a record are tried again, or given up
-
-    def _try_again(self, population: Population, spent: Spent, failure: Failure) -> None:
-        """Try the runs of a population again, whole or in halves, or record the only one that is left as failed."""
-        kind = failure.kind
-        times = spent[kind]
-        budget = self.budgets[kind]
-        alone = len(population.nodes) == 1
-        what = f"{describe(population)}: {failure.reason}"
-        decision = retries.decide(kind, times, budget, alone)
-        if decision is Decision.RETRY:
-            self.display.say(f"{what}; trying again ({kind}, {times} of {budget})")
-            not_before = time.monotonic() + retries.backoff(kind, times)
-            self.waiting.insert(0, Task(population, spent, not_before))
-        elif decision is Decision.END_LAUNCH:
-            self._end_for_disk(failure.reason)
-        elif decision is Decision.HALVE:
-            self.display.say(f"{what}; trying its halves apart")
-            if kind == "memory":  # each half needs less: what is counted is how often a run fails alone
-                del spent["memory"]
-            for half in populations.halves(population):
-                self.waiting.append(Task(half, spent.copy()))
+        try:
+            self.fates.look_up_parents()
+            while self.ended:
+                self.outcomes.deal_with(self.ended[0])
+                self.ended.pop(0)
+            self._take_over(self.fates.look_elsewhere())
+            self.fates.write_failures()
+        except OSError as error:
+            failure = not_started(error)
+            self.display.say(f"{failure.reason}; trying again")
+            self.settling.failed(failure, idle=not self.jobs)
         else:
-            reason = failure.reason
-            if spent.total() > 1:
-                reason += f" (attempts: {retries.describe(spent)})"
-            (node,) = population.nodes
-            self._record_failure(node, reason)
+            self.settling.succeeded()
 
-    def _end_for_disk(self, reason: str) -> NoReturn:
-        """Raise the OSError that a worker has met, for the launcher's own user."""
-        code = errno.EROFS if "read-only" in reason.lower() else errno.ENOSPC
-        raise OSError(code, os.strerror(code), os.fspath(self.workdir.root))
-
-    def _record_failure(self, node: Node, reason: str) -> None:
-        """Give up a run."""
-        self.display.say(f"{node.name} failed: {reason}")
-        self.workdir.write_failed(node, reason)
-        self.display.recorded += 1
-
-    # --- runs of other launchers, and runs that need not be trained to their end
-
-    def _look_elsewhere(self) -> None:
-        """Note which runs of other launchers are done, and take over those that nobody is at any more."""
-        change = self.elsewhere.look()
-        self.display.recorded += change.recorded
-        if change.orphans:
-            self.display.say(f"taking over {len(change.orphans)} runs that nobody is at any more")
-            slots = self.executor.slots
-            for population in populations.arrange(change.orphans, slots, known=lambda parent: True):
-                self.waiting.append(Task(population))
+    def _take_over(self, orphans: Sequence[Node]) -> None:
+        """Have runs wait for a worker here that nobody is at any more."""
+        if orphans:
+            self.display.say(f"taking over {len(orphans)} runs that nobody is at any more")
+            for population in self.arrange(orphans):
+                self.line.add(Task(population))
 
     def _stop_early(self) -> None:
         """Have the runs judged that are being trained here, where the launch asks for it."""
@@ -294,4 +224,7 @@ class Scheduler:
             running = []
             for job in self.jobs.running:
                 running += job.population.nodes
-            self.stopping.look(running)
+            try:
+                self.stopping.look(running)
+            except OSError as error:
+                self.display.say(f"loss curves cannot be read now: {explain(error)}")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import re
 from typing import Any
@@ -35,6 +36,25 @@ from sweeps.work.curves import Curve
 SCHEMA = 1
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 POINT_KEYS = {"name", "fingerprint", "tags", "run"}
+LAST_BYTES = 1 << 20  # of a log, that are searched for an error
+# A network file system that has nothing to say now, or a system that is short of something: ask again later.
+UNANSWERED = (
+    errno.EAGAIN,
+    errno.EIO,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+)
 Manifests = Mapping[Place, tuple[Manifest, ...]]  # of a study's corpora
 
 
@@ -58,6 +78,11 @@ class State:
     record: dict[str, Any] | None = None
     damaged: bool = False  # there is a record, but it cannot be read
     censored: bool = False  # its record is of a run that was stopped early
+
+    def final(self, retry_failed: bool = False) -> bool:
+        """Whether there is a record that need not be made again (`retry_failed`: failed and censored ones need)."""
+        to_be_retried = self.status == "failed" or self.censored
+        return self.record is not None and not (retry_failed and to_be_retried)
 
 
 def identify(study: Study, manifests: Manifests) -> list[Node]:
@@ -106,6 +131,13 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _one_point_a_line(head: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
+    """Return JSON with the `head`, and the points as "points". Written so it is ten times faster than indented."""
+    lines = ",\n".join(json.dumps(point, allow_nan=False) for point in points)
+    before = json.dumps(head, indent=1).removesuffix("\n}")
+    return f'{before},\n "points": [\n{lines}\n]}}\n'
+
+
 class Workdir:
     """Reads and writes a workdir, on a disk or under gs://."""
 
@@ -127,6 +159,22 @@ class Workdir:
         """Return the file of what the worker of a population says."""
         return self.root / "populations" / f"{name}.log"
 
+    def log_length(self, name: str) -> int:
+        """Return how much a log holds now, in bytes; 0 where there is none."""
+        try:
+            return self.log_path(name).stat().length
+        except FileNotFoundError:
+            return 0
+
+    def log_end(self, name: str, start: int) -> bytes:
+        """Return what a log holds from the byte `start` on, or the last of it where that is much."""
+        length = self.log_length(name)
+        if length <= start:
+            return b""
+        with self.log_path(name).open("rb") as file:
+            file.seek(max(start, length - LAST_BYTES))
+            return file.read()
+
     # --- the study
 
     def write_study(self, study: Study, nodes: Sequence[Node]) -> None:
@@ -142,15 +190,14 @@ class Workdir:
                     "manifests": list(node.manifests),
                 }
             )
-        value = {
+        head = {
             "schema": SCHEMA,
             "name": study.name,
             "study": study.spec,
             "doc": study.doc,
             "launched": _now(),
-            "points": points,
         }
-        files.write_json(self.root / "study.json", value)
+        files.write_bytes(self.root / "study.json", _one_point_a_line(head, points).encode())
 
     def read_study(self) -> dict[str, Any]:
         """Return what study.json holds. Raises InputError when it is missing, damaged or of the future."""
@@ -172,14 +219,28 @@ class Workdir:
 
     # --- runs
 
+    def recorded(self, fingerprint: str) -> State | None:
+        """Return where a run stands by its record; None where it has none that can be used.
+
+        Raises OSError where the disk does not answer: whether there is one is not known then.
+        """
+        path = self.run_dir(fingerprint) / "record.json"
+        try:
+            return _recorded(path, fingerprint)
+        except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in UNANSWERED:
+                raise cause from None
+            return None
+
     def state(self, fingerprint: str) -> State:
         """Return where a run stands, from what lies in the workdir now."""
         path = self.run_dir(fingerprint) / "record.json"
         damage = None
-        if path.exists():
-            try:
-                return _recorded(path, fingerprint)
-            except InputError as error:
+        try:
+            return _recorded(path, fingerprint)
+        except InputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
                 damage = str(error)
         claim = self.claims.read(fingerprint)
         if claim and self.claims.alive(claim):
@@ -200,11 +261,8 @@ class Workdir:
 
     def finished(self, fingerprint: str, retry_failed: bool = False) -> bool:
         """Whether a run has a record that need not be made again (`retry_failed`: failed and censored ones need)."""
-        state = self.state(fingerprint)
-        if state.record is None:
-            return False
-        to_be_retried = state.status == "failed" or state.censored
-        return not (retry_failed and to_be_retried)
+        state = self.recorded(fingerprint)
+        return state is not None and state.final(retry_failed)
 
     def curve(self, fingerprint: str) -> Curve:
         """Return the training loss of a run so far, from its metrics log; empty when it has none."""

@@ -13,6 +13,7 @@ from etils import epath
 import pytest
 
 from experiments.alive import claims, lease
+from experiments.cli import InputError
 from sweeps.study import file
 from sweeps.study.corpora import prepare_corpora
 from sweeps.work import populations
@@ -79,7 +80,7 @@ def test_a_run_is_its_workers_after_the_launcher_is_gone(tmp_path: pathlib.Path)
     mine.release([NAME])
 
 
-def test_who_was_taken_for_dead_finds_out(tmp_path: pathlib.Path):
+def test_who_was_taken_for_dead_finds_out(tmp_path: pathlib.Path, monkeypatch):
     """Superseded while it slept, or before it began: it holds nothing, and does not begin."""
     mine, _ = workdir(tmp_path)
     process = holder(tmp_path, token := mine.take([NAME], os.getpid(), "p"))
@@ -96,6 +97,9 @@ def test_who_was_taken_for_dead_finds_out(tmp_path: pathlib.Path):
     for bad in ("../x", "a b", "g" * 16):
         with pytest.raises(ValueError, match="expected hexadecimal digits"):
             lease.Lease(mine.root, bad)
+        monkeypatch.setenv(lease.VARIABLE, bad)
+        with pytest.raises(InputError, match=lease.VARIABLE):
+            lease.given(mine.root)
 
 
 def test_a_worker_on_another_host_is_judged_by_its_counter(tmp_path: pathlib.Path, monkeypatch):

@@ -5,13 +5,15 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
+import time
 from typing import Any
 
 from etils import epath
 
 from experiments.store import record
 from sweeps.executors.support.protocol import End, Event, Executor, NotStarted
-from sweeps.work import elsewhere, jobs, scheduler
+from sweeps.work import jobs
 from sweeps.work.populations import Population
 from sweeps.work.workdir import Node, Workdir
 
@@ -21,17 +23,31 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._alarms: list[tuple[float, Callable[[], None]]] = []
 
     def monotonic(self) -> float:
         return self.now
 
+    def time(self) -> float:
+        return self.now
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        for alarm in list(self._alarms):
+            if alarm[0] <= self.now:
+                self._alarms.remove(alarm)
+                alarm[1]()
+
+    def alarm(self, at: float, call: Callable[[], None]) -> None:
+        """Have something called once so late."""
+        self._alarms.append((at, call))
 
     def install(self, monkeypatch: Any) -> None:
-        """Have the scheduler's files use it."""
-        for module in (scheduler, jobs, elsewhere):
-            monkeypatch.setattr(module, "time", self)
+        """Have all files of the room use it."""
+        for name, module in list(sys.modules.items()):
+            in_room = name.startswith("sweeps.work.") or name == "experiments.alive.claims"
+            if in_room and getattr(module, "time", None) is time:
+                monkeypatch.setattr(module, "time", self)
 
 
 @dataclasses.dataclass
@@ -64,10 +80,10 @@ class FakeWorker:
     def poll(self) -> End:
         if self.over is not None:
             return self.over
-        assert self.begun, "its runs are claimed before it begins"
         if self.asked_to_stop:
             self.over = 75
             return self.over
+        assert self.begun, "its runs are claimed before it begins"
         self.attempt.turns -= 1
         if self.attempt.turns <= 0:
             for node in self.nodes:
@@ -82,10 +98,10 @@ class FakeWorker:
         self.asked_to_stop = True
 
 
-def write_record(workdir: Workdir, node: Node, status: str) -> None:
+def write_record(workdir: Workdir, node: Node, status: str, censored: bool = False) -> None:
     """As a worker leaves it, with a checkpoint that a child could start from."""
     folder = workdir.run_dir(node.fingerprint)
-    columns = {"steps_done": node.run.steps, "censored": 0}
+    columns = {"steps_done": node.run.steps, "censored": int(censored)}
     value = {"schema": 1, "fingerprint": node.fingerprint, "status": status, "reason": None, "run": {}}
     (folder / "checkpoints" / str(node.run.steps)).mkdir(parents=True, exist_ok=True)
     record.write(folder, value | {"columns": columns})
@@ -118,7 +134,7 @@ class Quiet:
     """Stands in for the display; keeps what was said."""
 
     def __init__(self) -> None:
-        self.recorded = 0
+        self.done = 0
         self.said: list[str] = []
 
     def say(self, text: str) -> None:

@@ -105,6 +105,9 @@ class Executor(abc.ABC, Generic[SomeWorker]):
 
     slots: int
     target: str | None = None  # the machine type that a plan has to be for (sweeps/cost/plan_file.py); None: any
+    memory: int | None = (
+        None  # bytes of one worker's host, where known: states of runs that train together are held in it
+    )
     shares_workdir: bool = True  # whether metrics and requests to stop pass through the workdir while a run trains
 
     @abc.abstractmethod

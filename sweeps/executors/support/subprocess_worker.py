@@ -27,15 +27,19 @@ class SubprocessWorker:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log: BinaryIO = files.append(log)  # closed by `close`
         pinning = ",".join(map(str, cores)) if cores else "-"
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-E", PINNED, str(os.getpid()), pinning, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=os.environ | {"PYTHONPATH": python_path()} | dict(env),
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C reaches the launcher only, which stops workers in order
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-S", "-E", PINNED, str(os.getpid()), pinning, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=os.environ | {"PYTHONPATH": python_path()} | dict(env),
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C reaches the launcher only, which stops workers in order
+            )
+        except OSError:
+            self._log.close()
+            raise
         self.pid = self.process.pid
         self.silent = False  # it has closed its output
         self._partial_line = b""

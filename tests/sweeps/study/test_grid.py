@@ -95,6 +95,40 @@ def test_what_is_no_rule_or_lacks_its_tag_is_refused():
         derive(over("seed", 0), "tokens", lambda run, tags: 1)  # type: ignore[arg-type]
 
 
+def test_a_section_may_be_given_whole_and_is_not_changed():
+    """Beside dotted keys of the same section; a key that is set twice is named."""
+    section = {"width": 32, "depth": 2}
+    point = {"model": section, "model.heads": 4, "opt": {"lr": 1e-3}}
+    for _ in range(2):
+        assert nest(point) == {"model": {"width": 32, "depth": 2, "heads": 4}, "opt": {"lr": 1e-3}}
+    assert section == {"width": 32, "depth": 2}
+    (cell,) = freeze_points(product(over("model", section), over("model.heads", 4)))
+    assert (cell.run.model.width, cell.run.model.heads) == (32, 4)
+    with pytest.raises(InputError, match=r"model\.depth.*twice"):
+        freeze_points(product(over("model", section), over("model.depth", 3)))
+
+
+def test_a_scaled_rule_keeps_the_kind_of_its_value():
+    """Whole numbers stay whole; what is no number is refused, with the point."""
+    base = cases({"model.width": 32, "model.depth": 1, "model.heads": 1})
+    (point,) = derive(base, "tokens", rules.tokens_per_parameter(20), scale=0.3)
+    (whole,) = derive(base, "tokens", rules.tokens_per_parameter(20))
+    assert point.values["tokens"] == round(0.3 * whole.values["tokens"])
+    assert freeze_points((point,))[0].tags["rule_tokens"].endswith(" x 0.3")
+    text = rules.Rule("words", "this test", lambda run, tags: "bpe:456")
+    with pytest.raises(InputError, match=r"words x 2 at point .*'bpe:456' cannot be scaled"):
+        derive(base, "data.tokenizer", text, scale=2)
+
+
+def test_rules_of_keys_with_one_last_word_do_not_meet():
+    """Each has the column of its key; a ruled `tokens` does not hide an axis `evaluation.tokens` from names."""
+    share = rules.Rule("share", "this test", lambda run, tags: run.tokens // 10)
+    grid = derive(cases({"model.width": 32, "seed": 1}), "tokens", rules.tokens_per_parameter(20))
+    both = derive(grid, "evaluation.tokens", share)
+    assert both[0].tags.keys() == {"rule_tokens", "rule_evaluation_tokens"}
+    assert point_labels(product(grid, over("evaluation.tokens", 4096, 8192))) == ["tokens=4096", "tokens=8192"]
+
+
 # --- freezing
 
 
@@ -119,10 +153,28 @@ def test_tags_are_not_part_of_a_run():
     assert first.tags != second.tags
 
 
-@pytest.mark.parametrize("name", ["width", "loss_nats", "status", "params_total", "not a name"])
+RESULTS = [
+    "loss_nats",
+    "loss_part_2",
+    "left_out",
+    "rewinds",
+    "batches_left_out",
+    "lossless",
+    "seconds_step",
+    "censored",
+]
+
+
+@pytest.mark.parametrize("name", ["width", "status", "params_total", "not a name", "group_all", *RESULTS])
 def test_a_tag_may_not_hide_a_column_of_the_grid(name: str):
     with pytest.raises(InputError, match=name):
         freeze_points(tag(over("seed", 1), **{name: 1}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, [1]])
+def test_a_tag_is_what_a_table_holds(value: Any):
+    with pytest.raises(InputError, match="tag note="):
+        freeze_points(tag(over("seed", 1), note=value))
 
 
 # --- names

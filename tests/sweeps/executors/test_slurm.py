@@ -51,8 +51,9 @@ class Place:
         interpreter.chmod(0o755)
         self.workdir = epath.Path(root / "a 100% workdir")
         self.workdir.mkdir(exist_ok=True)
-        self.executor = executors.load(f"slurm:python={interpreter},minutes=5,signal_seconds=0,{options}")
-        assert isinstance(self.executor, SlurmExecutor)
+        executor = executors.load(f"slurm:python={interpreter},minutes=5,signal_seconds=0,{options}")
+        assert isinstance(executor, SlurmExecutor)
+        self.executor: SlurmExecutor = executor
         self.events: dict[SlurmWorker, list[Event]] = {}
 
     def prepare(self, lines: str) -> SlurmWorker:
@@ -359,7 +360,8 @@ def test_a_job_that_slurm_has_forgotten_is_over(place: Callable[..., Place], slu
         return queue.state("999999")
 
     found = until(state)
-    assert found == slurm_queue.State(slurm_queue.UNKNOWN) and found.over and queue.notices == []
+    assert isinstance(found, slurm_queue.State) and found.over and found.name == slurm_queue.UNKNOWN
+    assert queue.notices == []
 
 
 # --- sbatch
@@ -487,7 +489,7 @@ def test_a_limit_of_jobs_is_no_failure(
     slurm = slurm_with_limits
     assert slurm("sacctmgr", "--immediate", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2") is not None
     here = Place(tmp_path, "account=lab,slots=3")
-    until(lambda: slurm("sacctmgr", "--noheader", "show", "qos", "format=MaxSubmitJobsPU").split() == ["2"])
+    until(lambda: (slurm("sacctmgr", "--noheader", "show", "qos", "format=MaxSubmitJobsPU") or "").split() == ["2"])
     first, second = here.start(f"{SAY % 1}; {SAVES}"), here.start(f"{SAY % 1}; {SAVES}")
     here.until_it_says(first)
     here.until_it_says(second)

@@ -22,6 +22,7 @@ from rich.table import Table
 from experiments import cli, files
 from sweeps.benchmarks.stopping import measure_stopping
 from sweeps.executors.local import LocalExecutor, available_cores
+from sweeps.executors.support.protocol import NotStarted
 from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
 STUDY = '''"""How much of the time of {runs} tiny runs is the launcher's? Costs minutes on two cores."""
@@ -45,7 +46,7 @@ class TimedExecutor(LocalExecutor):
         self.begun: list[float] = []
         self.ended: list[float] = []
 
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker:
+    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker | NotStarted:
         """Start a worker."""
         self.begun.append(time.monotonic())
         return super().start(population, workdir, log)

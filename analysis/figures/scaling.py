@@ -186,8 +186,8 @@ def _told_beside(compute: np.ndarray, few: np.ndarray, ends: np.ndarray) -> np.n
     """Say where there is an interval [compute], by its ends [few, 2] at the nearest of a few computes."""
     distance = np.abs(np.log(compute[:, None] / few))
     nearest = distance.argmin(axis=1)
-    has_interval = np.isfinite(ends).all(axis=1)
-    return has_interval[nearest]
+    is_closed = np.isfinite(ends)
+    return is_closed[nearest, 0] & is_closed[nearest, 1]
 
 
 def _draw_minima(axes: Any, result: FitResult) -> None:

@@ -77,7 +77,7 @@ def fit_jointly(
             flops_per_param_token=factor,
             not_identified=dict.fromkeys(lost, NOT_SEPARATED),
         )
-    families = judge_families(families, parts, columns, best, ends, spec)
+    families = judge_families(families, parts, columns, best, ends, spec, shared)
     return Families(families, shared, None, best.value, best.gradient, agreeing=best.agreeing)
 
 

@@ -1,6 +1,6 @@
 """Judge the families of a joint fit: by one likelihood region of all their coefficients, and each by its own rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -32,10 +32,12 @@ def judge_families(
     best: Optimum,
     refits: np.ndarray,
     spec: FitSpec,
+    shared: Sequence[str],
 ) -> dict[str, Family]:
     """Return the families with their verdicts.
 
-    parts: rows by family; best: the joint fit to all rows `columns`; refits [replicates, p]: to resampled rows.
+    parts: rows by family; best: the joint fit to all rows `columns`; refits [replicates, p]: to resampled rows; shared:
+    the coefficients that all families have in common.
     """
     run = run_names(columns)
     counting = row_counts(columns) > 0
@@ -61,7 +63,7 @@ def judge_families(
             family.not_identified,
             told_by_others,
             spec,
-            best.problem.shared,
+            shared,
         )
         judged[name] = dataclasses.replace(family, verdict=verdict)
     return judged

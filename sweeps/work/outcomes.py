@@ -63,9 +63,15 @@ class Outcomes:
         """
         job = ended.job
         if ended.states is None:
-            ended.states = {name: self._workdir.recorded(name) for name in job.fingerprints}
+            found = {}
+            for name in job.fingerprints:
+                found[name] = self._workdir.recorded(name)
+            ended.states = found
         states = ended.states
-        missing = [node for node in job.population.nodes if states[node.fingerprint] is None]
+        missing = []
+        for node in job.population.nodes:
+            if states[node.fingerprint] is None:
+                missing.append(node)
         suspects = self._suspects(job, states)
         for node in suspects:
             self._workdir.set_aside(node.fingerprint)
@@ -75,13 +81,16 @@ class Outcomes:
 
         self._display.end(job, [*missing, *suspects])
         for name, state in states.items():
-            if state is not None and self._runs.nodes[name] not in suspects:
-                self._fates.decide(name, Fate.of(state))
+            node = self._runs.nodes[name]
+            if state is not None and node not in suspects:
+                fate = Fate.of(state)
+                self._fates.decide(name, fate)
         self._runs.move([*missing, *suspects], Stage.RETRY)
         if suspects:
             spent = retries.own(job.spent, len(job.population.nodes), len(suspects))
             spent["diverged"] += 1
-            self._line.add(Task(job.population.of(suspects), spent))
+            again = Task(job.population.of(suspects), spent)
+            self._line.add(again)
         if isinstance(failure, NotStarted):
             task = Task(job.population.of(missing), job.spent)
             self.hold(task, failure, idle=not self._jobs.training)
@@ -120,7 +129,8 @@ class Outcomes:
                 spent[kind] = 0
         spent[failure.kind] += 1
         population = job.population.of(missing)
-        self._try_again(population, retries.own(spent, len(job.population.nodes), len(missing)), failure)
+        own = retries.own(spent, len(job.population.nodes), len(missing))
+        self._try_again(population, own, failure)
 
     # --- runs without a record are tried again, or given up
 
@@ -138,7 +148,8 @@ class Outcomes:
                 del spent["memory"]
             for half in populations.halves(population):
                 own = retries.own(spent, len(population.nodes), len(half.nodes))
-                self._line.add(Task(half, own))
+                task = Task(half, own)
+                self._line.add(task)
         elif decision is Decision.GIVE_UP:
             reason = failure.reason
             if spent.total() > 1:
@@ -148,6 +159,7 @@ class Outcomes:
         else:
             self._display.say(f"{what}; trying again ({kind}, {times} of {budget})")
             not_before = time.monotonic() + retries.backoff(kind, times)
-            self._line.add(Task(population, spent, not_before), in_front=True)
+            again = Task(population, spent, not_before)
+            self._line.add(again, in_front=True)
             if decision is Decision.END_LAUNCH:
                 self.over = disk_error(self._workdir, failure.reason)

@@ -81,13 +81,16 @@ class Stopping:
         seen = {node.fingerprint: self.seen(node) for node in wanted}
         for node in running:
             fingerprint = node.fingerprint
-            if fingerprint in self.needed or not seen[fingerprint].alive or seen[fingerprint].over:
+            run = seen[fingerprint]
+            if fingerprint in self.needed or not run.alive or run.over:
                 continue
-            stop = self._judge(seen[fingerprint], list(seen.values()))
+            everybody = list(seen.values())
+            stop = self._judge(run, everybody)
             if stop is None:
                 continue
-            stops.ask(self.workdir.run_dir(fingerprint), stop)
-            seen[fingerprint] = dataclasses.replace(seen[fingerprint], alive=False)
+            folder = self.workdir.run_dir(fingerprint)
+            stops.ask(folder, stop)
+            seen[fingerprint] = dataclasses.replace(run, alive=False)
 
     def _judge(self, run: Rival, group: Sequence[Rival]) -> Stop | None:
         """Return the request to end a run, if there is a reason."""
@@ -144,10 +147,19 @@ def unjustified(workdir: Workdir, nodes: Sequence[Node]) -> list[Node]:
     judge = Stopping(workdir, nodes, dominated=True, diverging=False)
     found = []
     for group in judge.groups.values():
-        stopped = [node for node in group if _was_dominated(workdir.state(node.fingerprint))]
-        if stopped:
-            whole = [one for one in map(judge.seen, group) if one.over]
-            found += [node for node in stopped if rivals.dominated(judge.seen(node), whole) is None]
+        stopped = []
+        for node in group:
+            state = workdir.state(node.fingerprint)
+            if _was_dominated(state):
+                stopped.append(node)
+        if not stopped:
+            continue
+        everybody = [judge.seen(node) for node in group]
+        whole = [one for one in everybody if one.over]
+        for node in stopped:
+            run = judge.seen(node)
+            if rivals.dominated(run, whole) is None:
+                found.append(node)
     return found
 
 

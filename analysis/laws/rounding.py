@@ -119,7 +119,8 @@ class PrecisionJoint(FormulaLaw):
     NAME: ClassVar[str] = "precision_joint"
     FORMULA: ClassVar[str] = (
         "L = E + A/N'^alpha + B/D^beta + C_T D^gamma_D / N'^gamma_N exp(-P/gamma_post) prod_x (1-exp(-C_x (P_x-P))), "
-        "N' = N prod_x (1-exp(-P_x/g_x)), x = w, a, kv, P = bits_after"
+        "N' = N prod_x (1-exp(-P_x/g_x)), P = bits_after, "
+        "x = w (g_w, C_w), a (g_a, C_a), kv (g_kv, C_kv)"
     )
     SOURCE: ClassVar[str] = f"{KUMAR}, equation 9"
     ROLES: ClassVar[tuple[str, ...]] = (*Precision.ROLES[:-1], "bits_after", "loss")

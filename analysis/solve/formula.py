@@ -185,6 +185,13 @@ class FormulaProblem(LawParameters):
         """Return starts [keep, p]: combinations of the coefficients' start values, the best and some of the rest."""
         return combined_starts(self, weight, keep)
 
+    def approach(
+        self, theta: np.ndarray, weight: np.ndarray, delta: float, steps: int, rows: int | None = None
+    ) -> np.ndarray:
+        """Return the points as they are: nothing is known of a formula that is quicker than Newton's steps."""
+        del weight, delta, steps, rows
+        return theta
+
 
 def combined_starts(problem: FormulaProblem, weight: np.ndarray, keep: int) -> np.ndarray:
     """Try every combination of the coefficients' start values, those without any solved for: [keep, p].
@@ -271,12 +278,12 @@ def _solve_linear(
 
     target = problem.target if problem.raw else np.exp(problem.target)
     size = np.ones_like(target) if problem.raw else np.abs(target) + 1e-300  # log residuals are relative ones
-    basis = np.stack(effects, axis=2) / size[:, None]  # [b, r, solved]
+    basis = np.stack(effects, axis=1) / size  # [b, solved, r]
     goal = (target - rest) / size
     logs = problem.logs[to_solve]
     answer = non_negative(basis, np.broadcast_to(weight, goal.shape), goal, logs)
     # A positive one starts from a small part of the data at least, in whatever units: from zero no logarithm returns.
-    effect = np.abs(basis).max(axis=1)
+    effect = np.abs(basis).max(axis=2)
     floor = LEAST_SOLVED * (np.abs(goal).max() if problem.raw else 1.0) / np.maximum(effect, 1e-300)
     out = points.copy()
     out[:, to_solve] = np.where(logs, np.maximum(answer, floor), answer)

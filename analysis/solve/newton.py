@@ -319,18 +319,15 @@ def _minimise_chunk(
         here = theta[active]
         stays = held[active]
         free = free_parameters(here, local.gradient, (low, high)) & ~stays
-        move = _shortened(step(local, free, damping[active]), problem.limit)
+        move = shortened(step(local, free, damping[active]), problem.limit)
         woken = _wake(problem, local, free & rested[active, None], weight[active])
         there = np.where(stays, here, np.clip(here + move + woken, low, high))
         with np.errstate(all="ignore"):
             trial = problem.expand(there, weight[active], target[active], delta)
 
-        # Levenberg's rule: a step that lowers the objective is taken and the next one is bolder.
         better = trial.value < local.value
         theta[active[better]] = there[better]
-        bolder = damping[active] / RELAX
-        shyer = np.maximum(damping[active], LEAST_DAMPING) * TIGHTEN
-        damping[active] = np.where(better, bolder, shyer)
+        damping[active] = next_damping(damping[active], better)
         wakes = woken.any(axis=1)
         rested[active] = better | ~wakes
 
@@ -350,6 +347,13 @@ def _minimise_chunk(
     return theta
 
 
+def next_damping(damping: np.ndarray, better: np.ndarray) -> np.ndarray:
+    """Return the damping of the next steps [b], by Levenberg's rule: after one that lowers the objective they are bolder."""
+    bolder = damping / RELAX
+    shyer = np.maximum(damping, LEAST_DAMPING) * TIGHTEN
+    return np.where(better, bolder, shyer)
+
+
 def _wake(problem: Problem, local: Local, free: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return by how much to raise logarithms [b, p] of terms that have all but vanished and should grow; 0 elsewhere.
 
@@ -362,7 +366,7 @@ def _wake(problem: Problem, local: Local, free: np.ndarray, weight: np.ndarray) 
     return np.where(asleep, np.log(AWAKE / effect), 0.0)
 
 
-def _shortened(move: np.ndarray, limit: np.ndarray) -> np.ndarray:
+def shortened(move: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """Shorten steps [b, p] that exceed the longest allowed one [p] in any parameter."""
     excess = np.max(np.abs(move) / limit, axis=1, keepdims=True)
     return move / np.maximum(1.0, excess)

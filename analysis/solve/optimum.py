@@ -15,6 +15,10 @@ ZERO_RESIDUAL = 1e-6
 FINALISTS = 8
 RACE = 256  # of more than twice as many starts, so many are chosen after a few steps
 RACE_STEPS = 2
+HASTY_STEPS = 4  # first steps of a quicker way, if the problem knows one
+HASTY_ROWS = 64  # that they look at
+SCATTER_OF = 128  # starts, at most
+APPROACHES = (3, 6, 14)  # steps of it on all rows, after which starts are compared
 FIRST_STEPS = 8
 TOGETHER = 1e-3  # distance of log terms and exponents below which two searches go on as one
 ROUGH_TOLERANCE = 1e-7
@@ -58,7 +62,9 @@ def find(
     most_starts: int,
 ) -> Optimum:
     """Find the best optimum from all starts. Whether it is one is for the caller to judge by `gradient`."""
-    found = search(problem, problem.starts(weight, most_starts), weight, deltas)
+    starts = problem.starts(weight, most_starts)
+    scatter = scatter_around(problem, starts)
+    found = search(problem, starts, weight, deltas, scatter)
     ends = found.ends
     best, rivals = choose(problem, ends, weight, objective)
     values = total(problem, ends, weight, objective)
@@ -78,8 +84,19 @@ def find(
         rivals=rivals,
         minima=ends,
         starts=found.starts,
-        invariance=change_with_mean(problem, theta, found.starts[found.origin[is_best]], weight, objective, deltas),
+        invariance=change_with_mean(
+            problem, theta, found.starts[found.origin[is_best]], weight, objective, deltas, scatter
+        ),
     )
+
+
+def scatter_around(problem: Problem, points: np.ndarray) -> float:
+    """Return the median size of residuals around the point [b, p] that is best in this."""
+    few = points[:: max(1, len(points) // SCATTER_OF)]
+    with np.errstate(all="ignore"):
+        sizes = np.median(np.abs(problem.residuals(few)), axis=1)
+    finite = sizes[np.isfinite(sizes)]
+    return float(finite.min(initial=np.inf))
 
 
 def total(problem: Problem, theta: np.ndarray, weight: np.ndarray, objective: Objective) -> np.ndarray:
@@ -103,45 +120,74 @@ class Search:
     origin: np.ndarray
 
 
-def search(problem: Problem, starts: np.ndarray, weight: np.ndarray, deltas: tuple[float, ...]) -> Search:
+def search(
+    problem: Problem,
+    starts: np.ndarray,
+    weight: np.ndarray,
+    deltas: tuple[float, ...],
+    scatter: float,
+) -> Search:
     """Follow all starts to the best few local minima.
 
-    Starts that have come together go on as one: first after a few steps, then where the first of `deltas` has its minima.
-    The lowest of these go through all deltas to their end. Of very many starts all make a few steps, and the best of
-    them, with some from all over the rest, are followed.
+    Starts that have come together go on as one: on the way, and where the first of `deltas` has its minima. The lowest of
+    these go through all deltas to their end. Of very many starts all make a few steps, and the best of them, with some
+    from all over the rest, are followed. scatter: of the rows; far from all minima the kinks of a narrower loss are only
+    in the way.
     """
-    rough = deltas[:1]
+    rough = deltas[0]
+    points = problem.approach(starts, weight, max(rough, scatter), HASTY_STEPS, HASTY_ROWS)
     if len(starts) > 2 * RACE:
-        starts = newton.minimise(problem, starts, weight, rough, tolerance=ROUGH_TOLERANCE, max_steps=RACE_STEPS)
-        order = np.argsort(newton.values_at(problem, starts, weight, deltas[0]), kind="stable")
-        starts = starts[best_and_spread(order, RACE)]
-    ends = starts
-    leads_to = np.arange(len(starts))
-    origin = leads_to
+        points = newton.minimise(problem, points, weight, (rough,), tolerance=ROUGH_TOLERANCE, max_steps=RACE_STEPS)
+        order = np.argsort(newton.values_at(problem, points, weight, rough), kind="stable")
+        chosen = best_and_spread(order, RACE)
+        starts = starts[chosen]
+        points = points[chosen]
+    everyone = np.arange(len(starts))
+    followed = _Followed(points, everyone, everyone)
+
+    def joined(points: np.ndarray, apart: float) -> _Followed:
+        """Put points to where those that are followed have come, and let those that lie together go on as one."""
+        return followed.come_to(points, newton.values_at(problem, points, weight, rough), apart)
+
+    followed = joined(points, TOGETHER)
+    for steps in APPROACHES:
+        points = problem.approach(followed.points, weight, rough, steps)
+        followed = joined(points, TOGETHER)
     for steps, apart in ((FIRST_STEPS, TOGETHER), (newton.MAX_STEPS, DIFFERENT)):
-        ends = newton.minimise(problem, ends, weight, rough, tolerance=ROUGH_TOLERANCE, max_steps=steps)
-        values = newton.values_at(problem, ends, weight, deltas[0])
-        leaders, joined = _join(ends, values, apart)
-        ends = ends[leaders]
-        origin = origin[leaders]
-        leads_to = joined[leads_to]
-    minima = newton.minimise(problem, ends[:FINALISTS], weight, deltas, max_steps=PATIENCE)
-    is_followed = leads_to < FINALISTS
-    return Search(minima, starts, np.where(is_followed, leads_to, -1), origin[:FINALISTS])
+        points = newton.minimise(problem, followed.points, weight, (rough,), tolerance=ROUGH_TOLERANCE, max_steps=steps)
+        followed = joined(points, apart)
+    minima = newton.minimise(problem, followed.points[:FINALISTS], weight, deltas, max_steps=PATIENCE)
+    is_final = followed.leads_to < FINALISTS
+    finalists = _Followed(minima, followed.origin[:FINALISTS], np.where(is_final, followed.leads_to, 0))
+    distinct = finalists.come_to(minima, newton.values_at(problem, minima, weight, deltas[-1]), DIFFERENT)
+    return Search(distinct.points, starts, np.where(is_final, distinct.leads_to, -1), distinct.origin)
 
 
-def _join(points: np.ndarray, values: np.ndarray, apart: float) -> tuple[np.ndarray, np.ndarray]:
-    """Join points [n, p] that lie together: which is the best of each group, best first, and the group of each point [n]."""
-    order = np.argsort(values, kind="stable")
-    group = np.full(len(points), -1)
-    leaders = []
-    for at in order.tolist():
-        if group[at] >= 0:
-            continue
-        near = np.abs(points - points[at]).max(axis=1) <= apart
-        group[near & (group < 0)] = len(leaders)
-        leaders.append(at)
-    return np.array(leaders), group
+@dataclasses.dataclass(frozen=True)
+class _Followed:
+    """Hold points [n, p] of a search, the start that each comes from [n], and the point that each start leads to [s]."""
+
+    points: np.ndarray
+    origin: np.ndarray
+    leads_to: np.ndarray
+
+    def come_to(self, points: np.ndarray, values: np.ndarray, apart: float) -> "_Followed":
+        """Take other points [n, p] in their place, and of those that lie together only the best; best first."""
+        order = np.argsort(values, kind="stable")
+        ranked = points[order]
+        distance = np.abs(ranked[:, None] - ranked).max(axis=2)
+        is_near = distance <= apart
+        group = np.full(len(points), -1)
+        leaders = []
+        for at in range(len(points)):
+            if group[at] >= 0:
+                continue
+            group[is_near[at] & (group < 0)] = len(leaders)
+            leaders.append(at)
+        group_of_each = np.empty_like(group)
+        group_of_each[order] = group
+        kept = order[leaders]
+        return _Followed(points[kept], self.origin[kept], group_of_each[self.leads_to])
 
 
 def choose(
@@ -213,16 +259,20 @@ def change_with_mean(
     weight: np.ndarray,
     objective: Objective,
     deltas: tuple[float, ...],
+    scatter: float,
 ) -> float:
     """Return the largest relative change of a coefficient when the mean over rows is minimised and not their sum.
 
-    The mean is minimised on its own, from starts that led to the optimum of the sum. The change is zero but for rounding
-    in a sound minimiser; one that stops by absolute tolerances stops early on a mean.
+    The mean is minimised on its own, from starts that led to the optimum of the sum; of ends that are as low the nearest
+    counts. The change is zero but for rounding in a sound minimiser; one that stops by absolute tolerances stops early on
+    a mean.
     """
     mean_weight = weight / len(weight)
-    again = search(problem, starts[:OF_MEAN], mean_weight, deltas).ends
-    best = again[np.argmin(total(problem, again, weight, objective))]
-    best = newton.polish(problem, best, mean_weight, deltas[-1])
+    again = search(problem, starts[:OF_MEAN], mean_weight, deltas, scatter).ends
+    values = total(problem, again, weight, objective)
+    equal = again[values <= values.min() * (1 + AGREE) + 1e-20 * weight.sum()]
+    nearest = np.abs(equal - theta).max(axis=1).argmin()
+    best = newton.polish(problem, equal[nearest], mean_weight, deltas[-1])
     of_sum = problem.coefficients(theta[None])[0]
     of_mean = problem.coefficients(best[None])[0]
     known = of_sum != 0

@@ -88,6 +88,15 @@ class Problem(Protocol):
         """Return at most `keep` points [starts, p] to search from, for rows of these weights [r]."""
         ...
 
+    def approach(
+        self, theta: np.ndarray, weight: np.ndarray, delta: float, steps: int, rows: int | None = None
+    ) -> np.ndarray:
+        """Bring points [b, p] nearer to minima of a Huber loss, where that is quicker than by Newton's steps for all parameters.
+
+        rows: so many rows are looked at, all unless given. The same points where no quicker way is known.
+        """
+        ...
+
     def coefficients(self, theta: np.ndarray) -> np.ndarray:
         """Translate parameters [b, p] into the law's coefficients [b, k], in its order and units."""
         ...

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from analysis.solve import projection
 from analysis.solve.expansion import assemble, row_terms, weighted_products
 from analysis.solve.least_squares import non_negative
 from analysis.solve.newton import CHUNK_ELEMENTS
@@ -26,6 +27,8 @@ TERM_STEP = 3.0  # longest step of a log term
 EXPONENT_STEP = 0.5  # longest step of an exponent
 SMALL_SHARE = 0.2  # a term that is less of every row may vanish
 ROUNDS = 4  # of reweighting towards least absolute deviations
+GRID_ROWS = 64  # that are looked at there, at most
+REFINED = 2  # times as many places of the grid as starts are reweighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +137,12 @@ class SumProblem:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest parameters [p]."""
+        low, high = self.own_bounds
+        return low.copy(), high.copy()
+
+    @worked_out_once
+    def own_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and highest parameters [p]."""
         lowest, highest = np.array(self.exponent_bounds or [EXPONENT_BOUNDS] * self.exponents).reshape(-1, 2).T
         reach = np.abs(self.slopes.mean(axis=1)) @ np.maximum(np.abs(lowest), np.abs(highest))
         reach = np.where(reach > 1e-6, reach, 0.0)  # none, where the slopes are centred
@@ -260,6 +269,25 @@ class SumProblem:
         """Return starts [keep, p]: a grid of exponents, prefactors solved for, the best of it and some of the rest."""
         return grid_starts(self, weight, keep)
 
+    def approach(
+        self, theta: np.ndarray, weight: np.ndarray, delta: float, steps: int, rows: int | None = None
+    ) -> np.ndarray:
+        """Bring points [b, p] nearer to minima, over the exponents alone; see Problem."""
+        problem = self
+        if rows is not None:
+            some = _some_rows(weight, rows)
+            problem = self.with_rows(some)
+            weight = weight[some]
+        nearer = projection.descend(problem, theta, weight, delta, steps)
+        return np.clip(nearer, *self.bounds())
+
+    def with_rows(self, some: np.ndarray) -> "SumProblem":
+        """Return the same problem for some of the rows; parameters mean the same."""
+        above = self.above
+        if isinstance(above, np.ndarray):
+            above = above[some]
+        return dataclasses.replace(self, slopes=self.slopes[:, some], target=self.target[some], above=above)
+
 
 def grid_starts(problem: SumProblem, weight: np.ndarray, keep: int) -> np.ndarray:
     """Try an exhaustive grid of exponents with the best prefactors at each point (variable projection): [keep, p].
@@ -275,13 +303,34 @@ def grid_starts(problem: SumProblem, weight: np.ndarray, keep: int) -> np.ndarra
     grid = np.array(list(itertools.product(*axes)))
     grid = grid.reshape(-1, exponents)
 
+    some = _some_rows(weight, GRID_ROWS)
+    problem = problem.with_rows(some)
+    weight = weight[some]
     points = np.empty((len(grid), problem.size))
     score = np.empty(len(grid))
-    rows = problem.slopes.shape[1]
-    for part in slices(len(grid), max(1, 4 * CHUNK_ELEMENTS // rows)):
-        points[part], score[part] = _project(problem, grid[part], weight)
+
+    def project(which: np.ndarray, rounds: int) -> None:
+        """Solve for the prefactors at some places of the grid, so many at a time that they stay in cache."""
+        at_once = max(1, 4 * CHUNK_ELEMENTS // problem.slopes.shape[1])
+        for part in slices(len(which), at_once):
+            some = which[part]
+            points[some], score[some] = _project(problem, grid[some], weight, rounds)
+
+    project(np.arange(len(grid)), 1)
     order = np.argsort(score, kind="stable")
+    better = order[: REFINED * keep]
+    project(better, ROUNDS)
+    order = np.r_[better[np.argsort(score[better], kind="stable")], order[len(better) :]]
     return points[np.unique(best_and_spread(order, keep))]
+
+
+def _some_rows(weight: np.ndarray, most: int) -> np.ndarray:
+    """Return places of at most so many rows that count, drawn at random and in order."""
+    counting = np.flatnonzero(weight > 0)
+    if len(counting) <= most:
+        return counting
+    drawn = np.random.default_rng(0).permutation(counting)[:most]
+    return np.sort(drawn)
 
 
 def _start_values(low: float, high: float, count: int) -> np.ndarray:
@@ -292,20 +341,30 @@ def _start_values(low: float, high: float, count: int) -> np.ndarray:
     return inside if len(inside) else np.linspace(low, high, min(count, 5))
 
 
-def _project(problem: SumProblem, exponents: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _project(
+    problem: SumProblem, exponents: np.ndarray, weight: np.ndarray, rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Solve for the prefactors at given exponents [g, e]: points [g, p] and their misfit [g].
 
-    What remains is linear: non-negative least absolute deviations of relative residuals, by reweighted least squares.
+    What remains is linear: non-negative least absolute deviations of relative residuals, by so many rounds of reweighted
+    least squares.
     """
-    by_term = [exponents @ problem.slopes[k].T for k in range(problem.terms)]
-    logs = np.stack(by_term, axis=2)  # [g, r, k]
-    basis = np.exp(logs - problem.target[:, None])
-    trust = np.broadcast_to(weight, basis.shape[:2])
+    basis = np.empty((len(exponents), problem.terms, len(problem.target)))
+    for k in range(problem.terms):
+        # Points of a grid share exponents: each value of those that are in this term counts once.
+        used = problem.slopes[k].any(axis=0)
+        if not used.any():
+            basis[:, k] = np.exp(-problem.target)
+            continue
+        different, places = np.unique(exponents[:, used], axis=0, return_inverse=True)
+        term = np.exp(different @ problem.slopes[k][:, used].T - problem.target)
+        basis[:, k] = term[places.ravel()]
+    trust = np.broadcast_to(weight, basis[:, 0].shape)
     solution = np.zeros((len(exponents), problem.terms))
     score = np.zeros(len(exponents))
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         solution = non_negative(basis, trust)
-        relative = (basis @ solution[:, :, None])[:, :, 0]
+        relative = (solution[:, None] @ basis)[:, 0]
         misfit = np.abs(relative - 1.0)
         score = (weight * misfit).sum(axis=1)
         floor = 1e-6 + 0.1 * np.mean(misfit, axis=1, keepdims=True)

@@ -231,6 +231,7 @@ def test_gradient_and_curvature_agree_with_differences():
 def test_a_fit_that_stops_early_is_an_error(monkeypatch):
     columns = select(planted.grid(planted.isoflop_frame(noise=0.003)), CHINCHILLA.ROLES)
     monkeypatch.setattr(newton, "minimise", lambda problem, theta, *_, **__: theta)
+    monkeypatch.setattr(sums.SumProblem, "approach", lambda problem, theta, *_, **__: theta)
     with pytest.raises(FitError, match="stationary"):
         fitting.fit(columns, CHINCHILLA, PLAIN)
 

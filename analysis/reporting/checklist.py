@@ -290,7 +290,7 @@ def fit_items(survey: Survey) -> Lines:
         ("Optimiser of the fit", "damped Newton steps in float64, linear coefficients solved for"),
         ("Starts", starts),
         ("Bounds", bounds),
-        ("At the end", f"objective {found.objective:.8g}, scaled gradient {certificate.gradient or 0:.1e}"),
+        ("At the end", f"objective {found.objective:.8g}; {certificate.ending or 'no search'}"),
         ("Quality", f"root mean square of the log residuals {scatter}"),
     ]
 

@@ -18,6 +18,7 @@ from analysis.trust.profile import Profile
 from analysis.trust.residuals import Residuals
 
 MOVES = 2.0  # standard errors by which one row or run may move a coefficient before a reader is warned
+EXACT = 1e-9  # root mean square of log residuals that are rounding
 MOST_ROWS_NAMED = 8  # of a run that moves a coefficient
 
 
@@ -47,6 +48,17 @@ class Certificate:
     worst_row: int | None = None
     worst_log_residual: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def ending(self) -> str:
+        """Say how near to a stationary point the search ended; nothing for a law whose fit has no search."""
+        if self.gradient is None:
+            return ""
+        if self.gradient > 0:
+            return f"scaled gradient {self.gradient:.0e}"
+        if self.rms_log_residual is not None and self.rms_log_residual < EXACT:
+            return "every row is met to rounding, where a gradient means nothing"
+        return "no step lowers the objective by more than rounding"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,8 @@ def search(certificate: Certificate) -> str:
     told = ""
     if certificate.agreeing_starts is not None:
         told += f"; {certificate.agreeing_starts:.0%} of the starts agree"
-    if certificate.gradient is not None:
-        told += f"; scaled gradient {certificate.gradient:.0e}"
+    if certificate.ending:
+        told += f"; {certificate.ending}"
     return told
 
 

@@ -9,9 +9,10 @@ from analysis.fitting.spec import FitSpec
 from analysis.laws.chinchilla import Chinchilla
 from analysis.published import scipy_fit
 from analysis.questions import fit as fitting
-from analysis.solve import newton, optimum, sums
+from analysis.solve import least_squares, newton, optimum, sums
 from analysis.solve.problem import Local
 from analysis.trust import bootstrap
+from analysis.trust.certificate import Certificate
 from tests.support import planted
 
 SPEC = FitSpec(bootstrap=0, thorough=False)
@@ -63,6 +64,42 @@ def test_a_step_solves_the_damped_system_where_the_curvature_is_positive():
     assert (np.einsum("bp,bp->b", moves, local.gradient) < 0).all()  # downhill from everywhere
 
 
+def test_steps_over_exponents_lead_down_to_the_minima_of_steps_in_all_parameters():
+    problem, _ = expansion(np.zeros((1, 5)))
+    weight = np.ones(60)
+    begin = starts()
+    near = problem.approach(begin, weight, 1e-3, 30)
+    before = newton.values_at(problem, begin, weight, 1e-3)
+    after = newton.values_at(problem, near, weight, 1e-3)
+    assert (after <= before * (1 + 1e-12)).all()
+    ends = newton.minimise(problem, begin, weight, (1e-3,))
+    least = newton.values_at(problem, ends, weight, 1e-3).min()
+    assert np.mean(after < least * (1 + 1e-3)) > 0.8
+    low, high = problem.bounds()
+    by_some_rows = problem.approach(begin, weight, 1e-3, 4, rows=20)
+    assert ((by_some_rows >= low) & (by_some_rows <= high)).all() and (by_some_rows != begin).any()
+
+
+def test_prefactors_are_those_of_non_negative_least_squares():
+    from scipy.optimize import nnls
+
+    draw = np.random.default_rng(5)
+    basis = draw.standard_normal((60, 4, 12))
+    weight = draw.uniform(0.1, 2.0, (60, 12))
+    found = least_squares.non_negative(basis, weight)
+    root = np.sqrt(weight)
+    expected = [nnls((one * w).T, w)[0] for one, w in zip(basis, root, strict=True)]
+    assert found == pytest.approx(np.array(expected), rel=1e-6, abs=1e-9)
+    assert (found == 0).any(axis=1).sum() > 10 and (found > 0).any()
+
+
+def test_an_exact_fit_does_not_boast_of_a_gradient():
+    exact = Certificate(True, 1.0, 0.0, rms_log_residual=1e-15)
+    assert exact.ending == "every row is met to rounding, where a gradient means nothing"
+    assert Certificate(True, 1.0, 3e-12).ending == "scaled gradient 3e-12"
+    assert Certificate(None, None, None).ending == ""
+
+
 def test_held_parameters_do_not_move():
     _, local = expansion(starts())
     free = np.ones(local.gradient.shape, dtype=bool)
@@ -100,3 +137,9 @@ def test_the_benchmark_compares_like_with_like(monkeypatch):
     assert all(
         row["times_faster"] == pytest.approx(row["scipy_seconds"] / row["ours_seconds"]) for row in (fit, refits)
     )
+
+
+def test_one_fit_ends_where_variable_projection_does_or_lower():
+    squares, huber = benchmark.bench_one_fit(1)
+    assert squares["lower"] == "equal to 1e-9" and squares["apart"] < 1e-4
+    assert huber["lower"].startswith(("ours", "equal"))

@@ -1,5 +1,6 @@
 """Write files that are never half done, and read strict JSON. Paths may be local, gs:// or s3:// (experiments/objects)."""
 
+import errno
 import io
 import json
 import os
@@ -163,6 +164,15 @@ def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             rows.append(value)
     return rows
+
+
+def is_no_file(error: OSError) -> bool:
+    """Tell whether reading failed because there is no file: nothing, a folder in its place, or links that go in a circle.
+
+    Any other error is the disk's, and says nothing about what is there.
+    """
+    is_known = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+    return is_known or error.errno == errno.ELOOP
 
 
 def read_json(path: epath.PathLike) -> Any:

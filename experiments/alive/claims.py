@@ -62,7 +62,11 @@ def _read_object(path: epath.Path) -> dict[str, Any]:
     """Return the JSON object of a file; an empty one where there is none, or it is damaged. Raises OSError."""
     try:
         value = files.read_json(path)
-    except (FileNotFoundError, ValueError):
+    except ValueError:
+        return {}
+    except OSError as error:
+        if not files.is_no_file(error):
+            raise
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -125,7 +129,9 @@ class Claims:
                 data, version = path.read_version()
             else:
                 data = path.read_bytes()
-        except FileNotFoundError:
+        except OSError as error:
+            if not files.is_no_file(error):
+                raise
             data = b""
         claim = self._parse(data)
         self._seen[fingerprint] = (version, claim)
@@ -221,10 +227,12 @@ class Claims:
         path = lease.beat_path(self.root, token)
         try:
             value = files.read_json(path)
-        except FileNotFoundError:
-            return False
         except ValueError:
             value = {}
+        except OSError as error:
+            if not files.is_no_file(error):
+                raise
+            return False
         if not isinstance(value, dict):
             value = {}
         with contextlib.suppress(KeyError, TypeError):

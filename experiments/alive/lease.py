@@ -185,7 +185,11 @@ class Lease:
         """Whether the claim in a file is ours: it bears our token."""
         try:
             return files.read_json(path)["token"] == self.token
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
+            return False
+        except OSError as error:
+            if not files.is_no_file(error):
+                raise
             return False
 
     def due(self) -> bool:

@@ -50,7 +50,7 @@ def test_a_study_is_one_file(study_path: pathlib.Path):
         "control width=8 seed=1",
     ]
     assert [cell.run.schedule.warmup_tokens for cell in study.cells[:2]] == [64, 144]
-    assert study.cells[0].tags["rule_warmup_tokens"] == "square_of_width"
+    assert study.cells[0].tags["rule_schedule_warmup_tokens"] == "square_of_width"
     assert {cell.run.model.depth for cell in file.load(f"{study_path}:3").cells} == {3}
     with pytest.raises(InputError, match=r"toy\.py, line \d+: ValueError: .*'deep'"):
         file.load(f"{study_path}:deep")

@@ -255,13 +255,14 @@ import os, runpy, sys
 import jax
 import numpy as np
 from experiments.store import checkpoint
+from models.errors import AgainError
 plain = checkpoint.read_leaves
 
 def read_leaves(folder, shapes):
     if jax.process_index() != 1 or os.environ["FAULT"] == "none":
         return plain(folder, shapes)
     if os.environ["FAULT"] == "disk":
-        raise checkpoint.AgainError(f"{folder} cannot be read now")
+        raise AgainError(f"{folder} cannot be read now")
     leaves = plain(folder, shapes)
     if folder.name == "40":
         name = next(name for name in leaves if not leaves[name].is_fully_replicated)

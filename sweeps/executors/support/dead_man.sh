@@ -21,7 +21,8 @@ zone=$(attribute zone)
 beat=$(attribute beat)
 still=$(attribute still-seconds)
 most=$(attribute most-seconds)
-look=$((still / 10 + 1))
+shorter=$((still < most ? still : most))
+look=$((shorter / 10 + 1))
 
 if [ -z "$name" ] || [ -z "$still" ] || [ -z "$most" ]; then
   echo "lossgrid: this host's metadata cannot be read; it will not delete itself" >&2

@@ -8,18 +8,15 @@ Axes: batch b, rows r, terms k, exponents e, parameters p (log terms first, then
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from analysis.solve import newton
 from analysis.solve.least_squares import non_negative
 from analysis.solve.objective import sided
-from analysis.solve.problem import Local
+from analysis.solve.problem import Local, Problem
 from analysis.solve.starting import slices
-
-if TYPE_CHECKING:
-    from analysis.solve.sums import SumProblem
 
 FIRST_DAMPING = 1e-3
 STUCK = 1e2  # damping from which on steps in all parameters are the better way
@@ -27,8 +24,26 @@ LITTLE = 1e-5  # share of the objective by which a step has to change it for ano
 LARGEST_LOG = 50.0  # of a term over the data
 
 
+class Sum(Problem, Protocol):
+    """A fit of a sum of monomials, whose parameters are logarithms of its prefactors and then its exponents."""
+
+    @property
+    def terms(self) -> int:
+        """Count the monomials."""
+        ...
+
+    @property
+    def raw(self) -> bool:
+        """Whether residuals are differences, and not logarithms."""
+        ...
+
+    def log_terms(self, theta: np.ndarray) -> np.ndarray:
+        """Return the logarithm of each term of each row at each point [b, k, r]."""
+        ...
+
+
 def descend(
-    problem: "SumProblem",
+    problem: Sum,
     theta: np.ndarray,
     weight: np.ndarray,
     delta: float,
@@ -46,7 +61,7 @@ def descend(
 
 
 def _descend_chunk(
-    problem: "SumProblem",
+    problem: Sum,
     theta: np.ndarray,
     weight: np.ndarray,
     delta: float,
@@ -78,14 +93,14 @@ def _descend_chunk(
     return theta
 
 
-def _expand(problem: "SumProblem", theta: np.ndarray, weight: np.ndarray, delta: float) -> Local:
+def _expand(problem: Sum, theta: np.ndarray, weight: np.ndarray, delta: float) -> Local:
     """Expand the objective around [b] points that share rows and weights."""
     rows = (len(theta), len(weight))
     target = np.broadcast_to(problem.target, rows)
     return problem.expand(theta, np.broadcast_to(weight, rows), target, delta)
 
 
-def _in_prefactors(problem: "SumProblem", local: Local) -> Local:
+def _in_prefactors(problem: Sum, local: Local) -> Local:
     """Return an expansion in the prefactors, over their size, in place of their logarithms: the sum is linear in them."""
     terms = np.arange(problem.terms)
     curvature = local.curvature.copy()
@@ -94,7 +109,7 @@ def _in_prefactors(problem: "SumProblem", local: Local) -> Local:
 
 
 def _moved(
-    problem: "SumProblem",
+    problem: Sum,
     here: np.ndarray,
     move: np.ndarray,
     weight: np.ndarray,

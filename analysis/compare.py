@@ -11,6 +11,7 @@ from absl import flags
 
 from analysis.command_line import options, reading
 from experiments import cli
+from experiments.key_values import write_pairs
 
 
 def define_flags() -> None:
@@ -36,7 +37,8 @@ def columns_text() -> str | None:
     values = flags.FLAGS
     if values.by is None or "family" in parse_roles(values.columns):
         return values.columns
-    return ",".join(filter(None, [values.columns, f"family={values.by}"]))
+    family = write_pairs({"family": values.by})
+    return ",".join(filter(None, [values.columns, family]))
 
 
 def shared_coefficients() -> tuple[str, ...] | None:

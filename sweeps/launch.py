@@ -99,7 +99,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("executor", "local", f"where workers run: {', '.join(executors.executor_names())}")
     cli.define_path("data_root", None, "folder of prepared corpora; default: what the study says, or 'data'")
     flags.DEFINE_bool("retry_failed", False, "train runs again that are recorded as failed; finish those stopped early")
-    flags.DEFINE_list("retries", [], f"tries after each kind of failure, by kind; default: {default_budgets}")
+    flags.DEFINE_string("retries", "", f"KIND=COUNT,...: tries after each kind of failure; default: {default_budgets}")
     flags.DEFINE_bool("stop_dominated", False, "stop runs whose loss curve cannot reach that of their best rival")
     flags.DEFINE_bool("stop_diverging", False, "stop runs whose loss rises above where it began, and stays there")
     flags.DEFINE_bool(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -9,6 +10,7 @@ from absl import flags
 from analysis.command_line import reading
 from experiments import cli
 from experiments.cli import InputError
+from experiments.key_values import read_pairs, refusal
 
 if TYPE_CHECKING:
     from analysis.fitting.spec import FitSpec
@@ -53,7 +55,7 @@ def define() -> None:
         None,
         "How much a row above the law counts next to one below it (1). Less than 1 for runs that were not tuned.",
     )
-    flags.DEFINE_list("fix", [], "Coefficients to hold: E=1.69,alpha=0.34.")
+    flags.DEFINE_string("fix", "", "Coefficients to hold: E=1.69,alpha=0.34.")
     cli.define_integer("bootstrap", 1000, "Bootstrap replicates; 0 for no intervals.")
     flags.DEFINE_string(
         "resample", "paired", "What a replicate resamples: paired (rows, or runs), wild (signs), residual (residuals)."
@@ -124,7 +126,7 @@ def spec(interpolation: str = "quadratic", fitted: "type[Law] | None" = None) ->
         interpolation=interpolation,
         near_optimum=values.near_optimum,
         weighted=values.weighted,
-        fixed=_fixed(values.fix),
+        fixed=fixed(values.fix),
     )
 
 
@@ -146,13 +148,13 @@ def _objective(law: "type[Law] | None") -> "Objective | None":
     return dataclasses.replace(base, **given)
 
 
-def _fixed(texts: Sequence[str]) -> dict[str, float]:
+def fixed(text: str) -> dict[str, float]:
     """Read --fix: coefficients with the numbers that they are held at."""
+    from analysis.grid import numerals
+
     found = {}
-    for text in texts:
-        name, _, value = (part.strip() for part in text.partition("="))
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise InputError(f"--fix: {text!r} is not COEFFICIENT=NUMBER, for example E=1.69") from None
+    for name, value in read_pairs(text, "--fix", "COEFFICIENT=NUMBER", "E=1.69").items():
+        found[name] = numerals.number(value)
+        if not math.isfinite(found[name]):
+            raise refusal("--fix", f"{name}={value}", "is not COEFFICIENT=NUMBER", f"{name}=finite number")
     return found

@@ -11,6 +11,7 @@ from analysis.grid import expression
 from analysis.grid.roles import ROLES, usual_names
 from analysis.grid.table import Grid
 from experiments.cli import InputError, nearest
+from experiments.key_values import read_pairs, refusal
 
 FORMULAS = {"D": "C/(6*N)", "C": "6*N*D"}  # for a needed role that no column gives (Kaplan et al. 2020)
 
@@ -18,36 +19,12 @@ FORMULAS = {"D": "C/(6*N)", "C": "6*N*D"}  # for a needed role that no column gi
 def parse_roles(text: str | None) -> dict[str, str]:
     """Parse `N=params_total,C=6*N*D` to a dict. Raises InputError for what is no role or is given twice."""
     roles: dict[str, str] = {}
-    for part in _split_at_commas(text or ""):
-        name, equals, column = part.partition("=")
-        role = name.strip()
-        formula = column.strip()
-        if not equals or not formula:
-            raise InputError(f"--columns: {part!r} is not ROLE=COLUMN; expected for example N=params_total,loss=loss")
+    for role, formula in read_pairs(text, "--columns", "ROLE=COLUMN", "N=params_total,loss=loss").items():
         if role not in ROLES:
-            raise InputError(f"--columns: {role!r} is not a role; {nearest(role, ROLES, 'role')}")
-        if role in roles:
-            raise InputError(f"--columns: role {role!r} is given twice; expected one column for each role")
+            word = f"{role}={formula}"
+            raise refusal("--columns", word, "names no role", f"one of them; {nearest(role, ROLES, 'role')}")
         roles[role] = formula[1:-1] if expression.is_quoted(formula) else formula
     return roles
-
-
-def _split_at_commas(text: str) -> list[str]:
-    """Split at commas outside of brackets and of back-ticks; empty parts are left out."""
-    parts = [""]
-    depth = 0
-    is_name = False
-    for letter in text:
-        if letter == "`":
-            is_name = not is_name
-        if not is_name:
-            depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == "," and depth == 0 and not is_name:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    stripped = [part.strip() for part in parts]
-    return [part for part in stripped if part]
 
 
 @dataclasses.dataclass

@@ -5,30 +5,28 @@ et al. 2024): far from the prior there are few draws, so that a part with little
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import numpy as np
 
+from analysis.grid import numerals
 from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixture
 from analysis.questions.predict import Fitted, predict
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
+from experiments.key_values import read_pairs, refusal
 
 SCHEMA = 2
 
 
 def parse_prior(text: str) -> dict[str, float]:
     """Read `web=0.6,code=0.4`. Raises InputError where it is not that."""
-    found: dict[str, float] = {}
-    for piece in filter(None, (piece.strip() for piece in text.split(","))):
-        name, _, value = (side.strip() for side in piece.partition("="))
-        try:
-            share = float(value)
-        except ValueError:
-            raise InputError(f"--prior: {piece!r} is not PART=SHARE, for example web=0.6") from None
-        if name in found:
-            raise InputError(f"--prior: {name} is given twice")
-        found[name] = share
+    found = {}
+    for name, value in read_pairs(text, "--prior", "PART=SHARE", "web=0.6,code=0.4").items():
+        found[name] = numerals.number(value)
+        if not math.isfinite(found[name]):
+            raise refusal("--prior", f"{name}={value}", "is not PART=SHARE", f"{name}=positive number")
     return found
 
 

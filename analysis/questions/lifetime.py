@@ -16,6 +16,7 @@ from analysis.questions import predict as predicting
 from analysis.questions.predict import Fitted, Prediction
 from analysis.solve import best_size
 from experiments.cli import InputError
+from experiments.key_values import read_pairs
 
 SERVED_SHARE = 1 / 3  # forward pass of forward and backward
 BUDGET = ("C",)
@@ -108,8 +109,8 @@ def serving(fitted: Fitted, tokens: float) -> Fitted:
 
 def parse_at(text: str, law: Law) -> dict[str, float]:
     """Read `C=1e24` or `loss=2.1`. Raises InputError for anything else."""
-    name, _, _ = text.partition("=")
-    if (name.strip(),) not in (BUDGET, LOSS_ASKED):
+    given = read_pairs(text, "--at", "INPUT=NUMBER", "C=1e24")
+    if tuple(given) not in (BUDGET, LOSS_ASKED):
         raise InputError(f"--at: {text!r} is not what --serve_tokens takes; expected C=.. or loss=..")
     return predicting.parse_at(text, law)
 

@@ -23,6 +23,7 @@ from analysis.trust.one_run import Noise, interval_of_run, quantiles_of_run
 from analysis.trust.verdict import Judged, Verdict
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError, nearest
+from experiments.key_values import read_pairs, refusal
 
 SHARES_OFF = 1e-3  # that shares may add up to beside 1
 NO_REPLICATES = "the fit has no replicates; fit with --bootstrap=1000 for example"
@@ -161,12 +162,10 @@ def parse_at(text: str, law: Law) -> dict[str, float]:
     """Read `N=1e9,D=2e10`. Raises InputError with what the law takes when it cannot use it."""
     at: dict[str, float] = {}
     known = sorted({name for names in law.INPUTS for name in names})
-    for piece in filter(None, (piece.strip() for piece in text.split(","))):
-        name, _, value = (side.strip() for side in piece.partition("="))
+    for name, value in read_pairs(text, "--at", "INPUT=NUMBER", "N=1e9").items():
         if name not in known:
-            raise InputError(f"--at: {name!r} is not an input of {law.NAME}; {nearest(name, known, 'input')}")
-        if name in at:
-            raise InputError(f"--at: {name} is given twice")
+            problem = f"is not an input of {law.NAME}"
+            raise refusal("--at", name, problem, f"one of them; {nearest(name, known, 'input')}")
         at[name] = _number_at(name, value, law)
     return check_at(at, law, text)
 
@@ -179,13 +178,15 @@ def _parts_of(law: Law) -> set[str]:
 def _number_at(name: str, text: str, law: Law) -> float:
     """Read one value of --at. Raises InputError for what is not a number that the input may have."""
     value = numerals.number(text)
+    word = f"{name}={text}"
     if math.isnan(value):
-        raise InputError(f"--at: {name}={text!r} is not a number")
+        raise refusal("--at", word, "is not a number", f"{name}=number")
     may_be_negative = name in law.SIGNED or (name in ROLES and not ROLES[name].positive)
     may_be_zero = name in _parts_of(law)
     in_range = may_be_negative or value > 0 or (may_be_zero and value == 0)
     if not math.isfinite(value) or not in_range:
-        raise InputError(f"--at: {name}={text} is not a {'' if may_be_negative else 'positive '}finite number")
+        kind = "finite number" if may_be_negative else "positive finite number"
+        raise refusal("--at", word, f"is not a {kind}", f"{name}={kind}")
     return value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from analysis.grid import numerals
 from analysis.laws.base import Law
 from experiments.cli import InputError, nearest
+from experiments.key_values import read_pairs, refusal
 
 OF_OPTIMUM = ("N", "D", "tokens_per_param")
 
@@ -24,9 +25,8 @@ class Target:
         """Read `loss@N=7e10,D=1.4e12`. Raises InputError when it is not of that form."""
         name, _, place = (part.strip() for part in text.partition("@"))
         at = {}
-        for piece in filter(None, (piece.strip() for piece in place.split(","))):
-            role, _, value = (side.strip() for side in piece.partition("="))
-            at[role] = _positive(value, piece)
+        for role, value in read_pairs(place, "--target", "ROLE=NUMBER", "loss@N=7e10,D=1.4e12").items():
+            at[role] = _positive(role, value)
         if not name:
             raise InputError(f"--target: {text!r} names no quantity; expected for example loss@N=7e10,D=1.4e12")
         return cls(name, at)
@@ -98,11 +98,12 @@ class Until:
         return self.text
 
 
-def _positive(text: str, piece: str) -> float:
-    """Read a positive number; `piece` is what the user wrote, for the message."""
+def _positive(role: str, text: str) -> float:
+    """Read a positive number."""
     value = numerals.number(text)
+    word = f"{role}={text}"
     if math.isnan(value):
-        raise InputError(f"--target: {piece!r} is not ROLE=NUMBER, for example loss@N=7e10,D=1.4e12")
+        raise refusal("--target", word, "is not ROLE=NUMBER", f"{role}=positive number")
     if not (math.isfinite(value) and value > 0):
-        raise InputError(f"--target: {piece!r} is not a positive finite number")
+        raise refusal("--target", word, "is not a positive finite number", f"{role}=positive number")
     return value

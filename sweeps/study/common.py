@@ -10,10 +10,12 @@ import types
 from typing import Any
 import warnings
 
+from experiments.key_values import read_pairs, refusal
 import models
 from sweeps.study import rules
 from sweeps.study.grid import Grid, cases, chain, derive, tag
 
+ARGUMENT = "the study's argument"  # in messages
 # What the runs of a study have in common. "smoke" is to see that everything works: too short for a law.
 SCALES: dict[str, dict[str, Any]] = {
     "full": {"data.corpus": ("embedded",), "seq_len": 64, "batch_tokens": 512},
@@ -32,25 +34,24 @@ def arguments(text: str | None, **known: tuple[Any, ...] | str) -> Any:
 
     `known`: by name the choices, of which the first is the default; or a text that is the default of a free choice.
     A word without a name is taken for the first option that has such a choice and is not set yet, else for the first
-    free one. Raises ValueError for a word that is none.
+    free one. Raises InputError for a word that is none.
     """
-    given: dict[str, str] = {}
-    for word in (text or "").split(","):
-        if not word:
-            continue
-        name, _, value = word.rpartition("=")
-        name = name or _option_of(word, known, given)
+
+    def option_of(word: str, given: Mapping[str, str]) -> str:
+        return _option_of(word, known, given)
+
+    given = read_pairs(text, ARGUMENT, "OPTION=VALUE", "scale=smoke", option_of)
+    for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{word!r}: unknown option; expected one of {', '.join(known)}")
+            raise refusal(ARGUMENT, f"{name}={value}", "is no option of this study", f"one of {', '.join(known)}")
         choices = known[name]
         if isinstance(choices, tuple) and value not in choices:
-            raise ValueError(f"{value!r} is not a {name} of this study; expected one of {', '.join(choices)}")
-        given[name] = value
+            raise refusal(ARGUMENT, value, f"is not a {name} of this study", f"one of {', '.join(choices)}")
     defaults = {name: choices if isinstance(choices, str) else choices[0] for name, choices in known.items()}
     return types.SimpleNamespace(**defaults | given)
 
 
-def _option_of(word: str, known: dict[str, tuple[Any, ...] | str], given: dict[str, str]) -> str:
+def _option_of(word: str, known: Mapping[str, tuple[Any, ...] | str], given: Mapping[str, str]) -> str:
     """Return the option to which a word without a name belongs."""
     open_choices = {name: choices for name, choices in known.items() if name not in given}
     listed = {name: choices for name, choices in open_choices.items() if isinstance(choices, tuple)}
@@ -61,7 +62,7 @@ def _option_of(word: str, known: dict[str, tuple[Any, ...] | str], given: dict[s
         if name not in listed:
             return name
     expected = ", ".join(itertools.chain(*listed.values()))
-    raise ValueError(f"{word!r} is not a choice of this study; expected one of {expected}")
+    raise refusal(ARGUMENT, word, "is not a choice of this study", f"one of {expected}")
 
 
 def settings(scale: str, **options: Any) -> Grid:

@@ -4,11 +4,12 @@ Being preempted twenty times says nothing about a run, a bad option says everyth
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import enum
-import re
 
-from models.errors import InputError, nearest
+from experiments.cli import whole_number
+from experiments.key_values import read_pairs, refusal
+from models.errors import nearest
 
 # How often a population (a run, for "diverged") may end in each way before it is given up. What was preempted or lost
 # its node starts counting again once it has come further, so that progress is never given up.
@@ -32,6 +33,7 @@ BACKOFF_SECONDS = {
     "disk": 5.0,
 }  # before the first retry; doubled each time
 BACKOFF_LIMIT = 60.0
+MOST_TRIES = 999_999
 
 
 class Decision(enum.Enum):
@@ -68,16 +70,21 @@ def backoff(kind: str, times: int) -> float:
     return min(BACKOFF_LIMIT, first * 2**doublings)
 
 
-def parse_budgets(texts: Sequence[str]) -> dict[str, int]:
-    """Put `class=count` in the place of default budgets. Raises InputError for anything else."""
+def parse_budgets(text: str) -> dict[str, int]:
+    """Put `kind=count,…` in the place of default budgets. Raises InputError for anything else."""
     budgets = dict(BUDGETS)
-    for text in texts:
-        kind, _, count = text.partition("=")
+    for kind, value in read_pairs(text, "--retries", "KIND=COUNT", "node=3").items():
+        word = f"{kind}={value}"
         if kind not in BUDGETS:
-            raise InputError(f"--retries={text}: {kind!r} is no kind of failure; {nearest(kind, BUDGETS, 'kind')}")
-        if not re.fullmatch(r"\d{1,6}", count):
-            raise InputError(f"--retries={text}: expected a count, such as {kind}=3")
-        budgets[kind] = int(count)
+            raise refusal(
+                "--retries", word, "names no kind of failure", f"one of them; {nearest(kind, BUDGETS, 'kind')}"
+            )
+        try:
+            budgets[kind] = whole_number(value)
+        except ValueError:
+            raise refusal("--retries", word, "is not a whole number", f"{kind}=whole number") from None
+        if not 0 <= budgets[kind] <= MOST_TRIES:
+            raise refusal("--retries", word, "is out of range", f"{kind} from 0 to {MOST_TRIES}")
     return budgets
 
 

@@ -386,8 +386,8 @@ def test_computed_roles():
     ("text", "message"),
     [
         ("N=parms", "'parms' is not a column.*did you mean 'params'"),
-        ("Q=params", "'Q' is not a role"),
-        ("N=params,N=tokens", "given twice"),
+        ("Q=params", "'Q=params' names no role"),
+        ("N=params,N=tokens", "gives N a second time"),
         ("N", "not ROLE=COLUMN"),
         ("N=__import__('os').getpid()", "not allowed"),
         ("N=params.sum()", "not allowed"),

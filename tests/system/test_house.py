@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "analysis": {"experiments"},
 }
 # Of experiments, the laboratory uses what every command uses, and nothing that trains.
-LABORATORY_MAY_IMPORT = {"experiments.cli", "experiments.files"}
+LABORATORY_MAY_IMPORT = {"experiments.cli", "experiments.files", "experiments.key_values"}
 
 # Rooms of a package from the ground up. A room imports its own floor and those below.
 FLOORS = {
@@ -39,7 +39,7 @@ FLOORS = {
 # Libraries that lie at the door because all rooms of the package use them.
 AT_THE_DOOR = {
     "models": {"accounting", "contract", "errors", "functional", "option"},
-    "experiments": {"cli", "files"},
+    "experiments": {"cli", "files", "key_values"},
     "sweeps": set(),
     "analysis": set(),
 }

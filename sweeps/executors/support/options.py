@@ -1,16 +1,19 @@
 """Read the options of an executor as they are typed: `key=value,key=value` becomes a dataclass."""
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from models.errors import InputError, nearest
+from experiments.cli import whole_number
+from experiments.key_values import read_pairs, refusal, write_pairs
+from models.errors import nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 OptionsClass = TypeVar("OptionsClass", bound="DataclassInstance")
 TRUTH_VALUES = {"true": True, "false": False}
+READERS = {bool: TRUTH_VALUES.__getitem__, int: whole_number, str: str}
+KINDS = {bool: "true or false", int: "whole number", str: "text"}
 
 
 def at_least(least: int, default: int) -> Any:
@@ -19,39 +22,34 @@ def at_least(least: int, default: int) -> Any:
 
 
 def parse_options(cls: type[OptionsClass], text: str, flag: str) -> OptionsClass:
-    """Make a `cls` from `key=value,…`. Its fields have defaults, whose types say how a value is read.
+    """Make a `cls` from `key=value,…` (experiments/key_values.py). Its fields have defaults, whose types say how to read.
 
-    A comma between brackets is part of a value, as in nodes=n[1,3]. Raises InputError naming the flag, the key and what
-    was expected.
+    Raises InputError naming the flag, the key and what was expected.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
-    for word in re.split(r",(?![^\[\]]*\])", text):
-        if not word:
-            continue
-        key, given, value = word.partition("=")
+    example = ",".join(f"{name}=…" for name in [*fields][:1])
+    for key, value in read_pairs(text, flag, "OPTION=VALUE", example).items():
+        word = f"{key}={value}"
         if key not in fields:
-            raise InputError(f"{flag}:{word}: unknown option; {nearest(key, fields, 'option')}")
+            raise refusal(flag, word, "is no option", f"one that there is; {nearest(key, fields, 'option')}")
         kind = type(fields[key].default)
         try:
-            if not given:
-                raise ValueError("no value")
-            values[key] = TRUTH_VALUES[value] if kind is bool else kind(value)
+            values[key] = READERS[kind](value)
         except (ValueError, KeyError):
-            expected = "true or false" if kind is bool else f"{key}=… of type {kind.__name__}"
-            raise InputError(f"{flag}:{word}: expected {expected}") from None
+            article = "a " if kind is int else ""
+            raise refusal(flag, word, f"is not {article}{KINDS[kind]}", f"{key}={KINDS[kind]}") from None
         least = fields[key].metadata.get("least")
         if least is not None and values[key] < least:
-            raise InputError(f"{flag}:{word}: expected at least {least}")
+            raise refusal(flag, word, "is too small", f"{key} of at least {least}")
     return cls(**values)
 
 
 def options_text(options: "DataclassInstance") -> str:
     """Return options as they are typed, `key=value,…`, without those that have their default."""
-    words = []
+    pairs = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if value != field.default:
-            text = str(value).lower() if isinstance(value, bool) else value
-            words.append(f"{field.name}={text}")
-    return ",".join(words)
+            pairs[field.name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return write_pairs(pairs)

@@ -18,9 +18,9 @@ from tests.support.executors import launch
     ("spec", "named"),
     [
         ("slrum", "did you mean 'slurm'"),
-        ("slurm:gpu=1", "unknown option; did you mean 'gpus'"),
-        ("slurm:gpus=many", "gpus=… of type int"),
-        ("local:cores=3", "unknown option; known options: none"),
+        ("slurm:gpu=1", "is no option; expected one that there is; did you mean 'gpus'"),
+        ("slurm:gpus=many", "'gpus=many' is not a whole number; expected gpus=whole number"),
+        ("local:cores=3", "known options: none"),
         ("tpu-vm:type=v5litepod-16", "zone=: expected"),
         ("tpu-vm:zone=us-east5-b,type=v5litepod-16;rm", "type=v5litepod-16;rm"),
         ("tpu-vm:zone=us-east5-b,type=v5litepod-17", "is no slice"),

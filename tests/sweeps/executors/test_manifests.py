@@ -155,7 +155,9 @@ class Script:
     def start(self) -> subprocess.Popen[str]:
         environment = os.environ | self.cloud.environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(["bash", self.path], env=environment, start_new_session=True, **pipes)
+        # bash never heeds a signal that is ignored when it starts, as under nohup or in a shell's background.
+        command = ["env", "--default-signal", "bash", self.path]
+        return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.fixture

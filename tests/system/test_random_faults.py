@@ -181,10 +181,11 @@ def test_slurm_under_random_faults(study: pathlib.Path, slurm: Slurm, tmp_path: 
     with slurm.hastening():
         shaken.shake(strikes, draw, SECONDS, pause=8)
         shaken.finish()
+        # What a killed launcher has left and Slurm has queued again starts once more, and finds nothing to do.
+        until(lambda: not slurm("squeue", "--noheader"), 120)
     failures = collections.Counter((tmp_path / "bin" / "failed").read_text().split())
     for when, count in failures.items():
         shaken.struck[f"sbatch failed {when} Slurm had the job"] = count
     found = compare(calm, shaken, tmp_path)
-    until(lambda: not slurm("squeue", "--noheader"))
     table("slurm", seed, shaken, calm, shaken.struck, **found)
     assert found == {"runs lost": 0, "runs doubled": 0}

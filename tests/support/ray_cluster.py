@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
-import pathlib
 import signal
 from typing import Any
 
+from etils import epath
 import psutil
 
 # Nodes that share two busy cores start slowly, and need no processes that wait for work.
@@ -51,7 +51,7 @@ class RayCluster:
         """The process id of what knows all nodes (GCS)."""
         return self._cluster.head_node.all_processes["gcs_server"][0].process.pid
 
-    def worker_away_from_head(self, workdir: pathlib.Path) -> tuple[int, int, int] | None:
+    def worker_away_from_head(self, workdir: epath.Path) -> tuple[int, int, int] | None:
         """Process ids of a worker of a workdir, its actor and its raylet; None while there is none."""
         for path in workdir.glob("workers/*.json"):
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, psutil.NoSuchProcess):

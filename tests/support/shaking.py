@@ -1,4 +1,7 @@
-"""Launch a study under random mishaps for a while, and compare its grid with that of the study left alone, bit for bit."""
+"""Launch a study under random mishaps for a while, and compare its grid with that of the study left alone, bit for bit.
+
+A study that is done before the time is over is launched again in another workdir.
+"""
 
 import collections
 from collections.abc import Callable, Mapping
@@ -37,11 +40,12 @@ Strike = Callable[[], bool]  # one mishap; whether there was something to strike
 
 
 class Shaken:
-    """A study in one workdir, its launcher, and what has happened to it."""
+    """A study, its workdirs one after the other, its launcher, and what has happened to it."""
 
     def __init__(self, study: pathlib.Path, workdir: epath.PathLike, executor: str, **environment: str):
         self.study = study
-        self.workdir = epath.Path(workdir)
+        self.workdir = epath.Path(workdir)  # the latest
+        self.workdirs = [self.workdir]
         self.executor = executor
         self.environment = environment
         self.launcher: subprocess.Popen[str] | None = None
@@ -76,9 +80,13 @@ class Shaken:
         return len(list(self.workdir.glob("runs/*/record.json")))
 
     def shake(self, strikes: Mapping[str, Strike], draw: random.Random, seconds: float, pause: float) -> None:
-        """Launch, strike at random for so long or until all is recorded, then let it come to its end."""
+        """Launch and strike at random for so long."""
         began = time.monotonic()
-        while time.monotonic() - began < seconds and self.recorded() < RUNS:
+        while time.monotonic() - began < seconds:
+            if self.recorded() == RUNS:
+                self._launch_to_the_end()
+                self.workdir = self.workdirs[0].parent / f"{self.workdirs[0].name}-{len(self.workdirs) + 1}"
+                self.workdirs.append(self.workdir)
             self.start()
             time.sleep(draw.uniform(0.3 * pause, pause))
             name = draw.choice(sorted(strikes))
@@ -89,13 +97,17 @@ class Shaken:
     def finish(self) -> None:
         """Launch until every run has its record."""
         began = time.monotonic()
+        self._launch_to_the_end()
+        self.seconds += time.monotonic() - began
+
+    def _launch_to_the_end(self) -> None:
+        """Launch until a launcher says that all is done."""
         for _ in range(5):
             self.start()
             assert self.launcher
             self.launcher.wait(timeout=900)
             if self.launcher.returncode == 0:
                 break
-        self.seconds += time.monotonic() - began
         assert self.launcher and self.launcher.returncode == 0, self.codes
 
     def kill_launcher(self) -> bool:
@@ -106,28 +118,31 @@ class Shaken:
         self.launcher.wait()
         return True
 
-    def grid(self, folder: pathlib.Path) -> pd.DataFrame:
-        """The collected grid, by fingerprint."""
+    def grid(self, workdir: epath.Path, folder: pathlib.Path) -> pd.DataFrame:
+        """The grid collected from a workdir, by fingerprint."""
         out = folder / "grid.parquet"
-        done = run_command("sweeps.collect", f"--workdir={self.workdir}", f"--out={out}", "--overwrite")
+        done = run_command("sweeps.collect", f"--workdir={workdir}", f"--out={out}", "--overwrite")
         assert done.returncode == 0, done.stderr
         return pd.read_parquet(out).set_index("fingerprint").sort_index()
 
-    def steps_logged(self) -> dict[str, list[float]]:
-        """The steps of each run's curve."""
-        workdir = Workdir(self.workdir)
-        names = [path.parent.name for path in self.workdir.glob("runs/*/record.json")]
-        return {name: list(workdir.curve(name).steps) for name in sorted(names)}
+
+def steps_logged(workdir: epath.Path) -> dict[str, list[float]]:
+    """The steps of each run's curve."""
+    names = [path.parent.name for path in workdir.glob("runs/*/record.json")]
+    return {name: list(Workdir(workdir).curve(name).steps) for name in sorted(names)}
 
 
 def compare(calm: Shaken, shaken: Shaken, folder: pathlib.Path) -> dict[str, int]:
     """Assert that the grids are equal bit for bit; return the runs that were lost and those that were trained twice."""
-    expected = calm.grid(folder)
-    found = shaken.grid(folder)
+    expected = calm.grid(calm.workdir, folder)
+    steps = steps_logged(calm.workdir)
     columns = [name for name in expected.columns if name not in OF_THE_DAY and not name.startswith("seconds_")]
-    lost = len(expected) - int((found["status"] == "complete").sum())
-    steps = calm.steps_logged()
-    doubled = sum(shaken.steps_logged().get(name) != taken for name, taken in steps.items())
-    assert set(found["status"]) == {"complete"}, found["status"].to_dict()
-    pd.testing.assert_frame_equal(found[columns], expected[columns], check_exact=True)
-    return {"runs lost": lost, "runs doubled": doubled}
+    counts = {"runs lost": 0, "runs doubled": 0}
+    for workdir in shaken.workdirs:
+        found = shaken.grid(workdir, folder)
+        counts["runs lost"] += len(expected) - int((found["status"] == "complete").sum())
+        logged = steps_logged(workdir)
+        counts["runs doubled"] += sum(logged.get(name) != taken for name, taken in steps.items())
+        assert set(found["status"]) == {"complete"}, found["status"].to_dict()
+        pd.testing.assert_frame_equal(found[columns], expected[columns], check_exact=True)
+    return counts

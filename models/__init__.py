@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from types import ModuleType
 
 from models import families
@@ -15,6 +16,7 @@ def family_names() -> tuple[str, ...]:
 
 def load(family: str) -> ModuleType:
     """Return the module of a family. Raises InputError with the nearest name when there is none."""
-    if family not in family_names():
+    module = f"{families.__name__}.{family}"
+    if module not in sys.modules and family not in family_names():  # one that is loaded is known
         raise InputError(f"family={family!r} is not known; {nearest(family, family_names(), 'family')}")
-    return importlib.import_module(f"{families.__name__}.{family}")
+    return importlib.import_module(module)

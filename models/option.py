@@ -11,6 +11,7 @@ A config that builds on another gets its options with it, and says with `inherit
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -127,8 +128,14 @@ def missing(base: type[Any], name: str, why: str) -> Any:
     return inherit(base, name, missing=why)
 
 
-def _fields(options: Any) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(options)}
+def _fields(options: Any) -> Mapping[str, dataclasses.Field[Any]]:
+    """Return the fields of a dataclass, or of one that is given as a value, by name."""
+    return _fields_of(options if isinstance(options, type) else type(options))
+
+
+@functools.cache  # the points of a study ask for them a million times
+def _fields_of(config: type[Any]) -> Mapping[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(config)}
 
 
 def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
@@ -136,11 +143,10 @@ def unmet(options: Any, field: dataclasses.Field[Any]) -> When | None:
 
     An option also waits for the conditions of those that its own are about.
     """
-    fields = _fields(options)
     for condition in field.metadata.get("when", ()):
         if not condition.holds(getattr(options, condition.name)):
             return condition
-        other = fields.get(condition.name)
+        other = _fields(options).get(condition.name)
         above = None if other is None else unmet(options, other)
         if above is not None:
             return above
@@ -155,7 +161,7 @@ def check_options(options: Any, section: str, most: int = COUNT_MOST) -> None:
     Raises InputError, one line naming the field, for a value that is not known, is out of range, or has no effect.
     """
     prefix = f"{section}." if section else ""
-    for field in dataclasses.fields(options):
+    for field in _fields(options).values():
         value = getattr(options, field.name)
         name = f"{prefix}{field.name}"
         if field.metadata.get("missing") and value != field.default:

@@ -1,129 +1,79 @@
-"""What the launcher itself costs: a real study of many tiny runs, and where its time went.
+"""What the launcher itself costs.
 
-    python -m sweeps.benchmark [--runs=200] [--json=PATH]
+    python -m sweeps.benchmark [--parts=launcher,stopping,loop,finished] [--runs=200] [--json=PATH]
 
-The study is launched as `sweeps.launch` does it, in this process. Overhead is what is not training: the launcher's own
-processor time as a share of the cores' (it competes with the workers), and the wall time in which no worker was there
-at the beginning and the end. Worker start-up (imports, compilation) is not the launcher's and shown apart. A look of early
-stopping is timed by itself (sweeps/benchmarks/stopping.py).
+launcher    a real study of many tiny runs, launched as `sweeps.launch` does it: where its time went
+stopping    looks of early stopping
+loop        10,000 runs that wait and 64 workers that only talk: the loop's share of a core, the files that a poll opens
+finished    a study of 10,000 runs that all have their record: how long until `sweeps.launch` says so
+
+sweeps/benchmarks/ has a file for each.
 """
 
-from collections.abc import Sequence
-import os
-import resource
-import tempfile
-import time
+from collections.abc import Mapping
 
 from absl import flags
-from etils import epath
 from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, files
-from sweeps.benchmarks.stopping import measure_stopping
-from sweeps.executors.local import LocalExecutor, available_cores
-from sweeps.executors.support.protocol import NotStarted
-from sweeps.executors.support.subprocess_worker import SubprocessWorker
 
-STUDY = '''"""How much of the time of {runs} tiny runs is the launcher's? Costs minutes on two cores."""
-from sweeps.study.grid import cases, over, product
+PARTS = ("launcher", "stopping", "loop", "finished")
 
 
-def get_study():
-    base = cases({{
-        "model.width": 48, "model.depth": 3, "model.heads": 3, "batch_tokens": 1024, "seq_len": 128, "opt.lr": 4e-3,
-        "tokens": 1024 * {steps}, "evaluation.tokens": 16_384, "execution.data_root": {root!r},
-    }})
-    return product(base, over("seed", *range({runs})))
-'''
+def measure(part: str) -> dict[str, float]:
+    """Measure one part with what the flags say."""
+    given = flags.FLAGS
+    if part == "launcher":
+        from sweeps.benchmarks.launcher import measure_launcher
+
+        return measure_launcher(given.runs, given.steps, given.data_root)
+    if part == "stopping":
+        from sweeps.benchmarks.stopping import measure_stopping
+
+        return measure_stopping()
+    if part == "loop":
+        from sweeps.benchmarks.loop import measure_loop
+
+        return measure_loop(given.known, given.jobs, given.seconds)
+    from sweeps.benchmarks.finished import measure_finished
+
+    return measure_finished(given.known, given.data_root)
 
 
-class TimedExecutor(LocalExecutor):
-    """The local executor, with the times at which workers begin and end."""
-
-    def __init__(self, command: Sequence[str] = ()):
-        super().__init__(command)
-        self.begun: list[float] = []
-        self.ended: list[float] = []
-
-    def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> SubprocessWorker | NotStarted:
-        """Start a worker."""
-        self.begun.append(time.monotonic())
-        return super().start(population, workdir, log)
-
-    def release(self, worker: SubprocessWorker) -> None:
-        """Take back the place of a worker that is over."""
-        self.ended.append(time.monotonic())
-        super().release(worker)
-
-
-def processor_seconds(who: int) -> float:
-    """Return the processor time, user and system, of this process or its children (resource.RUSAGE_*)."""
-    usage = resource.getrusage(who)
-    return usage.ru_utime + usage.ru_stime
-
-
-def measure_launcher(runs: int, steps: int, root: str) -> dict[str, float]:
-    """Launch the study in a fresh folder, with corpora in `root`; return seconds and shares."""
-    from sweeps.study import file as studies
-    from sweeps.study.corpora import prepare_corpora
-    from sweeps.work.launch import launch
-    from sweeps.work.workdir import Workdir
-
-    with tempfile.TemporaryDirectory() as scratch:
-        path = os.path.join(scratch, "tiny.py")
-        with open(path, "w") as file:
-            file.write(STUDY.format(runs=runs, steps=steps, root=os.path.abspath(root)))
-        prepare_corpora(studies.load(path))  # preparing the text is not launching
-        processor_before = processor_seconds(resource.RUSAGE_SELF)
-        start = time.monotonic()
-        executor = TimedExecutor()
-        workdir = Workdir(os.path.join(scratch, "work"))
-        workdir.root.mkdir()
-        outcome = launch(studies.load(path), workdir, executor, progress=False)
-        end = time.monotonic()
-        own = processor_seconds(resource.RUSAGE_SELF) - processor_before
-    if outcome.counts != {"complete": runs}:
-        raise RuntimeError(f"the study came to {outcome.counts}; expected {runs} complete runs")
-    wall = end - start
-    before_first = min(executor.begun) - start
-    after_last = end - max(executor.ended)
-    alone = before_first + after_last
-    processor_share = own / (wall * len(available_cores()))
-    wall_share = alone / wall
-    return {
-        "runs": runs,
-        "workers": len(executor.begun),
-        "wall_seconds": wall,
-        "launcher_cpu_seconds": own,
-        "seconds_without_workers": alone,
-        "workers_cpu_seconds": processor_seconds(resource.RUSAGE_CHILDREN),
-        "cpu_share": processor_share,
-        "wall_share": wall_share,
-        "overhead": processor_share + wall_share,
-    }
+def show(part: str, found: Mapping[str, float]) -> None:
+    """Print what was found, a number a line."""
+    table = Table(title=part, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in found.items():
+        is_share = "share" in name or name == "overhead"
+        table.add_row(name.replace("_", " "), f"{value:.2%}" if is_share else f"{value:,.4g}")
+    Console().print(table)
 
 
 def main(_: list[str]) -> int:
-    """Measure the launcher, and show what was found."""
+    """Measure the parts that the flags name, and show what was found."""
     given = flags.FLAGS
-    found = measure_launcher(given.runs, given.steps, given.data_root) | measure_stopping()
-    table = Table(title="launcher", title_justify="left")
-    cells = []
-    for name, value in found.items():
-        table.add_column(name.replace("_", " "), justify="right")
-        is_share = "share" in name or name == "overhead"
-        cells.append(f"{value:.2%}" if is_share else f"{value:,.4g}")
-    table.add_row(*cells)
-    Console(width=200).print(table)
+    for part in given.parts:
+        if part not in PARTS:
+            raise cli.InputError(f"--parts={part}: {cli.nearest(part, PARTS, 'part')}")
+    found = {}
+    for part in given.parts:
+        found[part] = measure(part)
+        show(part, found[part])
     if given.json:
-        files.write_json(given.json, cli.signed({"schema": 1, "launcher": found}))
+        files.write_json(given.json, cli.signed({"schema": 2, **found}))
     return 0
 
 
 if __name__ == "__main__":
-    cli.define_integer("runs", 200, "runs of the study", lower_bound=1)
-    cli.define_integer("steps", 100, "steps of each run", lower_bound=1)
+    flags.DEFINE_list("parts", list(PARTS), f"what to measure: {', '.join(PARTS)}")
+    cli.define_integer("runs", 200, "launcher: runs of the study", lower_bound=1)
+    cli.define_integer("steps", 100, "launcher: steps of each of them", lower_bound=1)
+    cli.define_integer("known", 10_000, "loop and finished: runs that the launch knows of", lower_bound=1)
+    cli.define_integer("jobs", 64, "loop: workers", lower_bound=1)
+    cli.define_integer("seconds", 40, "loop: how long it is measured", lower_bound=1)
     cli.define_path("data_root", "data", "where prepared corpora are")
     cli.define_output("json", "write the numbers here too")
     cli.run(main)

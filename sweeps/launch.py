@@ -46,7 +46,6 @@ def main(_: list[str]) -> int:
             study, together = plan_file.apply_plan(study, plan)
             policy = dataclasses.replace(policy, together=together)
     files.check_folder(given.workdir)
-    executor.check(epath.Path(given.workdir))
     for note in study.notes:
         print(f"note: {note}")
     if given.dry_run:
@@ -54,7 +53,6 @@ def main(_: list[str]) -> int:
         print(executor.rehearse(epath.Path(given.workdir)))
         return 0
     workdir = Workdir(given.workdir)
-    workdir.root.mkdir(parents=True, exist_ok=True)
     outcome = launch(study, workdir, executor, policy)
     return report(study.name, workdir, outcome, time.monotonic() - started_at)
 

@@ -48,27 +48,46 @@ def freeze_points(grid: Grid, where: str = "study", data_root: str | None = None
     `where` stands at the beginning of the message; `data_root` replaces that of every point's execution.
     """
     names = point_labels(grid)
+    known = _Known()
+    for point, name in zip(grid, names, strict=True):
+        known.names.setdefault(id(point), name)
     cells = []
     for number, (point, name) in enumerate(zip(grid, names, strict=True), start=1):
         place = f"{where}: point {number} of {len(grid)}"
         try:
-            cell = _freeze_point(point, name, data_root)
+            cell = _freeze_point(point, name, data_root, known)
         except InputError as error:
             raise InputError(f"{place} ({name}): {error}") from error
         _check_tags(point, cell.run, place)
-        cells.append(cell)
+        cells.append(cell if cell.name == name else dataclasses.replace(cell, name=name))  # a point may come twice
     return tuple(cells)
 
 
-def _freeze_point(point: Point, name: str, data_root: str | None) -> Cell:
+@dataclasses.dataclass
+class _Known:
+    """What is known of points by the identity of the object: many runs start from one, which is frozen once."""
+
+    names: dict[int, str] = dataclasses.field(default_factory=dict)  # of the points of the grid
+    cells: dict[int, Cell] = dataclasses.field(default_factory=dict)
+
+
+def _freeze_point(point: Point, name: str, data_root: str | None, known: _Known) -> Cell:
     """Freeze a point and its ancestors. Raises InputError, also where a parent's model cannot become its child's."""
+    if id(point) not in known.cells:
+        known.cells[id(point)] = _freeze_anew(point, name, data_root, known)
+    return known.cells[id(point)]
+
+
+def _freeze_anew(point: Point, name: str, data_root: str | None, known: _Known) -> Cell:
+    """Freeze a point that is not yet known."""
     run, execution = freeze(point.config)
     if data_root is not None:
         execution = dataclasses.replace(execution, data_root=data_root)
     parent_point = point.values.get("parent")
     if not isinstance(parent_point, Point):
         return Cell(name, run, execution, dict(point.tags))
-    parent = _freeze_point(parent_point, f"parent of {name}", data_root)
+    parent_name = known.names.get(id(parent_point), f"parent of {name}")
+    parent = _freeze_point(parent_point, parent_name, data_root, known)
     inherit.check(parent.run.family, parent.run.model, run)
     return Cell(name, run, execution, dict(point.tags), parent)
 

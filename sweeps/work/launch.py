@@ -50,6 +50,7 @@ def launch(
     `progress`: show how far the preparation of corpora is.
     """
     executor.check(workdir.root)
+    workdir.root.mkdir(parents=True, exist_ok=True)
     nodes = identify(study, prepare_corpora(study, progress))
     runs = distinct(nodes)
     before = _recorded(workdir, runs)

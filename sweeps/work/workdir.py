@@ -87,14 +87,25 @@ class State:
 
 def identify(study: Study, manifests: Manifests) -> list[Node]:
     """Return the runs of a study, one per point (so a run may come twice)."""
-    return [_node(cell, manifests) for cell in study.cells]
+    known: dict[int, Node] = {}
+    return [_node(cell, manifests, known) for cell in study.cells]
 
 
-def _node(cell: Cell, manifests: Manifests) -> Node:
-    """Return the run of a cell; its parent is known by the fingerprint that it has itself."""
+def _node(cell: Cell, manifests: Manifests, known: dict[int, Node]) -> Node:
+    """Return the run of a cell; its parent is known by the fingerprint that it has itself.
+
+    `known`: nodes by the identity of their cell: many runs start from one, which is identified once.
+    """
+    if id(cell) not in known:
+        known[id(cell)] = _identify(cell, manifests, known)
+    return known[id(cell)]
+
+
+def _identify(cell: Cell, manifests: Manifests, known: dict[int, Node]) -> Node:
+    """Return the run of a cell that is not yet known."""
     run = cell.run
     if cell.parent is not None:
-        parent = _node(cell.parent, manifests)
+        parent = _node(cell.parent, manifests, known)
         run = dataclasses.replace(run, parent=parent.fingerprint)
     corpora = manifests[run.data, cell.execution.data_root]
     names = tuple(corpus.fingerprint for corpus in corpora)

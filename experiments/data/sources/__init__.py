@@ -5,6 +5,7 @@ local files. What a file has to declare is `Source`.
 """
 
 from collections.abc import Callable
+import functools
 import importlib
 import pkgutil
 from typing import Any, NamedTuple, Protocol, cast
@@ -64,6 +65,7 @@ def source_names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
+@functools.lru_cache(maxsize=1024)  # every point of a study asks
 def source_of(corpus: str) -> tuple[str, Source]:
     """Return the source of a corpus and its name."""
     fitting = []

@@ -6,6 +6,7 @@ A file here exports `Config`, the options under `opt` of a run, and `chain`, wha
 
 import importlib
 import pkgutil
+import sys
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -37,6 +38,7 @@ def optimizer_names() -> tuple[str, ...]:
 
 def load(name: str) -> ModuleType:
     """Import the module of an optimizer. Raises InputError with the nearest name when there is none."""
-    if name not in optimizer_names():
+    module = f"{__name__}.{name}"
+    if module not in sys.modules and name not in optimizer_names():  # one that is loaded is known
         raise InputError(f"opt.name={name!r} is not known; {nearest(str(name), optimizer_names(), 'choice')}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(module)

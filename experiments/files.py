@@ -78,16 +78,18 @@ def check_folder(path: epath.PathLike, flag: str = "--workdir") -> None:
         raise InputError(f"{flag}={os.fspath(path)}: {nearest} is a file; expected a folder")
 
 
-def append(path: epath.PathLike) -> BinaryIO:
-    """Open a file to append to, unbuffered. Raises OSError for a link, which could lead out of a workdir.
+def append(path: epath.PathLike, new: bool = False) -> BinaryIO:
+    """Open a file to append to, unbuffered. `new`: a file that is not there yet (on a disk: objects have versions for that).
 
-    What is appended to an object is kept on this machine until the file is closed.
+    What is appended to an object is kept on this machine until the file is closed. Raises OSError for a link, which could
+    lead out of a workdir, and FileExistsError for a file that is to be new.
     """
     if is_remote(path):
         return _LaterAppended(ObjectPath(path))
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        exclusive = os.O_EXCL if new else 0
+        return os.open(name, flags | exclusive | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
     return open(path, "ab", buffering=0, opener=opener)
 

@@ -165,8 +165,8 @@ def cut(directory: epath.Path, step: int) -> tuple[int, list[Row]]:
     """Forget the rows after a step, and half-written lines; return the number of the next segment, and the rows left.
 
     The newest rows go first, so that what is left when this is interrupted is cut the next time. A line in the middle
-    that cannot be read is left out, and said so. On an object store the last segment is written anew in any case: who was
-    taken for dead, and still writes it, finds another version there.
+    that cannot be read is left out, and said so. The last segment is written anew in any case: who was taken for dead, and
+    still writes it, finds another version there (an object), or adds to a file that has no name any more.
     """
     found = find(directory)
     kept: list[Row] = []
@@ -195,7 +195,7 @@ def _cut_segment(directory: epath.Path, segment: Segment, step: int, is_last: bo
     if path.name == OLD_FILE:
         files.write_bytes(_path(directory, 0), content)
         path.unlink()
-    elif content != data or (is_last and is_remote(path)):
+    elif content != data or is_last:
         files.write_bytes(path, content)
     return rows
 
@@ -207,8 +207,12 @@ def _path(directory: epath.Path, number: int) -> epath.Path:
 # --- writing
 
 
+def _written_by_another(path: epath.Path) -> AgainError:
+    return AgainError(f"{path} was written by another process, which trains this run now")
+
+
 class DiskWriter:
-    """Appends to a segment on a disk: a row is there at once."""
+    """Appends to a new segment on a disk: a row is there at once. Raises AgainError where somebody else has begun it."""
 
     def __init__(self, directory: epath.Path, number: int):
         self._path = _path(directory, number)
@@ -218,10 +222,18 @@ class DiskWriter:
         """Write one line."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = files.append(self._path)
+            self._file = self._begin()
         written = 0
         while written < len(line):  # on a disk that is full only a part may be taken, before the error comes
             written += self._file.write(line[written:])
+
+    def _begin(self) -> BinaryIO:
+        try:
+            return files.append(self._path, new=True)
+        except FileExistsError as error:
+            if self._path.is_file():
+                raise _written_by_another(self._path) from error
+            raise
 
     def publish(self) -> None:
         """Do nothing: all is there."""
@@ -260,7 +272,7 @@ class ObjectWriter:
         try:
             self._version = path.write_version(content, self._version)
         except Conflict as error:
-            raise AgainError(f"{path} was written by another process, which trains this run now") from error
+            raise _written_by_another(path) from error
         self._published = len(self._lines)
         if len(content) >= FULL_BYTES:
             self._number += 1

@@ -1,7 +1,7 @@
 # make demo    the quickstart study on this machine: set up, train, fit, report (minutes on two CPU cores)
 # make test    the default tests            make test-slow   also the slow ones
 # make lint    ruff, pyright, density     make test-hf     against transformers (installs torch)
-# make test-executors   the slow tests of Slurm, Ray, slices, several hosts (installs ray)
+# make test-executors   the slow tests of buckets, Slurm, Ray, slices, several hosts (installs ray)
 # make setup   only the virtual environment
 # make notebooks          run the notebooks again and store them with their outputs
 # Each sets up what it needs. PYTHON=python3.12 picks an interpreter (3.11, 3.12 or 3.13).
@@ -11,6 +11,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= demo
 STUDY := sweeps/studies/quickstart.py
+EXECUTOR_TESTS := tests/sweeps/executors $(addprefix tests/experiments/test_, hosts.py object_store.py) \
+  $(addprefix tests/system/test_, relaunch.py random_faults.py)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-hf test-executors notebooks lint clean
 
@@ -49,7 +51,7 @@ test-hf: $(VENV)/.installed-hf
 	@$(RUN) -m pytest -n 2 --dist=worksteal -m hf
 
 test-executors: $(VENV)/.installed-executors
-	@$(RUN) -m pytest -n 2 --dist=loadgroup -m slow tests/sweeps/executors tests/experiments/test_hosts.py tests/system/test_relaunch.py tests/system/test_random_faults.py
+	@$(RUN) -m pytest -n 2 --dist=loadgroup -m slow $(EXECUTOR_TESTS)
 
 .venv-launchers: requirements-launchers.txt
 	@echo "setting up $@: SkyPilot and xpk, a minute, once"

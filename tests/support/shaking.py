@@ -14,6 +14,7 @@ import time
 
 from etils import epath
 import pandas as pd
+import psutil
 
 from sweeps.work.workdir import Workdir
 from tests.support.commands import run_command
@@ -109,6 +110,12 @@ class Shaken:
             if self.launcher.returncode == 0:
                 break
         assert self.launcher and self.launcher.returncode == 0, self.codes
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that the launcher has started."""
+        if self.launcher is None or self.launcher.poll() is not None:
+            return []
+        return psutil.Process(self.launcher.pid).children()
 
     def kill_launcher(self) -> bool:
         """The launcher, at once."""

@@ -1,4 +1,4 @@
-"""Off this machine: a study under random mishaps for two minutes has the grid of the study left alone, bit for bit.
+"""In a bucket and off this machine: a study under random mishaps for two minutes has the grid of the study left alone, bit for bit.
 
 LOSSGRID_CHAOS_SECONDS and LOSSGRID_CHAOS_SEED set how long, and which mishaps (default: 120 s, a fresh seed, printed).
 """
@@ -10,10 +10,12 @@ import random
 import signal
 import time
 
-import psutil
+from etils import epath
 import pytest
 
 from tests.support.cloud import TPU, Cloud
+from tests.support.faults import FaultyProxy
+from tests.support.object_store import Emulator
 from tests.support.ray_cluster import RayCluster
 from tests.support.shaking import STUDY, Shaken, compare
 from tests.support.slurm import Slurm, failing_sbatch, until
@@ -49,6 +51,35 @@ def table(place: str, seed: int, shaken: Shaken, calm: Shaken, faults: dict[str,
         print(f"  {name.replace('_', ' '):<40} {count}")
     rounds = len(shaken.workdirs)
     print(f"  {'seconds a study, and left alone':<40} {shaken.seconds / rounds:.0f} ({rounds}) {calm.seconds:.0f}")
+
+
+@pytest.mark.slow
+def test_a_bucket_under_random_faults(
+    study: pathlib.Path,
+    emulator: Emulator,
+    store_folder: epath.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """One request of forty fails in each of the ways in which a network and a store fail; workers and launchers are killed."""
+    seed, draw = drawn()
+    calm = Shaken(study, store_folder / "calm", "local")
+    calm.finish()
+    shaken = Shaken(study, store_folder / "study", "local")
+
+    def kill_worker() -> bool:
+        alive = shaken.children()
+        if alive:
+            draw.choice(alive).kill()
+        return bool(alive)
+
+    with FaultyProxy(emulator.url, 1 / 40, seed) as proxy:
+        shaken.environment = dict.fromkeys(emulator.environment, proxy.url)
+        shaken.shake({"worker killed": kill_worker, "launcher killed": shaken.kill_launcher}, draw, SECONDS, pause=20)
+        shaken.finish()
+    found = compare(calm, shaken, tmp_path)
+    table("gs://", seed, shaken, calm, proxy.injected | shaken.struck, requests=proxy.passed, **found)
+    assert found == {"runs lost": 0, "runs doubled": 0} and proxy.injected.total() > 20
 
 
 @pytest.mark.slow
@@ -107,20 +138,14 @@ def test_slices_under_random_faults(
     shaken = Shaken(study, f"{cloud.bucket}/study", f"{TPU},slots=2")
     cloud.fail_at_random(seed, rate=0.08)
 
-    def keepers() -> list[psutil.Process]:
-        launcher = shaken.launcher
-        if launcher is None or launcher.poll() is not None:
-            return []
-        return psutil.Process(launcher.pid).children()
-
     def kill_keeper() -> bool:
-        alive = keepers()
+        alive = shaken.children()
         if alive:
             draw.choice(alive).kill()
         return bool(alive)
 
     def kill_all() -> bool:
-        alive = keepers()
+        alive = shaken.children()
         if not shaken.kill_launcher():
             return False
         for process in alive:

@@ -24,19 +24,16 @@ from experiments import cli, files, prepare
 from experiments.alive import holding, hosts, lease, requests, watchdog
 from experiments.alive.lease import Lease
 from experiments.cli import EXIT_AGAIN, InputError
-from experiments.data.manifest import Manifest
-from experiments.run import config_file, freeze, identity
+from experiments.run import config_file, freeze
 from experiments.run.schema import Execution, Run
-from experiments.store import inherit, run_file
-from experiments.store import lineage as lineages
+from experiments.store import inherit
 from experiments.store import record as records
 from experiments.store.metrics import Metrics
-from experiments.training import heap, packing
+from experiments.training import admission, heap, packing
+from experiments.training.admission import Admitted
 from experiments.training.loop import Loop, Report, Stopped
+from experiments.training.program import program
 from experiments.training.trial import Trial
-
-# What a Trial needs of a run: its fingerprint, folder, corpora, parent.
-Checked = tuple[Run, str, epath.Path, tuple[Manifest, ...], inherit.Parent | None]
 
 
 def set_up_devices(execution: Execution, keep_memory: bool = True) -> None:
@@ -80,20 +77,38 @@ def train(
     `held`: what a launcher has handed out; without it the folders are claimed here. Raises InputError for what can be
     known before the first step, Stopped after a request to stop (all is saved), Lost when somebody else has the runs.
     """
-    trials = _check(runs, directories, execution)
+    execution = _on_devices(runs, directories, execution)
+    root = epath.Path(execution.data_root)
+    corpora = {data: prepare.prepare(data, root) for data in {run.data for run in runs}}
+    trials = admission.admit(runs, directories, corpora, execution)
     if not trials:
         return
-    set_up_devices(execution, heap.gains(trials[0][0]))
-    execution = _with_intervals(execution, [trial[0] for trial in trials])
     requested = _StopRequests()
     with requests.heard(requested), _holding(trials, held) as held:
-        unrecorded = [trial for trial in trials if not _is_recorded(trial[2])]  # somebody may have ended one meanwhile
+        # Somebody may have ended one meanwhile.
+        unrecorded = [trial for trial in trials if not admission.is_recorded(trial.directory)]
         if unrecorded:
-            started = [Trial(*trial[:4], execution, trial[4]) for trial in unrecorded]
-            with _settled(started):
+            started = [trial.start(execution) for trial in unrecorded]
+            with _settled(started), admission.reserved(started):
                 loop = _loop(started, execution, report, held)
                 requested.stop(loop)
                 loop.run()
+
+
+def _on_devices(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution) -> Execution:
+    """Set up the devices, and check that they can train the runs that have no record; return how they are trained.
+
+    Nothing is written before that: a mesh that asks for more devices than there are leaves no folder behind.
+    """
+    for directory in directories:
+        files.check_folder(directory)
+    to_train = [run for run, directory in zip(runs, directories, strict=True) if not admission.is_recorded(directory)]
+    if not to_train:
+        return execution
+    set_up_devices(execution, heap.gains(to_train[0]))
+    execution = _with_intervals(execution, to_train)
+    program(to_train[0], len(to_train), execution)  # the loop finds it made
+    return execution
 
 
 def _with_intervals(execution: Execution, runs: Sequence[Run]) -> Execution:
@@ -150,14 +165,14 @@ class _StopRequests:
 
 
 @contextlib.contextmanager
-def _holding(trials: Sequence[Checked], held: Lease | None) -> Iterator[Lease | None]:
+def _holding(trials: Sequence[Admitted], held: Lease | None) -> Iterator[Lease | None]:
     """Hold the folders of trials on the first process, unless a launcher has handed them out. Raises Lost on all."""
     (handed_out,) = hosts.anywhere([held is not None])  # a launcher tells the first process alone
     if handed_out:
         yield held
         return
-    fingerprints = [trial[1] for trial in trials]
-    directories = [trial[2] for trial in trials]
+    fingerprints = [trial.fingerprint for trial in trials]
+    directories = [trial.directory for trial in trials]
     with contextlib.ExitStack() as stack:
 
         def take() -> Lease | None:
@@ -170,50 +185,6 @@ def _holding(trials: Sequence[Checked], held: Lease | None) -> Iterator[Lease | 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _check(runs: Sequence[Run], directories: Sequence[epath.Path], execution: Execution) -> list[Checked]:
-    """Check the runs against their data, parents and folders, and write the run.json of each.
-
-    Returns what a Trial needs of each run that has no record yet.
-    """
-    for directory in directories:
-        files.check_folder(directory)
-    root = epath.Path(execution.data_root)
-    corpora = {data: prepare.prepare(data, root) for data in {run.data for run in runs}}
-    trials = []
-    for run, directory in zip(runs, directories, strict=True):
-        manifests = corpora[run.data]
-        size = max(manifest.vocab_size for manifest in manifests)
-        if size > run.model.vocab:
-            raise InputError(f"model.vocab={run.model.vocab} is less than the tokenizer's vocabulary of {size}")
-        names = tuple(manifest.fingerprint for manifest in manifests)
-        fingerprint = identity.fingerprint(run, names)
-        if _is_recorded(directory):
-            run_file.reserve(directory, run, fingerprint, names)
-            continue
-        parent = inherit.find(run, directory, execution)
-        run_file.reserve(directory, run, fingerprint, names, _lineage(run, manifests, parent))
-        trials.append((run, fingerprint, directory, manifests, parent))
-    return trials
-
-
-def _is_recorded(directory: epath.Path) -> bool:
-    """Tell whether a folder has the record of a run that has ended. One that failed is trained again."""
-    path = directory / "record.json"
-    return path.exists() and records.read(path)["status"] != "failed"
-
-
-def _lineage(run: Run, manifests: tuple[Manifest, ...], parent: inherit.Parent | None) -> lineages.Lineage:
-    """Return the lineage after a run. Raises InputError when there is not so much data left."""
-    from experiments.data.batches import check_enough
-
-    names = tuple(manifest.fingerprint for manifest in manifests)
-    before = parent.lineage if parent else None
-    line = lineages.after(run, names, before, parent is not None and parent.learns(run))
-    read = dict(line.reads)[lineages.data_key(run, names)]
-    check_enough(manifests, run.data, read.sequences * read.seq_len, run.seq_len)
-    return line
 
 
 # --- events

@@ -35,7 +35,7 @@ class Holdout:
         self._tokens: list[np.ndarray] = []  # of each corpus, [records, seq_len + 1]
         self._bytes: list[np.ndarray | None] = []
         for manifest in manifests:
-            self._tokens.append(_held_out(manifest, data, seq_len))
+            self._tokens.append(held_out(manifest, data, seq_len))
             self._bytes.append(_bytes_of(manifest, seq_len))
         sizes = [len(view) for view in self._tokens]
         self.corpus, self._row = _order(sizes, weights or sizes)
@@ -64,7 +64,7 @@ class Holdout:
         return tokens, sizes
 
 
-def _held_out(manifest: Manifest, data: Data, seq_len: int) -> np.ndarray:
+def held_out(manifest: Manifest, data: Data, seq_len: int) -> np.ndarray:
     """Return the held-out records of a corpus. Raises InputError when there is none."""
     view = record_view(manifest.open("holdout.npy"), seq_len)
     if len(view) == 0:

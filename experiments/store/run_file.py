@@ -23,15 +23,13 @@ def reserve(
     fingerprint: str,
     manifests: tuple[str, ...],
     lineage: Lineage | None = None,
-) -> None:
-    """Write run.json, or check the one that is there. Raises InputError when the folder holds another run.
+) -> bool:
+    """Write run.json, or check the one that is there; return whether it was written.
 
-    `manifests`: fingerprints of the run's corpora.
+    Raises InputError when the folder holds another run. `manifests`: fingerprints of the run's corpora.
     """
-    path = directory / NAME
-    if path.exists():
-        _check_same(path, run, fingerprint)
-        return
+    if check(directory, run, fingerprint):
+        return False
     value = {
         "schema": stored.SCHEMA,
         "fingerprint": fingerprint,
@@ -41,18 +39,28 @@ def reserve(
     }
     if lineage is not None:
         value["lineage"] = lineages.to_json(lineage)
-    files.write_json(path, value)
+    files.write_json(directory / NAME, value)
+    return True
 
 
-def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
-    """Raise InputError where a folder belongs to another run, or its run.json is damaged."""
+def withdraw(directory: epath.Path) -> None:
+    """Delete run.json where nothing has been trained under it: a run that could not start is not one that has begun."""
+    if not _has_trained(directory):
+        (directory / NAME).unlink(missing_ok=True)
+
+
+def check(directory: epath.Path, run: Run, fingerprint: str) -> bool:
+    """Say whether a folder has its run.json. Raises InputError where it belongs to another run, or is damaged."""
+    path = directory / NAME
+    if not path.exists():
+        return False
     try:
         found = files.read_json(path)
         other = found["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to use the folder") from error
     if other == fingerprint:
-        return
+        return True
     ours = dict(_options(identity.to_dict(run)))
     theirs = dict(_options(found["run"]))
     differing = [name for name, value in ours.items() if value != theirs.get(name)] or [
@@ -65,14 +73,19 @@ def _check_same(path: epath.Path, run: Run, fingerprint: str) -> None:
 
 
 def _or_delete(directory: epath.Path) -> str:
-    """Say that a folder may go when its run was refused after run.json was written: nothing was trained in it."""
-    used = any(
-        (directory / name).exists() for name in ("claim.json", segments.FOLDER, segments.OLD_FILE, "record.json")
-    )
-    checkpoints = directory / "checkpoints"
-    if used or (checkpoints.exists() and any(checkpoints.iterdir())):
+    """Say that a folder may go when its process ended after run.json was written: nothing was trained in it."""
+    if _has_trained(directory) or (directory / "claim.json").exists():
         return ""
     return ", or delete this one: nothing has been trained in it"
+
+
+def _has_trained(directory: epath.Path) -> bool:
+    """Say whether a folder has anything of what a run leaves as it trains."""
+    for name in (segments.FOLDER, segments.OLD_FILE, "record.json"):
+        if (directory / name).exists():
+            return True
+    checkpoints = directory / "checkpoints"
+    return checkpoints.exists() and any(checkpoints.iterdir())
 
 
 def _options(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

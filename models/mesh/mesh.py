@@ -40,14 +40,9 @@ def fill(
     On a CPU a population uses one device per trial; a single run splits its batch, or each of its `microbatches` equal
     parts. Raises InputError when the sizes cannot be met.
     """
+    check_devices(shape, devices)
     batch_split = shape.fsdp * shape.expert
     fixed = batch_split * shape.sequence * shape.tensor
-    wanted = fixed * (shape.trial or 1) * (shape.data or 1)
-    if wanted > devices:
-        raise InputError(
-            f"execution.mesh.{_given(shape)} asks for {wanted} devices; there are {devices}: expected sizes whose product is "
-            f"at most {devices}"
-        )
     free = devices // fixed
     trial = shape.trial or min(trials, free // (shape.data or 1))
     data = shape.data
@@ -56,6 +51,17 @@ def fill(
         data = _most_data(most, batch, batch_split * microbatches)
     _check_batch(shape, data, batch, microbatches)
     return (trial, data, shape.fsdp, shape.expert, shape.sequence, shape.tensor)
+
+
+def check_devices(shape: MeshShape, devices: int) -> None:
+    """Raise InputError where the sizes that are given ask for more devices than there are."""
+    sizes = [size for size in dataclasses.astuple(shape) if size is not None]
+    wanted = math.prod(sizes)
+    if wanted > devices:
+        raise InputError(
+            f"execution.mesh.{_given(shape)} asks for {wanted} devices; there are {devices}: expected sizes whose product is "
+            f"at most {devices}"
+        )
 
 
 def _given(shape: MeshShape) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from etils import epath
 
+from experiments.run.schema import Execution
 from sweeps.executors.support.outside import not_started
 from sweeps.executors.support.protocol import Executor, Hardware, NotStarted
 from sweeps.executors.support.subprocess_worker import SubprocessWorker, wait_for_output
@@ -104,6 +105,12 @@ class LocalExecutor(Executor[SubprocessWorker]):
     def hardware(self) -> Hardware:
         """Return what one worker trains on: CPU cores, one GPU, or all chips of a TPU host."""
         return Hardware(self._kind, len(_tpu_files()) if self._kind == "tpu" else 1)
+
+    def devices(self, execution: Execution) -> int | None:
+        """Return how many devices one worker has at most: the simulated ones of a CPU, which are its cores, or chips."""
+        if self._kind == "cpu":
+            return execution.cpu_devices or len(self._cores)
+        return super().devices(execution)
 
     @property
     def _kind(self) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from models.errors import InputError
+from models.mesh.mesh import check_devices
 from sweeps.executors.support.protocol import Executor
 from sweeps.study import file as studies
 from sweeps.study.corpora import prepare_corpora
@@ -58,6 +59,7 @@ def launch(
     populations.levels(runs, lambda parent: parent in before and before[parent].status == "complete")
     missing = [node for node in runs if not _is_final(before.get(node.fingerprint), policy.retry_failed)]
     _check_parents(workdir, missing, before)
+    _check_meshes(missing, executor)
     workdir.write_study(study, nodes)
     missing += _to_train_on(workdir, runs, policy, missing)
     trained = 0
@@ -131,6 +133,18 @@ def _check_parents(workdir: Workdir, missing: Sequence[Node], recorded: Mapping[
             raise InputError(
                 f"parent={parent}: {workdir.run_dir(parent)} has no checkpoint left; delete it to train it again"
             )
+
+
+def _check_meshes(missing: Sequence[Node], executor: Executor[Any]) -> None:
+    """Raise InputError, naming the run, for a mesh of more devices than a worker has."""
+    for node in missing:
+        devices = executor.devices(node.execution)
+        if devices is None:
+            continue
+        try:
+            check_devices(node.execution.mesh, devices)
+        except InputError as error:
+            raise InputError(f"{node.name}: {error}") from None
 
 
 def _train(

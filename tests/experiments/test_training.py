@@ -15,7 +15,7 @@ import pytest
 from experiments import prepare, train
 from experiments.cli import InputError
 from experiments.run import freeze, identity
-from experiments.store import checkpoint, record, segments
+from experiments.store import checkpoint, record, run_file, segments
 from experiments.store.train_state import TrainState, named_leaves
 from tests.support.commands import run_command
 from tests.support.families import SOME
@@ -164,10 +164,34 @@ def test_another_config_in_a_workdir_is_refused(tiny, tmp_path):
 
 
 def test_a_folder_of_a_refused_run_may_be_deleted(tiny, tmp_path):
-    with pytest.raises(InputError, match=r"mesh\.tensor=4096 asks for"):
-        run(tiny(**{"execution.mesh.tensor": 4096}), tmp_path / "run")
+    refused, _ = freeze.freeze(tiny(tokens=256 * 4))
+    run_file.reserve(epath.Path(tmp_path / "run"), refused, "0" * 16, ())
     with pytest.raises(InputError, match=r"or delete this one: nothing has been trained in it$"):
         run(tiny(**{"opt.lr": 0.5}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"execution.mesh.data": 4096}, "execution.mesh.data=4096 asks for 4096 devices; there are"),
+        ({"execution.mesh.data": 3}, "do not divide over execution.mesh.data=3"),
+        (
+            {"seq_len": 1 << 16, "batch_tokens": 1 << 16, "tokens": 1 << 16, "evaluation.tokens": 1 << 17},
+            "less than one sequence of 65537",
+        ),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_nothing_behind(tiny, tmp_path, options, named):
+    with pytest.raises(InputError, match=named):
+        run(tiny(**options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_program_that_cannot_be_traced_leaves_no_identity(tiny, tmp_path):
+    with pytest.raises(InputError, match="'kv_heads' of size 2 cannot be split over execution.mesh.tensor=4"):
+        run(tiny(**{"execution.mesh.tensor": 4}), tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    assert run(tiny(tokens=256 * 2), tmp_path)["status"] == "complete", "the folder is free for another run"
 
 
 def test_a_parent_that_is_not_there_is_refused(tiny, tmp_path):

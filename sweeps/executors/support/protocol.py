@@ -31,6 +31,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from etils import epath
 
+from experiments.run.schema import Execution
+
 Event = dict[str, Any]
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))  # the folder of the packages
 
@@ -128,6 +130,14 @@ class Executor(abc.ABC, Generic[SomeWorker]):
     def hardware(self) -> Hardware | None:
         """Return what one worker trains on, which a plan has to be for as well. By default that is not known."""
         return None
+
+    def devices(self, execution: Execution) -> int | None:
+        """Return how many devices one worker has at most for a mesh; None where that is not known.
+
+        By default the chips of its hardware; a CPU is divided into as many devices as there are cores where it runs.
+        """
+        has = self.hardware()
+        return None if has is None or has.kind == "cpu" else has.chips
 
     def share(self, populations: int) -> None:
         """Learn how many populations are to come, to give each worker more of the machine when they are few.

@@ -18,9 +18,10 @@ from sweeps.executors import local
 from sweeps.study import file
 from sweeps.study.corpora import prepare_corpora
 from sweeps.watch import grid_table
+from sweeps.work import launch as launching
 from sweeps.work import workdir as store
 from tests.support.commands import run_command
-from tests.support.launching import Launch
+from tests.support.launching import STUDY, Launch
 
 
 def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
@@ -53,6 +54,18 @@ def test_launch_status_collect(undisturbed: Launch, tmp_path: pathlib.Path):
     assert sorted(len(value["runs"]) for value in given) == [1, 2], "one population a signature"
     cores = len(local.available_cores())
     assert {value["execution"]["cpu_devices"] for value in given} == {1 if cores < 4 else cores // 2}
+
+
+def test_a_mesh_that_no_worker_has_is_refused_before_anything_is_written(write_study, tmp_path: pathlib.Path):
+    """Also where other runs of the study could be trained."""
+    text = STUDY.replace('over("model.width", 32)', 'over("execution.mesh.data", 4096)')
+    study = file.load(f"{write_study(text)}:4")
+    held = store.Workdir(tmp_path / "w")
+    with pytest.raises(
+        InputError, match=r"^.*mesh.*: execution.mesh.data=4096 asks for 4096 devices; there are \d+: expected"
+    ):
+        launching.launch(study, held, local.LocalExecutor(), launching.Policy())
+    assert not held.root.exists()
 
 
 def test_a_lost_or_damaged_record_costs_one_run(undisturbed: Launch, tmp_path: pathlib.Path, tiny_study: pathlib.Path):

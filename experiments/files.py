@@ -1,5 +1,7 @@
-"""Write files that are never half done, and read strict JSON. Paths may be local, gs:// or s3:// (experiments/objects)."""
+"""Write files that are never half done, and read strict JSON. Paths may be local or gs:// (experiments/objects)."""
 
+from collections.abc import Iterator
+import contextlib
 import errno
 import io
 import json
@@ -109,16 +111,9 @@ class _LaterAppended(io.FileIO):
             self.seek(0)
             added = self.readall()
             if added:
-                self._target.write_bytes(_content(self._target) + added)
+                before = read_if_there(self._target) or b""
+                self._target.write_bytes(before + added)
         super().close()
-
-
-def _content(path: epath.Path) -> bytes:
-    """Return what a file holds; nothing where there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 INTEGERS = range(-(2**63), 2**63)  # what tables hold
@@ -168,13 +163,26 @@ def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     return rows
 
 
-def is_no_file(error: OSError) -> bool:
-    """Tell whether reading failed because there is no file: nothing, a folder in its place, or links that go in a circle.
+@contextlib.contextmanager
+def absence_allowed() -> Iterator[None]:
+    """End a block quietly where there is no file: nothing, a folder in its place, or links that go in a circle.
 
-    Any other error is the disk's, and says nothing about what is there.
+    Any other OSError is the disk's, says nothing about what is there, and is raised.
     """
-    is_known = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
-    return is_known or error.errno == errno.ELOOP
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+
+
+def read_if_there(path: epath.PathLike) -> bytes | None:
+    """Return what a file holds; None where there is none. Raises OSError where the disk does not answer."""
+    with absence_allowed():
+        return epath.Path(path).read_bytes()
+    return None
 
 
 def read_json(path: epath.PathLike) -> Any:

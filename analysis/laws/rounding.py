@@ -93,21 +93,13 @@ class RoundedLoss(FormulaLaw):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecisionJoint(FormulaLaw):
+class PrecisionJoint(Precision):
     """L = E + A/N'^alpha + B/D^beta + dL: training in P_w, P_a and P_kv bits, then rounding to P bits; nats per token.
 
     N' is that of `precision`. dL is that of `post_training` at N', times (1 - exp(-C_x (P_x - P))) for each x of w, a, kv: a
     model that was trained in few bits loses less by rounding, and nothing where it was trained in P bits.
     """
 
-    E: Number
-    A: Number
-    B: Number
-    alpha: Number
-    beta: Number
-    g_w: Number
-    g_a: Number
-    g_kv: Number
     C_T: Number
     gamma_D: Number
     gamma_N: Number
@@ -134,9 +126,8 @@ class PrecisionJoint(FormulaLaw):
         self, N: Any, D: Any, bits_weights: Any, bits_activations: Any, bits_cache: Any, bits_after: Any
     ) -> Any:
         """Predict the loss in nats per token after rounding."""
-        training = Precision(self.E, self.A, self.B, self.alpha, self.beta, self.g_w, self.g_a, self.g_kv)
-        of_training = training.predict(N, D, bits_weights, bits_activations, bits_cache)
-        effective = np.exp(training.log_effective(N, bits_weights, bits_activations, bits_cache))
+        of_training = super().predict(N, D, bits_weights, bits_activations, bits_cache)
+        effective = np.exp(self.log_effective(N, bits_weights, bits_activations, bits_cache))
         rounding = PostTraining(self.C_T, self.gamma_D, self.gamma_N, self.gamma_post)
         added = rounding.predict(effective, D, bits_after)
         for bits, rate in ((bits_weights, self.C_w), (bits_activations, self.C_a), (bits_cache, self.C_kv)):

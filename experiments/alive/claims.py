@@ -60,13 +60,14 @@ class Claim:
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Return the JSON object of a file; an empty one where there is none, or it is damaged. Raises OSError."""
+    return _object_in(files.read_if_there(path) or b"")
+
+
+def _object_in(data: bytes) -> dict[str, Any]:
+    """Return the JSON object of a file's content; an empty one where it is damaged."""
     try:
-        value = files.read_json(path)
+        value = files.parse(data)
     except ValueError:
-        return {}
-    except OSError as error:
-        if not files.is_no_file(error):
-            raise
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -124,15 +125,12 @@ class Claims:
         """Return the claim on a run, dead or alive. A damaged one counts as none. Raises OSError."""
         path = self._path(fingerprint)
         version = ABSENT
-        try:
+        data = b""
+        with files.absence_allowed():
             if isinstance(path, ObjectPath):
                 data, version = path.read_version()
             else:
                 data = path.read_bytes()
-        except OSError as error:
-            if not files.is_no_file(error):
-                raise
-            data = b""
         claim = self._parse(data)
         self._seen[fingerprint] = (version, claim)
         return claim
@@ -225,16 +223,10 @@ class Claims:
         if not lease.TOKEN.fullmatch(token):
             return False
         path = lease.beat_path(self.root, token)
-        try:
-            value = files.read_json(path)
-        except ValueError:
-            value = {}
-        except OSError as error:
-            if not files.is_no_file(error):
-                raise
+        data = files.read_if_there(path)
+        if data is None:
             return False
-        if not isinstance(value, dict):
-            value = {}
+        value = _object_in(data)
         with contextlib.suppress(KeyError, TypeError):
             worker = Process.read(value["worker"])
             if worker.local:

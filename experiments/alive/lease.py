@@ -183,13 +183,12 @@ class Lease:
 
     def _bears(self, path: epath.Path) -> bool:
         """Whether the claim in a file is ours: it bears our token."""
-        try:
-            return files.read_json(path)["token"] == self.token
-        except (ValueError, KeyError, TypeError):
+        data = files.read_if_there(path)
+        if data is None:
             return False
-        except OSError as error:
-            if not files.is_no_file(error):
-                raise
+        try:
+            return files.parse(data)["token"] == self.token
+        except (ValueError, KeyError, TypeError):
             return False
 
     def due(self) -> bool:

@@ -62,30 +62,21 @@ def _listed(folder: epath.Path) -> Iterator[tuple[epath.Path, int, str]]:
     if isinstance(folder, ObjectPath):
         yield from folder.entries()
         return
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not os.path.isfile(entry.path):  # a folder, or links that go in a circle
-                    continue
-                seen = entry.stat()
-                yield epath.Path(entry.path), seen.st_size, str(seen.st_ino)
-    except OSError as error:
-        if not files.is_no_file(error):
-            raise
+    with files.absence_allowed(), os.scandir(folder) as entries:
+        for entry in entries:
+            if not os.path.isfile(entry.path):  # a folder, or links that go in a circle
+                continue
+            seen = entry.stat()
+            yield epath.Path(entry.path), seen.st_size, str(seen.st_ino)
 
 
 def _old_file(directory: epath.Path) -> list[Segment]:
     """Return the log of before there were segments, if there is one."""
     path = directory / OLD_FILE
-    try:
-        if path.is_dir():
-            return []
-        seen = path.stat()
-    except OSError as error:
-        if not files.is_no_file(error):
-            raise
-        return []
-    return [Segment(path, 0, seen.length, "")]
+    with files.absence_allowed():
+        if not path.is_dir():
+            return [Segment(path, 0, path.stat().length, "")]
+    return []
 
 
 # --- reading

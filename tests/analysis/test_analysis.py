@@ -24,7 +24,7 @@ from analysis.solve import newton, optimum, sums
 from analysis.solve.objective import LOSSES, RESIDUALS, Objective
 from analysis.trust import bootstrap
 from experiments.cli import InputError
-from tests.support import planted
+from tests.support import planted, search
 from tests.support.planted import TRUTH
 
 CHINCHILLA, ISOFLOP, ENVELOPE = (laws.load(name) for name in ("chinchilla", "isoflop", "envelope"))
@@ -230,8 +230,7 @@ def test_gradient_and_curvature_agree_with_differences():
 
 def test_a_fit_that_stops_early_is_an_error(monkeypatch):
     columns = select(planted.grid(planted.isoflop_frame(noise=0.003)), CHINCHILLA.ROLES)
-    monkeypatch.setattr(newton, "minimise", lambda problem, theta, *_, **__: theta)
-    monkeypatch.setattr(sums.SumProblem, "approach", lambda problem, theta, *_, **__: theta)
+    search.switch_off(monkeypatch.setattr)
     with pytest.raises(FitError, match="stationary"):
         fitting.fit(columns, CHINCHILLA, PLAIN)
 

@@ -1,6 +1,6 @@
 """What an object store can do: whole objects by name, each written at once, and only if nobody else wrote it meanwhile.
 
-There are no folders, no appending and no renaming. google.py and s3.py do it for the stores that there are, and retry
+There are no folders, no appending and no renaming. google.py does it for the store that there is, and retries
 what may go well the next time; path.py shows it as paths. Nothing else in the project speaks to an object store.
 """
 

@@ -71,7 +71,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a run stands: status (DESIGN.md), the reason if there is one to give, its record if it has one."""
+    """Where a run stands: status (its record's, or else running, waiting or lost), the reason if there is one to give, its record if it has one."""
 
     status: str
     reason: str | None = None

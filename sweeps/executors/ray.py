@@ -22,6 +22,7 @@ from etils import epath
 from experiments.cli import EXIT_AGAIN, explain
 from models.errors import InputError
 from sweeps.executors.support.gang import Gang
+from sweeps.executors.support.options import at_least
 from sweeps.executors.support.protocol import (
     ROOT,
     End,
@@ -46,15 +47,15 @@ class Options:
     """Of one host of one worker; `slots` is how many workers at a time (0: as many as the cluster has room for)."""
 
     address: str = ""  # of the cluster ("auto": of the one on this machine); "": RAY_ADDRESS, or a cluster of our own
-    cpus: int = 1
-    gpus: int = 0
-    tpus: int = 0
+    cpus: int = at_least(0, 1)
+    gpus: int = at_least(0, 0)
+    tpus: int = at_least(0, 0)
     resource: str = ""  # name of a custom resource of which each host needs one, such as a slice's
-    hosts: int = 1
-    slots: int = 0
-    port: int = 0  # of the first host, on which several join; 0: one that is free there
-    place_minutes: int = 30  # so long a worker waits for its place
-    silent_seconds: int = 60  # a host that has not answered for so long counts as lost
+    hosts: int = at_least(1, 1)
+    slots: int = at_least(0, 0)
+    port: int = at_least(0, 0)  # of the first host, on which several join; 0: one that is free there
+    place_minutes: int = at_least(1, 30)  # so long a worker waits for its place
+    silent_seconds: int = at_least(1, 60)  # a host that has not answered for so long counts as lost
     ship: bool = False  # send this folder's code to the nodes, which do not have it
 
     def needs(self) -> dict[str, float]:

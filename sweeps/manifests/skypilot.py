@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 
 from experiments.cli import InputError
+from sweeps.executors.support.options import at_least
 from sweeps.executors.support.protocol import ROOT
 from sweeps.manifests.support.jobs import JobsBase, check_patterns, worker_command
 from sweeps.work.populations import Population
@@ -37,16 +38,14 @@ class Options:
 
     bucket: str = ""
     accelerators: str = ""  # such as tpu-v5litepod-16 or H100:8
-    nodes: int = 1  # of GPUs; a TPU slice is one, however many hosts it has
+    nodes: int = at_least(1, 1)  # of GPUs; a TPU slice is one, however many hosts it has
     spot: bool = False
-    restarts: int = 3  # after errors; preemptions are recovered without end
+    restarts: int = at_least(0, 3)  # after errors; preemptions are recovered without end
     requirements: str = "requirements-tpu.txt"
 
     def check(self) -> None:
         """Raise InputError for what is missing or no name."""
         check_patterns(self, accelerators=r"[\w.-]+(:\d+)?", requirements=r"requirements[\w.-]*\.txt")
-        if self.nodes < 1:
-            raise InputError(f"--options=nodes={self.nodes}: expected 1 at least")
         if self.is_tpu() and self.nodes > 1:
             raise InputError(
                 f"--options=accelerators={self.accelerators},nodes={self.nodes}: SkyPilot would make so many slices; "

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 
 from experiments.cli import EXIT_AGAIN
+from sweeps.executors.support.options import at_least
 from sweeps.manifests.support.jobs import JobsBase, check_patterns, worker_command
 from sweeps.work.populations import Population
 
@@ -18,8 +19,8 @@ class Options:
     bucket: str = ""
     cluster: str = ""
     type: str = ""  # TPU type, such as v5litepod-16 or tpu7x-16
-    slices: int = 1
-    restarts: int = 20  # after preemptions and signals
+    slices: int = at_least(1, 1)
+    restarts: int = at_least(0, 20)  # after preemptions and signals
     zone: str = ""
     project: str = ""
     image: str = ""  # Docker image with the code and its requirements in its working folder

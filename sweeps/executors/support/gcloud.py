@@ -18,6 +18,7 @@ from typing import Any
 
 from models.errors import InputError
 from sweeps.cost import machines
+from sweeps.executors.support.options import at_least
 from sweeps.executors.support.protocol import ROOT
 
 HOME = "lossgrid"  # folder of the code on every host
@@ -31,7 +32,6 @@ PATTERNS = {
     "service_account": r"([\w.-]+@[\w.-]+)?",
     "setup": r"([\w][\w./-]*)?",
 }
-LEAST = {"valid_hours": 1, "max_hours": 1, "still_minutes": 5, "slots": 1}
 # Software of the hosts, by the beginning of the accelerator type (cloud.google.com/tpu/docs/runtimes).
 RUNTIMES = {
     "v5litepod": "v2-alpha-tpuv5-lite",
@@ -63,10 +63,10 @@ class Options:
     spot: bool = False
     reserved: bool = False
     flex_start: bool = False  # waits for capacity, and is ended by Google after max_hours
-    valid_hours: int = 24  # so long a request waits for its slice
-    max_hours: int = 24  # so long a slice lives at most: then it deletes itself
-    still_minutes: int = 15  # a slice deletes itself when nobody has watched it for so long
-    slots: int = 1
+    valid_hours: int = at_least(1, 24)  # so long a request waits for its slice
+    max_hours: int = at_least(1, 24)  # so long a slice lives at most: then it deletes itself
+    still_minutes: int = at_least(5, 15)  # a slice deletes itself when nobody has watched it for so long
+    slots: int = at_least(1, 1)
     setup: str = ""  # file of the code's folder with a shell script that runs on each host after the bootstrap
 
     def check(self) -> None:
@@ -75,10 +75,6 @@ class Options:
             value = getattr(self, name)
             if not re.fullmatch(pattern, value):
                 raise InputError(f"tpu-vm: {name}={value}: expected {name}=… of the form {pattern}")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(f"tpu-vm: {name}={value}: expected {least} at least")
         if self.type.startswith("tpu7"):
             raise InputError(
                 f"tpu-vm: type={self.type}: the Cloud TPU API has v4 to v6e; GKE has this one: "

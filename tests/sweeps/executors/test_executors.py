@@ -1,14 +1,19 @@
 """Executors: their options, gangs. What they talk to: test_slurm.py, test_ray.py, and the files beside them."""
 
+import dataclasses
+import importlib
 import pathlib
+import pkgutil
 import re
 import time
 
 import pytest
 
 from experiments.cli import InputError
+from sweeps import executors, manifests
 from sweeps.executors import load
 from sweeps.executors.support import gang
+from sweeps.executors.support.options import parse_options
 from tests.support.executors import launch
 
 # --- one interface
@@ -28,13 +33,35 @@ from tests.support.executors import launch
         ("tpu-vm:zone=us-east5-b,type=tpu7x-16", "sweeps.manifest --kind=xpk"),
         ("tpu-vm:zone=us-east5-b,type=v5litepod-16,spot=yes", "true or false"),
         ("tpu-vm:zone=us-east5-b,type=v5litepod-16,spot=true,reserved=true", "one of them at most"),
-        ("tpu-vm:zone=us-east5-b,type=v5litepod-16,max_hours=0", "max_hours=0: expected 1 at least"),
+        (
+            "tpu-vm:zone=us-east5-b,type=v5litepod-16,max_hours=0",
+            "'max_hours=0' is too small; expected max_hours of at least 1",
+        ),
         ("tpu-vm:zone=us-east5-b,type=v5litepod-16,owner=Anna", "owner=Anna: expected"),
     ],
 )
 def test_bad_options_are_one_line(spec: str, named: str):
     with pytest.raises(InputError, match=re.escape(named)):
         load(spec)
+
+
+def counts() -> list[tuple[str, type, str]]:
+    """Every option that is a whole number, of every executor and every kind of manifest."""
+    found = []
+    for folder in (executors, manifests):
+        for file in pkgutil.iter_modules(folder.__path__):
+            if not file.ispkg:
+                options = importlib.import_module(f"{folder.__name__}.{file.name}").Options
+                for field in dataclasses.fields(options):
+                    if type(field.default) is int:
+                        found.append((f"{folder.__name__}.{file.name}", options, field.name))
+    return found
+
+
+@pytest.mark.parametrize(("place", "options", "name"), counts())
+def test_no_count_is_negative(place: str, options: type, name: str):
+    with pytest.raises(InputError, match=rf"^{place}: '{name}=-1' is too small; expected {name} of at least [0-9]+$"):
+        parse_options(options, f"{name}=-1", place)
 
 
 def test_a_missing_package_is_one_line(tmp_path: pathlib.Path):

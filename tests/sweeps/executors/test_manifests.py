@@ -55,7 +55,11 @@ def test_a_study_as_files(kind: str, executor_study: pathlib.Path, tmp_path: pat
     [
         ("xpk", "bucket=mine", "bucket=mine: expected"),
         ("skypilot", "bucket=gs://a/b,accelerators=tpu-v5litepod-16,nodes=4", "a slice is one node"),
-        ("skypilot", "bucket=gs://a/b,accelerators=H100:8,nodes=0", "nodes=0: expected 1"),
+        (
+            "skypilot",
+            "bucket=gs://a/b,accelerators=H100:8,nodes=0",
+            "'nodes=0' is too small; expected nodes of at least 1",
+        ),
         ("tpu-vm", "bucket=gs://a/b,zone=us-east5-b,type=tpu7x-16", "--kind=xpk"),
     ],
 )

@@ -30,8 +30,7 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     path = one_fit(argv)
-    if values.json is not None:
-        check_writable(values.json, "--json")
+    check_writable(values.json, "--json")
     fitted = read(path, values.group)
     found = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
     console = Console(soft_wrap=True)

@@ -51,8 +51,7 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
-    if values.out is not None:
-        check_writable(values.out, "--out")
+    check_writable(values.out, "--out")
     if values.budget is not None and not 0 <= values.budget < math.inf:
         raise InputError(f"--budget: {values.budget} is not a positive number of FLOPs")
     target = Target.parse(values.target)

@@ -36,8 +36,7 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     path = one_fit(argv)
-    if values.json is not None:
-        check_writable(values.json, "--json")
+    check_writable(values.json, "--json")
     fitted = read(path, values.group)
     if values.serve_tokens is None:
         prediction = predict(fitted, parse_at(values.at, fitted.law))

@@ -30,8 +30,7 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
-    if values.out is not None:
-        check_writable(values.out, "--out")
+    check_writable(values.out, "--out")
     spec = options.spec()
     grid = options.load_grid(paths)
     chosen = [laws.load(name) for name in values.laws] or applicable(grid, values.columns, values.where)

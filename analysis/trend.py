@@ -33,8 +33,7 @@ def main(argv: list[str]) -> None:
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
-    if values.json is not None:
-        check_writable(values.json, "--json")
+    check_writable(values.json, "--json")
     grid = reading.load(paths)
     for role in unused(grid, values.columns, values.where, ("X", "loss", "run")):
         raise InputError(f"--columns: {role}: a trend has no use for it; expected X, loss and run")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -10,7 +9,6 @@ from absl import flags
 from analysis.command_line import reading
 from experiments import cli
 from experiments.cli import InputError
-from experiments.key_values import read_pairs, refusal
 
 if TYPE_CHECKING:
     from analysis.fitting.spec import FitSpec
@@ -152,9 +150,4 @@ def fixed(text: str) -> dict[str, float]:
     """Read --fix: coefficients with the numbers that they are held at."""
     from analysis.grid import numerals
 
-    found = {}
-    for name, value in read_pairs(text, "--fix", "COEFFICIENT=NUMBER", "E=1.69").items():
-        found[name] = numerals.number(value)
-        if not math.isfinite(found[name]):
-            raise refusal("--fix", f"{name}={value}", "is not COEFFICIENT=NUMBER", f"{name}=finite number")
-    return found
+    return numerals.numbers_by_name(text, "--fix", "COEFFICIENT=NUMBER", "E=1.69")

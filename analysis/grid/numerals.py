@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from experiments.key_values import read_pairs, refusal
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -51,6 +53,16 @@ def number(text: str, decimal: str = ".") -> float:
     sign = "-" if found["sign"] in ("-", "\u2212") else ""
     exponent = (found["power"] or "0").replace("\u2212", "-")
     return _times(float(f"{sign}{digits}e{exponent}"), UNITS.get(unit, 1.0))
+
+
+def numbers_by_name(text: str, flag: str, form: str, example: str) -> dict[str, float]:
+    """Read `name=number,…` (experiments/key_values.py). Raises InputError for what is no finite number."""
+    found = {}
+    for name, value in read_pairs(text, flag, form, example).items():
+        found[name] = number(value)
+        if not math.isfinite(found[name]):
+            raise refusal(flag, f"{name}={value}", f"is not {form}", f"{name}=finite number")
+    return found
 
 
 def _times(value: float, unit: float) -> float:

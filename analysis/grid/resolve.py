@@ -19,11 +19,15 @@ FORMULAS = {"D": "C/(6*N)", "C": "6*N*D"}  # for a needed role that no column gi
 def parse_roles(text: str | None) -> dict[str, str]:
     """Parse `N=params_total,C=6*N*D` to a dict. Raises InputError for what is no role or is given twice."""
     roles: dict[str, str] = {}
-    for role, formula in read_pairs(text, "--columns", "ROLE=COLUMN", "N=params_total,loss=loss").items():
+    pairs = read_pairs(text, "--columns", "ROLE=COLUMN", "N=params_total,loss=loss")
+    for role, formula in pairs.items():
         if role not in ROLES:
             word = f"{role}={formula}"
-            raise refusal("--columns", word, "names no role", f"one of them; {nearest(role, ROLES, 'role')}")
-        roles[role] = formula[1:-1] if expression.is_quoted(formula) else formula
+            hint = nearest(role, ROLES, "role")
+            raise refusal("--columns", word, "names no role", f"one of them; {hint}")
+        if expression.is_quoted(formula):
+            formula = formula[1:-1]
+        roles[role] = formula
     return roles
 
 
@@ -120,7 +124,7 @@ def part_names(columns: Sequence[str], pattern: str) -> tuple[str, ...]:
     has_one_star = bool(star) and not re.search(r"[*?\[]", before + after)
     short = list(columns)
     if has_one_star:
-        short = [name[len(before) : len(name) - len(after)] for name in columns]
+        short = [name.removeprefix(before).removesuffix(after) for name in columns]
     names = [re.sub(r"\W+", "_", name).strip("_") for name in short]
     if not all(names) or not _are_unique(names):
         names = [re.sub(r"\W", "_", name) for name in columns]

@@ -137,8 +137,7 @@ def main(argv: list[str]) -> None:
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
-    if values.json is not None:
-        check_writable(values.json, "--json")
+    check_writable(values.json, "--json")
     names, notes = chosen(argv, values.data, values.fetch)
     console = Console(width=None if sys.stdout.isatty() else 120)
     outcomes: dict[str, Outcome] = {}

@@ -5,7 +5,6 @@ et al. 2024): far from the prior there are few draws, so that a part with little
 """
 
 from collections.abc import Mapping
-import math
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,13 @@ from analysis.laws.mixing import BoostedMixing, LinearMixing, Mixing, best_mixtu
 from analysis.questions.predict import Fitted, predict
 from analysis.writing.strict_json import finite_or_null
 from experiments.cli import InputError
-from experiments.key_values import read_pairs, refusal
 
 SCHEMA = 2
 
 
 def parse_prior(text: str) -> dict[str, float]:
     """Read `web=0.6,code=0.4`. Raises InputError where it is not that."""
-    found = {}
-    for name, value in read_pairs(text, "--prior", "PART=SHARE", "web=0.6,code=0.4").items():
-        found[name] = numerals.number(value)
-        if not math.isfinite(found[name]):
-            raise refusal("--prior", f"{name}={value}", "is not PART=SHARE", f"{name}=positive number")
-    return found
+    return numerals.numbers_by_name(text, "--prior", "PART=SHARE", "web=0.6,code=0.4")
 
 
 def best(fitted: Fitted, prior: Mapping[str, float], draws: int, top: int, seed: int) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from experiments import cli, files
 from experiments.cli import InputError
 
 
-def check_writable(path: str, flag: str) -> None:
-    """Raise InputError when a file could not be written at `path`. Creates nothing."""
+def check_writable(path: str | None, flag: str) -> None:
+    """Raise InputError when a file could not be written at `path`; None: none is to be. Creates nothing."""
+    if path is None:
+        return
     if "://" in path or files.is_device(path):
         return  # an object store says so when it is written to
     target = pathlib.Path(path)

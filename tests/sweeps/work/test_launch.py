@@ -62,7 +62,7 @@ def test_a_mesh_that_no_worker_has_is_refused_before_anything_is_written(write_s
     study = file.load(f"{write_study(text)}:4")
     held = store.Workdir(tmp_path / "w")
     with pytest.raises(
-        InputError, match=r"^.*mesh.*: execution.mesh.data=4096 asks for 4096 devices; there are \d+: expected"
+        InputError, match=r"^wide.*: execution.mesh.data=4096 asks for 4096 devices; there are \d+: expected"
     ):
         launching.launch(study, held, local.LocalExecutor(), launching.Policy())
     assert not held.root.exists()

@@ -9,7 +9,7 @@ from typing import cast
 
 from absl import flags
 
-from analysis.command_line import options, reading
+from analysis.command_line import options, reading, require
 from experiments import cli
 from experiments.key_values import write_pairs
 
@@ -27,7 +27,8 @@ def define_flags() -> None:
         "shared", None, "Coefficients that families share; by default the exponents, none with --shared=."
     )
     flags.DEFINE_string("hours_method", "isotonic", "Loss between runs at equal hours: isotonic or power.")
-    cli.define_output("out", "The JSON file to write.")
+    require.define()
+    cli.define_output("out", "A JSON file to write.")
 
 
 def columns_text() -> str | None:
@@ -56,13 +57,14 @@ def main(argv: list[str]) -> None:
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import running_command
     from analysis.laws.base import FormulaLaw
-    from analysis.questions.compare import compare, read_hours, to_json
+    from analysis.questions.compare import compare, read_hours, to_json, unknown
     from analysis.questions.fit import select_for
     from analysis.writing.output_file import check_writable, write
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
-    check_writable(values.out, "--out")
+    if values.out is not None:
+        check_writable(values.out, "--out")
     text = columns_text()
     grid = options.load_grid(paths)
     law = options.law(grid, values.law)
@@ -74,12 +76,15 @@ def main(argv: list[str]) -> None:
     result = compare(columns, formula, spec, baseline=values.baseline, shared=shared_coefficients(), hours=hours)
     result = dataclasses.replace(result, notes=tuple(filter(None, [why_none])))
     data = to_json(result, formula, columns, spec.level, grid.sha256, running_command("analysis.compare"))
-    write(values.out, data, "--out")
+    if values.out is not None:
+        write(values.out, data, "--out")
     console = Console(soft_wrap=True)
     answer.show(result, columns, spec.level, console)
-    console.print(f"written: {values.out}", highlight=False)
+    if values.out is not None:
+        console.print(f"written: {values.out}", highlight=False)
+    require.check(unknown(result))
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, required=["out"], arguments="GRID ...")
+    cli.run(main, arguments="GRID ...")

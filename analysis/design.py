@@ -11,7 +11,7 @@ import math
 
 from absl import flags
 
-from analysis.command_line import options, reading
+from analysis.command_line import options, reading, require
 from experiments import cli
 from experiments.cli import InputError
 
@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string("candidate_columns", None, "As --columns, for the candidates.")
     flags.DEFINE_string("until", None, "Stop at an interval this wide: 0.02, or 5% of the number.")
     flags.DEFINE_list("laws", list(DEFAULT_LAWS), "Laws that are plausible here.")
+    require.define()
     cli.define_output("out", "A JSON file to write.")
 
 
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> None:
     answer.show(design, console)
     if values.out is not None:
         console.print(f"written: {values.out}")
+    if design.why_unknown:
+        require.check({str(design.target): design.why_unknown})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ python -m analysis.predict fit.json --at="loss=2.1" --serve_tokens=1e12  the siz
 
 from absl import flags
 
+from analysis.command_line import require
 from experiments import cli
 
 
@@ -21,18 +22,18 @@ def define_flags() -> None:
         "Tokens that are served after training, each for a third of the FLOPs of a training token: --at is then a budget "
         "C for both, or a loss to be reached at the least cost.",
     )
+    require.define()
     cli.define_output("json", "A JSON file to write.")
 
 
 def main(argv: list[str]) -> None:
     """Predict, write the JSON where one is asked for, and say what was found."""
-    from rich.console import Console
-
     from analysis.command_line.answers import predict as answer
     from analysis.command_line.arguments import one_fit
     from analysis.questions import lifetime
     from analysis.questions.predict import parse_at, predict, read, to_json
     from analysis.writing.output_file import check_writable, write
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
     path = one_fit(argv)
@@ -43,12 +44,13 @@ def main(argv: list[str]) -> None:
     else:
         fitted = lifetime.serving(fitted, values.serve_tokens)
         prediction = lifetime.predict(fitted, lifetime.parse_at(values.at, fitted.law))
-    console = Console(highlight=False)
+    console = open_console()
     if values.json is not None:
         write(values.json, to_json(prediction), "--json")
     answer.show(prediction, fitted, console)
     if values.json is not None:
-        console.print(f"written: {values.json}", soft_wrap=True)
+        console.print(f"written: {values.json}")
+    require.check(prediction.why)
 
 
 if __name__ == "__main__":

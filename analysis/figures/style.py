@@ -55,6 +55,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "axes.axisbelow": True,
 }
+ROUNDING = 1e-6  # relative: what differs by less is one value on a page
+AROUND_ONE = 1.02  # factor around it
 MARK = "runs:"  # begins the id of markers that stand for runs
 LOSS_LABEL = "loss (nats per token)"
 
@@ -153,6 +155,12 @@ def log_axis(axis: Axes, which: str, write: Callable[[float], str] = human, few:
     else:
         axis.set_yscale("log")
         low, high = axis.get_ylim()
+    if 0 < low <= high < low * (1 + ROUNDING):
+        # One value but for rounding: what differs in its last digits has no place on the page.
+        low /= AROUND_ONE
+        high *= AROUND_ONE
+        limits = axis.set_xlim if which == "x" else axis.set_ylim
+        limits(low, high)
     spans = 0 < low < high < math.inf
     decades = math.log10(high / low) if spans else 0.0
     ticks = axis.xaxis if which == "x" else axis.yaxis

@@ -134,6 +134,7 @@ def _with_refits(found: Optimum, columns: Columns, law: type[FormulaLaw], spec: 
         freedom=freedom,
         additive=additive,
         profiles=profiles,
+        details=law.of_data(),
     )
     evidence = Evidence(
         law=fitted,

@@ -169,7 +169,9 @@ class Scoreboard(Shown):
         rows = []
         for score in self.scores:
             fields = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
-            fields.pop("test")
+            del fields["test"]
+            verdict = fields.pop("verdict")
+            fields["remark"] = "" if verdict is None else verdict.line
             rows.append(fields)
         return pd.DataFrame(rows)
 

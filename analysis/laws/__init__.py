@@ -3,11 +3,11 @@
 A law from elsewhere (a notebook, another package) joins them with `add`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from analysis.laws import several_breaks
 from analysis.laws.base import Law
@@ -42,6 +42,23 @@ def add(law: LawClass) -> LawClass:
     if known is not law:
         raise ValueError(f"NAME: {law.NAME!r} is the name of {known.__module__}.{known.__qualname__}; expected another")
     return law
+
+
+def described() -> list[Mapping[str, Any]]:
+    """Describe every law for JSON: its formula, coefficients, columns, target and source."""
+    found = []
+    for name, law in LAWS.items():
+        described_law = {
+            "law": name,
+            "formula": law.FORMULA,
+            "coefficients": list(law.names()),
+            "columns": list(law.ROLES),
+            "optional": list(law.OPTIONAL),
+            "target": law.TARGET,
+            "source": law.SOURCE,
+        }
+        found.append(described_law)
+    return found
 
 
 def load(name: str) -> type[Law]:

@@ -173,6 +173,11 @@ class FormulaLaw(Law):
         return cls
 
     @classmethod
+    def of_data(cls) -> dict[str, Any]:
+        """Return what `for_data` settled and `restore` needs, for the details of fit.json; nothing by default."""
+        return {}
+
+    @classmethod
     def problem(
         cls, columns: Any, raw: bool, above: Array | float | None, fixed: Mapping[str, float]
     ) -> Problem | None:

@@ -96,7 +96,7 @@ class StepsExamples(FormulaLaw):
 
     def critical_batch(self) -> Any:
         """Return E_min/S_min: where a run takes twice the least steps and twice the least tokens."""
-        return self.E_min / self.S_min
+        return np.divide(self.E_min, self.S_min)
 
     def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """Return the critical batch size in tokens."""

@@ -87,7 +87,7 @@ class DensityGrowth(FormulaLaw):
 
     def doubling_days(self) -> Any:
         """Return the days in which the record doubles; negative where it falls."""
-        return math.log(2) / self.A
+        return np.divide(math.log(2), self.A)
 
     def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """Return the doubling time, the same at any day."""

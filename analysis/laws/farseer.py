@@ -1,15 +1,18 @@
 """Predict the loss from parameters and tokens where the pull of the data depends on the size."""
 
+from collections.abc import Mapping
 import dataclasses
+import functools
 import itertools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from analysis.laws.base import FLOPS_PER_PARAM_TOKEN, Array, Coefficient, FormulaLaw, Inputs, Number, free
 from analysis.solve import best_size
 
-N_0 = 1e9  # parameters: the size at which the coefficients say what there is
+FEWEST_TOKENS = 1e6  # in the middle of the rows of a grid: of less, D counts millions or billions
+FEWEST_MILLIONS = 3e3  # the same of millions of tokens
 DECAYS = (0.1, 0.17, 0.25, 0.35, 0.5)  # of the loss over tokens, at sizes in the middle of the rows: starts
 CHANGES = (-0.3, -0.15, -0.05, 0.05)  # d ln(decay) / d ln N there: starts
 ENDS = (0.02, 0.98)  # quantiles of ln N between which the functions are drawn: starts
@@ -20,12 +23,15 @@ WIDE = 12.0  # e-foldings of N on either side of N = D where an optimum is looke
 
 @dataclasses.dataclass(frozen=True)
 class Farseer(FormulaLaw):
-    """L(N, D) = exp(F3) + exp(F2) D^(-exp(F1)) with Fi = u_i + v_i ((N/1e9)^p_i - 1)/p_i and p = alpha, beta, gamma.
+    """L(N, D) = exp(F3) + exp(F2) D^(-exp(F1)) with Fi = u_i + v_i ((N/N_0)^p_i - 1)/p_i and p = alpha, beta, gamma.
 
     Chinchilla's B, beta and floor become functions of the size. The source writes Fi = a_i N^p_i + b_i (Li et al. 2025,
-    equation 3), where a_i and b_i cannot be told apart: they are 1e9^p_i apart in size. Here u_i is Fi at a billion
-    parameters, v_i its slope in ln N there; `published` gives theirs. Nats or bits as in the grid;
-    parameters are counted one by one, not in millions or billions.
+    equation 3), where a_i and b_i cannot be told apart: they are 1e9^p_i apart in size. Here u_i is Fi at N_0 parameters,
+    v_i its slope in ln N there; `published` gives theirs. N_0 is a billion where the rows have such sizes, else a power of
+    ten in their middle. Nats or bits as in the grid.
+
+    In other units of D the form is another law, since D's exponent depends on N: its D are tokens, counted one by one. A
+    grid that counts millions or billions is seen by its size, and the formula then says so: (1e9 D).
     """
 
     u1: Number
@@ -37,6 +43,9 @@ class Farseer(FormulaLaw):
     u3: Number
     v3: Number
     gamma: Number
+
+    N_0: ClassVar[float] = 1e9  # the size, as the grid counts them, at which the coefficients say what there is
+    TOKENS: ClassVar[float] = 1.0  # in one unit of the grid's D
 
     NAME: ClassVar[str] = "farseer"
     FORMULA: ClassVar[str] = (
@@ -52,31 +61,50 @@ class Farseer(FormulaLaw):
     }
 
     @classmethod
+    def for_data(cls, values: Mapping[str, Array], raw: bool) -> type[Self]:
+        """Return the law with the size and the count of tokens to which the coefficients refer."""
+        del raw
+        return cast(type[Self], refer_to(reference_size(values["N"]), tokens_in_one(values["D"])))
+
+    @classmethod
+    def of_data(cls) -> dict[str, Any]:
+        """Return that size and that count."""
+        return {"N_0": cls.N_0, "tokens_in_one": cls.TOKENS}
+
+    @classmethod
+    def restore(cls, coefficients: Mapping[str, Any], details: Mapping[str, Any]) -> Self:
+        """Build the law from `coefficients` and from what they refer to."""
+        law = refer_to(float(details.get("N_0", cls.N_0)), float(details.get("tokens_in_one", cls.TOKENS)))
+        return cast(Self, law(*(float(coefficients[name]) for name in cls.names())))
+
+    @classmethod
     def starting_points(cls, inputs: Inputs, target: Array) -> Array:
         """Return points at which the three functions of N go through what the rows say of them [points, 9]."""
         log_N = np.log(inputs["N"])
         first, last = np.quantile(log_N, ENDS)
         nodes = np.linspace(first, last, 3)
         from_middle = nodes - nodes[1]
+        from_reference = nodes - np.log(cls.N_0)
+        tokens = {**inputs, "D": cls.TOKENS * inputs["D"]}
         points = []
         for decay, change in itertools.product(DECAYS, CHANGES):
             log_decay = np.log(decay) + change * from_middle
-            log_scale, log_floor = _terms_at(nodes, log_decay, inputs, target)
+            log_scale, log_floor = _terms_at(nodes, log_decay, tokens, target)
             point = [
-                *through(nodes, log_decay),
-                *through(nodes, log_scale),
-                *through(nodes, log_floor),
+                *through(from_reference, log_decay),
+                *through(from_reference, log_scale),
+                *through(from_reference, log_floor),
             ]
             points.append(point)
         return np.array(points)
 
     def predict(self, N: Any, D: Any) -> Any:
         """Predict the loss for N parameters and D tokens."""
-        log_size = np.log(N / N_0)
+        log_size = np.log(N / self.N_0)
         log_decay = self.u1 + self.v1 * bent(log_size, self.alpha)
         log_scale = self.u2 + self.v2 * bent(log_size, self.beta)
         log_floor = self.u3 + self.v3 * bent(log_size, self.gamma)
-        of_data = log_scale - np.exp(log_decay) * np.log(D)
+        of_data = log_scale - np.exp(log_decay) * np.log(self.TOKENS * D)
         return np.exp(log_floor) + np.exp(of_data)
 
     def published(self) -> dict[str, Any]:
@@ -86,7 +114,7 @@ class Farseer(FormulaLaw):
             u = getattr(self, f"u{i}")
             v = getattr(self, f"v{i}")
             size = v / power
-            found[f"a{i}"] = size * N_0**-power
+            found[f"a{i}"] = size * self.N_0**-power
             found[f"b{i}"] = u - size
         return found
 
@@ -99,6 +127,34 @@ class Farseer(FormulaLaw):
     def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)
         return self.predict(N, D)
+
+
+@functools.cache
+def refer_to(N_0: float, tokens_in_one: float) -> type[Farseer]:
+    """Return the law whose coefficients refer to N_0 parameters, for a grid that counts tokens by so many at once."""
+    if (N_0, tokens_in_one) == (Farseer.N_0, Farseer.TOKENS):
+        return Farseer
+    formula = Farseer.FORMULA.replace("N/1e9", f"N/1e{np.log10(N_0):.0f}")
+    if tokens_in_one > 1:
+        formula = formula.replace("D^-", f"(1e{np.log10(tokens_in_one):.0f} D)^-")
+    members = {"N_0": N_0, "TOKENS": tokens_in_one, "FORMULA": formula}
+    return cast(type[Farseer], type("Farseer", (Farseer,), members))
+
+
+def reference_size(N: Array) -> float:
+    """Return the size that coefficients refer to: a billion where there are such, else a power of ten in their middle."""
+    if N.min() <= Farseer.N_0 <= N.max():
+        return Farseer.N_0
+    middle = np.log10(N).mean()
+    return float(10.0 ** np.round(middle))
+
+
+def tokens_in_one(D: Array) -> float:
+    """Return how many tokens one unit of D is: a million or a billion where the numbers are too small for tokens."""
+    middle = np.exp(np.log(D).mean())
+    if middle >= FEWEST_TOKENS:
+        return 1.0
+    return 1e6 if middle >= FEWEST_MILLIONS else 1e9
 
 
 def bent(x: Any, power: Any) -> Any:
@@ -135,15 +191,14 @@ def _terms_at(nodes: Array, log_decay: Array, inputs: Inputs, loss: Array) -> tu
 
 
 def through(nodes: Array, values: Array) -> Array:
-    """Return (u, v, p) of a function that goes near three equally spaced nodes of ln N; through them where it can."""
+    """Return (u, v, p) of a function that goes near three equally spaced nodes of ln(N/N_0); through them where it can."""
     first, second = np.diff(values)
     step = nodes[1] - nodes[0]
     p = 0.1
     if first * second > 0:
         bend = np.log(second / first) / step
         p = float(np.clip(bend, -1.0, 1.0))
-    from_reference = nodes - np.log(N_0)
-    curve = bent(from_reference, p)
+    curve = bent(nodes, p)
     rise = values[2] - values[0]
     v = rise / (curve[2] - curve[0])
     u = values[1] - v * curve[1]

@@ -89,22 +89,26 @@ class KaplanND(FormulaLaw):
 
     def predict(self, N: Any, D: Any) -> Any:
         """Predict the loss in nats per token for N parameters and D tokens."""
-        ratio = self.alpha_N / self.alpha_D
-        return power(power(self.N_c / N, ratio) + self.D_c / D, self.alpha_D)
+        return power(power(self.N_c / N, self._ratio) + self.D_c / D, self.alpha_D)
+
+    @property
+    def _ratio(self) -> Any:
+        """The exponent of N_c/N inside the bracket; infinite where alpha_D is zero."""
+        return np.divide(self.alpha_N, self.alpha_D)
 
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
         """Return (N, D) of least loss: the slopes of both terms over ln N cancel."""
         product = C / flops_per_param_token
-        ratio = self.alpha_N / self.alpha_D
         with np.errstate(all="ignore"):
+            ratio = self._ratio
             sum_of_logs = np.log(ratio) + ratio * np.log(self.N_c) - np.log(self.D_c) + np.log(product)
             N = np.exp(sum_of_logs / (1 + ratio))
             return N, product / N
 
     def optimum_exponents(self) -> dict[str, Any]:
         with np.errstate(all="ignore"):
-            total = self.alpha_N + self.alpha_D
-            return {"exponent_N": self.alpha_D / total, "exponent_D": self.alpha_N / total}
+            total = self.alpha_N + self.alpha_D  # may be zero
+            return {"exponent_N": np.divide(self.alpha_D, total), "exponent_D": np.divide(self.alpha_N, total)}
 
     def target_at(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Any:
         N, D = (at["N"], at["D"]) if "N" in at else self.optimum(at["C"], flops_per_param_token)

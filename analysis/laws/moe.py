@@ -13,8 +13,8 @@ from analysis.solve.objective import Objective
 
 def saturated(count: Any, start: Any, most: Any) -> Any:
     """Return 1/(1/(count - 1 + 1/(1/start - 1/most)) + 1/most): `start` at count = 1, rising to `most` (Clark, equation 20)."""
-    offset = 1 / (1 / start - 1 / most)
-    return 1 / (1 / (count - 1 + offset) + 1 / most)
+    offset = np.divide(1, np.divide(1, start) - np.divide(1, most))
+    return 1 / (1 / (count - 1 + offset) + np.divide(1, most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +189,8 @@ class EfficiencyLeverage(FormulaLaw):
 
     def predict(self, C: Any, active_share: Any, granularity: Any) -> Any:
         """Predict the efficiency leverage, a factor of compute."""
-        offset = 1 / (1 / self.A_start - 1 / self.A_max)
-        share = 1 / (1 / (active_share + offset) + 1 / self.A_max)
+        offset = np.divide(1, np.divide(1, self.A_start) - np.divide(1, self.A_max))
+        share = 1 / (1 / (active_share + offset) + np.divide(1, self.A_max))
         grain = np.log2(granularity)
         rate = self.a + self.d * np.log10(C) + self.g * grain**2 + self.b * grain
         return power(share, rate)

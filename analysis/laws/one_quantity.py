@@ -70,5 +70,5 @@ class Broken(FormulaLaw):
     def predict(self, X: Any) -> Any:
         """Predict the loss at X."""
         # As a softplus, which does not overflow far beyond the break.
-        bend = np.exp(-self.c1 * self.f1 * softplus(np.log(X / self.x1) / self.f1))
+        bend = np.exp(-self.c1 * self.f1 * softplus(np.log(np.divide(X, self.x1)) / self.f1))
         return self.E + self.A * power(X, -self.c0) * bend

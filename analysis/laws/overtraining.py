@@ -55,7 +55,8 @@ class OverTraining(FormulaLaw):
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
         """Return (N, D) with the ratio M* = (b/a)^(1/(2 eta)), which is the same at every compute."""
         with np.errstate(all="ignore"):
-            ratio = power(self.b / self.a, 0.5 / self.eta)
+            of_terms = np.divide(self.b, self.a)  # a and eta may be zero
+            ratio = power(of_terms, np.divide(0.5, self.eta))
             N = np.sqrt(C / flops_per_param_token / ratio)
             return N, ratio * N
 

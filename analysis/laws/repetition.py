@@ -54,7 +54,8 @@ class DataConstrained(FormulaLaw):
     def predict(self, N: Any, D: Any, U: Any) -> Any:
         """Predict the loss in nats per token for N parameters and D tokens of which U are unique."""
         fresh = np.minimum(U, D)
-        G = power(self.alpha * self.A / (self.beta * self.B), 1 / (self.alpha + self.beta))
+        pull = np.divide(self.alpha * self.A, self.beta * self.B)  # A and B may be zero
+        G = power(pull, 1 / (self.alpha + self.beta))
         fit = np.minimum(N, G * power(G * fresh, self.beta / self.alpha))
         size = worn(fit, N, self.R_N)
         data = worn(fresh, D, self.R_D)

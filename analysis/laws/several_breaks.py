@@ -47,7 +47,7 @@ class SeveralBreaks(FormulaLaw):
             change = getattr(self, f"c{i}")
             width = getattr(self, f"f{i}")
             # As a softplus, which does not overflow far beyond the break.
-            reducible = reducible * np.exp(-change * width * softplus(np.log(X / place) / width))
+            reducible = reducible * np.exp(-change * width * softplus(np.log(np.divide(X, place)) / width))
         return self.E + reducible
 
     def derived(self, at: Inputs, flops_per_param_token: float = 6.0) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class EncoderDecoder(SumLaw):
 
     def encoder_share(self) -> Any:
         """Return N_e/(N_e + N_d) of least loss at any total: p_e/(p_e + p_d)."""
-        return self.p_e / (self.p_e + self.p_d)
+        return np.divide(self.p_e, self.p_e + self.p_d)
 
     def derived(self, at: Inputs, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> dict[str, Any]:
         """Return the best share of the parameters for the encoder, and the encoder of that share."""

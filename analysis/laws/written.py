@@ -28,7 +28,8 @@ from analysis.solve import best_size
 from experiments.cli import InputError
 
 ALLOCATIONS = (("N", "D"), ("C",), ("N", "C"), ("D", "C"))
-SIZES = 96  # tried for the best one at a budget, before the search between the nearest
+SIZES = 192  # tried for the best one at a budget, before the search between the nearest
+REACH = 40.0  # e-foldings of N on either side of N = D, in whatever units, between which they lie
 
 
 def law_of(text: str, columns: Collection[str] = (), name: str = "formula") -> type[FormulaLaw]:
@@ -103,7 +104,7 @@ class Allocated:
     def optimum(self, C: Any, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[Any, Any]:
         """Return (N, D) of least loss among those with flops_per_param_token * N * D = C; NaN where there is none.
 
-        Sizes from one parameter to one token are tried, and between the neighbours of the best one the slope along the
+        Sizes far to either side of N = D are tried, and between the neighbours of the best one the slope along the
         budget changes its sign.
         """
         product = np.asarray(C, dtype=np.float64) / flops_per_param_token
@@ -117,9 +118,9 @@ class Allocated:
             is_finite = np.isfinite(loss)
             return np.where(is_finite, loss, np.inf)
 
-        places = np.linspace(0.0, 1.0, SIZES)
-        largest = np.log(product)
-        tried = [loss_at(place * largest) for place in places]
+        places = np.linspace(-REACH, REACH, SIZES)
+        middle = np.log(product) / 2
+        tried = [loss_at(middle + place) for place in places]
         losses = np.stack(np.broadcast_arrays(*tried))
         best = losses.argmin(axis=0)
         least = losses.min(axis=0)
@@ -139,7 +140,7 @@ class Allocated:
             return slope > 0
 
         with np.errstate(all="ignore"):
-            N = np.exp(best_size.bisect(is_rising, places[below] * largest, places[above] * largest))
+            N = np.exp(best_size.bisect(is_rising, middle + places[below], middle + places[above]))
         N = np.where(is_inside, N, np.nan)
         return N, product / N
 

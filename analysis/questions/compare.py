@@ -122,6 +122,16 @@ def verdicts(found: Families) -> dict[str, Verdict]:
     return {name: family.verdict for name, family in found.families.items() if family.verdict is not None}
 
 
+def unknown(result: Comparison) -> dict[str, str]:
+    """Return the families whose compute the rows do not tell the worth of, each with the reason."""
+    names = {}
+    for name, rate in result.rates.items():
+        why = next(filter(None, rate.why), "")
+        if why:
+            names[f"what compute of {name} is worth"] = why
+    return names
+
+
 def to_json(
     result: Comparison, law: type[FormulaLaw], columns: Columns, level: float, sha256: str, command: str
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting import formula_fit
-from analysis.fitting.result import SCHEMA, FitError, FitResult, to_json
+from analysis.fitting.result import SCHEMA, FitError, FitResult, judged_verdict, to_json
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import FormulaLaw, Law
@@ -121,10 +121,20 @@ def _result_of(family: Family, part: Columns, spec: FitSpec, joint: Families) ->
         certificate=certificate,
         draws=family.draws,
         freedom=len(part) - len(law.names()),
+        details=law.of_data(),
         additive=additive,
         verdict=family.verdict,
     )
     return formula_fit.noted(result, part)
+
+
+def unknown(found: Groups) -> dict[str, str]:
+    """Return what the rows of groups do not tell, each with the reason; a group that could not be fitted tells nothing."""
+    names = {f"any number of {name}": reason for name, reason in found.failures.items()}
+    for group, result in found.fits.items():
+        for name, why in judged_verdict(result).unknown.items():
+            names[f"{name} of {group}"] = why
+    return names
 
 
 def groups_to_json(

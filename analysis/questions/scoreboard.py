@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis import laws
-from analysis.fitting.result import FitError
+from analysis.fitting.result import FitError, judged_verdict
 from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select, unused
 from analysis.grid.table import Columns, Grid
@@ -16,6 +16,7 @@ from analysis.laws.base import FormulaLaw, Law
 from analysis.questions import backtest
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
+from analysis.trust.verdict import Verdict
 from analysis.writing.strict_json import finite_or_null
 from analysis.writing.terminal import track
 from experiments.cli import InputError
@@ -25,7 +26,11 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How one law does on a grid. Errors are relative, of held-out rows; nan where `reason` says why there are none."""
+    """How one law does on a grid.
+
+    Errors are relative, of held-out rows; nan where `reason` says why there are none. not_identified: the coefficients that
+    the verdict on the fit to all rows withholds; verdict: None where there is no such fit.
+    """
 
     law: str
     coefficients: int
@@ -35,6 +40,7 @@ class Score:
     held_out_bias: float = math.nan
     covered: float = math.nan
     not_identified: tuple[str, ...] = ()
+    verdict: Verdict | None = None
     test: backtest.Rolling | None = None
     reason: str = ""
 
@@ -56,16 +62,18 @@ def score_law(columns: Columns, law: type[Law], spec: FitSpec, fewest_rows: int)
     """Fit and back-test one law; each split leaves at least `fewest_rows` to fit."""
     coefficients = len(law.names())
     try:
-        result = fitting.fit(columns, law, dataclasses.replace(spec, bootstrap=0))
+        result = fitting.fit(columns, law, dataclasses.replace(spec, thorough=False))
     except (InputError, FitError) as error:
         return Score(law.NAME, coefficients, reason=_reason(error))
     certificate = result.certificate
+    verdict = judged_verdict(result)
     score = Score(
         law=law.NAME,
         coefficients=coefficients,
         rms_residual=certificate.rms_log_residual or 0.0,
         aicc=math.nan if certificate.aicc is None else certificate.aicc,
-        not_identified=tuple(certificate.not_identified),
+        not_identified=tuple(name for name in law.names() if name in verdict.withheld),
+        verdict=verdict,
     )
     try:
         test = backtest.rolling(columns, law, spec, fewest_rows)
@@ -157,6 +165,7 @@ def _describe(score: Score, weight: float) -> dict[str, Any]:
         "coefficients": score.coefficients,
         **finite_or_null(numbers),
         "weight": weight,
+        "verdict": None if score.verdict is None else score.verdict.to_json(),
         "not_identified": list(score.not_identified),
         "by_factor": score.test.by_factor() if score.test else [],
         "reason": score.reason,

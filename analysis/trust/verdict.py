@@ -57,6 +57,11 @@ class Verdict:
         """Whether the design supports every coefficient and exponent."""
         return not self.nothing and not self.withheld
 
+    @property
+    def unknown(self) -> Mapping[str, str]:
+        """What the rows do not tell, with the reason; empty where they support every coefficient and exponent."""
+        return {"any number": self.nothing} if self.nothing else self.withheld
+
     def remark(self, name: str) -> str:
         """Say why a number, or its interval, is not known; empty for one that is supported."""
         if name in self.withheld:

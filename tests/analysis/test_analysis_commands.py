@@ -140,8 +140,12 @@ def test_a_fit_that_fails_is_exit_code_1(grid_path, tmp_path):
     assert done.returncode == 1 and "FitError" in done.stderr and not out.exists()
 
 
-def test_help_and_laws_need_no_grid():
-    laws = command("analysis.fit", "--laws")
+def test_help_and_laws_need_no_grid(tmp_path):
+    out = tmp_path / "laws.json"
+    laws = command("analysis.fit", "--laws", f"--out={out}")
+    listed = {law["law"]: law for law in json.loads(out.read_text())["laws"]}
+    assert listed["chinchilla"]["coefficients"] == ["E", "A", "B", "alpha", "beta"]
+    assert listed["chinchilla"]["columns"] == ["N", "D", "loss"] and "isoflop" in listed
     assert laws.returncode == 0 and all(name in laws.stdout for name in ("chinchilla", "isoflop", "envelope"))
     assert "--huber_delta" in command("analysis.fit", "--help").stdout
 

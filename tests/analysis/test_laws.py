@@ -1,5 +1,7 @@
 """Every law that is a formula is recovered from rows that it made, and says so when the rows cannot tell."""
 
+import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -21,7 +23,7 @@ from analysis.procedures.registry import procedure_of
 from analysis.questions import fit as fitting
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
-from tests.support.planted_laws import BITS, PLANTED, ROWS, STUDENT, TEACHER, D, N, parts
+from tests.support.planted_laws import BITS, PLANTED, STUDENT, TEACHER, D, N, columns, parts
 
 STARTS = 32
 PEERS = pathlib.Path(__file__).parents[3] / "shared" / "peers"
@@ -37,12 +39,6 @@ SLOW = {"broken_2", "broken_3", "distillation", "moe_joint", "precision_joint", 
 SORTED = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(PLANTED)]
 SQUARES = Objective("least_squares", "log")
 UNSEEN = {"efficiency_leverage": {"A_max"}}  # so large that no row feels it
-
-
-def columns(law: type[FormulaLaw], truth: FormulaLaw, inputs: dict[str, np.ndarray], noise: float = 0.0) -> Columns:
-    scatter = np.random.default_rng(1).standard_normal(ROWS) * noise
-    values = {**inputs, law.TARGET: truth.predict(**inputs) * np.exp(scatter)}
-    return Columns(values, np.arange(ROWS), {role: role for role in values}, (), parts=parts(inputs))
 
 
 def test_every_formula_is_planted_here():
@@ -61,6 +57,24 @@ def test_a_planted_law_is_recovered(name):
     for coefficient, value in truth.coefficients().items():
         if coefficient not in UNSEEN.get(name, ()):
             assert getattr(found.law, coefficient) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PLANTED))
+def test_a_coefficient_that_is_zero_raises_nothing(name):
+    """A fit may drop a term, so that a prefactor or an exponent is zero: what is made of it is then NaN or infinite."""
+    coefficients, inputs = PLANTED[name]
+    law = laws.load(name).of(parts(inputs))
+    may_vanish = [one for one in law.names() if law.COEFFICIENTS[one].low <= 0 <= law.COEFFICIENTS[one].high]
+    truth = dict(zip(law.names(), map(float, coefficients), strict=True))
+    of_roles = {"N": 1e9, "D": 2e10, "U": 1e10, "C": 1e21}
+    for gone in (*([one] for one in may_vanish), may_vanish):
+        one = law(**(truth | dict.fromkeys(gone, 0.0)))
+        with np.errstate(all="ignore"):
+            one.optimum_exponents()
+            for names in law.INPUTS:
+                at = {role: of_roles.get(role, 2.0) for role in names}
+                one.target_at(at)
+                one.derived(at)
 
 
 def test_farseer_is_the_function_of_its_source():
@@ -159,6 +173,29 @@ def test_the_supervised_law_of_distillation_has_the_allocation_of_its_source():
     assert all(law.predict(size * s, tokens / s) > best for s in (0.5, 0.99, 1.01, 2.0))
 
 
+def test_the_joint_law_of_precision_is_equation_9_of_its_source():
+    """Kumar et al. 2024, equations 4, 9 and 11 written out, at the constants of their table 2; its C_x are not published."""
+    rates = {"weights": 0.8, "activations": 0.5, "cache": 0.3}
+    reach = {"weights": 2.6745, "activations": 2.2102, "cache": 0.9578}
+    law = laws.load("precision_joint")(
+        E=2.7648, A=4299.0, B=18060.0, alpha=0.4965, beta=0.4965, C_T=0.0598, gamma_D=0.5068, gamma_N=0.3439,
+        gamma_post=0.5907, g_w=reach["weights"], g_a=reach["activations"], g_kv=reach["cache"],
+        C_w=rates["weights"], C_a=rates["activations"], C_kv=rates["cache"],
+    )  # fmt: skip
+    for bits in ((6, 8, 7, 4), (5, 12, 16, 3), (16, 16, 16, 5)):
+        trained = dict(zip(rates, bits[:3], strict=True))
+        after = bits[3]
+        size = 1e9
+        softened = 1.0
+        for part, given in trained.items():
+            size *= 1 - math.exp(-given / reach[part])
+            softened *= 1 - math.exp(-rates[part] * (given - after))
+        penalty = 0.0598 * math.exp(-after / 0.5907) * 26e9**0.5068 / size**0.3439 * softened
+        theirs = 4299 * size**-0.4965 + 18060 * 26e9**-0.4965 + 2.7648 + penalty
+        at = {f"bits_{part}": given for part, given in trained.items()}
+        assert law.predict(1e9, 26e9, bits_after=after, **at) == pytest.approx(theirs, rel=1e-12)
+
+
 def test_the_joint_law_of_precision_reduces_as_in_its_source():
     """Kumar et al. 2024, equation 9: without rounding it is that of training, and in full precision that of rounding."""
     coefficients, inputs = PLANTED["precision_joint"]
@@ -173,6 +210,16 @@ def test_the_joint_law_of_precision_reduces_as_in_its_source():
     assert same == pytest.approx(of_training, rel=1e-12)
     full = dict.fromkeys(BITS, 400.0) | {"bits_after": bits["bits_after"]}
     assert joint.predict(N=N, D=D, **full) == pytest.approx(rounding.predict(N, D, bits["bits_after"]), rel=1e-12)
+    # Their equation 10: of weights in few bits alone, at C_w = 1 / gamma_post.
+    like = {"C_w": 1 / joint.gamma_post, "C_a": 50.0, "C_kv": 50.0}
+    simple = dataclasses.replace(joint, **like)
+    only_weights = dict.fromkeys(BITS, 400.0) | {"bits_weights": 8.0}
+    noise = np.exp(-3.0 / joint.gamma_post) - np.exp(-8.0 / joint.gamma_post)
+    effective = 1e9 * -np.expm1(-8.0 / joint.g_w)
+    added = joint.C_T * noise * 1e11**joint.gamma_D / effective**joint.gamma_N
+    of_training = training.predict(1e9, 1e11, **only_weights)
+    found = simple.predict(1e9, 1e11, bits_after=3.0, **only_weights) - of_training
+    assert found == pytest.approx(added, rel=1e-9)
     # Trained in few bits, a model is smaller and less hurt by rounding.
     few = joint.predict(N=1e9, D=1e11, bits_after=3.0, **dict.fromkeys(BITS, 4.0)) - training.predict(
         1e9, 1e11, 4, 4, 4

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.support import planted
@@ -28,7 +30,9 @@ def test_scoreboard(grids):
     done = command("analysis.scoreboard", str(grids / "all.csv"), "--laws=chinchilla,kaplan_c", QUICK, f"--out={out}")
     assert done.returncode == 0, done.stderr
     data = json.loads(out.read_text())
+    assert done.stdout.startswith("verdict: the rows support every coefficient")
     assert data["schema"] == 1 and data["rows_used"] == 35
+    assert all(law["verdict"]["supported"] and not law["not_identified"] for law in data["laws"])
     assert [law["law"] for law in data["laws"]] == ["chinchilla", "kaplan_c"]
     assert sum(law["weight"] for law in data["laws"]) == pytest.approx(1)
     assert all(part["predictions"] > 0 for law in data["laws"] for part in law["by_factor"])
@@ -73,6 +77,52 @@ def test_design(grids):
     candidates = (grids / "candidates.csv").read_text().splitlines()[1:]
     for run in data["runs"]:  # rows of the file, so that they can be found in it
         assert float(candidates[run["row"]].split(",")[0]) == pytest.approx(run["N"])
+
+
+@pytest.fixture(scope="module")
+def of_ladder(grids):
+    """A grid whose tokens follow from its parameters, fitted by a command that demands every coefficient."""
+    N = np.geomspace(1e7, 1e10, 12)
+    table = pd.DataFrame({"params": N, "tokens": 20 * N, "loss": planted.TRUTH.predict(N, 20 * N)})
+    table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(12))
+    table.to_csv(grids / "ladder.csv", index=False)
+    demand = ("--bootstrap=20", "--noback_test", "--require=identified")
+    return command("analysis.fit", str(grids / "ladder.csv"), *demand, f"--out={grids / 'ladder.json'}")
+
+
+def test_a_script_that_requires_an_answer_fails_where_the_rows_do_not_tell_it(grids, of_ladder):
+    """What was found is written and printed all the same; without --require that the rows do not tell is an answer."""
+    assert of_ladder.returncode == 1 and of_ladder.stdout.startswith("verdict: the rows do not tell E, ")
+    (said,) = of_ladder.stderr.strip().splitlines()
+    assert said.startswith("error: --require=identified: the rows do not tell E, A, B, alpha, beta, ")
+    fit = str(grids / "ladder.json")
+    for at, required, status in (
+        ("C=1e24", (), 0),
+        ("C=1e24", ("identified",), 1),
+        ("N=2e10,D=4e11", ("identified",), 0),
+    ):
+        flags = [f"--require={word}" for word in required]
+        done = command("analysis.predict", fit, f"--at={at}", *flags)
+        assert done.returncode == status, done.stderr
+        first, *_ = done.stdout.splitlines()
+        assert first.startswith("verdict: the rows do not tell E, ") and first.endswith(")")  # one line, in a file too
+
+
+@pytest.mark.slow
+def test_other_questions_can_be_required_an_answer_too(grids, of_ladder):
+    ladder = pd.read_csv(grids / "ladder.csv")
+    both = pd.concat([ladder.assign(family="dense"), ladder.assign(family="moe")])
+    both.to_csv(grids / "two.csv", index=False)
+    demand = ("--bootstrap=20", "--require=identified", f"--out={grids / 'answer.json'}", "--overwrite")
+    design = ("--target=E", "--laws=chinchilla,overtraining")
+    for question, grid, options in (
+        ("design", "ladder", design),
+        ("compare", "two", ("--by=family",)),
+        ("fit", "two", ("--by=family",)),
+    ):
+        done = command(f"analysis.{question}", str(grids / f"{grid}.csv"), *options, *demand)
+        assert done.returncode == 1 and "error: --require=identified: the rows do not tell " in done.stderr, done.stderr
+        assert (grids / "answer.json").exists() and done.stdout.startswith("verdict")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from analysis.grid.table import Columns
+from analysis.laws.base import FormulaLaw
+
 ROWS = 80
 draw = np.random.default_rng(0)
 N, D = 10 ** draw.uniform(7, 10, ROWS), 10 ** draw.uniform(9, 12, ROWS)
@@ -153,3 +156,10 @@ PLANTED: dict[str, tuple[tuple[float, ...], dict[str, np.ndarray]]] = {
 def parts(inputs: dict[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
     """Names for the parts of inputs that have several."""
     return {role: tuple("wxyz"[: value.shape[1]]) for role, value in inputs.items() if value.ndim == 2}
+
+
+def columns(law: type[FormulaLaw], truth: FormulaLaw, inputs: dict[str, np.ndarray], noise: float = 0.0) -> Columns:
+    """Make rows of a law at these inputs, with normal noise of the logarithm of its target."""
+    scatter = np.random.default_rng(1).standard_normal(ROWS) * noise
+    values = {**inputs, law.TARGET: truth.predict(**inputs) * np.exp(scatter)}
+    return Columns(values, np.arange(ROWS), {role: role for role in values}, (), parts=parts(inputs))

@@ -6,11 +6,13 @@ import math
 from rich.console import Console
 from rich.table import Column, Table
 
+from analysis.command_line.verdict_line import show_verdicts
 from analysis.questions.scoreboard import Score
 
 
 def show(scores: Sequence[Score], console: Console) -> None:
-    """Print the scoreboard for people."""
+    """Print for people what the fit of each law to all rows may be asked, and the scoreboard."""
+    show_verdicts({score.law: score.verdict for score in scores if score.verdict is not None}, console)
     table = Table(
         Column("law", no_wrap=True),
         "k",

@@ -9,8 +9,8 @@ from analysis.grid.table import Columns
 from analysis.laws.allocation import Envelope
 from analysis.laws.base import Array
 from analysis.procedures import allocation
+from analysis.procedures.unsearched import certify
 from analysis.trust import bootstrap
-from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 SAME = 0.01  # of ln C: runs of one budget
@@ -95,8 +95,12 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
     warnings = []
     if "run" not in columns:
         warnings.append("runs of fixed length are used as points; whole loss curves give a denser hull")
-    predicted = fitted.predict(columns["C"][hull])
+    compute = columns["C"][hull]
+    predicted = fitted.predict(compute)
     loss_residual = log_loss[hull] - np.log(predicted)
+    scatter = float(np.std(loss_residual))
+    certificate = certify(scatter, warnings, not_identified)
+    coefficient_count = len(law.names())
     hull_rows = columns.row[hull].tolist()
     return FitResult(
         law=fitted,
@@ -104,15 +108,8 @@ def fit_envelope(columns: Columns, law: type[Envelope], spec: FitSpec) -> FitRes
         columns=columns,
         objective=float(squares[0]),
         residual=log_n[hull] - on_the_line,
-        certificate=Certificate(
-            converged=None,
-            agreeing_starts=None,
-            gradient=None,
-            not_identified=not_identified,
-            rms_log_residual=float(np.std(loss_residual)),
-            warnings=tuple(warnings),
-        ),
-        draws=_draws(columns, log_c, points, spec, len(law.names())),
+        certificate=certificate,
+        draws=_draws(columns, log_c, points, spec, coefficient_count),
         details={"hull_rows": hull_rows},
     )
 
@@ -125,15 +122,19 @@ def _draws(columns: Columns, log_c: Array, points: Array, spec: FitSpec, coeffic
     on_hull = np.zeros(counts.shape, dtype=bool)
     for replicate, count in enumerate(counts):
         drawn = np.flatnonzero(count)
-        hull = lower_hull(log_c[drawn], log_loss[drawn])
+        loss_drawn = log_loss[drawn]
+        hull = lower_hull(log_c[drawn], loss_drawn)
         on_hull[replicate, drawn[hull]] = True
     hull_points = on_hull.sum(axis=1)
-    on_hull = on_hull[hull_points >= FEWEST_ON_HULL]
+    has_enough = hull_points >= FEWEST_ON_HULL
+    on_hull = on_hull[has_enough]
     if not len(on_hull):
         return np.empty((0, coefficients))
     # Only rows that are on some hull take part; a row that is not on the hull of a replicate is missing there.
     is_ever_on_hull = on_hull.any(axis=0)
     ever = np.flatnonzero(is_ever_on_hull)
-    copies = np.where(on_hull[:, ever, None], points[ever], np.nan)
+    is_there = on_hull[:, ever, None]
+    there = points[ever]
+    copies = np.where(is_there, there, np.nan)
     draws, _ = allocation.regress(log_c[ever], copies)
     return draws

@@ -15,6 +15,7 @@ from analysis.procedures import allocation
 from analysis.procedures.budgets import Budget, compute_slopes, make_budget, split_budgets
 from analysis.procedures.isoflop_noise import Noise, disturbances, estimate_noise
 from analysis.procedures.parabola import refine_lowest, vertex
+from analysis.procedures.unsearched import certify
 from analysis.trust.certificate import Certificate
 from analysis.trust.identification import WIDEST_CONSTANT
 from analysis.trust.interval import FEWEST_SPARE, Interval
@@ -274,14 +275,7 @@ def _certify(law: IsoFlop, budgets: list[Budget], noise: Noise, draws: Array, sp
     exponents = law.a + law.b
     if abs(exponents - 1) > MOST_SUM_OFF:
         found.append(f"a + b = {exponents:.3f}: C is not proportional to N D in this grid")
-    return Certificate(
-        converged=None,
-        agreeing_starts=None,
-        gradient=None,
-        not_identified=_not_identified(law, used, draws, spec.level),
-        rms_log_residual=noise.sd,
-        warnings=tuple(found),
-    )
+    return certify(noise.sd, found, _not_identified(law, used, draws, spec.level))
 
 
 def _not_identified(law: IsoFlop, used: int, draws: Array, level: float) -> dict[str, str]:

@@ -18,6 +18,7 @@ from analysis.laws.base import Array
 from analysis.laws.lr_batch import HyperparameterLaw
 from analysis.procedures.linear_regression import Regression, regress
 from analysis.procedures.sweep_cells import NEAR_OPTIMUM, Optima, cells, choice_of, optima
+from analysis.procedures.unsearched import certify, root_mean_square
 from analysis.trust import bootstrap
 from analysis.trust.certificate import Certificate
 from analysis.trust.interval import Interval
@@ -207,14 +208,7 @@ def _certify(
     if on_edge:
         warnings.append(f"{on_edge} best learning rates or batches lie on the edge of their cell's sweep")
     lost = _lost_exponents(fitted.lr, law.LR, fixed) | _lost_exponents(fitted.batch, law.BATCH, fixed)
-    return Certificate(
-        converged=None,
-        agreeing_starts=None,
-        gradient=None,
-        not_identified=lost,
-        rms_log_residual=float(np.sqrt(np.mean(fitted.lr.residual**2))),
-        warnings=tuple(warnings),
-    )
+    return certify(root_mean_square(fitted.lr.residual), warnings, lost)
 
 
 def _lost_exponents(side: Regression, exponents: Mapping[str, str], fixed: Mapping[str, float]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from analysis.laws.vocabulary import (
     width_of,
 )
 from analysis.procedures.robust_line import line
+from analysis.procedures.unsearched import certify, root_mean_square
 from analysis.procedures.vocabulary_points import (
     FEWEST_FOR_CURVE,
     Points,
@@ -35,11 +36,11 @@ from analysis.procedures.vocabulary_points import (
 )
 from analysis.solve.objective import Objective
 from analysis.trust import bootstrap
-from analysis.trust.certificate import Certificate
 from experiments.cli import InputError
 
 FEWEST_ON_FRONTIER = 3
 NARROW = 10  # a frontier that spans a smaller factor of FLOPs is warned of
+LEVEL_OF_ONE_CURVE = "gamma follows from the tokenizers' rates alone; one IsoFLOP curve sets the level"
 
 
 def fit_frontier(columns: Columns, law: type[VocabularyFrontier], spec: FitSpec, interpolate: bool = True) -> FitResult:
@@ -77,13 +78,7 @@ def fit_frontier(columns: Columns, law: type[VocabularyFrontier], spec: FitSpec,
         columns=columns,
         objective=float(objective.value(residual).sum()),
         residual=residual,
-        certificate=Certificate(
-            converged=None,
-            agreeing_starts=None,
-            gradient=None,
-            rms_log_residual=float(np.sqrt(np.mean(residual**2))),
-            warnings=tuple(warnings),
-        ),
+        certificate=certify(root_mean_square(residual), warnings),
         draws=np.array(draws).reshape(len(counts), len(law.names())),
         details={"frontier_points": len(found.C), "free_exponents": free_exponents},
     )
@@ -204,13 +199,7 @@ def fit_power(columns: Columns, law: type[VocabularyPower], spec: FitSpec) -> Fi
         columns=columns,
         objective=float(objective.value(residual).sum()),
         residual=residual,
-        certificate=Certificate(
-            converged=None,
-            agreeing_starts=None,
-            gradient=None,
-            rms_log_residual=float(np.sqrt(np.mean(residual**2))),
-            warnings=("gamma follows from the tokenizers' rates alone; one IsoFLOP curve sets the level",),
-        ),
+        certificate=certify(root_mean_square(residual), [LEVEL_OF_ONE_CURVE]),
         draws=np.empty((0, len(law.names()))),
         details={"anchor_flops": flops},
     )

@@ -212,8 +212,11 @@ class Jobs:
                 self.display.say(f"another launcher has taken over {len(lost)} runs; leaving them to it")
                 job.end(Failure("preempted", "another launcher took over"))
 
-    def stop_all(self, at_once: Callable[[], bool]) -> None:
-        """Ask all workers to save and end; kill them after a while, or as soon as `at_once` says so."""
+    def stop_all(self, at_once: Callable[[], bool]) -> list[Job]:
+        """Ask all workers to save and end; kill them after a while, or as soon as `at_once` says so.
+
+        Return the jobs, whose runs are still claimed.
+        """
         if self.running:
             self.display.say(f"stopping {len(self)} workers; they save first (once more to stop at once)")
         for job in self.running:
@@ -221,9 +224,9 @@ class Jobs:
         self._wait_for_end(time.monotonic() + STOP_SECONDS, at_once)
         for job in self.running:
             job.close()
-            with contextlib.suppress(OSError):  # the error that ended the loop is the one to show
-                self.workdir.claims.release(job.fingerprints)
+        stopped = self.running
         self.running = []
+        return stopped
 
     def _wait_for_end(self, deadline: float, at_once: Callable[[], bool]) -> None:
         """Return when all workers are over; kill them when the time comes."""

@@ -63,10 +63,7 @@ class Outcomes:
         """
         job = ended.job
         if ended.states is None:
-            found = {}
-            for name in job.fingerprints:
-                found[name] = self._workdir.recorded(name)
-            ended.states = found
+            ended.states = self._recorded(job)
         states = ended.states
         missing = []
         for node in job.population.nodes:
@@ -97,6 +94,22 @@ class Outcomes:
         elif failure is not None:
             self._starting.succeeded()
             self._ended_without_records(job, failure, has_progressed, missing)
+
+    def give_back(self, job: Job) -> None:
+        """Give up the claims on a job's runs, for the launch ends. Raises OSError where the disk does not answer.
+
+        Of those that diverged and are to be trained once more, the next launch finds no record.
+        """
+        for node in self._suspects(job, self._recorded(job)):
+            self._workdir.set_aside(node.fingerprint)
+        self._workdir.claims.release(job.fingerprints)
+
+    def _recorded(self, job: Job) -> dict[str, State | None]:
+        """Return what the records of a job's runs say, by fingerprint. Raises OSError."""
+        states = {}
+        for name in job.fingerprints:
+            states[name] = self._workdir.recorded(name)
+        return states
 
     def _suspects(self, job: Job, states: Mapping[str, State | None]) -> list[Node]:
         """Return runs that diverged and are to be trained once more."""

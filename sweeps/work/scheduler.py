@@ -30,6 +30,8 @@ from sweeps.work.waiting import Line, Task
 from sweeps.work.workdir import Node, State, Workdir
 
 POLL_SECONDS = 0.5
+GIVE_BACK_TRIES = 10  # at the end of a launch, where the disk does not answer
+GIVE_BACK_SECONDS = 0.5  # between two of them
 START_SECONDS = 2.0  # of each turn, at most, are spent on starting workers
 
 
@@ -87,12 +89,28 @@ class Scheduler:
                 self._settle()
             finally:
                 before = self.stops
-                self.jobs.stop_all(at_once=lambda: self.stops > before)
+                stopped = self.jobs.stop_all(at_once=lambda: self.stops > before)
+                self._give_back([*stopped, *(ended.job for ended in self.ended)])
                 with contextlib.suppress(OSError):  # the lease runs out by itself
                     self.workdir.claims.close()
         if self.ending is not None:
             raise self.ending
         return not self.stops
+
+    def _give_back(self, jobs: list[Job]) -> None:
+        """Let go of the runs of jobs that end with the launch, as far as the disk answers within a few seconds."""
+        left = jobs
+        for _ in range(GIVE_BACK_TRIES):
+            failed = []
+            for job in left:
+                try:
+                    self.outcomes.give_back(job)
+                except OSError:  # what ended the loop is to be shown; claims end with this process, too
+                    failed.append(job)
+            if not failed:
+                return
+            left = failed
+            time.sleep(GIVE_BACK_SECONDS)
 
     @property
     def ending(self) -> Exception | None:
@@ -202,6 +220,7 @@ class Scheduler:
             while self.ended:
                 self.outcomes.deal_with(self.ended[0])
                 self.ended.pop(0)
+                self.settling.succeeded()
             self._take_over(self.fates.look_elsewhere())
             self.fates.write_failures()
         except OSError as error:

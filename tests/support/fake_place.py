@@ -52,11 +52,21 @@ class Clock:
 
 @dataclasses.dataclass
 class Attempt:
-    """What a worker will do: records by fingerprint (status), and how it ends, after so many turns."""
+    """What a worker will do: records by fingerprint (status), and how it ends, after so many turns.
+
+    `events`: what it reports at once; `log`: what it says. `deaf`: it ends only when it is killed. `silent`: by the number
+    of a poll, whether nobody can say what has become of it. `begun` is called when it may begin, which not every worker
+    may that was started.
+    """
 
     statuses: dict[str, str]
     end: End = 0
     turns: int = 1
+    events: list[Event] = dataclasses.field(default_factory=list)
+    log: bytes = b""
+    deaf: bool = False
+    silent: Callable[[int], bool] = lambda number: False
+    begun: Callable[[], object] = lambda: None
 
 
 class FakeWorker:
@@ -70,17 +80,25 @@ class FakeWorker:
         self.begun = False
         self.asked_to_stop = False
         self.over: End = None
+        self.polls = 0
+        self.killed_at: float | None = None
 
     def go(self, token: str = "") -> None:
         self.begun = True
+        self.attempt.begun()
 
     def events(self) -> list[Event]:
-        return []
+        found = self.attempt.events
+        self.attempt.events = []
+        return found
 
     def poll(self) -> End:
         if self.over is not None:
             return self.over
-        if self.asked_to_stop:
+        self.polls += 1
+        if self.attempt.silent(self.polls):
+            raise ConnectionError("nobody answers")
+        if self.asked_to_stop and not (self.attempt.deaf and self.killed_at is None):
             self.over = 75
             return self.over
         assert self.begun, "its runs are claimed before it begins"
@@ -96,6 +114,8 @@ class FakeWorker:
 
     def stop(self, force: bool = False) -> None:
         self.asked_to_stop = True
+        if force and self.killed_at is None:
+            self.killed_at = jobs.time.monotonic()
 
 
 def write_record(workdir: Workdir, node: Node, status: str, censored: bool = False) -> None:
@@ -116,6 +136,9 @@ class FakePlace(Executor[FakeWorker]):
         self.by_name = {node.fingerprint: node for node in nodes}
         self.attempts = attempts
         self.started: list[list[str]] = []  # fingerprints of each worker
+        self.workers: list[FakeWorker] = []
+        self.held: list[FakeWorker] = []  # that have not given their place back
+        self.most = 0  # at a time
 
     def start(self, population: epath.Path, workdir: epath.Path, log: epath.Path) -> FakeWorker | NotStarted:
         names = json.loads(pathlib.Path(population).read_text())["fingerprints"]
@@ -124,7 +147,16 @@ class FakePlace(Executor[FakeWorker]):
         if isinstance(attempt, NotStarted):
             return attempt
         self.started.append(names)
-        return FakeWorker(attempt, nodes, self.workdir)
+        worker = FakeWorker(attempt, nodes, self.workdir)
+        self.workers.append(worker)
+        self.held.append(worker)
+        self.most = max(self.most, len(self.held))
+        with open(log, "ab") as file:
+            file.write(attempt.log)
+        return worker
+
+    def release(self, worker: FakeWorker) -> None:
+        self.held.remove(worker)
 
     def wait(self, workers: Sequence[FakeWorker], seconds: float) -> None:
         jobs.time.sleep(seconds)

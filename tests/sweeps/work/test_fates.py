@@ -118,21 +118,31 @@ class World:
         alone = len(nodes) == 1
         trouble = next((story.troubles[0] for story in stories if story.troubles), None)
         ends = {}
+        over = []  # stories that come to a result in this attempt
         for node, story in zip(nodes, stories, strict=True):
             if not story.troubles and (trouble is None or self.draw(st.booleans())):
-                ends[node.fingerprint] = story.results.pop(0) if len(story.results) > 1 else story.results[0]
+                ends[node.fingerprint] = story.results[0]
+                over.append(story)
+
+        def begun() -> None:
+            for story in over:
+                if len(story.results) > 1:
+                    story.results.pop(0)
+            if trouble is None:
+                return
+            if alone or trouble == "never began":  # which halves nothing: in company, it would be there for ever
+                next(story for story in stories if story.troubles).troubles.pop(0)
+            if alone and trouble.endswith("+"):
+                self.progress[nodes[0].fingerprint] += 1
+                step = self.progress[nodes[0].fingerprint]
+                (self.workdir.run_dir(nodes[0].fingerprint) / "checkpoints" / str(step)).mkdir(parents=True)
+
         if trouble is None:
-            return Attempt(ends, 0, turns)
-        if alone:
-            stories[0].troubles.pop(0)
+            return Attempt(ends, 0, turns, begun=begun)
         kind = trouble.rstrip("+")
-        if alone and trouble.endswith("+"):
-            self.progress[nodes[0].fingerprint] += 1
-            step = self.progress[nodes[0].fingerprint]
-            (self.workdir.run_dir(nodes[0].fingerprint) / "checkpoints" / str(step)).mkdir(parents=True)
         if kind == "never began":
-            return Attempt({} if alone else ends, NotStarted("node", "a quota"), turns)
-        return Attempt(ends, Failure(kind, f"{kind} of its own"), turns)
+            return Attempt({} if alone else ends, NotStarted("node", "a quota"), turns, begun=begun)
+        return Attempt(ends, Failure(kind, f"{kind} of its own"), turns, begun=begun)
 
     def break_disk(self, faults: set[int]) -> None:
         """Have the disk not answer the launcher at these of the times when it is asked."""

@@ -1,6 +1,7 @@
 """Runs of one signature as populations: split only where that pays, parents first."""
 
 import dataclasses
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.run import identity
+from experiments.store.record import ledger
 from sweeps.study.grid import cases, chain, over, product
 from sweeps.work import populations, workdir
 from tests.support.studies import nodes_of
@@ -41,6 +43,26 @@ def test_a_signature_is_split_only_when_that_pays():
     assert len(populations.arrange(long, 1, lambda _: False, memory=30_000_000)) == 4, "not all states fit"
     short = nodes_of(product(cases({**small, "model.width": 16, "tokens": 2_048}), over("seed", *range(8))))
     assert len(populations.arrange(short, 4, lambda _: False)) == 1
+
+
+def test_no_population_is_larger_than_planned_or_than_memory_holds():
+    """Five runs, two at a time by the plan: three populations; by memory, as many as their states need."""
+    nodes = nodes_of(product(cases({**small, "model.width": 16}), over("seed", *range(5))))
+    signature = identity.signature(nodes[0].run)
+    parts = populations.arrange(nodes, 1, lambda _: False, together={signature: 2})
+    assert sorted(len(part.nodes) for part in parts) == [1, 2, 2]
+    state_bytes = 16 * ledger(nodes[0].run)["params_total"]  # weights, two moments, a gradient
+    enough_for_two = math.ceil(2 * state_bytes / populations.STATE_SHARE)
+    for memory, most in ((enough_for_two, 2), (enough_for_two - 100, 1), (1, 1)):
+        parts = populations.arrange(nodes, 1, lambda _: False, memory=memory)
+        assert max(len(part.nodes) for part in parts) == most
+
+
+def test_what_a_study_sets_is_not_replaced_by_the_executor():
+    (node,) = nodes_of(cases({**small, "model.width": 16, "execution.keep_checkpoints": 3}))
+    population = populations.Population((node,))
+    execution = populations.worker_input(population, cpu_devices=5, keep_checkpoints=9)["execution"]
+    assert isinstance(execution, dict) and (execution["cpu_devices"], execution["keep_checkpoints"]) == (5, 3)
 
 
 def test_parents_come_first_and_must_exist():

@@ -1,5 +1,6 @@
 """Eight simulated CPU devices, annotation checks, tiny configs of every family, and a tiny corpus."""
 
+from collections.abc import Iterator
 import os
 import pathlib
 
@@ -52,6 +53,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.devices()  # before a command that a test calls would ask for one per core
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs() -> Iterator[None]:
+    """Forget compiled programs between files before their memory maps reach the system's limit (65,530 on Linux): XLA crashes there."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

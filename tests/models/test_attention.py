@@ -10,7 +10,7 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.run import freeze, identity
-from models.blocks import attention as attentions
+from models.blocks import attention_tpu
 from models.blocks.attention import attention, unfused
 from models.blocks.attention_tpu import blocks, visited
 from models.mesh.mesh import make_mesh
@@ -61,7 +61,7 @@ def test_two_backward_kernels_equal_one(monkeypatch):
     """What a sequence too long for partial sums takes."""
     q, k, v, weigh = arrays(1, 1024, 2, 1, 64)
     one, _ = both(q, k, v, weigh)
-    monkeypatch.setattr(attentions, "MOST_PARTIALS", 0)
+    monkeypatch.setattr(attention_tpu, "MOST_PARTIALS", 0)
     assert not blocks(1024, 1024).fused
     two, matmuls = both(q, k, v, weigh)
     for a, b, c in zip(one, two, matmuls, strict=True):

@@ -362,12 +362,20 @@ def slopes(sizes, values):
     return np.polyfit(np.log(sizes), flat, 1)[0].reshape(values.shape[1:])
 
 
+BASE = {"base_width": 64, "base_head_size": 16}
+SCALED = {
+    "standard": {},
+    "mup": {"parametrization": "mup", **BASE},
+    "completep": {"parametrization": "completep", **BASE},
+}
+
+
 @pytest.mark.slow
 def test_over_width_activations_stay_under_mup_only():
     """Every layer, from before training to ten steps after; heads of one size."""
     widths, found = (64, 128, 256, 512), {}
     for name in ("standard", "mup"):
-        options = {"depth": 2, "parametrization": name, "base_width": 64, "base_head_size": 16}
+        options = {"depth": 2, **SCALED[name]}
         found[name] = slopes(widths, np.array([coordinates(options | {"width": d, "heads": d // 16}) for d in widths]))
     assert np.abs(found["mup"]).max() < 0.1, found["mup"]
     assert found["standard"].min() > 0.4, found["standard"]
@@ -378,13 +386,7 @@ def test_over_depth_activations_stay_under_completep_only():
     """The last layer, after one to ten steps. The embedding stands out of the first layers' noise, which falls with depth."""
     depths, found = (2, 6, 20, 64), {}
     for name in ("standard", "mup", "completep"):
-        options = {
-            "width": 64,
-            "parametrization": name,
-            "base_width": 64,
-            "base_head_size": 16,
-            "embed_multiplier": 4.0,
-        }
+        options = {"width": 64, "embed_multiplier": 4.0, **SCALED[name]}
         found[name] = slopes(depths, np.array([coordinates(options | {"depth": y})[1:, -1:] for y in depths]))
     assert np.abs(found["completep"]).max() < 0.1, found["completep"]
     assert min(found[name].min() for name in ("standard", "mup")) > 0.15, found

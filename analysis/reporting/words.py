@@ -57,12 +57,17 @@ def headline(survey: Survey) -> dict[str, str]:
         f"{human(far['D'])} tokens, loss {number(far['loss'], 4)} nats per token ({title_of(survey.headline)})."
     )
     verdict = judged_verdict(found)
-    if far["N"] is None or verdict.nothing or "exponent_N" in verdict.withheld:
+    is_known = far["N"] is not None
+    has_no_optimum = not is_known and verdict.is_supported
+    if has_no_optimum or verdict.nothing or "exponent_N" in verdict.withheld:
         title = "These runs do not say how parameters should grow with compute"
         exponent = ""
         between = ""
-        line = verdict.line
-        sentence = "The law has no compute-optimal point." if verdict.is_supported else f"{line[0].upper()}{line[1:]}."
+        is_known = False
+    if has_no_optimum:
+        sentence = "The law has no compute-optimal point."
+    elif not is_known:  # an exponent may be known where the size itself is not
+        sentence = f"{verdict.line[0].upper()}{verdict.line[1:]}."
     return {
         "exponent": exponent,
         "between": between,

@@ -64,7 +64,9 @@ class Farseer(FormulaLaw):
     def for_data(cls, values: Mapping[str, Array], raw: bool) -> type[Self]:
         """Return the law with the size and the count of tokens to which the coefficients refer."""
         del raw
-        return cast(type[Self], refer_to(reference_size(values["N"]), tokens_in_one(values["D"])))
+        size = reference_size(values["N"])
+        tokens = tokens_in_one(values["D"])
+        return cast(type[Self], refer_to(size, tokens))
 
     @classmethod
     def of_data(cls) -> dict[str, Any]:
@@ -74,8 +76,11 @@ class Farseer(FormulaLaw):
     @classmethod
     def restore(cls, coefficients: Mapping[str, Any], details: Mapping[str, Any]) -> Self:
         """Build the law from `coefficients` and from what they refer to."""
-        law = refer_to(float(details.get("N_0", cls.N_0)), float(details.get("tokens_in_one", cls.TOKENS)))
-        return cast(Self, law(*(float(coefficients[name]) for name in cls.names())))
+        size = details.get("N_0", cls.N_0)
+        tokens = details.get("tokens_in_one", cls.TOKENS)
+        law = refer_to(size, tokens)
+        values = [float(coefficients[name]) for name in cls.names()]
+        return cast(Self, law(*values))
 
     @classmethod
     def starting_points(cls, inputs: Inputs, target: Array) -> Array:
@@ -85,11 +90,12 @@ class Farseer(FormulaLaw):
         nodes = np.linspace(first, last, 3)
         from_middle = nodes - nodes[1]
         from_reference = nodes - np.log(cls.N_0)
-        tokens = {**inputs, "D": cls.TOKENS * inputs["D"]}
+        D = cls.TOKENS * inputs["D"]
+        in_tokens = {**inputs, "D": D}
         points = []
         for decay, change in itertools.product(DECAYS, CHANGES):
             log_decay = np.log(decay) + change * from_middle
-            log_scale, log_floor = _terms_at(nodes, log_decay, tokens, target)
+            log_scale, log_floor = _terms_at(nodes, log_decay, in_tokens, target)
             point = [
                 *through(from_reference, log_decay),
                 *through(from_reference, log_scale),
@@ -100,11 +106,14 @@ class Farseer(FormulaLaw):
 
     def predict(self, N: Any, D: Any) -> Any:
         """Predict the loss for N parameters and D tokens."""
-        log_size = np.log(N / self.N_0)
+        size = N / self.N_0
+        log_size = np.log(size)
+        log_tokens = np.log(self.TOKENS * D)
         log_decay = self.u1 + self.v1 * bent(log_size, self.alpha)
         log_scale = self.u2 + self.v2 * bent(log_size, self.beta)
         log_floor = self.u3 + self.v3 * bent(log_size, self.gamma)
-        of_data = log_scale - np.exp(log_decay) * np.log(self.TOKENS * D)
+        decay = np.exp(log_decay)
+        of_data = log_scale - decay * log_tokens
         return np.exp(log_floor) + np.exp(of_data)
 
     def published(self) -> dict[str, Any]:
@@ -134,9 +143,11 @@ def refer_to(N_0: float, tokens_in_one: float) -> type[Farseer]:
     """Return the law whose coefficients refer to N_0 parameters, for a grid that counts tokens by so many at once."""
     if (N_0, tokens_in_one) == (Farseer.N_0, Farseer.TOKENS):
         return Farseer
-    formula = Farseer.FORMULA.replace("N/1e9", f"N/1e{np.log10(N_0):.0f}")
+    size = f"1e{np.log10(N_0):.0f}"
+    formula = Farseer.FORMULA.replace("N/1e9", f"N/{size}")
     if tokens_in_one > 1:
-        formula = formula.replace("D^-", f"(1e{np.log10(tokens_in_one):.0f} D)^-")
+        tokens = f"1e{np.log10(tokens_in_one):.0f} D"
+        formula = formula.replace("D^-", f"({tokens})^-")
     members = {"N_0": N_0, "TOKENS": tokens_in_one, "FORMULA": formula}
     return cast(type[Farseer], type("Farseer", (Farseer,), members))
 
@@ -145,13 +156,15 @@ def reference_size(N: Array) -> float:
     """Return the size that coefficients refer to: a billion where there are such, else a power of ten in their middle."""
     if N.min() <= Farseer.N_0 <= N.max():
         return Farseer.N_0
-    middle = np.log10(N).mean()
-    return float(10.0 ** np.round(middle))
+    logs = np.log10(N)
+    nearest = np.round(logs.mean())
+    return float(10.0**nearest)
 
 
 def tokens_in_one(D: Array) -> float:
     """Return how many tokens one unit of D is: a million or a billion where the numbers are too small for tokens."""
-    middle = np.exp(np.log(D).mean())
+    logs = np.log(D)
+    middle = np.exp(logs.mean())
     if middle >= FEWEST_TOKENS:
         return 1.0
     return 1e6 if middle >= FEWEST_MILLIONS else 1e9

@@ -3,7 +3,7 @@
     --config=FILE.py[:ARG] --config.model.width=128 --config.opt.clip_norm=none
 
 absl and ml_collections parse most of it. Here are the errors that name the key, `=none`, which unsets an option of any
-type, and `--config.opt.name`, which brings the options of another optimizer.
+type, options that a file has set to a plain None, and `--config.opt.name`, which brings the options of another optimizer.
 """
 
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ class _Overrides:
     """What a command line says and absl cannot parse: kept from `check_arguments` until `frozen`."""
 
     unset: list[str] = dataclasses.field(default_factory=list)
+    untyped: dict[str, Any] = dataclasses.field(default_factory=dict)  # of options whose plain None has no type
     names: list[str] = dataclasses.field(default_factory=list)  # of all options of the config
     # Where --config.opt.name chooses an optimizer, all --config.opt overrides: the flags of the config are parsed for
     # the options of another one.
@@ -39,12 +40,17 @@ class _Overrides:
 
 
 _overrides = _Overrides()
+_left_to_absl: list[str] = []  # by ml_collections, which would look at sys.argv for overrides
 
 
 def define() -> None:
-    """Declare --config (ml_collections config_flags, locked)."""
+    """Declare --config (ml_collections config_flags, locked). The command line goes through `check_arguments` first."""
     config_flags.DEFINE_config_file(
-        "config", None, "FILE.py[:ARG] with get_config(arg); override with --config.a.b=value", lock_config=True
+        "config",
+        None,
+        "FILE.py[:ARG] with get_config(arg); override with --config.a.b=value",
+        lock_config=True,
+        sys_argv=_left_to_absl,
     )
 
 
@@ -83,6 +89,12 @@ def check_arguments(argv: list[str]) -> list[str]:
 
     Raises InputError naming the key that is unknown or the value that is of another type.
     """
+    _left_to_absl[:] = _checked(argv)
+    return list(_left_to_absl)
+
+
+def _checked(argv: list[str]) -> list[str]:
+    """Return what is left to absl, and keep the rest in _overrides."""
     global _overrides
     _overrides = _Overrides()
     given = [match[1] for match in map(CONFIG.fullmatch, argv) if match]
@@ -137,12 +149,18 @@ def _taken(config: ConfigDict, arg: str) -> bool:
     key = match[1]
     value = match[2]
     kind = _kind(config, key)
+    is_untyped = kind is type(None)
+    if is_untyped:
+        kind = _kind(default.get_config(config.get("family", "dense")), key)
     _check_value(key, value, kind)
     if value is not None and value.lower() == "none":
         _overrides.unset.append(key)
         return True
     if _overrides.of_optimizer and key.startswith("opt."):
         _overrides.of_optimizer[key.removeprefix("opt.")] = _parse(value, kind)
+        return True
+    if is_untyped and kind in (int, float, bool, str):
+        _overrides.untyped[key] = _parse(value, kind)
         return True
     return False
 
@@ -193,7 +211,7 @@ def frozen() -> tuple[schema.Run, schema.Execution]:
         default.choose_optimizer(config, _overrides.of_optimizer["name"])
         config.opt.update(_overrides.of_optimizer)
     with config.unlocked(), config.ignore_type():
-        for key in _overrides.unset:
+        for key, value in (dict.fromkeys(_overrides.unset) | _overrides.untyped).items():
             section, _, name = key.rpartition(".")
-            (config[section] if section else config)[name] = None
+            (config[section] if section else config)[name] = value
     return freeze.freeze(config)

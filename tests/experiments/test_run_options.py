@@ -19,7 +19,9 @@ from experiments.training import optimizers
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
 from models.option import option, unmet, when, with_idle_options_unset
+from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
+from tests.support.training import write_config
 
 SECTIONS = {
     "data": Data,
@@ -278,3 +280,15 @@ def test_options_without_effect_are_unset():
 def test_every_option_has_a_line_of_help():
     lacking = [name for name, field in OPTIONS.items() if not field.metadata.get("help")]
     assert not lacking
+
+
+def test_an_option_that_a_file_leaves_at_a_plain_none_can_be_given(tiny, tmp_path):
+    """Its type is that of the default config: a file made from JSON, say, has no types for what is not set."""
+    command = ("experiments.prepare", f"--config={write_config(tiny, tmp_path / 'config.py')}")
+    given = "--config.execution.checkpoint_every_seconds="
+    done = run_command(*command, f"{given}60", "--config.opt.clip_norm=2")
+    assert done.returncode == 0, done.stderr
+    done = run_command(*command, f"{given}often")
+    assert done.returncode == 2 and "checkpoint_every_seconds=often is not a number" in done.stderr
+    done = run_command(*command, f"{given}-1")
+    assert done.returncode == 2 and "execution.checkpoint_every_seconds=-1.0" in done.stderr

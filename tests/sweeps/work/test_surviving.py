@@ -13,7 +13,7 @@ import time
 import pytest
 
 from experiments.alive import hosts, watchdog
-from experiments.cli import InputError
+from experiments.cli import InputError, WorkError
 from experiments.store import record
 from sweeps.executors import local
 from sweeps.study import file
@@ -368,7 +368,7 @@ def test_verify_resume_proves_and_disproves(tiny, tmp_path):
     found = verify_resume.compare(*trainees, 60, True)
     assert not found["bit_exact"] and found["differences"] == [f"metrics row {before}"]
     shutil.rmtree(tmp_path / "w" / "verify_resume" / "killed" / "checkpoints" / "60")
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(WorkError, match="checkpoints/60 cannot be read"):
         verify_resume.compare(*trainees, 60, True)
 
 

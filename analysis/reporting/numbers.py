@@ -10,6 +10,7 @@ from analysis.reporting.checklist import checklist
 from analysis.reporting.page import versions
 from analysis.reporting.rates import Rates
 from analysis.reporting.survey import Survey
+from analysis.writing.strict_json import finite_or_null
 
 SCHEMA = 1
 # Of a fit's JSON: large, or said once for all.
@@ -17,12 +18,12 @@ LEFT_OUT = ("draws", "left_out", "region", "rows_dropped", "command", "data_sha2
 
 
 def numbers(survey: Survey, grid: Grid, command: str) -> dict[str, Any]:
-    """Return NAME.numbers.json: every number of the report, with a schema version."""
+    """Return NAME.numbers.json: every number of the report, with a schema version; what there is not is null."""
     fits = {}
     for name, found in survey.results.items():
         fit = result.to_json(found, grid.sha256, command)
         fits[name] = {key: value for key, value in fit.items() if key not in LEFT_OUT}
-    return {
+    described = {
         "schema": SCHEMA,
         "design": result.judged_verdict(survey[survey.headline]).to_json(),
         "command": command,
@@ -41,6 +42,7 @@ def numbers(survey: Survey, grid: Grid, command: str) -> dict[str, Any]:
         "checklist": [item._asdict() for item in checklist(survey, grid)],
         "versions": versions(),
     }
+    return finite_or_null(described)
 
 
 def _data(survey: Survey, grid: Grid) -> dict[str, Any]:

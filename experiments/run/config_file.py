@@ -151,7 +151,7 @@ def _taken(config: ConfigDict, arg: str) -> bool:
     kind = _kind(config, key)
     is_untyped = kind is type(None)
     if is_untyped:
-        kind = _kind(default.get_config(config.get("family", "dense")), key)
+        kind = _kind(default.get_config(str(config.get("family", "dense"))), key)
     _check_value(key, value, kind)
     if value is not None and value.lower() == "none":
         _overrides.unset.append(key)

@@ -12,7 +12,7 @@ from analysis.solve.optimum import Optimum
 ROUGH = 1e-4  # of the threshold: a step that promises less ends a first refit
 ENOUGH = 1e-6  # the same of the last ones
 RIDGE = 1e-9  # keeps directions that the rows leave open from running away
-RACE_STEPS = 6
+RACE_STEPS = 12  # a fit whose term has vanished is at its end at once, and one that is better may need more
 MOST_STEPS = 80  # of a refit; what has not come to its end goes on when fits are tried again
 RUNNERS = 2
 CANDIDATES = 4

@@ -8,6 +8,7 @@ import pytest
 
 import analysis
 from analysis import laws
+from analysis.fitting.result import FitError
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.base import Law
@@ -20,6 +21,7 @@ from tests.support.planted_laws import PLANTED, parts
 
 NOISE = 0.01
 ROWS = 80
+STARTS = 12  # of two, some laws find no optimum
 COUNT = ("weight", "run", "censored", "questions", "group")
 OF_OBJECTIVE = {"loss": ("huber", "least_squares", "lad"), "residual": ("log", "raw"), "above": (0.3,)}
 OF_SPEC = {
@@ -141,7 +143,9 @@ def test_every_law_has_rows_here():
 def numbers(name: str, columns: Columns, spec: FitSpec) -> np.ndarray:
     """The coefficients and their replicates: what an option that is used changes."""
     law = laws.load(name)
-    found = fitting.fit(columns, law, dataclasses.replace(spec, thorough=False, judge=False, starts=2, bootstrap=2))
+    found = fitting.fit(
+        columns, law, dataclasses.replace(spec, thorough=False, judge=False, starts=STARTS, bootstrap=2)
+    )
     values = [value for value in found.law.__dict__.values() if isinstance(value, float)]
     trees = [float(hash(value)) for value in found.law.__dict__.values() if isinstance(value, str)]
     return np.r_[values, trees, found.objective, found.draws.ravel()]
@@ -154,6 +158,8 @@ def is_used(name: str, columns: Columns, spec: FitSpec, plain: np.ndarray) -> bo
     except InputError as error:
         assert "\n" not in str(error)
         return None
+    except FitError:  # with it these few starts lead to no optimum, and without it they did
+        return True
     return changed.shape != plain.shape or not np.array_equal(changed, plain)
 
 

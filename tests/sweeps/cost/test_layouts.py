@@ -1,6 +1,7 @@
 """Layouts: which are possible, what they are guessed to take, and what makes a program smaller."""
 
 import dataclasses
+import types
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from experiments.benchmarks.chips import load_chips
 from experiments.run.freeze import freeze
 from experiments.run.schema import Execution, Run
 from models.accounting import Dispatch
-from sweeps.cost import guess, layouts, smaller
+from sweeps.cost import compiled, guess, layouts, machines, smaller
 from sweeps.cost.layouts import Layout
 from sweeps.study.grid import cases, nest
 from tests.support.plans import LARGE, SMALL, study_of
@@ -111,3 +112,29 @@ def test_nothing_is_proposed_that_a_run_has_already():
     assert changed.run.model.remat == "offload"
     assert changed.execution.offload == "optimizer"
     assert changed.execution.microbatches == 4
+
+
+def test_what_needs_more_memory_than_what_did_not_fit_is_not_compiled():
+    """Layouts come by their guessed time: of a model that fits nowhere, each that is compiled needs less than the last."""
+    study = study_of(cases(LARGE))
+    cell = study.cells[0]
+    target = machines.target("v5e-16")
+    chip = CHIP
+    asked = []
+
+    class Compiler:
+        """One for which nothing fits."""
+
+        def __init__(self):
+            self.target = target
+
+        def __call__(self, run, layout, execution):
+            asked.append(layout)
+            return types.SimpleNamespace(fits=False, evaluation_bytes=0, checkpoint_bytes=0, peak_bytes=1)
+
+    _, tried = compiled.find_layout(study.cells, Compiler(), chip, 2)
+    guesses = guess.best_guesses(cell.run, 1, cell.run.steps, target.devices, cell.execution, chip)
+    needed = [next(one.bytes for one in guesses if one.layout == layout) for layout in asked]
+    assert len(tried) == len(asked) >= 1
+    assert needed == sorted(set(needed), reverse=True)
+    assert sorted({one.bytes for one in guesses}, reverse=True) != [one.bytes for one in guesses], "some are left out"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import os
 import pathlib
+import signal
 
 # Tests compile far more than they compute, and so do the processes that they start. Plain code from the older emitters
 # takes a third of the time to compile.
@@ -47,6 +48,11 @@ from tests.support.launching import tiny_study, undisturbed  # noqa: E402, F401
 from tests.support.object_store import bucket, emulator, store_folder  # noqa: E402, F401
 from tests.support.slurm import accounting_cluster, slurm, slurm_cluster, slurm_with_limits  # noqa: E402, F401
 from tests.support.training import small_disk  # noqa: E402, F401
+
+# Under nohup, or in a shell's background, signals are ignored, and so they would be by all that a test starts and stops.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Eight for the tests alone: a process that they start has what its user would have.
 jax.config.update("jax_num_cpu_devices", 8)

@@ -13,7 +13,7 @@ from etils import epath
 
 from experiments import files
 from experiments.alive.lease import Process
-from experiments.cli import EXIT_INPUT
+from experiments.cli import EXIT_AGAIN, EXIT_INPUT
 from sweeps.executors.support import slurm_script
 from sweeps.executors.support.event_file import EventFile
 from sweeps.executors.support.log import last_error
@@ -154,10 +154,13 @@ class SlurmWorker:
             return Failure(CLASS_OF_STATE[state.name], f"Slurm job {self.number} is {state.name}")
         if status == NOT_STARTED:
             return NotStarted("node", f"Slurm job {self.number} could not start its worker{self._last_words()}")
+        self._over_since = self._over_since or time.monotonic()
+        is_new = time.monotonic() - self._over_since < LATE_SECONDS
+        if status == EXIT_AGAIN and is_new and not self._stop_asked:
+            return None  # Slurm may be about to queue it again
         if status is not None:
             return status if status <= 128 else 128 - status
-        self._over_since = self._over_since or time.monotonic()
-        if time.monotonic() - self._over_since < LATE_SECONDS:
+        if is_new:
             return None
         if state.name == "COMPLETED":
             return 0

@@ -12,7 +12,7 @@ import time
 from etils import epath
 import pytest
 
-from experiments import files
+from experiments import files, key_values
 from experiments.cli import EXIT_AGAIN, InputError
 from sweeps import executors
 from sweeps.executors.slurm import SlurmExecutor
@@ -51,7 +51,9 @@ class Place:
         interpreter.chmod(0o755)
         self.workdir = epath.Path(root / "a 100% workdir")
         self.workdir.mkdir(exist_ok=True)
-        executor = executors.load(f"slurm:python={interpreter},minutes=5,signal_seconds=0,{options}")
+        usual = {"python": str(interpreter), "minutes": "5", "signal_seconds": "0"}
+        given = key_values.read_pairs(options, "options", "KEY=VALUE", "minutes=5")
+        executor = executors.load(f"slurm:{key_values.write_pairs(usual | given)}")
         assert isinstance(executor, SlurmExecutor)
         self.executor: SlurmExecutor = executor
         self.events: dict[SlurmWorker, list[Event]] = {}
@@ -120,12 +122,12 @@ def place(slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ("slots=0", "slots=0: expected at least 1"),
-        ("minutes=-5", "minutes=-5: expected at least 1"),
-        ("hosts=0", "hosts=0: expected at least 1"),
-        ("cpus=0", "cpus=0: expected at least 1"),
-        ("gpus=-1", "gpus=-1: expected at least 0"),
-        ("mem_gb=-1", "mem_gb=-1: expected at least 0"),
+        ("slots=0", "'slots=0' is too small; expected slots of at least 1"),
+        ("minutes=-5", "'minutes=-5' is too small; expected minutes of at least 1"),
+        ("hosts=0", "'hosts=0' is too small; expected hosts of at least 1"),
+        ("cpus=0", "'cpus=0' is too small; expected cpus of at least 1"),
+        ("gpus=-1", "'gpus=-1' is too small; expected gpus of at least 0"),
+        ("mem_gb=-1", "'mem_gb=-1' is too small; expected mem_gb of at least 0"),
         ("port=99999", "port=99999: expected at most 65535"),
         ("minutes=2,signal_seconds=120", "signal_seconds=120: expected less than minutes=2"),
         ("sbatch=END", "sbatch=END: expected options such as"),
@@ -133,13 +135,14 @@ def place(slurm: Slurm, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
         ("sbatch=--exclusive --nodes=2", "--nodes=2 is not for sbatch= and setup=; expected hosts="),
         ("sbatch=-ofile", "-ofile is not for sbatch= and setup=; the launcher sets it"),
         ("setup=/nowhere.sh", "setup=/nowhere.sh: cannot be read"),
-        ("exclude=n[1", "unknown"),
+        ("exclude=n[1", "'exclude=n[1' has a bracket or quote without its other end"),
+        ("exclude=n[1,3],nope=1", "'nope=1' is no option"),
     ],
 )
 def test_options_that_no_job_could_have_are_one_line(options: str, named: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(slurm_queue, "check_installed", lambda: None)
     with pytest.raises(InputError, match=re.escape(named)):
-        executors.load(f"slurm:{options},exclude=n[1,3],nope=1" if named == "unknown" else f"slurm:{options}")
+        executors.load(f"slurm:{options}")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def told() -> dict[str, str]:
         docstrings = re.findall(r'^\s*"""(.*?)"""', text, re.DOTALL | re.MULTILINE)
         comments = re.findall(r"(?:^|\s)# (.*)$", text, re.MULTILINE)
         found[path] = "\n".join([*docstrings, *comments])
-    for path in [REPOSITORY / "README.md", *REPOSITORY.glob("*/README.md")]:
+    for path in [REPOSITORY / "README.md", *(REPOSITORY / package / "README.md" for package in PACKAGES)]:
         found[str(path.relative_to(REPOSITORY))] = path.read_text()
     return found
 

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import itertools
 import json
-import pathlib
 
 import pytest
 
@@ -16,24 +15,11 @@ from sweeps.work import elsewhere, failures, jobs, retries
 from sweeps.work.populations import Population, each_alone
 from sweeps.work.scheduler import Scheduler
 from sweeps.work.workdir import Node, Workdir
-from tests.support.fake_place import Attempt, Clock, FakePlace, Quiet, write_record
+from tests.support.fake_place import Attempt, FakePlace, Quiet, write_record
 from tests.support.studies import nodes_of
 
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 1, "tokens": 4096}
 FOR_EVER = 10**6  # turns
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    made = Clock()
-    made.install(monkeypatch)
-    return made
-
-
-@pytest.fixture
-def workdir(tmp_path: pathlib.Path, monkeypatch) -> Workdir:
-    monkeypatch.setattr(record, "environment", dict)  # jax would have to be asked
-    return Workdir(tmp_path)
 
 
 def some(count: int) -> list[Node]:

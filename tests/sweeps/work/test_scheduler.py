@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import errno
 import itertools
-import pathlib
 import sys
 
 from etils import epath
@@ -20,23 +19,10 @@ from sweeps.work import retries
 from sweeps.work.populations import Population
 from sweeps.work.scheduler import Scheduler
 from sweeps.work.workdir import Node, Workdir
-from tests.support.fake_place import Attempt, Clock, FakePlace, Quiet, write_record
+from tests.support.fake_place import Attempt, FakePlace, Quiet, write_record
 from tests.support.studies import nodes_of
 
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 1, "tokens": 4096}
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    made = Clock()
-    made.install(monkeypatch)
-    return made
-
-
-@pytest.fixture
-def workdir(tmp_path: pathlib.Path, monkeypatch) -> Workdir:
-    monkeypatch.setattr(record, "environment", dict)  # jax would have to be asked
-    return Workdir(tmp_path)
 
 
 def complete(nodes: list[Node]) -> Attempt:

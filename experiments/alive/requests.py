@@ -14,8 +14,11 @@ Handler = Callable[[int, Any], Any]
 
 
 @contextlib.contextmanager
-def heard(handler: Handler) -> Iterator[None]:
+def heard(handler: Handler, to_the_end: bool = False) -> Iterator[None]:
     """Have `handler` called at a request to stop for as long as a block of code runs; afterwards all is as before.
+
+    `to_the_end`: the process ends with the block. A request that comes while it does is ignored, so that it ends with
+    the status that it has come to, and not by a signal.
 
     SIGHUP stays ignored where it is, as under nohup. Outside the main thread, which alone can hear signals, nothing
     is changed.
@@ -29,7 +32,8 @@ def heard(handler: Handler) -> Iterator[None]:
         yield
     finally:
         for number, before in former.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set from Python
+            afterwards = signal.SIG_IGN if to_the_end else before
+            signal.signal(number, signal.SIG_DFL if afterwards is None else afterwards)  # None: not set from Python
 
 
 def _is_ignored_hangup(number: int) -> bool:

@@ -231,7 +231,7 @@ def serve(options: Options, population: str, workdir: str) -> End:
         raise InputError(f"--population={population}: expected a file named by letters and digits")
     token = os.environ.pop(lease.VARIABLE, "")
     keeper = SliceKeeper(Slice(options, workdir, name), token)
-    hearing = requests.heard(lambda number, _: keeper.cloud.stops.append(number))
+    hearing = requests.heard(lambda number, _: keeper.cloud.stops.append(number), to_the_end=True)
     with hearing, tempfile.TemporaryDirectory(prefix="lossgrid-") as scratch:
         return keeper.live(population, scratch)
 

@@ -239,6 +239,17 @@ def test_one_request_to_stop_saves_and_a_second_deletes_at_once(life: Life, clou
     assert life.end(keeper) == 75
 
 
+def test_requests_to_stop_that_never_end_do_not_end_it_by_a_signal(life: Life, cloud: Cloud):
+    """They come until its last moment, in which it no longer needs them."""
+    cloud.worker(SAVES_WHEN_ASKED)
+    keeper = life.start()
+    until(life.training)
+    while keeper.process.poll() is None:
+        keeper.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    assert life.end(keeper) == 75
+
+
 @pytest.mark.slow
 def test_a_slice_whose_keeper_is_killed_deletes_itself(life: Life, cloud: Cloud):
     """Its worker saves before that. Nobody else does anything."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, cast
 
 from etils import epath
 import pytest
@@ -16,12 +17,13 @@ from experiments import files, key_values
 from experiments.cli import EXIT_AGAIN, InputError
 from sweeps import executors
 from sweeps.executors.slurm import SlurmExecutor
-from sweeps.executors.support import protocol, slurm_queue, slurm_script
+from sweeps.executors.support import protocol, slurm_queue, slurm_script, slurm_worker
 from sweeps.executors.support.event_file import EventFile
 from sweeps.executors.support.protocol import End, Event, Failure, NotStarted
 from sweeps.executors.support.slurm_worker import SlurmWorker
 from sweeps.work.workdir import Workdir
 from tests.support.executors import launch, losses, started
+from tests.support.fake_place import Clock
 from tests.support.slurm import Slurm, failing_sbatch, until
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
@@ -178,6 +180,44 @@ def test_a_job_ends_as_its_worker_does(place: Callable[..., Place], slurm: Slurm
     assert "error: broken" in here.log(second)
     assert not list((here.workdir / "slurm").glob("*/job")), "nothing that only a running job needs"
     until(lambda: not slurm("squeue", "--noheader"))
+
+
+class ScriptedQueue:
+    """Says of a job what it is told to: when the real Slurm queues a job again cannot be held."""
+
+    def __init__(self) -> None:
+        self.name = "COMPLETED"
+
+    def look(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def state(self, number: str) -> slurm_queue.State:
+        return slurm_queue.State(self.name)
+
+
+@pytest.mark.parametrize("queued_again", [True, False])
+def test_a_worker_that_saved_is_not_over_before_slurm_has_had_time_to_queue_it_again(
+    queued_again: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """For a moment Slurm calls a preempted job over; its runs are not to be given to another one by then."""
+    clock = Clock()
+    monkeypatch.setattr(slurm_worker, "time", clock)
+    queue = ScriptedQueue()
+    (tmp_path / "exit").write_text(str(EXIT_AGAIN))
+    log = str(tmp_path / "log")
+    job = slurm_script.Job("a job", str(tmp_path), log, (), token="", directives=(), setup=(), hosts=1, cpus=1)
+    worker = SlurmWorker(cast(Any, queue), job)
+    worker.number = "7"
+    assert worker.poll() is None
+    clock.sleep(slurm_worker.LATE_SECONDS / 2)
+    if queued_again:
+        queue.name = "PENDING"
+        assert worker.poll() is None
+        queue.name = "COMPLETED"
+        assert worker.poll() is None, "it waits anew"
+    clock.sleep(slurm_worker.LATE_SECONDS)
+    assert worker.poll() == EXIT_AGAIN
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from experiments.cli import AgainError, InputError
 from experiments.store import record
 from sweeps.executors.support.protocol import Failure, NotStarted
 from sweeps.study.grid import cases, over, product
-from sweeps.work import retries
+from sweeps.work import jobs, retries, scheduler
 from sweeps.work.populations import Population
 from sweeps.work.scheduler import Scheduler
 from sweeps.work.workdir import Node, Workdir
 from tests.support.fake_place import Attempt, FakePlace, Quiet, write_record
 from tests.support.studies import nodes_of
 
+SLOW_START = 1.5  # seconds
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 1, "tokens": 4096}
 
 
@@ -77,6 +78,26 @@ def test_a_place_that_never_has_a_worker_ends_the_launch_and_no_run(clock, workd
     with pytest.raises(InputError, match="a1000"):
         Scheduler(workdir, place, each_alone(nodes), Quiet()).run()
     assert statuses(workdir, nodes) == ["waiting"] * 2 and not list(workdir.root.glob("runs/*/claim.json"))
+
+
+def test_workers_that_are_slow_to_start_hold_up_no_heartbeat(clock, workdir, monkeypatch):
+    """There is room for all of them at once, and each start takes longer than a turn."""
+    nodes = nodes_of(product(cases(SMALL), over("seed", *range(1, 31))))
+    beats = [clock.now]
+    beat = workdir.claims.beat
+
+    def noted(fingerprints):
+        beats.append(clock.now)
+        return beat(fingerprints)
+
+    def attempts(nodes: list[Node]) -> Attempt:
+        clock.sleep(SLOW_START)
+        return dataclasses.replace(complete(nodes), turns=1000)
+
+    monkeypatch.setattr(workdir.claims, "beat", noted)
+    assert Scheduler(workdir, FakePlace(30, workdir, nodes, attempts), each_alone(nodes), Quiet()).run()
+    longest = max(later - earlier for earlier, later in itertools.pairwise(beats))
+    assert len(beats) > 5 and longest < jobs.HEARTBEAT_SECONDS + scheduler.START_SECONDS + 2 * SLOW_START
 
 
 def test_ends_that_a_place_knows_of(clock, workdir):

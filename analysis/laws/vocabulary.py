@@ -84,10 +84,10 @@ class VocabularyLoss(FormulaLaw):
     SOURCE: ClassVar[str] = f"{SOURCE}, approach 3"
     ROLES: ClassVar[tuple[str, ...]] = ("N_nv", "N_v", "D", "loss")
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {
-        "N_nv": Role("parameters beside the vocabulary's", ("N_nv", "params_non_vocab")),
-        "N_v": Role("parameters of the vocabulary, its size times the width", ("N_v", "params_vocab")),
+        "N_nv": Role("parameters beside the vocabulary's", ("N_nv", "params_non_vocab", "params_no_embed")),
+        "N_v": Role("parameters of the vocabulary, its size times the width", ("N_v", "params_vocab", "params_embed")),
         "V": Role("vocabulary size", ("V", "vocab_size", "vocab")),
-        "H": Role("training characters", ("H", "characters")),
+        "H": Role("training characters", ("H", "characters", "text_bytes")),
     }
     SIGNED: ClassVar[tuple[str, ...]] = ("loss",)
     INPUTS: ClassVar[tuple[tuple[str, ...], ...]] = (("N_nv", "N_v", "D"), ("N_nv", "C"))

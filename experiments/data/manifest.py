@@ -67,6 +67,10 @@ class Manifest:
         identity = [SCHEMA, streams, self.tokenizer_sha256, self.vocab_size, self.separator, dict(self.options)]
         return digest(identity)
 
+    def text_bytes(self, tokens: int) -> int:
+        """Return the bytes of training text that so many tokens stand for, on average."""
+        return round(tokens * self.train.bytes / self.train.tokens)
+
     def open(self, name: str) -> np.ndarray:
         """Open a read-only memory map of one of the files, checked by its size.
 

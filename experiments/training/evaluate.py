@@ -18,6 +18,8 @@ class Result:
     """Mean nats per held-out token. The standard error takes sequences, not tokens, as independent.
 
     corpus_losses: mean nats of each corpus by itself, where there are several; nan where none of it was sampled.
+    loss_unigram_normalised: loss_nats minus the unigram entropy of the training tokens, by which losses of different
+    tokenizers compare (Tao et al. 2024, arXiv 2407.13623, equation 4); None where there are several corpora.
     """
 
     loss_nats: float
@@ -25,6 +27,7 @@ class Result:
     bits_per_byte: float
     eval_tokens: int
     corpus_losses: tuple[float, ...] = ()
+    loss_unigram_normalised: float | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class HeldOut:
         self.sequence_count = min(len(holdout), wanted)
         self.corpus = holdout.corpus[: self.sequence_count]
         self._corpora = len(manifests)
+        self._unigram_nats = manifests[0].unigram_entropy_nats if len(manifests) == 1 else None
         self._seq_len = run.seq_len
         tokens, text_bytes = holdout[: self.sequence_count]
         self._bytes = int(text_bytes.sum())
@@ -80,6 +84,7 @@ class HeldOut:
             bits_per_byte=bits_per_byte(loss, tokens, self._bytes),
             eval_tokens=tokens,
             corpus_losses=self._corpus_losses(per_token),
+            loss_unigram_normalised=None if self._unigram_nats is None else loss - self._unigram_nats,
         )
 
     def _corpus_losses(self, per_token: np.ndarray) -> tuple[float, ...]:

@@ -279,10 +279,221 @@ class Trial:
         columns: dict[str, Any] = {"steps_done": self.step, "wall_seconds": round(self.seconds, 3)}
         columns |= clock.columns(self.shares)
         columns["lossless"] = lossless.smallest_share(self.manifests)
+        if len(self.manifests) == 1:
+            columns["text_bytes"] = self.manifests[0].text_bytes(self.step * self.run.batch_tokens)
         columns |= lineages.columns(self.lineage)
         if self.spikes:
             columns |= self.spikes.columns()
         return columns
+
+
+def token_dtype(self) -> np.dtype[Any]:
+        """Return the type of its tokens."""
+        return self._batches.dtype
+
+    def stretch(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which records steps [start, stop) take: the first, and one behind the last.
+
+        Steps of a learned growth, before the run's own, are negative.
+        """
+        steps = stop - start
+        first_batch = start
+        if self.spikes:  # what was left out lies before all steps to come
+            first_batch = self.spikes.batch_of(start)
+        batch = self.run.batch
+        first = self._first_sequence + first_batch * batch
+        return first, first + steps * batch
+
+    def records(self, first: int, end: int) -> np.ndarray:
+        """Return training sequences [end - first, seq_len + 1] by the numbers of their records."""
+        return self._batches.records(first, end)
+
+    def sequences(self, start: int, stop: int) -> np.ndarray:
+        """Return the training sequences of steps [start, stop): [(stop - start) batch, seq_len + 1]."""
+        return self.records(*self.stretch(start, stop))
+
+    def inherited(self, fresh: TrainState) -> TrainState:
+        """Return the state that the run starts from, if it has a parent; `fresh` is the one without."""
+        if self.parent is None:
+            return fresh
+        from experiments.training import growth
+
+        learn_steps = self.run.growth.learn_steps
+
+        def batch(number: int) -> np.ndarray:
+            step = number - learn_steps
+            return self.sequences(step, step + 1)
+
+        return growth.first_state(self.parent, self.run, fresh, batch)
+
+    def added(self) -> dict[str, np.ndarray] | None:
+        """Return what its growth has added, for the masks of programs that have them; None: nothing."""
+        return self.parent.added(self.run) if self.parent else None
+
+    # --- where it stands
+
+    @property
+    def running(self) -> bool:
+        """Say whether it still trains."""
+        return self.status == RUNNING
+
+    @property
+    def steps_left(self) -> int:
+        """Return the steps still to be taken."""
+        return self.run.steps - self.step if self.running else 0
+
+    def _steps_of(self, tokens: int | None) -> int:
+        """Return the steps between two events that come every so many tokens; None: at the end only."""
+        if not tokens:
+            return self.run.steps
+        return max(1, round(tokens / self.run.batch_tokens))
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds spent on it."""
+        return sum(self.shares.values())
+
+    def steps_to_event(self, ahead: int = 0) -> int:
+        """Return the steps to the next evaluation, checkpoint or end, from `ahead` steps behind those done."""
+        if not self.running:
+            return 0
+        step = self.step + ahead
+        execution = self.execution
+        evaluation = self._steps_of(execution.eval_every_tokens)
+        checkpoint = self._steps_of(execution.checkpoint_every_tokens)
+        intervals = [evaluation, checkpoint]
+        if self.spikes:
+            intervals.append(self.spikes.every)
+        next_event = self.run.steps
+        for every in intervals:
+            next_event = min(next_event, (step // every + 1) * every)
+        return max(0, next_event - step)
+
+    def is_at_event(self) -> bool:
+        """Say whether something is due at this step that has not been done."""
+        if not self.running:
+            return not self.recorded
+        if self.step == self.looked_at:
+            return False
+        return self.is_due(self.execution.eval_every_tokens) or self.is_save_due()
+
+    def is_save_due(self) -> bool:
+        """Say whether its state is to be saved at this step: a checkpoint is due, or a spike may lead back to it."""
+        if self.spikes and self.step % self.spikes.every == 0:
+            return True
+        return self.is_due(self.execution.checkpoint_every_tokens)
+
+    def is_due(self, tokens: int | None) -> bool:
+        """Say whether something that happens every so many tokens, and at the end, happens now."""
+        if self.step == self.run.steps:
+            return True
+        return bool(tokens and self.step and self.step % self._steps_of(tokens) == 0)
+
+    # --- what it remembers with a checkpoint
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Return what a checkpoint has to remember besides the state."""
+        notes: dict[str, Any] = {"seconds": self.seconds, "shares": dict(self.shares)}
+        if self.spikes:
+            notes["spikes"] = self.spikes.notes()
+        return notes
+
+    def recall(self, step: int, notes: Mapping[str, Any]) -> None:
+        """Go on from the checkpoint of a step."""
+        self.step = self.saved_step = step
+        # Checkpoints of before do not know what their seconds were spent on.
+        unknown = {clock.REST: notes["seconds"]}
+        self.shares = clock.nothing() | notes.get("shares", unknown)
+        if self.spikes:
+            self.spikes.recall(notes.get("spikes", {}))
+
+    def rewind(self, step: int, notes: Mapping[str, Any], spike: int) -> None:
+        """Go back to the checkpoint of a step, and leave out the batches from there to the spike's."""
+        assert self.spikes
+        # The checkpoint may be older than what was left out before, and time has passed since.
+        spikes = self.spikes
+        rewinds = spikes.rewinds
+        left_out = spikes.ranges
+        shares = self.shares
+        self.recall(step, notes)
+        spikes.rewinds = rewinds
+        spikes.ranges = left_out
+        self.shares = shares
+        spikes.skip(step, spike)
+        self.looked_at = step
+        self.metrics.rewind(step)
+
+    # --- what its losses say
+
+    def find_spike(self, first: int, losses: np.ndarray) -> int | None:
+        """Return the step (0-based) of a loss spike that the run is to go back from, or None.
+
+        `losses`: of steps first, first + 1, …
+        """
+        if self.spikes is None:
+            return None
+        values = losses.tolist()
+        seen = 0
+        while (position := self.spikes.find(values[seen:])) is not None:
+            seen += position + 1
+            spike = first + seen - 1
+            start = self.spikes.rewind_step(spike)
+            if self._has_text_for(spike + 1 - start):
+                return spike
+            # It stays. What comes behind it is looked at all the same, or it would matter how many steps come at a time.
+        return None
+
+    def _has_text_for(self, batches: int) -> bool:
+        """Say whether there is text to put in the place of so many batches that would be left out."""
+        assert self.spikes
+        read_batches = self.run.steps + self.spikes.left_out + batches
+        sequences = self._first_sequence + read_batches * self.run.batch
+        try:
+            check_enough(self.manifests, self.run.data, sequences * self.run.seq_len, self.run.seq_len)
+        except InputError:
+            return False
+        return True
+
+    def log(self, first: int, metrics: Mapping[str, np.ndarray], tokens_per_second: float) -> None:
+        """Write the rows of steps first+1, first+2, …; note a loss that is not finite."""
+        for i, loss in enumerate(metrics["loss"]):
+            step = first + i + 1
+            is_finite = math.isfinite(loss)
+            if _is_logged(step, self.run.steps, self.execution.log_every_steps) or not is_finite:
+                row = {"step": step, "tokens": step * self.run.batch_tokens}
+                row |= {name: float(values[i]) for name, values in metrics.items()}
+                row |= {"tokens_per_second": round(tokens_per_second, 1), "seconds": round(self.seconds, 3)}
+                row |= clock.columns(self.shares)
+                self.metrics.append(row)
+            if not is_finite:
+                self.status = "diverged"
+                self.step = step
+                return
+
+    def log_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Write the row of an evaluation at this step."""
+        tokens = self.step * self.run.batch_tokens
+        self.metrics.append_evaluation({"step": self.step, "tokens": tokens, **row})
+
+    def columns(self) -> dict[str, Any]:
+        """Return columns of its record: how far it has come, what its time was spent on, what it left out."""
+        columns: dict[str, Any] = {"steps_done": self.step, "wall_seconds": round(self.seconds, 3)}
+        columns |= clock.columns(self.shares)
+        columns["lossless"] = lossless.smallest_share(self.manifests)
+        if len(self.manifests) == 1:
+            columns["text_bytes"] = self.manifests[0].text_bytes(self.step * self.run.batch_tokens)
+        columns |= lineages.columns(self.lineage)
+        if self.spikes:
+            columns |= self.spikes.columns()
+        return columns
+
+    def _text_bytes(self) -> int | None:
+        """Return how many bytes of text it has read, on average of its corpus; None where there are several."""
+        if len(self.manifests) > 1:
+            return None
+        train = self.manifests[0].train
+        return round(self.step * self.run.batch_tokens * train.bytes / train.tokens)
 
 
 def token_dtype(trials: Sequence[Trial]) -> np.dtype[Any]:

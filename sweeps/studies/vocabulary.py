@@ -15,14 +15,14 @@ from sweeps.study.grid import Grid, chain, derive, over, product, tag, tags_over
 
 SIZES = {"full": ("bytes", "bpe:512", "bpe:1024", "bpe:2048", "bpe:4096"), "smoke": ("bytes", "bpe:400")}
 WIDTHS = {"full": (16, 32, 48), "smoke": (16,)}
-BUDGETS = {"full": 6e10, "smoke": 1e9}
+BUDGETS = {"full": (2e10, 6e10, 1.8e11), "smoke": (1e9,)}
 
 
 def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
     sizes = common.small_models(chosen.family, WIDTHS[chosen.scale])
-    budgets = tags_over("budget_flops", BUDGETS[chosen.scale])
+    budgets = tags_over("budget_flops", *BUDGETS[chosen.scale])
     models = product(common.settings(chosen.scale), budgets, sizes)
     every_size = product(models, over("data.tokenizer", *SIZES[chosen.scale]))
     best_size = derive(models, "data.tokenizer", rules.tao_tokenizer)

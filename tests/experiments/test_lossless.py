@@ -101,7 +101,7 @@ def test_the_smallest_share_of_a_mixture_counts(here: pathlib.Path):
     assert manifest.load(made[0].directory).lossless == made[0].lossless
 
 
-def test_the_share_is_a_column_of_the_record(here: pathlib.Path, tmp_path: pathlib.Path):
+def test_what_is_known_of_text_and_tokenizer_are_columns_of_the_record(here: pathlib.Path, tmp_path: pathlib.Path):
     spec = make_tokenizer("lower_case", here)
     data = {"corpus": (str(here / "a.jsonl"),), "holdout": 0.1, "tokenizer": spec, "lossy": True}
     model = {"width": 16, "depth": 1, "heads": 1}
@@ -114,3 +114,6 @@ def test_the_share_is_a_column_of_the_record(here: pathlib.Path, tmp_path: pathl
     written = record.read(epath.Path(tmp_path) / "record.json")
     assert written["columns"]["lossless"] == made.lossless
     assert made.lossless not in (None, 1)
+    columns = written["columns"]
+    assert columns["loss_unigram_normalised"] == columns["loss_nats"] - made.unigram_entropy_nats
+    assert columns["text_bytes"] == round(512 * made.train.bytes / made.train.tokens)

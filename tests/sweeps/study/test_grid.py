@@ -160,6 +160,8 @@ RESULTS = [
     "rewinds",
     "batches_left_out",
     "lossless",
+    "text_bytes",
+    "loss_unigram_normalised",
     "seconds_step",
     "censored",
 ]

@@ -1,13 +1,13 @@
-"""What do more, finer and sparser experts buy at equal compute? Expansion x granularity x sparsity, and the dense model.
+"""What do more, finer and sparser experts buy at equal compute? Expansion x granularity x sparsity x budgets, and the dense model.
 
     python -m sweeps.launch --study=sweeps/studies/experts.py --workdir=runs/experts
 
 Expansion is the size of all experts over that of the dense feed-forward, granularity G the dense size over that of one
 expert (Krajewski et al. 2024), and a token passes through `share` of the dense size: top_k = share x G of experts =
-expansion x G. Every run spends the same training FLOPs, so that sparser ones see more tokens; columns params_total,
+expansion x G. Every run of a budget spends the same training FLOPs, so that sparser ones see more tokens; columns params_total,
 params_active and the tags give what the laws `fine_grained`, `sparsity` and `clark` ask for.
 
-Cost: 32 runs, 2.56e+12 FLOPs.
+Cost: 96 runs, 9.92e+12 FLOPs.
 """
 
 from sweeps.study import common, rules
@@ -18,7 +18,7 @@ EXPANSIONS = {"full": (2, 4, 8), "smoke": (4,)}
 GRANULARITIES = {"full": (1, 2, 4), "smoke": (1, 4)}
 SHARES = {"full": (0.5, 1.0), "smoke": (1.0,)}
 WIDTHS = {"full": (16, 32), "smoke": (16,)}
-BUDGETS = {"full": 8e10, "smoke": 5e8}
+BUDGETS = {"full": (3e10, 8e10, 2e11), "smoke": (5e8,)}
 
 
 def mixtures(scale: str) -> Grid:
@@ -56,7 +56,7 @@ def get_study(argument: str = "") -> Grid:
     alone = tag(cases({"family": "dense", "model.ff": FF}), expansion=1, granularity=1, sparsity=0.0)
     models = chain(tag(alone, group="dense"), tag(mixtures(scale), group="mixture"))
     widths = cases(*map(sizes, WIDTHS[scale]))
-    budgets = tags_over("budget_flops", BUDGETS[scale])
+    budgets = tags_over("budget_flops", *BUDGETS[scale])
     grid = product(common.settings(scale), budgets, widths, models)
     grid = derive(grid, "tokens", rules.tokens_of_budget)
     return common.with_warmup(common.with_small_lr(grid))

@@ -7,7 +7,7 @@ Losses per token of different tokenizers do not compare: look at `bits_per_byte`
 al. 2024, arXiv 2407.13623, law `vocabulary`). Tables count: a budget buys fewer tokens with a larger one. Sizes include
 the one that Tao's rule gives (rule_tokenizer = tao_tokenizer).
 
-Cost: 18 runs, 1.08e+12 FLOPs.
+Cost: 54 runs, 4.68e+12 FLOPs.
 """
 
 from sweeps.study import common, rules

@@ -40,12 +40,15 @@ class Result:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Return what a row of metrics has of it."""
-        return {
+        """Return what a row of metrics has of it: the columns of a grid, behind `eval_`."""
+        row = {
             "eval_loss": self.loss_nats,
             "eval_loss_sem": self.loss_nats_sem,
-            "eval_bits_per_byte": self.bits_per_byte,
         }
+        for name, value in self.columns.items():
+            if name not in ("loss_nats", "loss_nats_sem", "eval_tokens"):
+                row[f"eval_{name}"] = value
+        return row
 
 
 class HeldOut:

@@ -5,6 +5,7 @@ one run, a tag has the value of the first of them, and a column `<tag>_all` list
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import io
 import os
 from typing import Any
@@ -56,8 +57,21 @@ def _run_columns(point: Mapping[str, Any], state: State) -> dict[str, Any]:
         return {}  # written by a version with other options: the name and the status remain
 
 
-def build(workdir: Workdir) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table of a workdir, and a line for each damaged record. Raises InputError without a study.json."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a grid, a dictionary each; the names of their columns in order; a line for each damaged record.
+
+    tags: the names of the columns that the study gave.
+    """
+
+    rows: list[dict[str, Any]]
+    names: list[str]
+    tags: list[str]
+    damaged: list[str]
+
+
+def read(workdir: Workdir) -> Rows:
+    """Read the rows of a workdir's grid. Raises InputError without a study.json."""
     points = workdir.read_study()["points"]
     tags = merge_tags(points)
     first: dict[str, Mapping[str, Any]] = {}
@@ -78,7 +92,16 @@ def build(workdir: Workdir) -> tuple[pd.DataFrame, list[str]]:
         row |= tags[fingerprint]
         row |= _run_columns(point, state)
         rows.append(row)
-    return _frame(rows, _column_names(tags, rows)), damaged
+    tag_names: dict[str, None] = {}
+    for of_run in tags.values():
+        tag_names |= dict.fromkeys(of_run)
+    return Rows(rows, _column_names(tags, rows), list(tag_names), damaged)
+
+
+def build(workdir: Workdir) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table of a workdir, and a line for each damaged record. Raises InputError without a study.json."""
+    found = read(workdir)
+    return table(found.rows, found.names), found.damaged
 
 
 def _column_names(tags: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,7 +114,7 @@ def _column_names(tags: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[
     return list(names)
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], names: list[str]) -> pd.DataFrame:
+def table(rows: Sequence[Mapping[str, Any]], names: list[str]) -> pd.DataFrame:
     """Return rows as a table whose columns have one type each."""
     frame = pd.DataFrame(rows, columns=names)
     if "censored" in frame:

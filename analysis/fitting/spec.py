@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 import dataclasses
+import numbers
+from typing import Any
 
 from analysis.laws.base import Law
 from analysis.solve.objective import Objective
@@ -9,6 +11,27 @@ from experiments.cli import InputError, nearest
 
 RESAMPLE = ("paired", "wild", "residual")
 INTERPOLATIONS = ("quadratic", "cubic", "akima")
+
+
+WHOLE = (numbers.Integral, "a whole number")
+NUMBER = (numbers.Real, "a number")
+TEXT = (str, "a text")
+YES_OR_NO = (bool, "True or False")
+# What the choices of a fit are, for those who make them in Python.
+KINDS: dict[str, tuple[Any, str]] = {
+    "objective": (Objective | None, "an analysis.solve.objective.Objective, such as Objective('huber', 'log', 1e-3)"),
+    "bootstrap": WHOLE,
+    "level": NUMBER,
+    "seed": WHOLE,
+    "interpolation": TEXT,
+    "weighted": YES_OR_NO,
+    "starts": WHOLE,
+    "resample": TEXT,
+    "thorough": YES_OR_NO,
+    "judge": YES_OR_NO,
+    "near_optimum": TEXT,
+    "fixed": (Mapping, "coefficients by name, such as {'E': 1.69}"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +71,12 @@ class FitSpec:
         return self.objective
 
     def __post_init__(self) -> None:
+        for name, (kind, expected) in KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise InputError(f"{name}={value!r}: expected {expected}")
+        if self.starts < 1:
+            raise InputError(f"starts={self.starts}: expected at least 1")
         if self.interpolation not in INTERPOLATIONS:
             hint = nearest(self.interpolation, INTERPOLATIONS, "choice")
             raise InputError(f"--interpolation: {self.interpolation!r} is not an interpolation; {hint}")

@@ -297,6 +297,7 @@ def _full_step(local: Local, theta: np.ndarray, bounds: tuple[np.ndarray, np.nda
     return move, float(np.abs(np.where(free, local.gradient * move, 0.0).sum()))
 
 
+@np.errstate(all="ignore")  # a start at which the formula has no value leads nowhere, and says so by being left behind
 def _minimise_chunk(
     problem: Problem,
     theta: np.ndarray,
@@ -322,8 +323,7 @@ def _minimise_chunk(
         move = shortened(step(local, free, damping[active]), problem.limit)
         woken = _wake(problem, local, free & rested[active, None], weight[active])
         there = np.where(stays, here, np.clip(here + move + woken, low, high))
-        with np.errstate(all="ignore"):
-            trial = problem.expand(there, weight[active], target[active], delta)
+        trial = problem.expand(there, weight[active], target[active], delta)
 
         better = trial.value < local.value
         theta[active[better]] = there[better]

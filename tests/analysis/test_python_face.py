@@ -1,14 +1,17 @@
 """The laws from Python: `import analysis as lab` gives functions, at once, and what they return shows itself."""
 
 import importlib
+import re
 import subprocess
 import sys
+from typing import Any
 
 from matplotlib.figure import Figure
 import pandas as pd
 import pytest
 
 import analysis as lab
+from analysis.fitting.spec import FitSpec
 from analysis.laws import LAWS
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import predict as predicting
@@ -236,3 +239,20 @@ def test_in_a_notebook_bad_input_is_one_line(capsys):
     shell.run_cell("lab.fit('nowhere.csv')")
     said = capsys.readouterr().out.strip().splitlines()
     assert len(said) == 1 and said[0].startswith("InputError: GRID: nowhere.csv does not exist")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"bootstrap": "many"}, "bootstrap='many': expected a whole number"),
+        ({"resample": 20}, "resample=20: expected a text"),
+        ({"level": None}, "level=None: expected a number"),
+        ({"starts": 0}, "starts=0: expected at least 1"),
+        ({"weighted": 1}, "weighted=1: expected True or False"),
+        ({"fixed": 0.3}, "fixed=0.3: expected coefficients by name"),
+        ({"objective": "huber"}, "objective='huber': expected an analysis.solve.objective.Objective"),
+    ],
+)
+def test_a_choice_of_another_type_is_one_line(given: dict[str, Any], said: str):
+    with pytest.raises(InputError, match=re.escape(said)):
+        FitSpec(**given)

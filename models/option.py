@@ -263,7 +263,7 @@ def _allowed(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "True | False"}
-_ITEMS = {str: "texts", int: "whole numbers", float: "numbers"}
+_ITEMS = {str: "texts", int: "whole numbers", float: "numbers", int | None: "whole numbers or None"}
 
 
 def _is_plain(kind: Any) -> bool:

@@ -20,13 +20,14 @@ from experiments.data.order import Order
 from models.errors import InputError
 
 Manifests = Sequence[Manifest]
+COUNTED_AT_ONCE = 1 << 20  # records, whose places take some bytes each
 
 
 class Mixture:
     """Record counts and shares of a mixture, for one record length.
 
-    `whole` counts the records of each corpus, `rows` those that a run may train on, `weights` are the shares of the
-    corpora as integers. Raises InputError for a mixture that cannot be.
+    `whole` counts the records of each corpus, `rows` those that a run may train on, `repeats` says whether it may read
+    them again, `weights` are the shares of the corpora as integers. Raises InputError for a mixture that cannot be.
     """
 
     def __init__(self, manifests: Manifests, data: Data, seq_len: int):
@@ -39,25 +40,30 @@ class Mixture:
             raise InputError(
                 f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again"
             )
-        tokens = [manifest.train.tokens for manifest in manifests]
-        self.whole = [record_count(count, seq_len) for count in tokens]
-        self.weights = _integers(data.weights or tokens)
+        there = [manifest.train.tokens for manifest in manifests]
+        self.whole = [record_count(count, seq_len) for count in there]
+        self.weights = _integers(data.weights or there)
         self.rows = list(self.whole)
+        # Which parts may be read again.
+        self.repeats = [data.unique_tokens is not None] * len(there)
         if data.unique_tokens is not None:
-            self._repeat(manifests, data.unique_tokens, seq_len)
+            total = sum(self.weights)
+            shares = [data.unique_tokens * weight // total for weight in self.weights]
+            self._leave(shares, f"data.unique_tokens={data.unique_tokens}", manifests, seq_len)
+        elif data.unique:
+            self.repeats = [tokens is not None for tokens in data.unique]
+            self._leave(data.unique, f"data.unique={data.unique!r}", manifests, seq_len)
 
-    def _repeat(self, manifests: Manifests, unique_tokens: int, seq_len: int) -> None:
-        """Leave of each corpus its share of so many tokens."""
-        total = sum(self.weights)
-        shares = [unique_tokens * weight // total for weight in self.weights]
-        self.rows = [share // seq_len for share in shares]
+    def _leave(self, unique: Sequence[int | None], said: str, manifests: Manifests, seq_len: int) -> None:
+        """Leave of each part its first so many tokens; None: all of it."""
+        for index, tokens in enumerate(unique):
+            if tokens is not None:
+                self.rows[index] = tokens // seq_len
         enough = [some <= there for some, there in zip(self.rows, self.whole, strict=True)]
         if not all(enough):
             tokens = [f"{manifest.source} {manifest.train.tokens}" for manifest in manifests]
             sizes = ", ".join(tokens)
-            raise InputError(
-                f"data.unique_tokens={unique_tokens}: more than the corpus holds in this mixture ({sizes} tokens)"
-            )
+            raise InputError(f"{said}: more than the corpus holds in this mixture ({sizes} tokens)")
 
 
 def record_count(tokens: int, seq_len: int) -> int:
@@ -88,23 +94,62 @@ def tokens_available(manifests: Manifests, data: Data, seq_len: int) -> int:
     return min(until_repeat) * seq_len
 
 
+def records_of_parts(weights: Sequence[int], records: int) -> list[int]:
+    """Return how many of a run's first so many records are of each part of a weighted mixture."""
+    counts = []
+    rest = records
+    left = sum(weights)
+    for weight in weights:  # as `_interleave` divides them
+        behind = rest * (left - weight) // left
+        counts.append(rest - behind)
+        rest = behind
+        left = max(left - weight, 1)
+    return counts
+
+
 def check_enough(manifests: Manifests, data: Data, tokens: int, seq_len: int) -> None:
     """Raise InputError when a run would repeat tokens without having asked for it, or a part of a mixture is empty."""
     mixture = Mixture(manifests, data, seq_len)
-    for manifest, rows in zip(manifests, mixture.rows, strict=True):
-        if rows == 0:
-            there = manifest.train.tokens
-            few = min(there, data.unique_tokens or there)
+    for index, manifest in enumerate(manifests):
+        if mixture.rows[index] == 0:
             raise InputError(
-                f"data.corpus {manifest.source!r}: {few} tokens are less than one sequence of {seq_len + 1}"
+                f"data.corpus {manifest.source!r}: {_few(manifest, data, index)} tokens are less than one sequence of"
+                f" {seq_len + 1}"
             )
     if data.unique_tokens is not None:
+        return
+    if data.weights:
+        _check_parts(manifests, data, mixture, tokens, seq_len)
         return
     there = tokens_available(manifests, data, seq_len)
     if tokens > there:
         raise InputError(
             f"tokens={tokens}: the corpus ({', '.join(data.corpus)}) has {there} for sequences of {seq_len}; take fewer"
             f" or add text, or say that it may repeat: data.unique_tokens={there}"
+        )
+
+
+def _few(manifest: Manifest, data: Data, index: int) -> int:
+    """Return the tokens of a corpus that are too few."""
+    there = manifest.train.tokens
+    asked = data.unique[index] if data.unique else data.unique_tokens
+    return min(there, asked or there)
+
+
+def _check_parts(manifests: Manifests, data: Data, mixture: Mixture, tokens: int, seq_len: int) -> None:
+    """Raise InputError when a weighted mixture would read a part again that may be read once only."""
+    needed = records_of_parts(mixture.weights, -(-tokens // seq_len))
+    allowed = list(data.unique or [None] * len(manifests))
+    lacking = []
+    for index, manifest in enumerate(manifests):
+        rows = mixture.rows[index]
+        if needed[index] > rows and not mixture.repeats[index]:
+            lacking.append(f"{needed[index] * seq_len} of {manifest.source!r}, which has {rows * seq_len}")
+            allowed[index] = rows * seq_len
+    if lacking:
+        raise InputError(
+            f"tokens={tokens}: data.weights={data.weights!r} take {' and '.join(lacking)} for sequences of {seq_len};"
+            f" take fewer or add text, or say which part may repeat: data.unique={tuple(allowed)!r}"
         )
 
 
@@ -127,6 +172,7 @@ class Batches:
         mixture = Mixture(manifests, data, seq_len)
         self.batch = batch
         self.seq_len = seq_len
+        self.rows_of_parts = mixture.rows
         self.rows = sum(mixture.rows)  # records per epoch
         weighted = bool(data.weights) and len(manifests) > 1
         self._weights = mixture.weights if weighted else None
@@ -167,6 +213,22 @@ class Batches:
             chosen = corpus == index
             out[chosen] = view[row[chosen]]
         return out
+
+    def counts(self, records: int) -> list[int]:
+        """Return how many of the run's first so many records are of each corpus, those that it reads again included."""
+        if self._weights is not None:
+            return records_of_parts(self._weights, records)
+        epochs, rest = divmod(records, self.rows)
+        counts = [epochs * rows for rows in self.rows_of_parts]
+        if len(counts) == 1:
+            return [records]
+        begun = records - rest
+        for start in range(begun, records, COUNTED_AT_ONCE):
+            stop = min(start + COUNTED_AT_ONCE, records)
+            corpus, _ = self.locate(start, stop)
+            more = np.bincount(corpus, minlength=len(counts))
+            counts = np.add(counts, more).tolist()
+        return counts
 
     def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which corpus and which of its records stand at positions [start, stop) of the run."""

@@ -27,6 +27,7 @@ TOKENIZER_FILE = When(
     {"tokenizer": "tokenizer.json"},
 )
 SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
+WEIGHTED = When("weights", "weights are given", bool, {"corpus": ("a.txt", "b.txt"), "weights": (1.0, 1.0)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +72,18 @@ class Data:
         valid=AT_LEAST_ONE,
         help="train on the first so many tokens only and repeat them; less is a prefix of more",
     )
+    unique: tuple[int | None, ...] = option(
+        (),
+        when=WEIGHTED,
+        help="the same for each corpus by itself: its first so many tokens, repeated as its weight asks; "
+        "None: as much as there is, read once at most",
+    )
 
     def check(self) -> None:
         """Raise InputError, naming the field, when a value cannot be right. Looks at no file."""
         self._check_corpora()
         self._check_weights()
+        self._check_unique()
         check_options(self, "data")
         _check_tokenizer(self.tokenizer)
 
@@ -96,6 +104,22 @@ class Data:
             raise InputError(f"data.weights={self.weights!r}: expected {len(self.corpus)}, one per corpus, or none")
         if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in self.weights):
             raise InputError(f"data.weights={self.weights!r}: expected positive numbers")
+
+    def _check_unique(self) -> None:
+        """Raise InputError for tokens of each corpus that are not positive, not one per corpus, or said twice."""
+        if not self.unique:
+            return
+        if len(self.unique) != len(self.corpus):
+            raise InputError(
+                f"data.unique={self.unique!r}: expected {len(self.corpus)} numbers or None, one per corpus, or none"
+            )
+        if not all(tokens is None or tokens >= 1 for tokens in self.unique):
+            raise InputError(f"data.unique={self.unique!r}: expected positive numbers of tokens, or None")
+        if self.unique_tokens is not None:
+            raise InputError(
+                f"data.unique={self.unique!r} and data.unique_tokens={self.unique_tokens} say the same thing; "
+                "expected one of them"
+            )
 
 
 def _check_tokenizer(spec: str) -> None:

@@ -38,7 +38,9 @@ class Lineage:
 
 def data_key(run: Run, manifests: tuple[str, ...]) -> str:
     """Name what the order of a run's data depends on besides the seed and the length of a sequence."""
-    value = [list(manifests), run.data.weights, run.data.unique_tokens]
+    value: list[Any] = [list(manifests), run.data.weights, run.data.unique_tokens]
+    if run.data.unique:  # so that texts of before it keep their names
+        value.append(run.data.unique)
     text = json.dumps(value)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
+from experiments.data import coverage
 from experiments.data.batches import Batches, _interleave, check_enough, tokens_available
 from experiments.data.holdout import Holdout
 from experiments.data.manifest import load
@@ -312,3 +313,57 @@ def test_holdout_follows_the_weights(here: pathlib.Path):
     held = Holdout(ms, data, L, weights=(1.0, 1.0))
     assert abs(np.count_nonzero(held.corpus == 0) - np.count_nonzero(held.corpus == 1)) <= 1
     assert abs(np.cumsum(held.corpus * 2 - 1)).max() <= 1
+
+
+def test_a_small_part_is_repeated_beside_a_large_one_that_is_read_once(here: pathlib.Path):
+    """The advice of the refusal is to repeat what is short, and it is taken."""
+    ms, data = ready(here, "a.jsonl", "b.jsonl", weights=(3.0, 1.0))
+    whole = [(m.train.tokens - 1) // L for m in ms]
+    tokens = 4 * L * whole[1]  # all of b, and three times as much of a
+    with pytest.raises(InputError, match=rf"data\.unique=\({whole[0] * L}, None\)$") as refusal:
+        check_enough(ms, data, tokens, L)
+    assert "unique_tokens" not in str(refusal.value)
+    ms, mixed = ready(here, "a.jsonl", "b.jsonl", weights=(3.0, 1.0), unique=(20 * L + 3, None))
+    check_enough(ms, mixed, tokens, L)
+    batches = Batches(ms, mixed, L, 8, seed=0)
+    corpus, row = batches.locate(0, 4 * whole[1])
+    assert set(row[corpus == 0]) == set(range(20)), "a prefix, as of unique_tokens"
+    assert sorted(row[corpus == 1]) == list(range(whole[1])), "all of the other once"
+    taken = 4 * whole[1]
+    assert coverage.columns(batches, taken) == {
+        "unique_tokens": (20 + whole[1]) * L,
+        "unique_tokens_part_1": 20 * L,
+        "epochs_part_1": 3 * whole[1] / 20,
+        "unique_tokens_part_2": whole[1] * L,
+        "epochs_part_2": 1.0,
+    }
+    # The next record that the large part would need is one too many.
+    with pytest.raises(InputError, match=rf"take {(whole[1] + 1) * L} of .*which has {whole[1] * L}"):
+        check_enough(ms, mixed, tokens + 4 * L, L)
+    too_many = data_of(here, "a.jsonl", "b.jsonl", weights=(3.0, 1.0), unique=(10**7, None))
+    with pytest.raises(InputError, match=r"data\.unique=\(10000000, None\): more than the corpus holds"):
+        check_enough(ms, too_many, L, L)
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": (2.0, 3.0)}, {"weights": (2.0, 3.0), "unique": (900, 500)}])
+def test_what_is_read_is_counted_as_it_is_read(here: pathlib.Path, options: dict):
+    ms, data = ready(here, "a.jsonl", "b.jsonl", **options)
+    batches = Batches(ms, data, L, 8, seed=1)
+    for records in (0, 1, 7, 100, batches.rows, 2 * batches.rows + 13):
+        corpus, _ = batches.locate(0, records)
+        assert batches.counts(records) == np.bincount(corpus, minlength=2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"unique": (5,)}, r"data\.unique=\(5,\): expected 2 numbers or None, one per corpus"),
+        ({"unique": (0, None)}, r"data\.unique=\(0, None\): expected positive"),
+        ({"unique": (5, None), "unique_tokens": 7}, r"data\.unique=.* and data\.unique_tokens=7 say the same"),
+        ({"unique": (5, None), "weights": ()}, r"data\.unique=.* has an effect only where data\.weights are given"),
+    ],
+)
+def test_unique_tokens_of_parts_that_cannot_be(options: dict, text: str):
+    values = {"corpus": ("a.txt", "b.txt"), "weights": (1.0, 1.0)} | options
+    with pytest.raises(InputError, match=text):
+        Data(**values).check()

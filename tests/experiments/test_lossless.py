@@ -117,3 +117,4 @@ def test_what_is_known_of_text_and_tokenizer_are_columns_of_the_record(here: pat
     columns = written["columns"]
     assert columns["loss_unigram_normalised"] == columns["loss_nats"] - made.unigram_entropy_nats
     assert columns["text_bytes"] == round(512 * made.train.bytes / made.train.tokens)
+    assert columns["unique_tokens"] == 512

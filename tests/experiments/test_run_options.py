@@ -43,6 +43,7 @@ OTHERS: dict[str, Any] = {
     "data.tokenizer": "bpe:300",
     "data.text_field": "body",
     "data.unique_tokens": 500_000,
+    "data.unique": (500_000, None),
     "evaluation.tokens": 1_024,
     "evaluation.weights": (1.0, 2.0),
     "schedule.decay_tokens": 50_000,
@@ -55,6 +56,7 @@ OTHERS: dict[str, Any] = {
 # Options under which others have an effect.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "data.weights": {"data.corpus": ("a.txt", "b.txt")},
+    "data.unique": {"data.corpus": ("a.txt", "b.txt"), "data.weights": (0.5, 0.5)},
     "data.deduplicate": {"data.corpus": ("a.txt",)},
     "data.lossy": {"data.tokenizer": WORDS},
     "data.text_field": {"data.corpus": ("a.txt",)},

@@ -162,6 +162,8 @@ RESULTS = [
     "lossless",
     "text_bytes",
     "loss_unigram_normalised",
+    "unique_tokens",
+    "epochs_part_1",
     "seconds_step",
     "censored",
 ]

@@ -97,8 +97,9 @@ class Grid:
         return numerals.numbers(self.column(name, what), self.decimal)
 
     def words(self, name: str) -> np.ndarray:
-        """Return the column as text."""
-        return self.column(name, name).astype(str).to_numpy()
+        """Return the column as text, empty where there is none."""
+        column = self.column(name, name)
+        return column.astype(str).where(column.notna(), "").to_numpy(dtype=str)
 
 
 def _bare(name: str) -> str:

@@ -40,6 +40,14 @@ def test_a_missing_role_offers_the_one_column_that_a_logger_put_in_a_folder(name
         chosen(frame)
 
 
+@pytest.mark.parametrize("name", ["note", "group", "status", "family"])
+def test_a_column_of_text_may_have_gaps(name):
+    """As formats have in a grid in which some runs are not rounded."""
+    frame = planted.isoflop_frame(noise=0.003, seed=2, budgets=4)
+    frame[name] = ["int4", None] * (len(frame) // 2) + ["int8"] * (len(frame) % 2)
+    assert len(chosen(frame)["N"]) == len(frame)
+
+
 @pytest.mark.parametrize("name", ["run", "run_id", "run_name"])
 def test_rows_of_one_run_are_found_by_the_name_of_their_column(name):
     frame = checkpoints().rename(columns={"run": name})

@@ -7,6 +7,7 @@ the relations between options of several sections.
 import dataclasses
 import math
 
+from experiments.data import tasks
 from experiments.run.schema import Execution, Run
 from models.errors import InputError
 from models.growing.options import Growth
@@ -76,13 +77,14 @@ def _check_growth(run: Run) -> None:
 
 
 def _check_evaluation(run: Run) -> None:
-    """Check that the held-out loss has a standard error, and that its weights belong to the corpora."""
+    """Check that the held-out loss has a standard error, that tasks have names, and that weights belong to the corpora."""
     evaluation = run.evaluation
     if evaluation.tokens < LEAST_SEQUENCES * run.seq_len:
         raise InputError(
             f"evaluation.tokens={evaluation.tokens} must be at least {LEAST_SEQUENCES * run.seq_len}: "
             f"{LEAST_SEQUENCES} sequences of seq_len={run.seq_len}"
         )
+    tasks.entries(evaluation.tasks)
     weights = evaluation.weights
     if not weights:
         return

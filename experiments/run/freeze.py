@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.data import tasks
 from experiments.run.build import build, cast, type_hints
 from experiments.run.check import check
 from experiments.run.schema import SECTIONS, Execution, Run, optimizer_options
@@ -19,11 +20,12 @@ def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
     execution = build(Execution, values.pop("execution", {}), "execution.")
     run = build_run(values)
     check(run, execution)
-    # Some tokenizers are files: they are read once the rest is known to be good.
+    # Some tokenizers are files, and all tasks: they are read once the rest is known to be good.
     from experiments.data.tokenizer import vocab_size
 
     model = run.model.resolve(vocab_size(run.data), run.seq_len)
-    return dataclasses.replace(run, model=model), execution
+    evaluation = dataclasses.replace(run.evaluation, tasks=tasks.resolve(run.evaluation.tasks))
+    return dataclasses.replace(run, model=model, evaluation=evaluation), execution
 
 
 def build_run(values: Mapping[str, Any]) -> Run:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Any
 
+from experiments.data import tasks
 from experiments.data.options import Data
 from experiments.run.schema import Run, Spikes
 from experiments.training import optimizers
@@ -63,7 +64,7 @@ def fingerprint(run: Run, manifests: tuple[str, ...]) -> str:
     for path, value, metadata in leaves(run):
         changes_numbers = metadata.get("numerics", True) and path not in _IN_MANIFEST
         if changes_numbers and not _is_default(path, value, metadata["default"]):
-            options[path] = value
+            options[path] = tasks.identity(value) if path == tasks.OPTION else value
     if run.data.weights and not run.evaluation.weights:
         # Such runs were judged in the shares of data.weights once: those of today have other numbers, and other names.
         options["evaluation.weights"] = "by size"

@@ -15,11 +15,15 @@ from experiments.training import optimizers
 from experiments.training.optimizers import Options
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
-from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, option, when, when_set
+from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, When, option, when, when_set
 
 SEED = Valid("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 PATH = Valid("the path of a folder", lambda value: bool(value.strip()) and "\0" not in value)
 DISPATCH = Valid("at least 1, and at most 100000", lambda steps: 1 <= steps <= 100_000)
+SAMPLES = Valid(
+    "distinct numbers of at least 1", lambda counts: min(counts, default=1) >= 1 and len(set(counts)) == len(counts)
+)
+WITH_TASKS = When("tasks", "tasks names files", bool, {"tasks": ("task.jsonl",)})
 PROJECT = Valid(
     "a project name of letters, digits, . _ and -", lambda value: re.fullmatch(r"[\w.-]{1,128}", value) is not None
 )
@@ -74,6 +78,15 @@ class Evaluation:
     tokens: int = option(65_536, valid=AT_LEAST_ONE, help="at most; fewer when the corpus holds out fewer")
     weights: tuple[float, ...] = option(
         (), help="share of each corpus in what is evaluated; empty: by the size of its held-out text"
+    )
+    tasks: tuple[str, ...] = option(
+        (), help="each FILE.jsonl or NAME=FILE.jsonl: prompts whose answers are scored by their likelihood"
+    )
+    coverage: tuple[int, ...] = option(
+        (10, 100),
+        valid=SAMPLES,
+        when=WITH_TASKS,
+        help="numbers of samples of which one has to be the answer: the columns task_NAME_coverage_K",
     )
 
 

@@ -27,6 +27,7 @@ _TYPES = {"fingerprint": str, "reason": str | None, "run": dict, "manifests": li
 _NUMBERS = {"loss_nats", "steps_done", "wall_seconds", "censored", "batches_left_out"}  # what readers compute with
 # Columns of a record besides the run's options and counts.
 RESULTS = re.compile(
+    r"task_\w+|"
     r"loss_nats|loss_nats_sem|loss_unigram_normalised|loss_part_\d+|bits_per_byte|eval_tokens|lossless|text_bytes|"
     r"steps_done|censored|wall_seconds|unique_tokens|unique_tokens_part_\d+|epochs_part_\d+|"
     r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"

@@ -1,6 +1,6 @@
 """Held-out loss with its standard error, token count and bits per byte."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -20,6 +20,7 @@ class Result:
     corpus_losses: mean nats of each corpus by itself, where there are several; nan where none of it was sampled.
     loss_unigram_normalised: loss_nats minus the unigram entropy of the training tokens, by which losses of different
     tokenizers compare (Tao et al. 2024, arXiv 2407.13623, equation 4); None where there are several corpora.
+    tasks: columns of the tasks (experiments/training/tasks.py).
     """
 
     loss_nats: float
@@ -28,15 +29,16 @@ class Result:
     eval_tokens: int
     corpus_losses: tuple[float, ...] = ()
     loss_unigram_normalised: float | None = None
+    tasks: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, Any]:
         """Return grid columns; those of the corpora are loss_part_1, loss_part_2, …"""
         columns = dataclasses.asdict(self)
-        del columns["corpus_losses"]
+        del columns["corpus_losses"], columns["tasks"]
         for number, loss in enumerate(self.corpus_losses, start=1):
             columns[f"loss_part_{number}"] = loss
-        return columns
+        return columns | dict(self.tasks)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class HeldOut:
         per_token = nats / self._seq_len
         return Result(
             loss_nats=loss,
-            loss_nats_sem=_standard_error(per_token),
+            loss_nats_sem=standard_error(per_token),
             bits_per_byte=bits_per_byte(loss, tokens, self._bytes),
             eval_tokens=tokens,
             corpus_losses=self._corpus_losses(per_token),
@@ -101,7 +103,7 @@ class HeldOut:
         return tuple(losses)
 
 
-def _standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
     """Return the standard error of a mean; nan for that of one value."""
     if len(values) < 2:
         return math.nan

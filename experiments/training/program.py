@@ -185,6 +185,14 @@ class Program:
             nats_KSB = self._evaluate(params, tokens_KSBT, batches_K)
             return hosts.whole(nats_KSB)
 
+    def token_nats(self, params: Any, tokens: Tokens, batches: PerSlot) -> Float[np.ndarray, "K S B L"]:
+        """Return the nats of every token but the first of each sequence, for the first `batches[k]` batches of slot k."""
+        with jax.set_mesh(self.mesh):
+            tokens_KSBT = self._put_tokens(tokens)
+            batches_K = self._put(batches)
+            nats_KSBL = self._token_nats(params, tokens_KSBT, batches_K)
+            return hosts.whole(nats_KSBL)
+
     # --- the compiled functions
 
     def _on_all_devices(self, of_slots: Any) -> Any:
@@ -220,9 +228,18 @@ class Program:
     @functools.cached_property
     def _evaluate(self) -> Any:
         """Return the compiled function that evaluates all trials."""
+        return self._evaluation(self._functions.evaluate)
+
+    @functools.cached_property
+    def _token_nats(self) -> Any:
+        """Return the compiled function that gives the nats of every token: for tasks, of which not all tokens count."""
+        return self._evaluation(self._functions.token_nats)
+
+    def _evaluation(self, of_slots: Any) -> Any:
+        """Compile a function of parameters, tokens and numbers of batches."""
         slots, tokens, state, _ = self._placement
         return jax.jit(
-            self._on_all_devices(self._functions.evaluate),
+            self._on_all_devices(of_slots),
             in_shardings=(state.params, tokens, slots),
             out_shardings=slots,
             compiler_options=compiling.options(self.backend),

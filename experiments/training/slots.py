@@ -137,17 +137,32 @@ class Slots:
         """Return the summed nats of each sequence, for the first `batches_K[k]` batches of slot k."""
         return self._each(self._evaluate_one, params, tokens_KSBT, batches_K)
 
+    def token_nats(self, params: Any, tokens_KSBT: Array, batches_K: Array) -> Float[Array, "K S B L"]:
+        """Return the nats of every token but the first of each sequence, for the first `batches_K[k]` batches of slot k."""
+        return self._each(self._token_nats_of_one, params, tokens_KSBT, batches_K)
+
     def _evaluate_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B"]:
         """Return the nats of every held-out sequence for one trial."""
         evaluate = functools.partial(step.eval_step, self.run, params)
+        return self._by_batch(evaluate, tokens_SBT, batches, ())
 
-        def body(i: Array, nats_SB: Array) -> Array:
+    def _token_nats_of_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B L"]:
+        """Return the nats of every token for one trial."""
+        evaluate = functools.partial(step.token_nats, self.run, params)
+        return self._by_batch(evaluate, tokens_SBT, batches, (self.run.seq_len,))
+
+    def _by_batch(
+        self, evaluate: Callable[[Array], Array], tokens_SBT: Array, batches: Array, shape: tuple[int, ...]
+    ) -> Array:
+        """Return what `evaluate` says of each sequence, an array of `shape`, for the first batches: [S, B, …]."""
+
+        def body(i: Array, nats: Array) -> Array:
             tokens_BT = tokens_SBT[i]
-            nats_B = map_microbatches(evaluate, tokens_BT, self.microbatches)
-            return nats_SB.at[i].set(nats_B)
+            of_batch = map_microbatches(evaluate, tokens_BT, self.microbatches)
+            return nats.at[i].set(of_batch)
 
-        nothing_SB = jnp.zeros(tokens_SBT.shape[:2], jnp.float32)
-        return jax.lax.fori_loop(0, batches, body, nothing_SB)
+        nothing = jnp.zeros((*tokens_SBT.shape[:2], *shape), jnp.float32)
+        return jax.lax.fori_loop(0, batches, body, nothing)
 
     def effective(self, states: TrainState, values: Values) -> Any:
         """Return the parameters that the models compute with, behind the masks of their growth."""

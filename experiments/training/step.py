@@ -153,8 +153,12 @@ def _gradients(
 
 def eval_step(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B"]:
     """Return the summed nats of each sequence."""
+    return token_nats(run, params, tokens_BT).sum(axis=-1)
+
+
+def token_nats(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B L"]:
+    """Return the nats of every token of each sequence but the first."""
     inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
     model = functional.model(run.family, run.model, params)
     x_BLD, _ = model.hidden(inputs_BL)
-    nats_BL = losses.nats(model.readout(), x_BLD, targets_BL, run.loss)
-    return nats_BL.sum(axis=-1)
+    return losses.nats(model.readout(), x_BLD, targets_BL, run.loss)

@@ -35,6 +35,7 @@ SECTIONS = {
 }
 
 WORDS = str(REPOSITORY / "tests" / "support" / "words.json")
+TASKS = str(REPOSITORY / "tests" / "support" / "tasks.jsonl")
 
 # Another value than the default where one cannot be made up.
 OTHERS: dict[str, Any] = {
@@ -46,6 +47,8 @@ OTHERS: dict[str, Any] = {
     "data.unique": (500_000, None),
     "evaluation.tokens": 1_024,
     "evaluation.weights": (1.0, 2.0),
+    "evaluation.tasks": (TASKS,),
+    "evaluation.coverage": (5,),
     "schedule.decay_tokens": 50_000,
     "execution.data_root": "elsewhere",
     "execution.parent_workdir": "elsewhere",
@@ -61,6 +64,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "data.lossy": {"data.tokenizer": WORDS},
     "data.text_field": {"data.corpus": ("a.txt",)},
     "evaluation.weights": {"data.corpus": ("a.txt", "b.txt")},
+    "evaluation.coverage": {"evaluation.tasks": (TASKS,)},
     "schedule.warmup_start": {"schedule.warmup_tokens": 10_000},
     "schedule.decay_tokens": {"schedule.name": "wsd"},
     "schedule.decay_shape": {"schedule.name": "wsd", "schedule.decay_tokens": 10_000},

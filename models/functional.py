@@ -5,15 +5,18 @@ Config of the family. A path joins the names of modules and parameters: "blocks/
 """
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 import types
 from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 import models
+from models.blocks import past
 from models.contract import Output, ParamInfo
 from models.growing.layout import Layout
 
@@ -29,12 +32,13 @@ def by_path(state: Any) -> dict[str, nnx.Variable]:
     return found
 
 
-def merge(graphdef: Any, params: Params) -> Any:
-    """Build a module from its graph definition and its parameters by path."""
+def merge(graphdef: Any, params: Params, caches: Mapping[str, Array] | None = None) -> Any:
+    """Build a module from its graph definition and its parameters by path, and the same of what it remembers."""
     leaves = []
-    for path, value in params.items():
-        names = tuple(path.split("/"))
-        leaves.append((names, nnx.Param(value)))
+    for kind, values in ((nnx.Param, params), (nnx.Cache, caches or {})):
+        for path, value in values.items():
+            names = tuple(path.split("/"))
+            leaves.append((names, kind(value)))
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
@@ -98,3 +102,71 @@ def model(family: str, cfg: Any, params: Params) -> Any:
 def apply(family: str, cfg: Any, params: Params, tokens_BL: Integer[Array, "B L"]) -> Output:
     """Run the model on its parameters."""
     return model(family, cfg, params)(tokens_BL)
+
+
+# --- position by position
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a model remembers of the positions so far, by path. A recurrence's is of one size at every `length`."""
+
+    arrays: dict[str, Any]  # arrays, or in a tree of the same form what there is to say of each
+    length: int = dataclasses.field(metadata={"static": True})  # positions that a sequence has at most
+
+
+@functools.cache
+def _remembering(family: str, cfg: Any, batch: int, length: int) -> tuple[Any, dict[str, Any]]:
+    """Build the model with an empty past, without values: its graph definition, and the variables of the past by path."""
+
+    def make() -> nnx.Module:
+        module = models.load(family).Model(cfg, nnx.Rngs(params=0))
+        past.remember(module, batch, length)
+        return module
+
+    graphdef, remembered, _ = nnx.split(nnx.eval_shape(make), nnx.Cache, ...)
+    return graphdef, by_path(remembered)
+
+
+def start(family: str, cfg: Any, batch: int, length: int) -> State:
+    """Return the state of `batch` sequences before their first position, for at most `length` positions.
+
+    A mixture with a capacity has that of sequences of `length` tokens. Raises InputError, naming the field, for a model
+    that cannot go position by position, or not so far.
+    """
+    cfg.check_decoding(length)
+    _, variables = _remembering(family, cfg, batch, length)
+    arrays = {}
+    for path, variable in variables.items():
+        value = variable.get_value()
+        arrays[path] = jnp.zeros(value.shape, value.dtype)
+    return State(arrays, length)
+
+
+def batch_axes(family: str, cfg: Any, state: State) -> dict[str, int]:
+    """Return by path which axis of a state's arrays is that of the sequences."""
+    _, variables = _remembering(family, cfg, 1, state.length)
+    axes = {}
+    for path, variable in variables.items():
+        own = len(variable.get_metadata()["axes"])
+        axes[path] = len(variable.get_value().shape) - own
+    return axes
+
+
+def decode(
+    family: str, cfg: Any, params: Params, state: State, tokens_BL: Integer[Array, "B L"]
+) -> tuple[Float[Array, "B L V"], State]:
+    """Run the model on the next positions, L of them at most past.MOST_AT_ONCE: their logits, and the state behind them.
+
+    The logits are those of `apply` to all tokens so far, at these positions. For a mixture with a capacity, to a sequence
+    that goes on to the state's length.
+    """
+    batch, number = tokens_BL.shape
+    if number > past.MOST_AT_ONCE:
+        raise ValueError(f"{number} positions at once; expected at most {past.MOST_AT_ONCE}")
+    graphdef, _ = _remembering(family, cfg, batch, state.length)
+    module = merge(graphdef, {path: params[path] for path in param_info(family, cfg)}, state.arrays)
+    output = module(tokens_BL)
+    after = by_path(nnx.state(module, nnx.Cache))
+    return output.logits_BLV, State({path: variable.get_value() for path, variable in after.items()}, state.length)

@@ -86,10 +86,9 @@ def blockwise(
     so that of what is masked only a margin is ever computed. None picks a quarter of the sequence or the window, if that
     is less; at least 64 positions and at most 32 blocks.
     """
-    batch, length, heads, size = q_BLHK.shape
-    groups = k_BMGK.shape[2]
+    length = q_BLHK.shape[1]
     block = block or max(64, -(-length // 32), min(-(-length // 4), window))
-    q_BGRLK = (q_BLHK * scale).reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
+    q_BGRLK = _by_kv_head(q_BLHK * scale, k_BMGK.shape[2])
     k_BGMK = k_BMGK.transpose(0, 2, 1, 3)
     v_BGMK = v_BMGK.transpose(0, 2, 1, 3)
     blocks = []
@@ -101,14 +100,43 @@ def blockwise(
         seen = slice(first, stop)
         blocks.append(_block(q_BGRLK[:, :, :, start:stop], k_BGMK[:, :, seen], v_BGMK[:, :, seen], visible))
     o_BGRLK = jnp.concatenate(blocks, axis=3)
-    return o_BGRLK.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+    return _joined(o_BGRLK)
+
+
+def attend_within(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BMGK: Float[Array, "B M G K"],
+    v_BMGK: Float[Array, "B M G K"],
+    scale: float,
+    visible_BLM: Bool[Array, "B L M"],
+) -> Float[Array, "B L H K"]:
+    """Compute softmax attention to the keys that each query may see, in any order; every query sees at least one."""
+    q_BGRLK = _by_kv_head(q_BLHK * scale, k_BMGK.shape[2])
+    k_BGMK = k_BMGK.transpose(0, 2, 1, 3)
+    v_BGMK = v_BMGK.transpose(0, 2, 1, 3)
+    visible_B11LM = visible_BLM[:, None, None]
+    return _joined(_block(q_BGRLK, k_BGMK, v_BGMK, visible_B11LM))
+
+
+def _by_kv_head(q_BLHK: Array, groups: int) -> Float[Array, "B G R L K"]:
+    """Put the query heads of each key-value head together."""
+    batch, length, heads, size = q_BLHK.shape
+    q_BLGRK = q_BLHK.reshape(batch, length, groups, heads // groups, size)
+    return q_BLGRK.transpose(0, 2, 3, 1, 4)
+
+
+def _joined(o_BGRLK: Array) -> Float[Array, "B L H K"]:
+    """Undo `_by_kv_head`."""
+    batch, groups, each, length, size = o_BGRLK.shape
+    o_BLGRK = o_BGRLK.transpose(0, 3, 1, 2, 4)
+    return o_BLGRK.reshape(batch, length, groups * each, size)
 
 
 def _block(
     q_BGRLK: Float[Array, "B G R L K"],
     k_BGMK: Float[Array, "B G M K"],
     v_BGMK: Float[Array, "B G M K"],
-    visible_LM: Bool[Array, "L M"],
+    visible: Bool[Array, "L M"] | Bool[Array, "B 1 1 L M"],
 ) -> Float[Array, "B G R L K"]:
     """Attention of a block of queries to the keys that it may see."""
     batch, groups, R, length, size = q_BGRLK.shape
@@ -117,7 +145,7 @@ def _block(
     q_BGQK = q_BGRLK.reshape(batch, groups, -1, size)
     scores = jnp.einsum("BGQK,BGMK->BGQM", q_BGQK, k_BGMK, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, R, length, keys)
-    weights = jax.nn.softmax(jnp.where(visible_LM, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1).astype(v_BGMK.dtype)
     weights = weights.reshape(batch, groups, -1, keys)
     out = jnp.einsum("BGQM,BGMK->BGQK", weights, v_BGMK)
     return out.reshape(batch, groups, R, length, size)

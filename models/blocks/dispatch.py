@@ -47,11 +47,18 @@ def choice_slots(tokens: int, top_k: int, experts: int) -> int:
     return min(tokens, max(1, even))
 
 
-def seats(expert_LC: Integer[Array, "L C"], experts: int, count: int, priority: str) -> Integer[Array, "L C"]:
+def seats(
+    expert_LC: Integer[Array, "L C"],
+    experts: int,
+    count: int,
+    priority: str,
+    left_E: Integer[Array, "E"] | None = None,
+) -> Integer[Array, "L C"]:
     """Return the row (expert times `count` plus slot) of each assignment of a sequence; E times `count` if dropped.
 
     Experts are filled in the order of tokens (priority "token", MaxText: causal), or with all first choices before any
-    second ("slot", GShard and Switch: a later token's first choice can drop an earlier token's second).
+    second ("slot", GShard and Switch: a later token's first choice can drop an earlier token's second). `left_E`: slots
+    that earlier positions of the sequence have left, where these are a part of it.
     """
     L, C = expert_LC.shape
     if priority == "slot":
@@ -64,7 +71,8 @@ def seats(expert_LC: Integer[Array, "L C"], experts: int, count: int, priority: 
         place_LC = place_A.reshape(L, C)
     row_LC = expert_LC * count + place_LC
     dropped = experts * count
-    return jnp.where(place_LC < count, row_LC, dropped)
+    left_LC = count if left_E is None else left_E[expert_LC]
+    return jnp.where(place_LC < left_LC, row_LC, dropped)
 
 
 # --- there, and back

@@ -13,7 +13,7 @@ from flax import nnx
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 from models.contract import Role
 from models.mesh import gather
@@ -110,23 +110,29 @@ def normalise(x: Float[Array, "*batch D"], kind: str, eps: float) -> Float[Array
     return (y * jax.lax.rsqrt(square + eps)).astype(x.dtype)
 
 
-def rotary(x_BLHK: Float[Array, "B L H K"], theta: float, size: int | None = None) -> Float[Array, "B L H K"]:
+def rotary(
+    x_BLHK: Float[Array, "B L H K"],
+    theta: float,
+    size: int | None = None,
+    position: Integer[Array, "B L"] | None = None,
+) -> Float[Array, "B L H K"]:
     """Turn by rotary positions in the rotate-half layout (Su et al. 2021).
 
     At position t, dimension i turns with i + K/2 by t theta^(-2i/K). `size` (even) turns only the first so many
-    dimensions of a head, with K = size.
+    dimensions of a head, with K = size. `position`: where the sequences do not begin at 0.
     """
     if size is not None and size < x_BLHK.shape[3]:
-        turned = rotary(x_BLHK[..., :size], theta) if size else x_BLHK[..., :0]
+        turned = rotary(x_BLHK[..., :size], theta, position=position) if size else x_BLHK[..., :0]
         return jnp.concatenate([turned, x_BLHK[..., size:]], axis=-1)
     length = x_BLHK.shape[1]
     size = x_BLHK.shape[3]
     dimension_K = jnp.arange(0, size, 2, dtype=jnp.float32)
     frequency_K = theta ** (-dimension_K / size)
-    position_L = jnp.arange(length, dtype=jnp.float32)
-    angle_LK = position_L[:, None] * frequency_K
-    cos = jnp.cos(angle_LK)[:, None, :]
-    sin = jnp.sin(angle_LK)[:, None, :]
+    if position is None:
+        position = jnp.arange(length)
+    angle = position.astype(jnp.float32)[..., None] * frequency_K
+    cos = jnp.cos(angle)[..., None, :]
+    sin = jnp.sin(angle)[..., None, :]
     # Dimension i of the first half and i of the second are the coordinates of a point that is turned.
     first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     turned_first = first * cos - second * sin

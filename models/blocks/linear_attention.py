@@ -12,9 +12,12 @@ read, V a dimension of a value.
 from collections.abc import Callable
 import math
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
+
+from models.blocks.past import Reached, empty
 
 # Of queries and keys. silu: TransNormerLLM; elu: 1 + elu(x), positive (Katharopoulos et al. 2020).
 FEATURES: dict[str, Callable[[Array], Array]] = {
@@ -144,6 +147,39 @@ def _from_earlier_chunks(
     decay_GRC1 = jnp.exp(log_decay_GR11 * since_start_C[:, None])
     decay_GR1C1 = decay_GRC1[:, :, None]
     return (seen * decay_GR1C1).astype(dtype)
+
+
+class LinearPast(nnx.Module):
+    """The state S of the recurrence, [B, H, K, V] in float32, and how many positions it has seen.
+
+    Heads that share keys and values have decays of their own, and so states of their own.
+    """
+
+    def __init__(self, lead: tuple[int, ...], heads: int, size: int):
+        self.reached = Reached(lead)
+        self.state = empty(lead, {"heads": heads, "head_size": size, "values": size})
+
+    def read(self, q_BLHK: Float[Array, "B L H K"], log_decay_H: Float[Array, "H"]) -> Float[Array, "B L H K"]:
+        """Return what scaled queries of the next positions read of the state, which has decayed until each of them."""
+        since_L = 1 + jnp.arange(q_BLHK.shape[1])
+        decay_LH = jnp.exp(since_L[:, None] * log_decay_H)
+        read_BLHK = jnp.einsum("BLHK,BHKV->BLHV", q_BLHK.astype(jnp.float32), self.state[...])
+        return (read_BLHK * decay_LH[..., None]).astype(q_BLHK.dtype)
+
+    def extend(
+        self, k_BLGK: Float[Array, "B L G K"], v_BLGK: Float[Array, "B L G K"], log_decay_H: Float[Array, "H"]
+    ) -> None:
+        """Move the state behind the next positions."""
+        length = k_BLGK.shape[1]
+        shared = log_decay_H.size // k_BLGK.shape[2]
+        k_BLHK = jnp.repeat(k_BLGK.astype(jnp.float32), shared, axis=2)
+        v_BLHK = jnp.repeat(v_BLGK.astype(jnp.float32), shared, axis=2)
+        until_end_L = length - 1 - jnp.arange(length)
+        decay_LH = jnp.exp(until_end_L[:, None] * log_decay_H)
+        added = jnp.einsum("BLHK,BLHV->BHKV", k_BLHK * decay_LH[..., None], v_BLHK)
+        over_all_H11 = jnp.exp(length * log_decay_H)[:, None, None]
+        self.state[...] = over_all_H11 * self.state[...] + added
+        self.reached.move(length)
 
 
 def flops(heads: int, size: int, chunk: int, seq_len: int) -> tuple[float, float]:

@@ -2,6 +2,10 @@
 
 routing.py has the arithmetic of choosing, moving rows and measuring balance; models/families/moe.py the options, which
 arrive here as `cfg`. Letters of the axes: models/contract.py; W is the state of a recurrent router.
+
+On a mesh, the axis `expert` splits the batch and, at rest, the experts. With a capacity, rows travel to where their
+expert is and back (all-to-all: GShard, Lepikhin et al. 2020); dropless, the experts travel to the tokens as all matrices
+do, so that no imbalance changes a shape or a chip's work.
 """
 
 import functools
@@ -15,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from models.blocks import dispatch, expert_matrices, layers, routing
 from models.blocks.layers import Linear, Mlp, param
 from models.blocks.options import untraced
+from models.blocks.past import empty, leading
 from models.blocks.transformer import Scales
 from models.contract import Role
 from models.mesh.current import constrain
@@ -98,6 +103,20 @@ class Routed(NamedTuple):
     dropped: Float[Array, ""]  # share; see routing.Load
 
 
+class Seated(nnx.Module):
+    """How many assignments of a sequence each expert has had, [B, E]; it has slots for the first `capacity`."""
+
+    def __init__(self, lead: tuple[int, ...], experts: int, capacity: int):
+        self.capacity = capacity
+        self.count = empty(lead, {"router": experts}, jnp.int32)
+
+    def take(self, chosen_BLE: Chosen) -> Integer[Array, "B E"]:
+        """Return how many slots are left, and count the choices of the next positions."""
+        left_BE = self.capacity - self.count[...]
+        self.count[...] += chosen_BLE.sum(axis=1, dtype=jnp.int32)
+        return left_BE
+
+
 class Mixture(nnx.Module):
     """Router, routed experts, shared experts."""
 
@@ -130,6 +149,14 @@ class Mixture(nnx.Module):
             )
         else:
             self.shared = None
+        self.past: Seated | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Count who has a seat with each expert, where there are not seats for all: models/blocks/past.py."""
+        cfg = self.cfg
+        if cfg.mode == "capacity":
+            capacity = dispatch.slots(length, cfg.top_k, cfg.experts, cfg.capacity_factor)
+            self.past = Seated(leading(self.router.out.kernel, batch), cfg.experts, capacity)
 
     def __call__(
         self, x_BLD: Stream, h_BLW: State | None = None, cell: Cell | None = None
@@ -229,13 +256,18 @@ class Mixture(nnx.Module):
         cfg = self.cfg
         B, L, D = x_BLD.shape
         E = cfg.experts
-        count = dispatch.slots(L, cfg.top_k, E, cfg.capacity_factor)
+        if self.past is None:
+            left_BE = None
+            count = dispatch.slots(L, cfg.top_k, E, cfg.capacity_factor)
+        else:
+            left_BE = self.past.take(chosen_BLE)
+            count = min(self.past.capacity, L)
         weights = self._weights(x_BLD.dtype)
 
         # A capacity is of a whole sequence: where positions are split, they are gathered here.
         seats = functools.partial(dispatch.seats, experts=E, count=count, priority=cfg.priority)
         expert_BLC = constrain(expert_BLC, "batch", "attended", "slots")
-        row_BLC = jax.vmap(seats)(expert_BLC)
+        row_BLC = jax.vmap(lambda expert_LC, left_E: seats(expert_LC, left_E=left_E))(expert_BLC, left_BE)
         x_BLD = constrain(x_BLD, "batch", "attended", "width")
         rows = E * count
         take = functools.partial(dispatch.take, rows=rows)

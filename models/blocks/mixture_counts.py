@@ -5,6 +5,7 @@ The options are those of that family, which arrive here as a resolved `cfg`.
 
 from typing import Any, NamedTuple
 
+from models.accounting import transformer_conventions
 from models.blocks import dispatch, expert_matrices
 
 
@@ -58,3 +59,23 @@ def mixture_counts(cfg: Any) -> MixtureCounts:
         cell=cell,
         cell_bias=cell_bias,
     )
+
+
+def chinchilla(cfg: Any, seq_len: int) -> float:
+    """Chinchilla's FLOPs per token of the dense model that a token passes through, and of the gates.
+
+    The gate as epfml/schedules-and-scaling counts it; DeepSeek's formula has no place for experts.
+    """
+    assert cfg.expert_ff is not None and cfg.head_size is not None and cfg.vocab is not None
+    active_ff = cfg.dense_first * (cfg.ff or 0) + cfg.mixed * (cfg.top_k + cfg.shared_experts) * cfg.expert_ff
+    published = transformer_conventions(
+        width=cfg.width,
+        depth=cfg.depth,
+        heads_width=cfg.heads * cfg.head_size,
+        heads=cfg.heads,
+        ff=active_ff / cfg.depth,
+        ff_matrices=3 if cfg.gated else 2,
+        vocab=cfg.vocab,
+        seq_len=seq_len,
+    )
+    return published["chinchilla"] + 3.0 * 3 * cfg.experts * cfg.mixed

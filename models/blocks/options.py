@@ -75,6 +75,18 @@ class Options(Parametrization, Precision):
         self.check_precision()
         check_options(self, "model", most=AXIS_MOST)
 
+    def longest(self, seq_len: int | None) -> int | None:
+        """Return how many positions a sequence has at most, position by position; None: any number.
+
+        `seq_len`: of the training, where it is known.
+        """
+        del seq_len
+        return None
+
+    def check_decoding(self, length: int) -> None:
+        """Raise InputError, naming the fields, where a model cannot go on position by position, or not so far."""
+        del length
+
     def check_parts(self, seq_len: int) -> None:
         """Raise InputError, naming the fields, where a batch in parts would give other numbers than a whole one."""
         for name in ("quant_grad", "quant_saved"):

@@ -2,10 +2,12 @@
 
 import functools
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.blocks.past import empty
 from models.mesh.current import backend
 from models.mesh.exchange import exchange
 
@@ -13,10 +15,22 @@ from models.mesh.exchange import exchange
 Affine = tuple[Array, Array]
 
 
+class LastState(nnx.Module):
+    """The state that a recurrence has come to, [B, R] in float32: all that it needs of the positions before."""
+
+    def __init__(self, lead: tuple[int, ...], size: int):
+        self.state = empty(lead, {"ff": size})
+
+
 def linear_recurrence(
-    decay_BLR: Float[Array, "B L R"], update_BLR: Float[Array, "B L R"], chunk: int | None = None
+    decay_BLR: Float[Array, "B L R"],
+    update_BLR: Float[Array, "B L R"],
+    chunk: int | None = None,
+    past: LastState | None = None,
 ) -> Float[Array, "B L R"]:
     """Return s_t = decay_t s_{t-1} + update_t along L from s_{-1} = 0, elementwise, in the type of its arguments.
+
+    With a `past`, s_{-1} is its state, and it moves on.
 
     `chunk` 0 is one associative scan over the sequence; otherwise chunks of that length go side by side, step by step,
     and are then joined in order. None takes what is faster: on a CPU one chunk, the scan elsewhere. No form divides by a
@@ -26,9 +40,14 @@ def linear_recurrence(
     length = decay_BLR.shape[1]
     if chunk is None:
         chunk = length if backend() == "cpu" else 0
+    if past is not None:
+        first_BR = update_BLR[:, 0] + decay_BLR[:, 0] * past.state[...]
+        update_BLR = update_BLR.at[:, 0].set(first_BR)
     decay_BLR = exchange(decay_BLR, "ff")
     update_BLR = exchange(update_BLR, "ff")
     states_BLR: Array = _recurrence(decay_BLR, update_BLR, min(chunk, length))
+    if past is not None:
+        past.state[...] = states_BLR[:, -1]
     return exchange(states_BLR, "ff", back=True)
 
 

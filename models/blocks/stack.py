@@ -83,7 +83,7 @@ def fold_stack(
     """Carry a tree of arrays through the layers of a `stack` or of several, by scan or unrolled: the same numbers.
 
     `call(layer, carry, *row)` returns the carry of the next layer and what this one reports, a tree; the reports come
-    back stacked over layers. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
+    back stacked over layers. The pasts of layers that have one (models/blocks/past.py) are moved on in `module`. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
     `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "attention" all but what
     attention gives (models/families/dense.py names it), "full" everything from the layer's input, and "offload" the
@@ -97,14 +97,18 @@ def fold_stack(
         unroll = backend() == "cpu" and depth <= UNROLLED
 
     def body(carry: Any, rows: tuple[Any, ...]) -> tuple[Any, Any]:
-        layer, *row = rows
+        values, *row = rows
         if remat == "offload":
             carry = jax.tree.map(lambda x: checkpoint_name(x, "layer"), carry)
-        return call(nnx.merge(graphdef, layer), carry, *row)
+        layer = nnx.merge(graphdef, values)
+        carry, report = call(layer, carry, *row)
+        return carry, (report, nnx.state(layer, nnx.Cache))
 
     if remat != "none":
         body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unroll)
-    return jax.lax.scan(body, carry, (layers, *inputs), unroll=depth if unroll else 1)
+    carry, (reports, pasts) = jax.lax.scan(body, carry, (layers, *inputs), unroll=depth if unroll else 1)
+    nnx.update(module, pasts)  # of layers that have one
+    return carry, reports
 
 
 def _fold_stacks(

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from models.blocks import layers
 from models.blocks.attention import attention
 from models.blocks.layers import Linear, Norm
-from models.blocks.linear_attention import FEATURES, linear_attention, log_decay
+from models.blocks.linear_attention import FEATURES, LinearPast, linear_attention, log_decay
 from models.blocks.options import untraced
+from models.blocks.past import KeyValues, leading, slots
 from models.contract import Role
 from models.mesh.exchange import exchange
 from models.numerics.formats import straight_through
@@ -76,6 +78,17 @@ class Attention(nnx.Module):
         query_axes, key_axes = self._norm_axes()
         self.query_norm = Norm(rngs, query_axes, "rms", cfg.norm_eps) if cfg.qk_norm else None
         self.key_norm = Norm(rngs, key_axes, "rms", cfg.norm_eps) if cfg.qk_norm else None
+        self.past: KeyValues | LinearPast | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Give the layer an empty past: models/blocks/past.py."""
+        cfg = self.cfg
+        lead = leading(self.out.kernel, batch)
+        if cfg.attention == "linear":
+            self.past = LinearPast(lead, cfg.heads, cfg.head_size)
+            return
+        axes = {"kv_heads": cfg.kv_heads, "head_size": cfg.head_size}
+        self.past = KeyValues(lead, slots(length, cfg.window), axes, jnp.dtype(cfg.dtype))
 
     def _norm_axes(self) -> tuple[dict[str, int], dict[str, int]]:
         """Axes of the norms of queries and of keys."""
@@ -100,18 +113,7 @@ class Attention(nnx.Module):
         k_BLGK = straight_through(k_BLGK, cfg.kv_format, -1)
         v_BLGK = straight_through(v_BLGK, cfg.kv_format, -1)
 
-        if cfg.attention == "linear":
-            decay_H = log_decay(cfg.heads, layer, cfg.depth)
-            o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, cfg.score_scale, cfg.chunk)
-        else:
-            o_BLHK = attention(
-                q_BLHK,
-                k_BLGK,
-                v_BLGK,
-                cfg.score_scale,
-                window=cfg.window,
-                kernel=cfg.attention_kernel,
-            )
+        o_BLHK = self._read(q_BLHK, k_BLGK, v_BLGK, layer)
         o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
         o_BLHK = checkpoint_name(o_BLHK, "attention")  # which remat "attention" keeps
 
@@ -120,6 +122,21 @@ class Attention(nnx.Module):
             normalised = layers.normalise(o, "rms", cfg.norm_eps)
             o = normalised * self.gate(x_BLD)
         return self.out(o)
+
+    def _read(self, q_BLHK: Queries, k_BLGK: Keys, v_BLGK: Keys, layer: Integer[Array, ""]) -> Queries:
+        """Return what queries read of the values, of those in the past too."""
+        cfg = self.cfg
+        scale = cfg.score_scale
+        if cfg.attention == "linear":
+            decay_H = log_decay(cfg.heads, layer, cfg.depth)
+            o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, scale, cfg.chunk)
+            if isinstance(self.past, LinearPast):
+                o_BLHK = o_BLHK + self.past.read(q_BLHK * scale, decay_H)
+                self.past.extend(k_BLGK, v_BLGK, decay_H)
+            return o_BLHK
+        if isinstance(self.past, KeyValues):
+            return self.past.attend(q_BLHK, k_BLGK, v_BLGK, scale, cfg.window)
+        return attention(q_BLHK, k_BLGK, v_BLGK, scale, window=cfg.window, kernel=cfg.attention_kernel)
 
     def _queries_and_keys(self, x_BLD: Stream) -> tuple[Queries, Keys]:
         """Project, normalise and turn by the position, as the config says."""
@@ -138,8 +155,9 @@ class Attention(nnx.Module):
             q_BLHK = feature(q_BLHK)
             k_BLGK = feature(k_BLGK)
         if cfg.position == "rope":
-            q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta)
-            k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta)
+            position_BL = None if self.past is None else self.past.reached.next(L)
+            q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, position=position_BL)
+            k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta, position=position_BL)
         return q_BLHK, k_BLGK
 
     def _normalised(self, q: Array, k: Array) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ from models.blocks.layers import Mlp, param
 from models.blocks.linear_attention import FEATURES
 from models.blocks.linear_attention import flops as linear_flops
 from models.blocks.options import AttentionOptions
+from models.blocks.past import Reached
 from models.blocks.residual import PLACEMENTS, Residual
 from models.blocks.transformer import Attention, init_scales
 from models.contract import Output, Role
@@ -154,6 +155,16 @@ class Config(AttentionOptions):
                 f"expected one of {', '.join(known)}"
             )
 
+    def longest(self, seq_len: int | None) -> int | None:
+        """As in all families; and a table of positions ends."""
+        return self.positions if self.position == "learned" else super().longest(seq_len)
+
+    def check_decoding(self, length: int) -> None:
+        """As in all families; and a table of positions ends."""
+        super().check_decoding(length)
+        if self.position == "learned" and length > (self.positions or 0):
+            raise InputError(f"model.positions={self.positions} are fewer than {length}; expected a shorter text")
+
     @property
     def score_scale(self) -> float:
         """Scale of the products of queries and keys: of size sqrt(head_size) before training, head_size once they align."""
@@ -231,6 +242,13 @@ class Model(decoder.Decoder):
         super().__init__(cfg, rngs, runs, cfg.bias)
         table = {"rows": cfg.positions, "columns": cfg.width}
         self.position = param(rngs, Role.EMBED, table, cfg.init_std) if cfg.position == "learned" else None
+        self.past: Reached | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Count positions for their table: models/blocks/past.py."""
+        del length
+        if self.position is not None:
+            self.past = Reached((batch,))
 
     def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
         """Return token embeddings, with learned positions where the config has them."""
@@ -238,7 +256,12 @@ class Model(decoder.Decoder):
         if self.position is None:
             return x_BLD
         table_LD = self.position[...].astype(x_BLD.dtype)
-        return x_BLD + table_LD[: tokens_BL.shape[1]]
+        length = tokens_BL.shape[1]
+        if self.past is None:
+            return x_BLD + table_LD[:length]
+        position_BL = self.past.next(length)
+        self.past.move(length)
+        return x_BLD + table_LD[position_BL]
 
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
         """Run all layers, each told its number from 1."""

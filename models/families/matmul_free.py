@@ -21,7 +21,8 @@ from models.accounting import Accounting
 from models.blocks import decoder, layers, stack
 from models.blocks.layers import Norm, param
 from models.blocks.options import Options
-from models.blocks.recurrence import linear_recurrence
+from models.blocks.past import leading
+from models.blocks.recurrence import LastState, linear_recurrence
 from models.contract import Head, Output, Role
 from models.mesh import gather
 from models.mesh.current import backend, constrain
@@ -274,6 +275,13 @@ class Mlgru(nnx.Module):
         self.gate = linear(rngs, cfg, Role.READS, enter, std, _uniform)
         self.out = linear(rngs, cfg, Role.WRITES, {"ff": D, "embed": D}, std, _uniform)
         self.gate_norm = Norm(rngs, {"norm": D}, "rms", cfg.norm_eps) if cfg.gate_form == "code" else None
+        self.size = D
+        self.past: LastState | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Give the layer an empty past: models/blocks/past.py."""
+        del length
+        self.past = LastState(leading(self.out.norm, batch), self.size)
 
     def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None) -> Stream:
         i_BLD = self.candidate(x_BLD).astype(jnp.float32)
@@ -285,7 +293,7 @@ class Mlgru(nnx.Module):
         if floor_D is not None:
             f_BLD = floor_D + (1 - floor_D) * f_BLD
         new_BLD = jax.nn.silu(i_BLD) * (1 - f_BLD)
-        s_BLD = linear_recurrence(f_BLD, new_BLD)
+        s_BLD = linear_recurrence(f_BLD, new_BLD, past=self.past)
         if self.gate_norm is not None:
             o_BLD = self.gate_norm(g_BLD) * jax.nn.silu(s_BLD)
         else:

@@ -16,7 +16,8 @@ from models.accounting import Accounting
 from models.blocks import decoder, layers
 from models.blocks.layers import Linear, Mlp, Norm
 from models.blocks.options import Options
-from models.blocks.recurrence import linear_recurrence
+from models.blocks.past import leading
+from models.blocks.recurrence import LastState, linear_recurrence
 from models.contract import Role
 from models.mesh.current import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
@@ -60,6 +61,13 @@ class MinGru(nnx.Module):
         self.gate = Linear(rngs, Role.READS, enter, std, quant=cfg.quant)
         self.candidate = Linear(rngs, Role.READS, enter, std, quant=cfg.quant)
         self.out = Linear(rngs, Role.WRITES, leave, out_std, quant=cfg.quant)
+        self.size = cfg.state
+        self.past: LastState | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Give the layer an empty past: models/blocks/past.py."""
+        del length
+        self.past = LastState(leading(self.out.kernel, batch), self.size)
 
     def __call__(self, x_BLD: Stream) -> Stream:
         # The recurrence multiplies many gates: it is float32 whatever the compute type.
@@ -68,7 +76,7 @@ class MinGru(nnx.Module):
         z_BLR = constrain(z_BLR, "batch", "position", "ff")
         c_BLR = self.candidate(x_BLD).astype(jnp.float32)
         c_BLR = constrain(c_BLR, "batch", "position", "ff")
-        h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR)
+        h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR, past=self.past)
         return self.out(h_BLR.astype(x_BLD.dtype))
 
 

@@ -4,10 +4,6 @@ A layer's router gives every token a score for each expert; the token's output i
 that were chosen, plus experts that are always on. The options span OLMoE (softmax, dropless), Switch and GShard
 (capacity), DeepSeek-V3 (sigmoid, shared experts, selection bias, groups), RMoE (a recurrent router across depth) and
 expert choice. models/blocks/mixture.py computes with them.
-
-On a mesh, the axis `expert` splits the batch and, at rest, the experts. With a capacity, rows travel to where their
-expert is and back (all-to-all: GShard, Lepikhin et al. 2020); dropless, the experts travel to the tokens as all matrices
-do, so that no imbalance changes a shape or a chip's work. See models/blocks/mixture.py.
 """
 
 import dataclasses
@@ -17,10 +13,10 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from models.accounting import Accounting, Dispatch, transformer_conventions
+from models.accounting import Accounting, Dispatch
 from models.blocks import dispatch, expert_matrices, layers, routing, stack
 from models.blocks.mixture import Cell, Mixture
-from models.blocks.mixture_counts import expert_rows, mixture_counts
+from models.blocks.mixture_counts import chinchilla, expert_rows, mixture_counts
 from models.blocks.residual import Residual
 from models.blocks.transformer import Attention, init_scales
 from models.contract import Output
@@ -220,6 +216,21 @@ class Config(dense.Config):
                 "would cut; expected execution.microbatches=1, or 'dropless' or 'capacity'"
             )
 
+    def longest(self, seq_len: int | None) -> int | None:
+        """As in all families; and the slots of experts are those of a whole sequence."""
+        others = super().longest(seq_len)
+        return seq_len if self.mode == "capacity" else others
+
+    def check_decoding(self, length: int) -> None:
+        """As in all families; and no choice may wait for later tokens."""
+        super().check_decoding(length)
+        if not self.causal:
+            field = "mode" if self.mode == "expert_choice" else "priority"
+            value = getattr(self, field)
+            raise InputError(
+                f"model.{field}={value!r}: a token's experts depend on later tokens; expected another model"
+            )
+
 
 class Block(nnx.Module):
     """One layer: attention and mixture, each behind a norm and around a residual."""
@@ -339,7 +350,7 @@ def account(cfg: Config, seq_len: int) -> Accounting:
         "shared": 2.0 * mixed * layer.shared,
     }
     attention = sum(base.attention.values())
-    conventions = {"chinchilla": _chinchilla(cfg, seq_len)}
+    conventions = {"chinchilla": chinchilla(cfg, seq_len)}
     if cfg.mode == "capacity":
         padding = matmul["experts"] * (expert_rows(cfg, 1, seq_len) / cfg.top_k - 1)
         conventions["capacity"] = 3 * (sum(matmul.values()) + attention + padding)
@@ -354,26 +365,6 @@ def account(cfg: Config, seq_len: int) -> Accounting:
         conventions=conventions,
         dispatch=Dispatch(params["experts"], cfg.top_k * cfg.capacity_factor) if travels else Dispatch(),
     )
-
-
-def _chinchilla(cfg: Config, seq_len: int) -> float:
-    """Chinchilla's FLOPs per token of the dense model that a token passes through, and of the gates.
-
-    The gate as epfml/schedules-and-scaling counts it; DeepSeek's formula has no place for experts.
-    """
-    assert cfg.expert_ff is not None and cfg.head_size is not None and cfg.vocab is not None
-    active_ff = cfg.dense_first * (cfg.ff or 0) + cfg.mixed * (cfg.top_k + cfg.shared_experts) * cfg.expert_ff
-    published = transformer_conventions(
-        width=cfg.width,
-        depth=cfg.depth,
-        heads_width=cfg.heads * cfg.head_size,
-        heads=cfg.heads,
-        ff=active_ff / cfg.depth,
-        ff_matrices=3 if cfg.gated else 2,
-        vocab=cfg.vocab,
-        seq_len=seq_len,
-    )
-    return published["chinchilla"] + 3.0 * 3 * cfg.experts * cfg.mixed
 
 
 # The family whose models can become mixtures: models/growing/upcycling.py.

@@ -21,6 +21,7 @@ from models.blocks import decoder, layers
 from models.blocks.attention import attention
 from models.blocks.layers import param
 from models.blocks.options import AttentionOptions, untraced
+from models.blocks.past import KeyValues, leading
 from models.contract import Role
 from models.errors import InputError
 from models.mesh.current import constrain
@@ -154,6 +155,13 @@ class Block(nnx.Module):
         self.value = Pattention(rngs, cfg, Role.VALUE, tokens, tau)
         self.out = Pattention(rngs, cfg, Role.WRITES, tokens, tau)
         self.ff = Pattention(rngs, cfg, Role.WRITES, cfg.ff_tokens, cfg.ff_tau)
+        self.past: KeyValues | None = nnx.data(None)
+
+    def remember(self, batch: int, length: int) -> None:
+        """Give the layer an empty past: models/blocks/past.py."""
+        cfg = self.cfg
+        axes = {"kv_heads": cfg.heads, "head_size": cfg.width // cfg.heads}
+        self.past = KeyValues(leading(self.out.key, batch), length, axes, jnp.dtype(cfg.dtype))
 
     def attention(self, x_BLD: Stream) -> Stream:
         """Causal attention whose four projections are Pattention."""
@@ -167,8 +175,9 @@ class Block(nnx.Module):
         q_BLHK = self.query(x_BLD).reshape(by_head)
         k_BLHK = self.key(x_BLD).reshape(by_head)
         v_BLHK = self.value(x_BLD).reshape(by_head)
-        q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned)
-        k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned)
+        position_BL = None if self.past is None else self.past.reached.next(L)
+        q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned, position_BL)
+        k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned, position_BL)
 
         # Where positions are split over devices, attention needs all of them: devices change to a part of the heads.
         q_BLHK = exchange(q_BLHK, "heads", "head_size")
@@ -176,7 +185,10 @@ class Block(nnx.Module):
         v_BLHK = exchange(v_BLHK, "heads", "head_size")
         k_BLHK = straight_through(k_BLHK, cfg.kv_format, -1)
         v_BLHK = straight_through(v_BLHK, cfg.kv_format, -1)
-        o_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, size**-0.5, kernel=cfg.attention_kernel)
+        if self.past is None:
+            o_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, size**-0.5, kernel=cfg.attention_kernel)
+        else:
+            o_BLHK = self.past.attend(q_BLHK, k_BLHK, v_BLHK, size**-0.5, None)
         o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
         return self.out(o_BLHK.reshape(B, L, D))
 

@@ -1,0 +1,87 @@
+"""Position by position, every family gives the logits of its full pass; a recurrence remembers as much at every length."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import functional
+from models.errors import InputError
+from tests.support.families import LENGTH, SMOOTH, VARIANTS, configure, logits, make, tokens
+
+PIECES = (9, 1, 1, 9, 1, 1, 1, 1)
+NOT_CAUSAL = [("moe", "gshard"), ("moe", "expert_choice")]
+QUICK = [
+    ("dense", "gpt2"),
+    ("dense", "lns"),
+    ("dense", "linear"),
+    ("moe", "switch"),
+    ("min_gru", "default"),
+    ("matmul_free", "code"),
+    ("tokenformer", "published"),
+]
+
+
+def cases():
+    for family, variants in VARIANTS.items():
+        for variant in variants:
+            if (family, variant) not in NOT_CAUSAL:
+                marks = () if (family, variant) in QUICK else pytest.mark.slow
+                yield pytest.param(family, variant, marks=marks)
+
+
+@functools.cache
+def step(run):
+    return jax.jit(lambda params, state, x: functional.decode(run.family, run.model, params, state, x))
+
+
+def decoded(run, params, x, pieces, length=LENGTH):
+    """Logits of all positions, from one call for each piece of them."""
+    state = functional.start(run.family, run.model, len(x), length)
+    parts = []
+    for piece in jnp.split(x, np.cumsum(pieces)[:-1], axis=1):
+        part, state = step(run)(params, state, piece)
+        parts.append(part)
+    return jnp.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize(("family", "variant"), cases())
+def test_position_by_position_is_the_full_pass(family, variant):
+    run, params = make(family, variant, **SMOOTH.get(family, {}))
+    x = tokens(3)
+    np.testing.assert_allclose(decoded(run, params, x, PIECES), logits(run, params, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "variant"), NOT_CAUSAL)
+def test_routing_that_looks_ahead_is_refused(family, variant):
+    with pytest.raises(InputError, match=r"model\.(mode|priority)='.*': a token's experts depend on later tokens"):
+        functional.start(family, configure(family, variant).model, 1, LENGTH)
+
+
+def test_a_window_is_kept_in_a_ring():
+    run, params = make("dense", "lns")
+    x = tokens(2, 600)
+    pieces = (256, 256, *[1] * 88)
+    np.testing.assert_allclose(decoded(run, params, x, pieces, 600), logits(run, params, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), [("min_gru", "default"), ("matmul_free", "code"), ("dense", "linear"), ("dense", "lns")]
+)
+def test_what_is_remembered_does_not_grow(family, variant):
+    cfg = configure(family, variant).model
+    sizes = []
+    for length in (1_000, 100_000):
+        state = jax.eval_shape(functools.partial(functional.start, family, cfg, 2, length))
+        sizes.append(sum(array.size for array in state.arrays.values()))
+    assert sizes[0] == sizes[1] > 0
+
+
+def test_a_table_of_positions_ends():
+    cfg = configure("dense", "gpt2").model
+    with pytest.raises(
+        InputError, match=f"model.positions={LENGTH} are fewer than {LENGTH + 1}; expected a shorter text"
+    ):
+        functional.start("dense", cfg, 1, LENGTH + 1)

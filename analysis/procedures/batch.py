@@ -99,21 +99,22 @@ def critical_batches(columns: Columns, spec: FitSpec | None = None) -> Columns:
     return _table(found, file_rows)
 
 
-def three_steps(converged: Columns, tradeoff: Columns, curves: Columns) -> BatchTrajectory:
+def three_steps(converged: Columns | None, tradeoff: Columns, curves: Columns) -> BatchTrajectory:
     """Fit the constants of BatchTrajectory in the three steps of Su et al. 2024, each to runs that suit it.
 
-    1. N_c and alpha_N from the losses of `converged` small models (roles N, loss) on data without end.
+    1. N_c and alpha_N from the losses of `converged` small models (roles N, loss) on data without end. None: there are no
+       such models, and both come from the curves with step 3; the least loss of a run that still falls would do for neither.
     2. B_star and alpha_B from `tradeoff` (roles loss, batch, S): steps to equal losses at several batch sizes.
     3. S_c and alpha_S from loss `curves` (roles N, S, batch, loss), with the steps turned into S_min by step 2.
     A joint fit of BatchTrajectory uses every row for every constant; this shows which runs decide which.
     """
-    least_squares = dataclasses.replace(QUICK, objective=Objective("least_squares", "log"))
-    size = fit_one_formula(converged, KaplanN, least_squares).law
     batches = critical_batches(tradeoff)
-    critical = fit_one_formula(batches, CriticalBatch, QUICK).law
-
-    # BatchTrajectory has (N_c / N)^alpha_N where KaplanN has A_N N^-alpha_N.
-    n_c = size.A_N ** (1 / size.alpha_N)
-    known = {"N_c": n_c, "alpha_N": size.alpha_N} | critical.coefficients()
+    known = fit_one_formula(batches, CriticalBatch, QUICK).law.coefficients()
+    if converged is not None:
+        least_squares = dataclasses.replace(QUICK, objective=Objective("least_squares", "log"))
+        size = fit_one_formula(converged, KaplanN, least_squares).law
+        # BatchTrajectory has (N_c / N)^alpha_N where KaplanN has A_N N^-alpha_N.
+        n_c = size.A_N ** (1 / size.alpha_N)
+        known |= {"N_c": n_c, "alpha_N": size.alpha_N}
     held = dataclasses.replace(QUICK, fixed=known)
     return fit_one_formula(curves, BatchTrajectory, held).law

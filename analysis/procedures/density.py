@@ -16,15 +16,20 @@ from analysis.laws.downstream import Accuracy, AnswerLoss
 
 
 def fit_density(
-    losses: Columns, scores: Columns, spec: FitSpec | None = None, tokens: float = 1e12
+    losses: Columns,
+    scores: Columns,
+    spec: FitSpec | None = None,
+    tokens: float = 1e12,
+    held: Mapping[str, float] | None = None,
 ) -> tuple[Density, Mapping[str, FitResult]]:
     """Fit both steps: reference models as rows (N, D, task_loss), any models as rows (task_loss, accuracy) on one task.
 
-    Returns the measure and the two fits by the law's name.
+    held: coefficients of Accuracy that are known. Returns the measure and the two fits by the law's name.
     """
     spec = spec or FitSpec()
     answer = fit_one_formula(losses, AnswerLoss, spec)
-    accuracy = fit_one_formula(scores, Accuracy, spec)
+    of_scores = dataclasses.replace(spec, fixed={**spec.fixed, **(held or {})})
+    accuracy = fit_one_formula(scores, Accuracy, of_scores)
     measure = Density(answer.law, accuracy.law, tokens)
     return measure, {AnswerLoss.NAME: answer, Accuracy.NAME: accuracy}
 

@@ -1,0 +1,80 @@
+"""How many reference parameters is a model worth? See analysis/laws/density.py."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from analysis.fitting.result import FitResult
+from analysis.fitting.spec import FitSpec
+from analysis.grid.table import Columns
+from analysis.laws.density import Density
+from analysis.procedures.density import fit_density
+from analysis.writing.numbers import human, number
+
+LOSSES = ("N", "D", "task_loss")
+SCORES = ("task_loss", "accuracy", "N")
+MOST_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The measure, the fits it is made of, and each row's score, size, effective size and density."""
+
+    measure: Density
+    fits: Mapping[str, FitResult]
+    row: np.ndarray  # in the file
+    accuracy: np.ndarray
+    N: np.ndarray
+    effective: np.ndarray
+
+    @property
+    def density(self) -> np.ndarray:
+        """Return effective over actual parameters."""
+        return self.effective / self.N
+
+
+def ask(losses: Columns, scores: Columns, tokens: float | None = None, guess: float | None = None) -> Answer:
+    """Measure every row of `scores` (task_loss, accuracy, N) by the reference models of `losses` (N, D, task_loss)."""
+    compared = float(losses["D"].max()) if tokens is None else tokens
+    fixed = {} if guess is None else {"b": guess}
+    measure, fits = fit_density(losses, scores, FitSpec(bootstrap=0), compared, fixed)
+    effective = measure.effective_size(scores["accuracy"])
+    return Answer(measure, fits, scores.row, scores["accuracy"], scores["N"], np.asarray(effective))
+
+
+def lines(answer: Answer) -> list[str]:
+    """Return the answer for people."""
+    told = [f"reference models of {human(answer.measure.tokens)} tokens"]
+    for name, fit in answer.fits.items():
+        coefficients = ", ".join(f"{key} {number(value)}" for key, value in fit.law.coefficients().items())
+        told.append(f"{name}: {coefficients}")
+    density = answer.density
+    for at in range(min(len(density), MOST_SHOWN)):
+        told.append(
+            f"row {answer.row[at]}: accuracy {number(answer.accuracy[at])}, {human(answer.N[at])} parameters, worth "
+            f"{human(answer.effective[at])}: density {number(density[at], 3)}"
+        )
+    if len(density) > MOST_SHOWN:
+        told.append(f"and {len(density) - MOST_SHOWN} more rows, which --json has")
+    unknown = int(np.isnan(density).sum())
+    if unknown:
+        told.append(
+            f"{unknown} rows have no density: a score that is a guess, or beyond what the reference models reach"
+        )
+    return told
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer for JSON."""
+    fits = {name: fit.law.coefficients() for name, fit in answer.fits.items()}
+    return {
+        "tokens": answer.measure.tokens,
+        "fits": fits,
+        "rows": answer.row.tolist(),
+        "accuracy": answer.accuracy.tolist(),
+        "N": answer.N.tolist(),
+        "effective_N": answer.effective.tolist(),
+        "density": answer.density.tolist(),
+    }

@@ -1,0 +1,90 @@
+"""Is what is best here best at the end? Kendall's tau between the orders of variants at each level and at the last."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from analysis.grid.table import Columns, Grid
+from analysis.writing.numbers import counted, number
+from experiments.cli import InputError
+
+FEWEST = 3  # variants that two levels share: of two, an order is a toss of a coin
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """The order at one level beside that at the last. p: of an order as alike by chance; nan where too few are shared."""
+
+    at: float
+    variants: int
+    tau: float
+    p: float
+    is_best_kept: bool  # whether what has the least value here has it at the last level
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is ordered, over what, and every level but the last, the largest of which comes last."""
+
+    of: str
+    over: str
+    last: float
+    levels: tuple[Level, ...]
+
+
+def ask(grid: Grid, columns: Columns, of: str, over: str) -> Answer:
+    """Compare the orders of variants. Several rows of one variant and level count by their mean.
+
+    Raises InputError for fewer than two levels, or fewer than three variants in common with the last.
+    """
+    variant = grid.words(of)[columns.row]
+    level = grid.numbers(over, over)[columns.row]
+    if not np.isfinite(level).all():
+        raise InputError(f"--over={over}: not a number in a row that is used; expected sizes, tokens or steps")
+    values = [_means(variant[level == at], columns["loss"][level == at]) for at in np.unique(level)]
+    places = np.unique(level).tolist()
+    if len(places) < 2:
+        raise InputError(f"--over={over}: {counted(len(places), 'level')}; expected two or more")
+    final = values[-1]
+    levels = [_compared(at, own, final) for at, own in zip(places[:-1], values[:-1], strict=True)]
+    if max(one.variants for one in levels) < FEWEST:
+        raise InputError(
+            f"--of={of}: no level shares {FEWEST} variants with {over}={places[-1]:g}; expected the same ones"
+        )
+    return Answer(of, over, places[-1], tuple(levels))
+
+
+def _means(variant: np.ndarray, value: np.ndarray) -> dict[str, float]:
+    return {name: float(value[variant == name].mean()) for name in dict.fromkeys(variant.tolist())}
+
+
+def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Level:
+    """Compare one level with the last, by the variants that both have."""
+    from scipy.stats import kendalltau
+
+    shared = [name for name in own if name in final]
+    if len(shared) < FEWEST:
+        return Level(at, len(shared), math.nan, math.nan, False)
+    here = [own[name] for name in shared]
+    there = [final[name] for name in shared]
+    found = kendalltau(here, there)
+    is_best_kept = int(np.argmin(here)) == int(np.argmin(there))
+    return Level(at, len(shared), float(found.statistic), float(found.pvalue), is_best_kept)
+
+
+def lines(answer: Answer) -> list[str]:
+    """Return the answer for people."""
+    told = [f"order of {answer.of} at each {answer.over}, beside that at {number(answer.last)}"]
+    for one in answer.levels:
+        kept = "the least is the same" if one.is_best_kept else "another is the least"
+        told.append(
+            f"{answer.over} {number(one.at)}: tau {number(one.tau, 3)} (p {number(one.p, 2)}, {counted(one.variants, 'variant')}), {kept}"
+        )
+    return told
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer for JSON."""
+    return dataclasses.asdict(answer)

@@ -1,0 +1,105 @@
+"""What do others pay for the loss of these runs? See analysis/procedures/growth.py."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from analysis.grid import roles
+from analysis.grid.resolve import parse_roles
+from analysis.grid.roles import Role
+from analysis.grid.table import Columns, Grid
+from analysis.procedures.growth import speedup
+from analysis.trust.interval import Interval
+from analysis.writing.numbers import number, share, span
+from experiments.cli import InputError
+
+ROLES = ("C", "loss")
+OPTIONAL = ("loss_error",)
+OF_ALL_ANCESTORS = "flops_lineage"
+DRAWS = 1_000
+FEWEST_SHARE = 0.5  # of the draws that have to lie within the others' losses for an interval
+
+roles.declare({"loss_error": Role("standard error of the loss", ("loss_error", "loss_nats_sem", "loss_sem"))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The speed-up of each row, nan where its loss lies outside of the others'; intervals where losses have errors."""
+
+    row: np.ndarray  # in the file
+    cost: np.ndarray
+    loss: np.ndarray
+    speedup: np.ndarray
+    intervals: tuple[Interval | None, ...]
+
+
+def with_cost(grid: Grid, columns: str | None) -> str | None:
+    """Return --columns with the cost of all ancestors where it names none: a grown run has paid for its parents."""
+    if OF_ALL_ANCESTORS not in grid or "C" in parse_roles(columns):
+        return columns
+    return ",".join([*([columns] if columns else []), f"C={OF_ALL_ANCESTORS}"])
+
+
+def ask(of: Columns, over: Columns, level: float = 0.9, seed: int = 0) -> Answer:
+    """Return the speed-up of the rows of one set over those of another. Raises InputError where none can be told."""
+    if len(over) < 2:
+        raise InputError(f"--over: {len(over)} row; expected two or more, of several costs")
+    found = _speedups(of["C"], of["loss"], over["C"], over["loss"])
+    if not np.isfinite(found).any():
+        low, high = over["loss"].min(), over["loss"].max()
+        raise InputError(
+            f"loss: {of['loss'].min():.4g} to {of['loss'].max():.4g} lies outside of those compared with, {low:.4g} to "
+            f"{high:.4g}; expected runs on both sides"
+        )
+    intervals = _intervals(of, over, level, seed)
+    return Answer(of.row, of["C"], of["loss"], found, intervals)
+
+
+def _speedups(cost: np.ndarray, loss: np.ndarray, others_cost: np.ndarray, others_loss: np.ndarray) -> np.ndarray:
+    found = [float(speedup(c, end, others_cost, others_loss)) for c, end in zip(cost, loss, strict=True)]
+    return np.array(found)
+
+
+def _intervals(of: Columns, over: Columns, level: float, seed: int) -> tuple[Interval | None, ...]:
+    """Return the interval of each row from the errors of all losses, drawn as independent ones; None without errors."""
+    if "loss_error" not in of or "loss_error" not in over:
+        return (None,) * len(of)
+    stream = np.random.default_rng(seed)
+    draws = []
+    for _ in range(DRAWS):
+        own = of["loss"] + of["loss_error"] * stream.standard_normal(len(of))
+        others = over["loss"] + over["loss_error"] * stream.standard_normal(len(over))
+        draws.append(_speedups(of["C"], own, over["C"], others))
+    by_row = np.array(draws).T
+    intervals = []
+    for values in by_row:
+        known = values[np.isfinite(values)]
+        intervals.append(Interval.of(known, level) if len(known) >= FEWEST_SHARE * DRAWS else None)
+    return tuple(intervals)
+
+
+def lines(answer: Answer) -> list[str]:
+    """Return the answer for people."""
+    known = answer.speedup[np.isfinite(answer.speedup)]
+    told = [f"speed-up at equal loss: {share(float(np.median(known)))} in the middle of {len(known)} rows"]
+    for at, value in enumerate(answer.speedup):
+        said = f"row {answer.row[at]}: cost {number(answer.cost[at])}, loss {number(answer.loss[at])}: "
+        if np.isnan(value):
+            said += "its loss is outside of those compared with"
+        else:
+            said += f"{share(value)} ({span(answer.intervals[at])})"
+        told.append(said)
+    return told
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer for JSON."""
+    intervals = [None if one is None else dataclasses.asdict(one) for one in answer.intervals]
+    return {
+        "rows": answer.row.tolist(),
+        "cost": answer.cost.tolist(),
+        "loss": answer.loss.tolist(),
+        "speedup": answer.speedup.tolist(),
+        "intervals": intervals,
+    }

@@ -3,6 +3,8 @@
     {"prompt": "The capital of France is", "answer": " Paris", "choices": [" Paris", " Rome", " Oslo"]}
 
 A config names each as FILE or NAME=FILE; a frozen run has NAME=FILE#CHECKSUM, of which all but the path is its identity.
+In the place of a file, CORPUS@SORT or CORPUS@SORT:COUNT has so many questions made by the source of a corpus that knows what
+can be asked about its texts.
 The answer follows the prompt without anything between them. Fields besides these three are left to the file's author.
 """
 
@@ -17,11 +19,14 @@ from typing import Any
 
 from etils import epath
 
+from experiments.data import sources
 from models.errors import InputError
 
 OPTION = "evaluation.tasks"  # in messages
 SUFFIX = ".jsonl"
 _NAMED = re.compile(r"(?:(\w+)=)?(.+?)(?:#([0-9a-f]{16}))?")
+_MADE = re.compile(r"(.+)@(\w+)(?::(\d+))?")
+MADE_COUNT = 200  # questions, where CORPUS@SORT does not say how many
 _NAME = re.compile(r"[A-Za-z]\w*")
 
 
@@ -53,10 +58,11 @@ class Entry:
         """Read one entry of the option. Raises InputError for what is none."""
         found = _NAMED.fullmatch(text)
         path = found[2] if found else ""
-        if not path.endswith(SUFFIX):
-            raise InputError(f"{OPTION}={text!r}: expected FILE{SUFFIX} or NAME=FILE{SUFFIX}")
+        made = _MADE.fullmatch(path)
+        if not made and not path.endswith(SUFFIX):
+            raise InputError(f"{OPTION}={text!r}: expected FILE{SUFFIX}, NAME=FILE{SUFFIX} or CORPUS@SORT")
         assert found
-        name = found[1] or os.path.basename(path).removesuffix(SUFFIX)
+        name = found[1] or (made[2] if made else os.path.basename(path).removesuffix(SUFFIX))
         if not _NAME.fullmatch(name):
             raise InputError(
                 f"{OPTION}={text!r}: {name!r} cannot be part of a column's name; expected NAME={path} with letters, digits and _"
@@ -135,7 +141,26 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _made_by_source(corpus: str, sort: str, count: int) -> bytes:
+    """Return questions that the source of a corpus makes, as a file would have them. Raises InputError where it makes none."""
+    _, source = sources.source_of(corpus)
+    ask = getattr(source, "questions", None)
+    by_sort = ask(corpus, count) if ask else {}
+    if sort not in by_sort:
+        known = ", ".join(by_sort) or "none: its texts have no answers"
+        raise InputError(f"{OPTION}={corpus}@{sort}: no such questions; expected one of {known}")
+    lines = []
+    for question in by_sort[sort]:
+        value = {"prompt": question.prompt, "answer": question.answer}
+        if choices := getattr(question, "choices", None):
+            value["choices"] = list(choices)
+        lines.append(json.dumps(value, ensure_ascii=False))
+    return "\n".join(lines).encode()
+
+
 def _content(path: str) -> bytes:
+    if made := _MADE.fullmatch(path):
+        return _made_by_source(made[1], made[2], int(made[3] or MADE_COUNT))
     file = epath.Path(path).expanduser()
     try:
         return file.read_bytes()

@@ -80,7 +80,7 @@ class Evaluation:
         (), help="share of each corpus in what is evaluated; empty: by the size of its held-out text"
     )
     tasks: tuple[str, ...] = option(
-        (), help="each FILE.jsonl or NAME=FILE.jsonl: prompts whose answers are scored by their likelihood"
+        (), help="each FILE.jsonl, NAME=FILE.jsonl or CORPUS@SORT: prompts whose answers are scored by their likelihood"
     )
     coverage: tuple[int, ...] = option(
         (10, 100),

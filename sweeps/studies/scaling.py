@@ -55,7 +55,9 @@ def nxd(family: str, scale: str) -> Grid:
     """Make every size with every number of tokens."""
     widths, tokens = GRID[scale]
     sizes = common.small_models(family, widths)
-    return product(common.settings(scale), sizes, over("tokens", *tokens))
+    # At the numbers of tokens of the grid itself, and no more often: checkpoints of long runs beside the ends of short ones.
+    settings = common.settings(scale, execution__eval_every_tokens=tokens[0])
+    return product(settings, sizes, over("tokens", *tokens))
 
 
 def pod(family: str, corpus: str) -> Grid:

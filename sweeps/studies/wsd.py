@@ -6,7 +6,8 @@ Each size trains once at a constant rate. At 80% of each number of tokens D a co
 20% of D (1 - sqrt, Hagele et al. 2024, arXiv 2405.18392), with the trunk's optimizer state and on text that the trunk
 has not read. The trunk is a line of runs, one to each branching point: what DESIGN calls a graph of runs. In the grid,
 `lineage_tokens` of the cooldowns is D and `flops_lineage` what a run of that length costs by itself; fit with
---where="group=='cooldown'" and these columns. `check` adds the same D trained from scratch, to see what is lost.
+--where="group=='cooldown'" and these columns. `sweeps.collect --evaluations` has the whole curves, to which the annealing
+law is fitted (--law=annealing --where="inherited==0"). `check` adds the same D trained from scratch, to see what is lost.
 
 Cost: 24 runs, 9.95e+11 FLOPs.
 Cost of :check: 36 runs, 2.58e+12 FLOPs.
@@ -58,11 +59,13 @@ def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke, `check` for the controls from scratch, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), controls=("without", "check"), family="dense")
     lengths = tuple(common.batch_tokens(chosen.scale) * steps for steps in STEPS[chosen.scale])
+    # The annealing law is one of curves: the longest has twenty points.
+    evaluated = {"execution__eval_every_tokens": lengths[-1] // 20}
     trunk: Grid = ()
     cooldowns: Grid = ()
     scratch: Grid = ()
     for width in WIDTHS[chosen.scale]:
-        size = product(common.settings(chosen.scale), common.small_model(chosen.family, width))
+        size = product(common.settings(chosen.scale, **evaluated), common.small_model(chosen.family, width))
         for piece, end in tree(size, lengths):
             trunk = chain(trunk, piece)
             cooldowns = chain(cooldowns, end)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import tasks, tokenizer
+from experiments.data import sources, tasks, tokenizer
 from experiments.run import freeze, identity
 from experiments.store import record, segments, weights
 from experiments.training.tasks import TaskRows
@@ -112,7 +112,11 @@ def test_small_rates_are_not_lost_beside_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "how"), [("dense", {}), ("min_gru", {"execution.mesh.data": 2, "execution.microbatches": 2})]
+    ("family", "how"),
+    [
+        ("dense", {"execution.mesh.sequence": 2, "execution.mesh.tensor": 2}),
+        ("min_gru", {"execution.mesh.data": 2, "execution.microbatches": 2}),
+    ],
 )
 def test_a_run_is_scored_along_the_way_as_the_model_says(family, how, tiny, tmp_path):
     """Against the model's own logits on each answer alone, unpacked and without filling; on the way and at the end."""
@@ -186,6 +190,7 @@ def test_a_file_that_is_none_of_tasks_is_refused(line, said, tiny, tmp_path):
     ("given", "said"),
     [
         (("facts.csv",), r"evaluation.tasks='facts.csv': expected FILE.jsonl"),
+        (("embedded:1@capitals",), r"embedded:1@capitals: no such questions; expected one of none: its texts have no"),
         (("a-b.jsonl",), r"'a-b' cannot be part of a column's name"),
         (("a.jsonl", "x/a.jsonl"), r"another task is named 'a'"),
         (("nowhere/a.jsonl",), r"nowhere/a.jsonl: cannot be read"),
@@ -194,6 +199,34 @@ def test_a_file_that_is_none_of_tasks_is_refused(line, said, tiny, tmp_path):
 def test_an_option_that_names_no_task_is_refused(given, said, tiny):
     with pytest.raises(InputError, match=said):
         freeze.freeze(tiny(**{"evaluation.tasks": given}))
+
+
+SOURCE = '''"""Sums, and what can be asked about them."""
+import collections
+Question = collections.namedtuple("Question", "prompt answer")
+PREFIX = "sums:"
+DEDUPLICATES = False
+
+def questions(name, count):
+    top = int(name.removeprefix(PREFIX))
+    return {"plus": [Question(f"{n}+{top}=", str(n + top)) for n in range(count)], "next": [Question("1, 2, ", "3")]}
+'''
+
+
+def test_questions_are_made_by_the_source_of_a_corpus(tiny, tmp_path, monkeypatch):
+    """By sort and count; the same ones are the same run, wherever they come from."""
+    (tmp_path / "sums.py").write_text(SOURCE)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    sources.source_of.cache_clear()
+    frozen, _ = freeze.freeze(tiny(**{"evaluation.tasks": ("sums:7@plus:3", "after=sums:7@next")}))
+    plus, after = tasks.entries(frozen.evaluation.tasks)
+    assert [(item.prompt, item.answer) for item in plus.read()] == [("0+7=", "7"), ("1+7=", "8"), ("2+7=", "9")]
+    assert (plus.name, after.name) == ("plus", "after") and len(after.read()) == 1
+    found = TaskRows(frozen, tokenizer.Bytes()).columns(np.ones((1, 8, 32)))
+    assert found["task_plus_loss"] == found["task_after_loss"] == 1
+    with pytest.raises(InputError, match="sums:7@minus: no such questions; expected one of plus, next"):
+        freeze.freeze(tiny(**{"evaluation.tasks": ("sums:7@minus",)}))
+    sources.source_of.cache_clear()
 
 
 def test_an_answer_longer_than_a_row_is_refused(tiny, tmp_path):

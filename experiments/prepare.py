@@ -340,6 +340,13 @@ def _share(manifest: Manifest) -> str:
     return "not tried" if manifest.lossless is None else lossless.percent(manifest.lossless)
 
 
+def _true_entropy(manifest: Manifest) -> str:
+    """Return the entropy of the process that made a text, in words."""
+    nats = f"{manifest.entropy_nats:.4f} nats per token"
+    error = manifest.entropy_nats_error
+    return f"{nats} (+- {error:.1g}, {manifest.details['entropy']['method']})" if error else f"{nats} (exact)"
+
+
 def _sizes(split: Split) -> tuple[str, str, str, str]:
     """Return documents, tokens, bytes and bytes a token of a split, in words."""
     bytes_per_token = split.bytes / max(split.tokens, 1)
@@ -363,6 +370,8 @@ def main(_: list[str]) -> None:
     for manifest in manifests:
         console.print(table(manifest))
         console.print(f"{manifest.source}: {os.fspath(manifest.directory)}", markup=False, soft_wrap=True)
+        if manifest.entropy_nats is not None:
+            console.print(f"true entropy: {_true_entropy(manifest)}", markup=False, soft_wrap=True)
         dropped = manifest.details.get("dropped", {})
         if dropped:
             counts = (f"{count:,} {reason}" for reason, count in dropped.items())

@@ -45,7 +45,7 @@ class Manifest:
     """
 
     source: str
-    tokenizer_kind: str  # "bytes", "bpe", "tokenizers" or "sentencepiece"
+    tokenizer_kind: str  # "bytes", "bpe", "symbols", "tokenizers" or "sentencepiece"
     tokenizer_sha256: str
     vocab_size: int  # every id in the streams is below it, the separator included
     separator: int  # the id in front of every document
@@ -54,6 +54,8 @@ class Manifest:
     train: Split
     holdout: Split
     unigram_entropy_nats: float  # of the training tokens
+    entropy_nats: float | None  # true, per token, of what made the text; None: not known; no identity
+    entropy_nats_error: float | None  # its standard error: 0 where it is exact
     lossless: float | None  # share of the documents whose tokens decode to their text; None: not tried; no identity
     files: Mapping[str, Mapping[str, Any]]  # name -> {"sha256", "size"}
     details: Mapping[str, Any]  # where it came from: packages, dropped documents; for the reader
@@ -154,7 +156,7 @@ def load(directory: epath.PathLike) -> Manifest:
         stored = files.read_json(path)
         if stored["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {stored['schema']}, this version reads {SCHEMA}; {REMEDY}")
-        stored = {"lossless": _known_lossless(stored)} | stored
+        stored = {"lossless": _known_lossless(stored), "entropy_nats": None, "entropy_nats_error": None} | stored
         fields: dict[str, Any] = {f.name: stored[f.name] for f in dataclasses.fields(Manifest) if f.name != "directory"}
         fields |= {name: Split(**fields[name]) for name in ("train", "holdout")}
         manifest = Manifest(**fields, directory=directory)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from experiments.data import sources
+from experiments.data import alphabet, sources
 from experiments.data.fields import parts
 from models.errors import InputError
 from models.option import AT_LEAST_ONE, Valid, When, check_options, option
@@ -23,7 +23,7 @@ FILES = When(
 TOKENIZER_FILE = When(
     "tokenizer",
     "tokenizer is a file",
-    lambda spec: spec != "bytes" and not spec.startswith("bpe:"),
+    lambda spec: spec != "bytes" and not spec.startswith(("bpe:", "symbols:")),
     {"tokenizer": "tokenizer.json"},
 )
 SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
@@ -36,7 +36,8 @@ class Data:
 
     corpus: tuple[str, ...] = option(
         ("embedded",),
-        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", or the path of a '
+        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", '
+        '"synthetic:KIND[,OPTION=VALUE]" (text of known entropy), or the path of a '
         ".txt .md .jsonl .json .csv .tsv .parquet or .arrow file (texts also .gz or .zst), a folder or a glob",
     )
     weights: tuple[float, ...] = option(
@@ -46,7 +47,8 @@ class Data:
     )
     tokenizer: str = option(
         "bytes",
-        help='"bytes", "bpe:4096" (trained on the corpus), or the path of a `tokenizers` JSON or SentencePiece .model',
+        help='"bytes", "bpe:4096" (trained on the corpus), "symbols:64" (a token for each of the symbols that synthetic text '
+        "consists of), or the path of a `tokenizers` JSON or SentencePiece .model",
     )
     lossy: bool = option(
         False,
@@ -126,10 +128,14 @@ def _check_tokenizer(spec: str) -> None:
     """Raise InputError for a tokenizer that is neither known nor a file."""
     if spec == "bytes" or spec.endswith((".json", ".model")):
         return
+    if re.fullmatch(r"symbols:\d+", spec):
+        if not 1 <= int(spec.removeprefix("symbols:")) <= alphabet.MOST:
+            raise InputError(f"data.tokenizer={spec!r}: expected from 1 to {alphabet.MOST} symbols")
+        return
     size = re.fullmatch(r"bpe:(\d+)", spec)
     if size is None:
         raise InputError(
-            f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', or the path of a .json or .model file"
+            f"data.tokenizer={spec!r}: expected 'bytes', 'bpe:SIZE', 'symbols:SIZE', or the path of a .json or .model file"
         )
     if not 257 <= int(size[1]) <= 1 << 20:
         raise InputError(f"data.tokenizer={spec!r}: expected a vocabulary of 257 (256 bytes, a separator) to 1048576")

@@ -12,6 +12,7 @@ from etils import epath
 import numpy as np
 
 from experiments import files
+from experiments.data import true_entropy
 from experiments.data.documents import Documents
 from experiments.data.lossless import RoundTrip
 from experiments.data.manifest import Manifest, Split, sha256, to_json
@@ -62,11 +63,13 @@ class _Tally:
     def __init__(self, vocab_size: int):
         self._documents = 0
         self._bytes = 0
+        self.characters = 0
         self._ids = np.zeros(vocab_size, np.int64)  # how often each token occurs
 
-    def add(self, documents: int, ids: np.ndarray, sizes: np.ndarray) -> None:
-        """Add documents with their token ids and the bytes of each token."""
-        self._documents += documents
+    def add(self, characters: Sequence[int], ids: np.ndarray, sizes: np.ndarray) -> None:
+        """Add documents with their characters, their token ids and the bytes of each token."""
+        self._documents += len(characters)
+        self.characters += sum(characters)
         self._bytes += int(sizes.sum())
         self._ids += np.bincount(ids, minlength=len(self._ids))
 
@@ -99,6 +102,9 @@ def write(
     written = {}
     for path in sorted(folder.iterdir()):
         written[path.name] = {"sha256": sha256(path), "size": path.stat().length}
+    characters = tallies["train"].characters + tallies["holdout"].characters
+    splits = (tallies["train"].split(), tallies["holdout"].split())
+    entropy, error = true_entropy.per_token(details, characters, splits, trial.share)
     manifest = Manifest(
         source=origin.name,
         tokenizer_kind=codec.kind,
@@ -107,9 +113,11 @@ def write(
         separator=codec.separator,
         dtype=dtype_for(codec.vocab_size),
         options={**origin.options, "holdout": data.holdout, "version": VERSION},
-        train=tallies["train"].split(),
-        holdout=tallies["holdout"].split(),
+        train=splits[0],
+        holdout=splits[1],
         unigram_entropy_nats=tallies["train"].entropy(),
+        entropy_nats=entropy,
+        entropy_nats_error=error,
         lossless=trial.share,
         files=written,
         details={**details, "tokenizer": data.tokenizer, "held_out": of, **trial.details},
@@ -146,9 +154,10 @@ def _write_streams(
                 trial.add(decoded, pairs)
             for split, wanted in (("train", ~chosen), ("holdout", chosen)):
                 some = [pair for pair, taken in zip(pairs, wanted, strict=True) if taken]
+                characters = [len(text) for text, taken in zip(decoded, wanted, strict=True) if taken]
                 ids, sizes = _joined(some, codec.separator)
                 streams[split].write(ids)
-                tallies[split].add(len(some), ids, sizes)
+                tallies[split].add(characters, ids, sizes)
                 if split == "holdout" and token_bytes is not None:
                     token_bytes.write(sizes)
             advance(len(texts))

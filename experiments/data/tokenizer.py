@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.data import alphabet
 from experiments.data.manifest import digest
 from experiments.data.options import Data
 from models.errors import InputError, nearest
@@ -164,7 +165,8 @@ class Json:
         try:
             return encode(list(texts), add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
-            raise InputError(f"data.tokenizer={self._name!r}: cannot encode the text ({error})") from error
+            problem = "it has other characters" if self.kind == "symbols" else error
+            raise InputError(f"data.tokenizer={self._name!r}: cannot encode the text ({problem})") from error
 
     def _encode_fast(self, texts: Sequence[str], lengths: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Encode without offsets; None where the tokens are not all of a text's bytes (it was normalised)."""
@@ -264,7 +266,21 @@ def load(spec: str) -> Tokenizer:
     """Return the tokenizer that `data.tokenizer` names, unless it is one that has to be trained. Raises InputError."""
     if spec == "bytes":
         return Bytes()
+    if spec.startswith("symbols:"):
+        return symbols(int(spec.removeprefix("symbols:")))
     return parse(spec, _read(spec))
+
+
+def symbols(size: int) -> Json:
+    """Return the tokenizer of the first `size` symbols (experiments/data/alphabet.py): one token for each, by number."""
+    import tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+
+    ids = {character: symbol for symbol, character in enumerate(alphabet.characters(size))}
+    core = tokenizers.Tokenizer(models.WordLevel(ids))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    return Json(core.to_str().encode(), f"symbols:{size}", kind="symbols")
 
 
 def parse(name: str, content: bytes | None, kind: str | None = None) -> Tokenizer:
@@ -295,7 +311,7 @@ def vocab_size(data: Data) -> int:
     if trained:
         return int(trained[1])
     stamp = None
-    if data.tokenizer != "bytes" and os.path.exists(data.tokenizer):
+    if os.path.exists(data.tokenizer):
         stat = os.stat(data.tokenizer)
         stamp = (stat.st_mtime_ns, stat.st_size)
     return _vocab_size(data.tokenizer, stamp)

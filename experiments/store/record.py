@@ -30,6 +30,7 @@ RESULTS = re.compile(
     r"task_\w+|"
     r"loss_nats|loss_nats_sem|loss_unigram_normalised|loss_part_\d+|bits_per_byte|eval_tokens|lossless|text_bytes|"
     r"steps_done|censored|wall_seconds|unique_tokens|unique_tokens_part_\d+|epochs_part_\d+|"
+    r"entropy_nats|entropy_nats_error|entropy_bits_per_byte|entropy_part_\d+|"
     r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
 )
 STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")

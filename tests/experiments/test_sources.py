@@ -63,7 +63,7 @@ def toy(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_source_from_outside_is_prepared_and_read(tmp_path: pathlib.Path):
-    assert sources.source_names() == ("embedded", "local", "tfds", "toy")
+    assert sources.source_names() == ("embedded", "local", "synthetic", "tfds", "toy")
     data = Data(corpus=("toy:100",), holdout=0.2)
     (manifest,) = prepare(data, tmp_path / "root", progress=False)
     assert manifest.options == {"kind": "toy", "count": 100, "holdout": 0.2, "version": 1}
@@ -85,6 +85,7 @@ def test_a_source_from_outside_is_prepared_and_read(tmp_path: pathlib.Path):
         ("embedded:8", "embedded"),
         ("embedded/numpy", "embedded"),
         ("tfds:wiki40b/en", "tfds"),
+        ("synthetic:markov,order=2", "synthetic"),
         ("text.jsonl", "local"),
         ("./embedded.txt", "local"),
         ("gs://bucket/texts", "local"),

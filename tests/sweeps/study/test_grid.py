@@ -164,6 +164,7 @@ RESULTS = [
     "loss_unigram_normalised",
     "unique_tokens",
     "epochs_part_1",
+    "entropy_nats",
     "seconds_step",
     "censored",
 ]

@@ -1,0 +1,1 @@
+"""What the kinds of synthetic text share: options, random numbers, entropies."""

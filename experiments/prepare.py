@@ -12,32 +12,35 @@ copied there, its manifest last.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
+import sys
 from typing import Any
 import uuid
 
+from absl import flags
 from etils.epath import Path, PathLike
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from experiments import cli, files
 from experiments.cli import InputError
-from experiments.data import lossless, split, streams
+from experiments.data import lossless, manifest_table, split, streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
 from experiments.data.documents import Documents
-from experiments.data.manifest import Manifest, Split, digest, load, verify
+from experiments.data.manifest import Manifest, digest, load, verify
 from experiments.data.options import Data
 from experiments.data.origin import Origin
-from experiments.data.sources import describe, obtain, open_documents
+from experiments.data.sources import describe, obtain, open_documents, synthetic
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
 
+QUESTIONS = 500  # of each sort, at most
 COPIED_AT_ONCE = 1 << 22  # bytes
 WORDS_LENGTH = 40  # characters of a corpus's name in that of its folder
 
@@ -320,58 +323,62 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
     return tokenizers.Bytes()
 
 
-def table(manifest: Manifest) -> Table:
-    """Return what is prepared of a corpus as a table under its name, which may be longer than a column can be.
+def write_questions(data: Data, folder: Path) -> list[Path]:
+    """Write what can be asked about the synthetic corpora as tasks (evaluation.tasks), a file a sort, and return them.
 
-    nats: the unigram entropy of the training tokens. lossless: the share of the documents that decode back.
+    Raises InputError where nothing can be asked.
     """
-    out = Table(title=Text(manifest.source, overflow="fold"), title_justify="left")
-    out.add_column("split", no_wrap=True)
-    for name in ("documents", "tokens", "bytes", "B/token", "nats", "lossless"):
-        out.add_column(name, justify="right", no_wrap=True)
-    entropy = f"{manifest.unigram_entropy_nats:.4f}"
-    out.add_row("train", *_sizes(manifest.train), entropy, _share(manifest))
-    out.add_row("held out", *_sizes(manifest.holdout), "", "")
-    return out
+    written = []
+    for name in data.corpus:
+        if not name.startswith(synthetic.PREFIX):
+            continue
+        kind = synthetic.kind_of(name)
+        for sort, asked in synthetic.questions(name, QUESTIONS).items():
+            path = folder / f"{kind}_{sort}.jsonl"
+            rows = [json.dumps(question._asdict(), ensure_ascii=False) for question in asked]
+            files.write_bytes(path, "".join(f"{row}\n" for row in rows).encode())
+            written.append(path)
+    if not written:
+        raise InputError(
+            f"data.corpus={data.corpus!r}: nothing can be asked about it; expected synthetic text with answers"
+        )
+    return written
 
 
-def _share(manifest: Manifest) -> str:
-    """Return the share of the documents that decode back, in words."""
-    return "not tried" if manifest.lossless is None else lossless.percent(manifest.lossless)
+def _show_kinds() -> None:
+    """Print the kinds of synthetic text with their options."""
+    from experiments.data.sources.synthetic.support import table as kinds
 
-
-def _true_entropy(manifest: Manifest) -> str:
-    """Return the entropy of the process that made a text, in words."""
-    nats = f"{manifest.entropy_nats:.4f} nats per token"
-    error = manifest.entropy_nats_error
-    return f"{nats} (+- {error:.1g}, {manifest.details['entropy']['method']})" if error else f"{nats} (exact)"
-
-
-def _sizes(split: Split) -> tuple[str, str, str, str]:
-    """Return documents, tokens, bytes and bytes a token of a split, in words."""
-    bytes_per_token = split.bytes / max(split.tokens, 1)
-    return f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes:,}", f"{bytes_per_token:.4f}"
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(kinds.table())
 
 
 def main(_: list[str]) -> None:
     """Prepare what the config's run needs; show it, and the run's first record as text."""
     from experiments.run import config_file  # imports jax
 
+    if flags.FLAGS.kinds:
+        _show_kinds()
+        return
+    cli.require(["config"])
     run, execution = config_file.frozen()
     console = Console(highlight=False)
     ready = look(run.data, execution.data_root)[2]
     manifests = prepare(run.data, execution.data_root)
     for manifest in manifests:
         verify(manifest, thorough=True)
+    if flags.FLAGS.questions:
+        for path in write_questions(run.data, Path(flags.FLAGS.questions)):
+            console.print(f"questions: {os.fspath(path)}", markup=False, soft_wrap=True)
     if None in ready:
         console.print("Prepared, checksums agree.")
     else:
         console.print("Nothing to do: all is prepared, checksums agree.")
     for manifest in manifests:
-        console.print(table(manifest))
+        console.print(manifest_table.table(manifest))
         console.print(f"{manifest.source}: {os.fspath(manifest.directory)}", markup=False, soft_wrap=True)
         if manifest.entropy_nats is not None:
-            console.print(f"true entropy: {_true_entropy(manifest)}", markup=False, soft_wrap=True)
+            console.print(f"true entropy: {manifest_table.true_entropy(manifest)}", markup=False, soft_wrap=True)
         dropped = manifest.details.get("dropped", {})
         if dropped:
             counts = (f"{count:,} {reason}" for reason, count in dropped.items())
@@ -388,4 +395,6 @@ if __name__ == "__main__":
     from experiments.run import config_file  # imports jax
 
     config_file.define()
-    cli.run(main, required=("config",), check=config_file.check_arguments, overrides=config_file.names)
+    cli.define_path("questions", None, "folder for questions about synthetic corpora, as files for evaluation.tasks")
+    flags.DEFINE_bool("kinds", False, "print the kinds of synthetic text with their options, and end")
+    cli.run(main, check=config_file.check_arguments, overrides=config_file.names)

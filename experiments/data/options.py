@@ -36,7 +36,7 @@ class Data:
 
     corpus: tuple[str, ...] = option(
         ("embedded",),
-        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", '
+        help='each: "embedded" (or "embedded:MB", "embedded/PACKAGE"), "tfds:NAME[/CONFIG]", "messages:LANGUAGE", '
         '"synthetic:KIND[,OPTION=VALUE]" (text of known entropy), or the path of a '
         ".txt .md .jsonl .json .csv .tsv .parquet or .arrow file (texts also .gz or .zst), a folder or a glob",
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.alive import hosts, stops
 from experiments.cli import InputError
-from experiments.data import coverage, text_columns, true_entropy
+from experiments.data import coverage, text_columns
 from experiments.data.batches import Batches, check_enough
 from experiments.data.manifest import Manifest
 from experiments.run.schema import Execution, Run
@@ -280,8 +280,7 @@ class Trial:
         """Return columns of its record: how far it has come, what its time was spent on, what it left out."""
         columns: dict[str, Any] = {"steps_done": self.step, "wall_seconds": round(self.seconds, 3)}
         columns |= clock.columns(self.shares)
-        columns |= text_columns.columns(self.manifests, self.step * self.run.batch_tokens)
-        columns |= true_entropy.columns(self.manifests, self.held_out.corpus)
+        columns |= text_columns.columns(self.manifests, self.step * self.run.batch_tokens, self.held_out.corpus)
         columns |= lineages.columns(self.lineage)
         columns |= coverage.columns(self._batches, self.stretch(self.step, self.step)[1])
         if self.spikes:

@@ -19,7 +19,7 @@ from experiments.data.documents import Documents, written
 from experiments.data.origin import Origin
 from experiments.data.sources import Found
 from experiments.data.sources.synthetic.support import process, reading
-from experiments.data.sources.synthetic.support.process import Corpus
+from experiments.data.sources.synthetic.support.process import Corpus, Question
 from models.errors import InputError
 
 PREFIX = "synthetic:"
@@ -49,6 +49,12 @@ def parse(name: str) -> tuple[ModuleType, Corpus]:
     return module, chosen
 
 
+def questions(name: str, count: int) -> dict[str, list[Question]]:
+    """Return questions about the texts of a corpus, by sort; none where its kind has none."""
+    module, chosen = parse(name)
+    return module.Process(chosen).questions(count)
+
+
 def check(name: str) -> None:
     """Check the kind and its options. Raises InputError."""
     parse(name)
@@ -57,12 +63,13 @@ def check(name: str) -> None:
 def options(name: str, text_field: str) -> dict[str, Any]:
     """Return the kind and the options that are not at their default."""
     del text_field
-    module, chosen = parse(name)
-    return {"process": _kind_of(module), "process_options": reading.changed(chosen)}
+    _, chosen = parse(name)
+    return {"process": kind_of(name), "process_options": reading.changed(chosen)}
 
 
-def _kind_of(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[2]
+def kind_of(name: str) -> str:
+    """Return the kind that a corpus names."""
+    return name.removeprefix(PREFIX).partition(",")[0]
 
 
 def look(name: str) -> Found:
@@ -89,7 +96,7 @@ def open_documents(
             yield str(number), text
 
     documents, details = written(origin, folder, texts, say)
-    details["process"] = {"kind": _kind_of(module), **dataclasses.asdict(chosen), **made.details()}
+    details["process"] = {"kind": kind_of(origin.name), **dataclasses.asdict(chosen), **made.details()}
     known = made.entropy()
     if known is not None:
         details["entropy"] = true_entropy.of_source(known.nats, known.error, known.method)

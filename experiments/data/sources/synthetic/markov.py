@@ -5,13 +5,11 @@ The entropy is exact: that of the next symbol in each context, weighted by how o
 
 import dataclasses
 
-import numpy as np
-
-from experiments.data.alphabet import spell
+from experiments.data.alphabet import spell_each
 from experiments.data.sources.synthetic.support import randomness
 from experiments.data.sources.synthetic.support.chain import Chain, dirichlet
 from experiments.data.sources.synthetic.support.entropy import Entropy
-from experiments.data.sources.synthetic.support.process import CONCENTRATION, LENGTH, Corpus
+from experiments.data.sources.synthetic.support.process import CONCENTRATION, LENGTH, Block, Corpus
 from experiments.data.sources.synthetic.support.process import Process as Base
 from models.errors import InputError
 from models.option import Valid, option
@@ -52,11 +50,11 @@ class Process(Base):
         contexts = options.symbols**options.order
         self.chain = Chain(dirichlet(random, options.concentration, contexts, options.symbols), options.order)
 
-    def draw(self, count: int, random: np.random.Generator) -> list[str]:
+    def draw(self, block: Block) -> list[str]:
         """Draw documents that begin anywhere in the chain."""
-        lengths = randomness.lengths(random, self.options.length, count)
-        drawn = self.chain.draw(count, lengths.max(), random)
-        return [spell(row[:length]) for row, length in zip(drawn, lengths, strict=True)]
+        lengths = randomness.lengths(block.random, self.options.length, block.count)
+        drawn = self.chain.draw(block.count, lengths.max(), block.random)
+        return spell_each(drawn, lengths)
 
     def entropy(self) -> Entropy:
         """Return the exact entropy."""

@@ -28,24 +28,29 @@ class Chain:
         change = 1.0
         while change > TOLERANCE * self.contexts:
             # A step forgets the first symbol of the context, the leading digit, and appends the next one.
-            following = (here[:, None] * self.transitions).reshape(-1, self.contexts).sum(0)
+            joint = here[:, None] * self.transitions
+            following = joint.reshape(-1, self.contexts).sum(axis=0)
             following /= following.sum()
-            change = np.abs(following - here).sum()
+            moved = np.abs(following - here)
+            change = moved.sum()
             here = following
         return here
 
     def draw(self, count: int, length: int, random: np.random.Generator) -> np.ndarray:
         """Draw sequences of symbols [count, length], from anywhere in the chain on."""
-        drawn = np.empty((count, self.order + length), np.int64)
+        order = self.order
+        symbols = self.symbols
+        drawn = np.empty((order + length, count), np.int64)
         context = random.choice(self.contexts, count, p=self.stationary)
-        for position in range(self.order):
-            left = self.order - 1 - position
-            drawn[:, position] = context // self.symbols**left % self.symbols
-        for position in range(self.order, drawn.shape[1]):
-            following = randomness.choose(random, self._cumulative[context])
-            drawn[:, position] = following
-            context = (context * self.symbols + following) % self.contexts
-        return drawn[:, :length]
+        for position in range(order):
+            later = symbols ** (order - 1 - position)
+            drawn[position] = context // later % symbols
+        for position in range(order, order + length):
+            cumulative = self._cumulative[context]
+            following = randomness.choose(random, cumulative)
+            drawn[position] = following
+            context = (context * symbols + following) % self.contexts
+        return drawn[:length].T
 
     @property
     def rate(self) -> float:
@@ -67,7 +72,8 @@ class Chain:
         found = []
         before = 0.0
         for known in range(1, self.order + 1):
-            block = self.stationary.reshape(self.symbols**known, -1).sum(1)
+            blocks = self.symbols**known
+            block = self.stationary.reshape(blocks, -1).sum(axis=1)
             together = float(entropy.of(block))
             found.append(together - before)
             before = together
@@ -77,5 +83,6 @@ class Chain:
 def dirichlet(random: np.random.Generator, concentration: float, rows: int, choices: int) -> np.ndarray:
     """Draw distributions [rows, choices]. A thousandth is the same for each choice, so that each can be reached."""
     even = 1e-3
-    drawn = random.dirichlet(np.full(choices, concentration), rows)
+    parameters = np.full(choices, concentration)
+    drawn = random.dirichlet(parameters, rows)
     return (1 - even) * drawn + even / choices

@@ -6,8 +6,10 @@ All is per character, and the end of a document counts as one, as the token that
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+from scipy.special import xlogy
 
 EXACT = "exact"
 TRIAL_BLOCKS = 8
@@ -37,6 +39,13 @@ def of_coin(share: float) -> float:
 def of_length(mean: float) -> float:
     """Return the entropy, in nats, of a geometric length (1, 2, …) of this mean."""
     return of_coin(1 / mean) * mean
+
+
+def nats_of_lengths(lengths: Any, mean: float) -> Any:
+    """Return -log(probability), in nats, of geometric lengths of this mean."""
+    ends = 1 / mean
+    goes_on = 1 - ends
+    return -xlogy(lengths - 1, goes_on) - np.log(ends)
 
 
 def estimated(nats: Sequence[float] | np.ndarray, characters: Sequence[int] | np.ndarray, how: str) -> Entropy:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from experiments.data.sources.synthetic.support.process import Corpus
 from experiments.key_values import read_pairs, refusal
+from models.option import describe
 
 Options = TypeVar("Options", bound=Corpus)
 TRUTH_VALUES = {"true": True, "false": False}
@@ -54,7 +55,7 @@ def read(cls: type[Options], text: str, name: str) -> Options:
 
 def known(cls: type[Corpus]) -> list[str]:
     """Return the names of the options."""
-    return [field.name for field in dataclasses.fields(cls)]
+    return [row.name for row in describe(cls)]
 
 
 def changed(options: Corpus) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class Accounting:
     matmul: forward FLOPs per token of weight matrices by term (multiply-add = 2; an embedding lookup is not one).
     attention: forward FLOPs per token that do not involve weights, as if every position attended to all `seq_len` (or
         to as many as a window or chunk has).
-    causal: the same at the average number of positions that a causal token really attends to.
+    causal: the same at the average number of positions that a causal token really attends to. What a document mask hides
+        besides depends on the text and is counted in both: FLOPs are those of one document a sequence.
     conventions: training FLOPs per token under published counts that follow a formula of their own.
     dispatch: what a mesh that splits experts sends to them.
     """

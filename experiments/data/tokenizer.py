@@ -21,6 +21,7 @@ from experiments.data.options import Data
 from models.errors import InputError, nearest
 
 SEPARATOR = "<|doc|>"
+TRAINED_SEPARATOR = 0  # its id in a BPE that is trained here
 # Tokens that stand between documents where a tokenizer has one of its own.
 ENDS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 
@@ -307,20 +308,33 @@ def _read(path: str) -> bytes:
 
 def vocab_size(data: Data) -> int:
     """Return how many ids the tokenizer has, the separator included, before anything is prepared. Raises InputError."""
+    size, _ = _ids(data)
+    return size
+
+
+def separator(data: Data) -> int:
+    """Return the id that stands in front of every document, before anything is prepared. Raises InputError."""
+    _, own = _ids(data)
+    return own
+
+
+def _ids(data: Data) -> tuple[int, int]:
+    """Return how many ids the tokenizer has, and which of them is the separator."""
     trained = re.fullmatch(r"bpe:(\d+)", data.tokenizer)
     if trained:
-        return int(trained[1])
+        return int(trained[1]), TRAINED_SEPARATOR
     stamp = None
     if os.path.exists(data.tokenizer):
         stat = os.stat(data.tokenizer)
         stamp = (stat.st_mtime_ns, stat.st_size)
-    return _vocab_size(data.tokenizer, stamp)
+    return _loaded_ids(data.tokenizer, stamp)
 
 
 @functools.lru_cache(maxsize=32)
-def _vocab_size(spec: str, stamp: tuple[int, int] | None) -> int:
-    """Return the size of a tokenizer, once as long as its file is the same. `stamp`: time and size of a local file."""
-    return load(spec).vocab_size
+def _loaded_ids(spec: str, stamp: tuple[int, int] | None) -> tuple[int, int]:
+    """Return size and separator of a tokenizer, once as long as its file is the same. `stamp`: time and size of it."""
+    loaded = load(spec)
+    return loaded.vocab_size, loaded.separator
 
 
 def train_bpe(texts: Iterable[str], size: int, name: str = "") -> Json:

@@ -21,9 +21,11 @@ def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
     run = build_run(values)
     check(run, execution)
     # Some tokenizers are files, and all tasks: they are read once the rest is known to be good.
-    from experiments.data.tokenizer import vocab_size
+    from experiments.data.tokenizer import separator, vocab_size
 
-    model = run.model.resolve(vocab_size(run.data), run.seq_len)
+    # That of a file is looked at only where a model asks for it.
+    own = separator(run.data) if getattr(run.model, "document_mask", False) else None
+    model = run.model.resolve(vocab_size(run.data), run.seq_len, own)
     evaluation = dataclasses.replace(run.evaluation, tasks=tasks.resolve(run.evaluation.tasks))
     return dataclasses.replace(run, model=model, evaluation=evaluation), execution
 

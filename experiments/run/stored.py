@@ -48,7 +48,7 @@ def read_checked(values: Mapping[str, Any], schema: int = 1) -> Run:
 def _check_resolved(run: Run) -> None:
     """Check that nothing that a model derives from its other options is missing, as it never is in a file of ours."""
     model = run.model
-    resolved = model.resolve(model.vocab, run.seq_len)
+    resolved = model.resolve(model.vocab, run.seq_len, separator=0)
     for field in dataclasses.fields(model):
         name = field.name
         if getattr(model, name) is None and getattr(resolved, name) is not None:

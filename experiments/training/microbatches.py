@@ -18,6 +18,7 @@ from models.mesh.current import constrain
 
 Sequences = Integer[Array, "B T"]
 Microbatches = Integer[Array, "P b T"]
+Part = tuple[Any, Any]  # of a batch: the tokens of its sequences, and their keys or None
 Gradients = dict[str, Array]
 
 
@@ -31,6 +32,15 @@ def split_batch(tokens_BT: Sequences, count: int) -> Microbatches:
     return constrain(grouped.swapaxes(0, 1), "parts", "batch", "attended")
 
 
+def split_all(tokens_BT: Sequences, keys_B: Array | None, count: int) -> tuple[Microbatches, Array | None]:
+    """Split a batch and the keys of its sequences alike."""
+    tokens_PBT = split_batch(tokens_BT, count)
+    if keys_B is None:
+        return tokens_PBT, None
+    keys_PB = keys_B.reshape(-1, count).swapaxes(0, 1)
+    return tokens_PBT, keys_PB
+
+
 def map_microbatches(function: Callable[[Array], Array], tokens_BT: Sequences, count: int) -> Array:
     """Return `function` of the sequences, [b, T] -> [b, ...], one microbatch after the other: [B, ...]."""
     if count == 1:
@@ -40,25 +50,31 @@ def map_microbatches(function: Callable[[Array], Array], tokens_BT: Sequences, c
     return in_order.reshape(tokens_BT.shape[0], *out.shape[2:])
 
 
-def sum_counts(count_one: Callable[[Array], Any], tokens_PBT: Microbatches) -> Any:
+def sum_counts(count_one: Callable[[Part], Any], parts: tuple[Microbatches, Array | None]) -> Any:
     """Sum over the microbatches a tree of counts, which `count_one` gives of one of them."""
     count_one = jax.jit(count_one, inline=True)  # traced once: for shapes, and for the loop
-    shapes = jax.eval_shape(count_one, tokens_PBT[0])
+    shapes = jax.eval_shape(count_one, _first(parts))
     if not jax.tree.leaves(shapes):
         return shapes
 
-    def add(total: Any, tokens_BT: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, count_one(tokens_BT)), None
+    def add(total: Any, part: Part) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, count_one(part)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, tokens_PBT)
+    total, _ = jax.lax.scan(add, zeros, parts)
     return total
 
 
+def _first(parts: Any) -> Any:
+    """Return the first of several parts."""
+    return jax.tree.map(lambda x: x[0], parts)
+
+
 def mean_gradient(
-    gradient: Callable[[Array], tuple[Gradients, Any]],
-    tokens_PBT: Microbatches,
+    gradient: Callable[[Part], tuple[Gradients, Any]],
+    parts: tuple[Microbatches, Array | None],
     axes: Mapping[str, tuple[str, ...]],
+    count: int,
 ) -> tuple[Gradients, Any]:
     """Return the means over the microbatches of gradients by path, and of a tree of numbers besides them.
 
@@ -71,14 +87,13 @@ def mean_gradient(
     def laid_out(gradients: Gradients) -> Gradients:
         return {path: constrain(value, *axes[path]) for path, value in gradients.items()}
 
-    def add(total: Any, tokens_BT: Array) -> tuple[Any, None]:
-        gradients, numbers = gradient(tokens_BT)
+    def add(total: Any, part: Part) -> tuple[Any, None]:
+        gradients, numbers = gradient(part)
         in_float32 = {path: value.astype(jnp.float32) for path, value in gradients.items()}
         return jax.tree.map(jnp.add, total, (laid_out(in_float32), numbers)), None
 
-    shapes = jax.eval_shape(gradient, tokens_PBT[0])
+    shapes = jax.eval_shape(gradient, _first(parts))
     zero_gradients, zero_numbers = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
     zeros = (laid_out(zero_gradients), zero_numbers)
-    total, _ = jax.lax.scan(add, zeros, tokens_PBT)
-    count = tokens_PBT.shape[0]
+    total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / count, total)

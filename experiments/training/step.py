@@ -21,6 +21,8 @@ Params = dict[str, Float[Array, "..."]]
 Metrics = dict[str, Float[Array, ""]]
 Sequences = Integer[Array, "B T"]
 
+DROPOUT = 1 << 31  # told apart from the draws of initial parameters, which count from 0
+
 
 def _inputs_and_targets(tokens_BT: Sequences) -> tuple[Integer[Array, "B L"], Integer[Array, "B L"]]:
     """Return every token but the last, and the one that follows each."""
@@ -56,18 +58,42 @@ def state_axes(run: Run) -> TrainState:
     return TrainState(axes, opt_axes, ())
 
 
+def dropout_keys(run: Run, values: Run, step: Integer[Array, ""]) -> Array | None:
+    """Return a random key for each sequence of a step's batch; None where nothing is dropped.
+
+    They depend on the seed, the step and the sequence's place in the batch: not on how the batch is cut or split.
+    """
+    model = run.model
+    if not getattr(model, "dropout", 0) and not getattr(model, "attention_dropout", 0):
+        return None
+    of_run = jax.random.fold_in(jax.random.key(values.seed), DROPOUT)
+    of_step = jax.random.fold_in(of_run, step)
+    return jax.vmap(lambda sequence: jax.random.fold_in(of_step, sequence))(jnp.arange(run.batch))
+
+
 def objective(
-    run: Run, values: Run, params: dict[str, Array], tokens_BT: Sequences, *batch_counts: Array
+    run: Run,
+    values: Run,
+    params: dict[str, Array],
+    tokens_BT: Sequences,
+    *batch_counts: Array,
+    keys_B: Array | None = None,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Output]]:
     """Return what training minimises on a batch of sequences of seq_len + 1 tokens; its terms, and the rest of the output.
 
-    `batch_counts`: what the model counts over the whole batch, where the sequences are a microbatch of it.
+    `batch_counts`: what the model counts over the whole batch, where the sequences are a microbatch of it. `keys_B`: see
+    `dropout_keys`; None: nothing is dropped.
     """
     inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
     model = functional.model(run.family, run.model, params)
-    x_BLD, output = model.hidden(inputs_BL, *batch_counts)
+    x_BLD, output = model.hidden(inputs_BL, *batch_counts, **_dropping(keys_B))
     total, terms = losses.read_out(model.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
     return total, (terms, output)
+
+
+def _dropping(keys_B: Array | None) -> dict[str, Array]:
+    """Return keys as an argument of a model: a family without dropout knows none."""
+    return {} if keys_B is None else {"keys_B": keys_B}
 
 
 def effective(run: Run, values: Run, state: TrainState, added: dict[str, Array] | None = None) -> Params:
@@ -119,35 +145,39 @@ def _gradients(
 ) -> tuple[Params, Metrics, Params]:
     """Return gradients, metrics, and the parameters that follow a rule of the model instead of the optimizer."""
 
+    keys_B = dropout_keys(run, values, state.step)
+
     def loss(
-        params: dict[str, Array], tokens_BT: Array, *batch_counts: Array
+        params: dict[str, Array], tokens_BT: Array, keys_B: Array | None, *batch_counts: Array
     ) -> tuple[Float[Array, ""], tuple[dict[str, Array], dict[str, Array]]]:
         masked = effective(run, values, state._replace(params=params), added)
-        total, (terms, output) = objective(run, values, masked, tokens_BT, *batch_counts)
+        total, (terms, output) = objective(run, values, masked, tokens_BT, *batch_counts, keys_B=keys_B)
         return total, (terms | output.metrics, output.state)
 
     gradient = jax.grad(loss, has_aux=True)
     if microbatch_count == 1:
-        grads, (metrics, ruled_params) = gradient(state.params, tokens_BT)
+        grads, (metrics, ruled_params) = gradient(state.params, tokens_BT, keys_B)
         return grads, metrics, ruled_params
 
     params = effective(run, values, state, added)
 
-    def count(tokens_BT: Array) -> tuple[Array, ...]:
+    def count(part: microbatches.Part) -> tuple[Array, ...]:
         """Return the whole-batch counts of these tokens; their sums are those of the batch."""
+        tokens_BT, keys_B = part
         inputs_BL, _ = _inputs_and_targets(tokens_BT)
         model = functional.model(run.family, run.model, params)
-        _, output = model.hidden(inputs_BL)
+        _, output = model.hidden(inputs_BL, **_dropping(keys_B))
         return output.counts
 
-    tokens_PBT = microbatches.split_batch(tokens_BT, microbatch_count)
-    batch_counts = microbatches.sum_counts(count, tokens_PBT)
+    parts = microbatches.split_all(tokens_BT, keys_B, microbatch_count)
+    batch_counts = microbatches.sum_counts(count, parts)
 
-    def part_gradient(tokens_BT: Array) -> tuple[Params, tuple[Metrics, Params]]:
-        return gradient(state.params, tokens_BT, *batch_counts)
+    def part_gradient(part: microbatches.Part) -> tuple[Params, tuple[Metrics, Params]]:
+        tokens_BT, keys_B = part
+        return gradient(state.params, tokens_BT, keys_B, *batch_counts)
 
     axes = functional.param_axes(run.family, run.model)
-    grads, (metrics, ruled_params) = microbatches.mean_gradient(part_gradient, tokens_PBT, axes)
+    grads, (metrics, ruled_params) = microbatches.mean_gradient(part_gradient, parts, axes, microbatch_count)
     return grads, metrics, ruled_params
 
 

@@ -89,8 +89,22 @@ def _kernel(length: int, heads: int, window: int, interpret: bool) -> Callable[.
     )
 
 
-def splash_attention(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, window: int, interpret: bool) -> Array:
-    """Attend within one device's sequences and heads. The scope tells sweeps/cost/hlo.py what the kernels multiply."""
+def splash_attention(
+    q_BLHK: Array,
+    k_BLGK: Array,
+    v_BLGK: Array,
+    documents_BL: Array | None = None,
+    *,
+    scale: float,
+    window: int,
+    interpret: bool,
+) -> Array:
+    """Attend within one device's sequences and heads, and within `documents_BL` where they are given.
+
+    The scope tells sweeps/cost/hlo.py what the kernels multiply.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
     length, heads = q_BLHK.shape[1:3]
     kernel = _kernel(length, heads, window, interpret)
     b = blocks(length, window)
@@ -101,5 +115,9 @@ def splash_attention(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, scale: float, 
         q_BHLK = (q_BLHK * scale).swapaxes(1, 2)
         k_BGLK = k_BLGK.swapaxes(1, 2)
         v_BGLK = v_BLGK.swapaxes(1, 2)
-        o_BHLK = jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK)
+        if documents_BL is None:
+            o_BHLK = jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK)
+        else:
+            segments = splash.SegmentIds(documents_BL, documents_BL)
+            o_BHLK = jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK, segments)
     return o_BHLK.swapaxes(1, 2)

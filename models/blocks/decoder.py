@@ -11,7 +11,9 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from models.blocks import context as contexts
 from models.blocks import stack
+from models.blocks.context import Context, ContextOptions, Place
 from models.blocks.layers import Linear, Norm, param
 from models.blocks.options import Options, untraced
 from models.contract import Head, Output, Role
@@ -43,8 +45,9 @@ class Decoder(nnx.Module):
         head_axes: dict[str, int] = dict(zip(HEAD, (D, V), strict=True))
         self.head = None if cfg.tied else Linear(rngs, Role.HEAD, head_axes, cfg.init_std)
 
-    def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
+    def look_up(self, tokens_BL: Integer[Array, "B L"], context: Context) -> Float[Array, "B L D"]:
         """Return what enters the first layer."""
+        del context
         return look_up(self.embed[...].astype(jnp.dtype(self.cfg.dtype)), tokens_BL)
 
     def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
@@ -53,16 +56,28 @@ class Decoder(nnx.Module):
         return x_BLD, Output(None)
 
     def hidden(
-        self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."]
+        self, tokens_BL: Integer[Array, "B L"], *counts: Integer[Array, "..."], keys_B: Array | None = None
     ) -> tuple[Float[Array, "B L D"], Output]:
         """Return what enters the head, and the rest of the output.
 
-        `counts`: Output.counts of the whole batch, where these tokens are a part of it.
+        `counts`: Output.counts of the whole batch, where these tokens are a part of it. `keys_B`: a random key for each
+        sequence, where some of the activations are to be dropped.
         """
-        x_BLD = self.look_up(tokens_BL) * self.cfg.embed_multiplier
-        x_BLD = constrain(x_BLD, "batch", "position", "width")
-        x_BLD, output = self.layers(x_BLD, *counts)
+        if not isinstance(self.cfg, ContextOptions):
+            x_BLD = self._enter(tokens_BL, Context())
+            x_BLD, output = self.layers(x_BLD, *counts)
+            return self.norm(x_BLD), output
+        context = contexts.make(self.cfg, tokens_BL, keys_B)
+        before_layers = contexts.of_embedding(context, keys_B)
+        x_BLD = self._enter(tokens_BL, before_layers)
+        x_BLD = contexts.drop(x_BLD, self.cfg.dropout, before_layers, Place.EMBED)
+        x_BLD, output = self.layers(x_BLD, *counts, context=context)
         return self.norm(x_BLD), output
+
+    def _enter(self, tokens_BL: Integer[Array, "B L"], context: Context) -> Float[Array, "B L D"]:
+        """Return what enters the first layer, scaled."""
+        x_BLD = self.look_up(tokens_BL, context) * self.cfg.embed_multiplier
+        return constrain(x_BLD, "batch", "position", "width")
 
     def head_product(self) -> Head:
         """Return the product with the head's matrix [D, V], tied or not; `readout` scales it."""

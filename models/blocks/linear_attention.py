@@ -47,10 +47,12 @@ def linear_attention(
     log_decay_H: Float[Array, "H"],
     scale: float,
     chunk: int,
+    documents_BL: Integer[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H K"]:
     """Compute the sum above; query head h reads key-value head h // (H/G). Decays and states are float32.
 
-    `chunk` is the number of positions of one chunk; the last is padded. All powers of a decay are at most 1.
+    `chunk` is the number of positions of one chunk; the last is padded. All powers of a decay are at most 1. With
+    `documents_BL`, which never fall, the sum is over positions of the same document.
     """
     B, L, H, K = q_BLHK.shape
     G = k_BLGK.shape[2]
@@ -71,10 +73,14 @@ def linear_attention(
     values = in_chunks(v_BLGK)
     log_decay_GR = log_decay_H.reshape(G, R)
 
-    out = _inside_chunks(queries, keys, values, log_decay_GR)
+    documents_BZC = None
+    if documents_BL is not None:
+        padded_BL = jnp.pad(documents_BL, pad[:2], mode="edge")
+        documents_BZC = padded_BL.reshape(B, -1, C)
+    out = _inside_chunks(queries, keys, values, log_decay_GR, documents_BZC)
     if C < L:
         # The first chunk has none before it.
-        read = _from_earlier_chunks(queries, keys, values, log_decay_GR)
+        read = _from_earlier_chunks(queries, keys, values, log_decay_GR, documents_BZC)
         out = out.at[:, :, :, 1:].add(read)
     out = out.transpose(0, 3, 4, 1, 2, 5)
     o_BLHK = out.reshape(B, -1, H, K)
@@ -86,6 +92,7 @@ def _inside_chunks(
     keys: KeysOrValues,
     values: KeysOrValues,
     log_decay_GR: Float[Array, "G R"],
+    documents_BZC: Integer[Array, "B Z C"] | None,
 ) -> Queries:
     """What positions read of those in the same chunk, themselves included."""
     size = queries.shape[4]
@@ -99,6 +106,9 @@ def _inside_chunks(
     scores = jnp.einsum("BGRZCK,BGZMK->BGRZCM", queries, keys, preferred_element_type=jnp.float32)
     decay_GR1CC = decay_GRCC[:, :, None]
     scores = scores * decay_GR1CC
+    if documents_BZC is not None:
+        same_BZCC = documents_BZC[..., :, None] == documents_BZC[..., None, :]
+        scores = jnp.where(same_BZCC[:, None, None], scores, 0)
     scores = scores.astype(queries.dtype)
     return jnp.einsum("BGRZCM,BGZMK->BGRZCK", scores, values)
 
@@ -108,6 +118,7 @@ def _from_earlier_chunks(
     keys: KeysOrValues,
     values: KeysOrValues,
     log_decay_GR: Float[Array, "G R"],
+    documents_BZC: Integer[Array, "B Z C"] | None,
 ) -> Float[Array, "B G R Z2 C K"]:
     """What positions of all chunks but the first read of the chunks before their own, by way of the state."""
     dtype = queries.dtype
@@ -120,6 +131,11 @@ def _from_earlier_chunks(
     decay_GRC1 = jnp.exp(log_decay_GR11 * until_end_C[:, None])
     decay_GR1C1 = decay_GRC1[:, :, None]
     decayed_keys = keys[:, :, None, :-1] * decay_GR1C1
+    if documents_BZC is not None:
+        # A later chunk goes on in the last document of this one, and in no other.
+        last_BZ1 = documents_BZC[:, :-1, -1:]
+        in_last_BZC = documents_BZC[:, :-1] == last_BZ1
+        decayed_keys = jnp.where(in_last_BZC[:, None, None, ..., None], decayed_keys, 0)
     decayed_keys = decayed_keys.astype(dtype)
     read_values = values[:, :, :-1]
     added = jnp.einsum(
@@ -132,12 +148,21 @@ def _from_earlier_chunks(
     # The state at the end of each chunk: the one before, decayed over a chunk, and what this one adds.
     over_chunk_GR11 = jnp.exp(log_decay_GR11 * size)
 
-    def next_state(state: Array, new: Array) -> tuple[Array, Array]:
-        state = over_chunk_GR11 * state + new
+    def next_state(state: Array, of_chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+        new, *goes_on = of_chunk
+        kept = over_chunk_GR11 * state
+        if goes_on:
+            kept = jnp.where(goes_on[0][:, None, None, None, None], kept, 0)
+        state = kept + new
         return state, state
 
+    of_chunks: tuple[Array, ...] = (added,)
+    if documents_BZC is not None:
+        last_ZB = documents_BZC[:, :-1, -1].T
+        # Whether the document in which a chunk ends is that of the end of the one before; the first has no state to keep.
+        of_chunks += (last_ZB == jnp.concatenate([last_ZB[:1], last_ZB[:-1]]),)
     empty = jnp.zeros_like(added[0])
-    _, states = jax.lax.scan(next_state, empty, added)
+    _, states = jax.lax.scan(next_state, empty, of_chunks)
     states = states.astype(dtype)
 
     # What was read of the state as it was when the chunk began has decayed since.
@@ -146,7 +171,11 @@ def _from_earlier_chunks(
     since_start_C = at_C + 1
     decay_GRC1 = jnp.exp(log_decay_GR11 * since_start_C[:, None])
     decay_GR1C1 = decay_GRC1[:, :, None]
-    return (seen * decay_GR1C1).astype(dtype)
+    seen = seen * decay_GR1C1
+    if documents_BZC is not None:
+        still_BZC = documents_BZC[:, 1:] == documents_BZC[:, :-1, -1:]
+        seen = jnp.where(still_BZC[:, None, None, ..., None], seen, 0)
+    return seen.astype(dtype)
 
 
 class LinearPast(nnx.Module):

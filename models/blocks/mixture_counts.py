@@ -62,7 +62,7 @@ def mixture_counts(cfg: Any) -> MixtureCounts:
 
 
 def chinchilla(cfg: Any, seq_len: int) -> float:
-    """Chinchilla's FLOPs per token of the dense model that a token passes through, and of the gates.
+    """Return Chinchilla's FLOPs per token of the dense model that a token passes through, and of the gates.
 
     The gate as epfml/schedules-and-scaling counts it; DeepSeek's formula has no place for experts.
     """

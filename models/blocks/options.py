@@ -1,4 +1,4 @@
-"""Declare the options that all families share, and those of families whose tokens attend to each other."""
+"""Declare the options that all families share."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 from jaxtyping import Array
 
 from models.blocks import stack
-from models.blocks.attention import KERNELS
 from models.errors import InputError
 from models.numerics.formats import parse
 from models.numerics.parametrization import Parametrization
@@ -65,8 +64,9 @@ class Options(Parametrization, Precision):
         del seq_len
         return {}
 
-    def resolve(self: Resolved, vocab: int, seq_len: int) -> Resolved:
-        """Return the same options with every derived one filled in; `vocab` is the tokenizer's."""
+    def resolve(self: Resolved, vocab: int, seq_len: int, separator: int | None = None) -> Resolved:
+        """Return the same options with every derived one filled in; `vocab` and `separator` are the tokenizer's."""
+        del separator
         return dataclasses.replace(self, vocab=self.vocab or vocab, **self.derived(seq_len))
 
     def check(self, seq_len: int) -> None:
@@ -98,15 +98,6 @@ class Options(Parametrization, Precision):
                 f"model.{name}={text!r} has scales over the tokens of a batch, which execution.microbatches > 1 would "
                 f"cut; expected execution.microbatches=1, or a block that divides seq_len={seq_len}, such as {example}"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionOptions(Options):
-    """Options of families whose tokens attend to each other, besides those of all."""
-
-    attention_kernel: str = option(
-        "auto", numerics=False, choices=KERNELS, help="fused: one kernel of the accelerator; auto: where that can be"
-    )
 
 
 def untraced(cfg: Any) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from models.blocks.context import Context, Place, drop
 from models.blocks.layers import Norm
 from models.blocks.options import untraced
 from models.mesh.current import constrain
@@ -49,12 +50,21 @@ class Residual(Norm):
         return y_BLD
 
     def leave(
-        self, x_BLD: Float[Array, "B L D"], y_BLD: Float[Array, "B L D"], layer: Integer[Array, ""]
+        self,
+        x_BLD: Float[Array, "B L D"],
+        y_BLD: Float[Array, "B L D"],
+        layer: Integer[Array, ""],
+        context: Context = Context(),
+        sublayer: int = Place.MIXER,
     ) -> Float[Array, "B L D"]:
-        """Return the stream after the sublayer, from the stream `x_BLD` before it and its output `y_BLD`."""
+        """Return the stream after the sublayer, from the stream `x_BLD` before it and its output `y_BLD`.
+
+        Some of what is added is dropped, where the `context` has keys for it (Vaswani et al. 2017, section 5.4).
+        """
         place = self.cfg.norm_placement
         if self.after is not None:
             y_BLD = self.after(y_BLD)
+        y_BLD = drop(y_BLD, self.cfg.dropout, context, sublayer)
         if place == "deepnorm":
             x_BLD = x_BLD * (2 * self.cfg.depth) ** 0.25
         x_BLD = x_BLD + y_BLD * self.cfg.residual_scale

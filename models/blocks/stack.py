@@ -62,13 +62,23 @@ def depth_of(module: nnx.Module) -> int:
     return first.shape[0]
 
 
-def apply_stack(module: nnx.Module, x: Array, *inputs: Array, unroll: bool | None, remat: str) -> Array:
-    """Feed `x` through the layers of a `stack` or of several; see `fold_stack`."""
+def apply_stack(
+    module: nnx.Module, x: Array, *inputs: Array | None, unroll: bool | None, remat: str, context: Any = None
+) -> Array:
+    """Feed `x` through the layers of a `stack` or of several; see `fold_stack`.
 
-    def call(layer: Any, x: Array, *row: Array) -> tuple[Array, None]:
-        return layer(x, *row), None
+    `context` (models/blocks/context.py), where there is one, is the last argument of each layer.
+    """
 
-    x, _ = fold_stack(call, module, x, *inputs, unroll=unroll, remat=remat)
+    def call(layer: Any, x: Array, *row: Array | None) -> tuple[Array, None]:
+        if context is None:
+            return layer(x, *row), None
+        own = row[: len(inputs)]
+        of_layer = row[len(inputs) :]
+        return layer(x, *own, context.in_layer(*of_layer)), None
+
+    of_layers = () if context is None else context.by_layer
+    x, _ = fold_stack(call, module, x, *inputs, *of_layers, unroll=unroll, remat=remat)
     return x
 
 
@@ -76,14 +86,15 @@ def fold_stack(
     call: Callable[..., tuple[Any, Any]],
     module: nnx.Module,
     carry: Any,
-    *inputs: Array,
+    *inputs: Array | None,
     unroll: bool | None,
     remat: str,
 ) -> tuple[Any, Any]:
     """Carry a tree of arrays through the layers of a `stack` or of several, by scan or unrolled: the same numbers.
 
     `call(layer, carry, *row)` returns the carry of the next layer and what this one reports, a tree; the reports come
-    back stacked over layers. The pasts of layers that have one (models/blocks/past.py) are moved on in `module`. Each of `inputs` has a leading layer axis, and `row` is a layer's part of it.
+    back stacked over layers. The pasts of layers that have one (models/blocks/past.py) are moved on in `module`. Each of
+    `inputs` has a leading layer axis or is None, and `row` is a layer's part of it.
     `unroll` None unrolls on a CPU (1.2x faster steps there, at the price of compile time) and scans elsewhere.
     `remat` says what the backward pass computes again: "none" nothing, "dots" all but matmuls, "attention" all but what
     attention gives (models/families/dense.py names it), "full" everything from the layer's input, and "offload" the

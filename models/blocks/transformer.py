@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Integer
 
 from models.blocks import layers
 from models.blocks.attention import attention
+from models.blocks.context import Context
 from models.blocks.layers import Linear, Norm
 from models.blocks.linear_attention import FEATURES, LinearPast, linear_attention, log_decay
 from models.blocks.options import untraced
@@ -98,11 +99,11 @@ class Attention(nnx.Module):
             return {"heads": cfg.heads * size}, {"kv_heads": cfg.kv_heads * size}
         return {"head_size": size}, {"head_size": size}
 
-    def __call__(self, x_BLD: Stream, layer: Integer[Array, ""]) -> Stream:
+    def __call__(self, x_BLD: Stream, layer: Integer[Array, ""], context: Context = Context()) -> Stream:
         """Return what is added to the stream. `layer` counts from 1; only decays depend on it."""
         cfg = self.cfg
         B, L, _ = x_BLD.shape
-        q_BLHK, k_BLGK = self._queries_and_keys(x_BLD)
+        q_BLHK, k_BLGK = self._queries_and_keys(x_BLD, context)
         v = self.value(x_BLD)
         v_BLGK = v.reshape(B, L, cfg.kv_heads, cfg.head_size)
 
@@ -113,7 +114,7 @@ class Attention(nnx.Module):
         k_BLGK = straight_through(k_BLGK, cfg.kv_format, -1)
         v_BLGK = straight_through(v_BLGK, cfg.kv_format, -1)
 
-        o_BLHK = self._read(q_BLHK, k_BLGK, v_BLGK, layer)
+        o_BLHK = self._read(q_BLHK, k_BLGK, v_BLGK, layer, context)
         o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
         o_BLHK = checkpoint_name(o_BLHK, "attention")  # which remat "attention" keeps
 
@@ -123,22 +124,33 @@ class Attention(nnx.Module):
             o = normalised * self.gate(x_BLD)
         return self.out(o)
 
-    def _read(self, q_BLHK: Queries, k_BLGK: Keys, v_BLGK: Keys, layer: Integer[Array, ""]) -> Queries:
+    def _read(
+        self, q_BLHK: Queries, k_BLGK: Keys, v_BLGK: Keys, layer: Integer[Array, ""], context: Context
+    ) -> Queries:
         """Return what queries read of the values, of those in the past too."""
         cfg = self.cfg
         scale = cfg.score_scale
         if cfg.attention == "linear":
             decay_H = log_decay(cfg.heads, layer, cfg.depth)
-            o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, scale, cfg.chunk)
+            o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, scale, cfg.chunk, context.documents_BL)
             if isinstance(self.past, LinearPast):
                 o_BLHK = o_BLHK + self.past.read(q_BLHK * scale, decay_H)
                 self.past.extend(k_BLGK, v_BLGK, decay_H)
             return o_BLHK
         if isinstance(self.past, KeyValues):
             return self.past.attend(q_BLHK, k_BLGK, v_BLGK, scale, cfg.window)
-        return attention(q_BLHK, k_BLGK, v_BLGK, scale, window=cfg.window, kernel=cfg.attention_kernel)
+        return attention(
+            q_BLHK,
+            k_BLGK,
+            v_BLGK,
+            scale,
+            window=cfg.window,
+            kernel=cfg.attention_kernel,
+            context=context,
+            dropout=cfg.attention_dropout,
+        )
 
-    def _queries_and_keys(self, x_BLD: Stream) -> tuple[Queries, Keys]:
+    def _queries_and_keys(self, x_BLD: Stream, context: Context) -> tuple[Queries, Keys]:
         """Project, normalise and turn by the position, as the config says."""
         cfg = self.cfg
         B, L, _ = x_BLD.shape
@@ -155,7 +167,7 @@ class Attention(nnx.Module):
             q_BLHK = feature(q_BLHK)
             k_BLGK = feature(k_BLGK)
         if cfg.position == "rope":
-            position_BL = None if self.past is None else self.past.reached.next(L)
+            position_BL = context.positions_BL if self.past is None else self.past.reached.next(L)
             q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, position=position_BL)
             k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta, position=position_BL)
         return q_BLHK, k_BLGK

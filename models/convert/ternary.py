@@ -28,6 +28,7 @@ from models.families import matmul_free
 from models.families.matmul_free import Config, ternary, whole_matmul
 
 SCHEMA = 1
+TERNARY_GROUPS = ("head", "mixer", "mlp")  # of the family's `account`: the ternary matrices, and nothing else
 
 Params = dict[str, Array]  # of one trial, by path
 Bytes = UInt8[Array, "bytes"]
@@ -35,6 +36,12 @@ Path = str | pathlib.Path
 
 _PER_BYTE = 4
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)  # of the four values of a byte
+
+
+def ternary_params(cfg: Config) -> int:
+    """Count the ternary parameters of a resolved config."""
+    params = matmul_free.account(cfg, 1).params
+    return sum(params[group] for group in TERNARY_GROUPS)
 
 
 def _bytes_for(size: int) -> int:

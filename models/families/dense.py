@@ -17,15 +17,17 @@ import numpy as np
 
 from models.accounting import Accounting, transformer_conventions
 from models.blocks import decoder, layers, stack
+from models.blocks.attention import NOT_FUSED, AttentionOptions
+from models.blocks.context import Context, Place
 from models.blocks.layers import Mlp, param
 from models.blocks.linear_attention import FEATURES
 from models.blocks.linear_attention import flops as linear_flops
-from models.blocks.options import AttentionOptions
 from models.blocks.past import Reached
 from models.blocks.residual import PLACEMENTS, Residual
 from models.blocks.transformer import Attention, init_scales
 from models.contract import Output, Role
 from models.errors import InputError
+from models.mesh.exchange import look_up
 from models.numerics.parametrization import PARAMETRIZATIONS, TRANSFERS
 from models.option import AT_LEAST_ONE, FRACTION, POSITIVE, Valid, inherit, option, when
 
@@ -111,6 +113,7 @@ class Config(AttentionOptions):
     )
 
     attention_kernel: str = inherit(AttentionOptions, "attention_kernel", when=SOFTMAX)
+    attention_dropout: float = inherit(AttentionOptions, "attention_dropout", when=(SOFTMAX, NOT_FUSED))
     remat: str = inherit(AttentionOptions, "remat", choices=stack.REMAT)
     parametrization: str = inherit(AttentionOptions, "parametrization", choices=PARAMETRIZATIONS)
 
@@ -214,11 +217,13 @@ class Block(nnx.Module):
         self.mlp_norm = Residual(rngs, cfg)
         self.mlp = Mlp(rngs, cfg.width, cfg.ff, cfg.activation, cfg.bias, std.value, std.out, cfg.quant)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], layer: Integer[Array, ""]) -> Float[Array, "B L D"]:
-        y_BLD = self.attention(self.attention_norm.enter(x_BLD, layer), layer)
-        x_BLD = self.attention_norm.leave(x_BLD, y_BLD, layer)
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], layer: Integer[Array, ""], context: Context = Context()
+    ) -> Float[Array, "B L D"]:
+        y_BLD = self.attention(self.attention_norm.enter(x_BLD, layer), layer, context)
+        x_BLD = self.attention_norm.leave(x_BLD, y_BLD, layer, context)
         y_BLD = self.mlp(self.mlp_norm.enter(x_BLD, layer))
-        return self.mlp_norm.leave(x_BLD, y_BLD, layer)
+        return self.mlp_norm.leave(x_BLD, y_BLD, layer, context, Place.FEED_FORWARD)
 
 
 def layer_runs(cfg: Config, block: Callable[..., nnx.Module]) -> list[stack.Run]:
@@ -250,24 +255,28 @@ class Model(decoder.Decoder):
         if self.position is not None:
             self.past = Reached((batch,))
 
-    def look_up(self, tokens_BL: Integer[Array, "B L"]) -> Float[Array, "B L D"]:
+    def look_up(self, tokens_BL: Integer[Array, "B L"], context: Context) -> Float[Array, "B L D"]:
         """Return token embeddings, with learned positions where the config has them."""
-        x_BLD = super().look_up(tokens_BL)
+        x_BLD = super().look_up(tokens_BL, context)
         if self.position is None:
             return x_BLD
         table_LD = self.position[...].astype(x_BLD.dtype)
         length = tokens_BL.shape[1]
+        if context.positions_BL is not None:
+            return x_BLD + look_up(table_LD, context.positions_BL)
         if self.past is None:
             return x_BLD + table_LD[:length]
         position_BL = self.past.next(length)
         self.past.move(length)
         return x_BLD + table_LD[position_BL]
 
-    def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
+    def layers(
+        self, x_BLD: Float[Array, "B L D"], context: Context = Context()
+    ) -> tuple[Float[Array, "B L D"], Output]:
         """Run all layers, each told its number from 1."""
         cfg = self.cfg
         layer_Y = jnp.arange(1, cfg.depth + 1)
-        x_BLD = stack.apply_stack(self.blocks, x_BLD, layer_Y, unroll=cfg.unroll, remat=cfg.remat)
+        x_BLD = stack.apply_stack(self.blocks, x_BLD, layer_Y, unroll=cfg.unroll, remat=cfg.remat, context=context)
         return x_BLD, Output(None)
 
 
@@ -318,7 +327,10 @@ def layer_counts(cfg: Config, seq_len: int) -> LayerCounts:
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:
-    """Count a resolved config. Groups: embed, position, head, attention, mlp, norm."""
+    """Count a resolved config. Groups: embed, position, head, attention, mlp, norm.
+
+    What a document mask hides is counted: see models/accounting.py.
+    """
     sizes = layer_sizes(cfg)
     params, matmul = decoder.outside(cfg, cfg.bias)
     params |= {"position": (cfg.positions or 0) * cfg.width, "attention": 0, "mlp": 0}

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from models.accounting import Accounting
 from models.blocks import decoder, layers, stack
+from models.blocks.context import Context, ContextOptions, Place, drop
 from models.blocks.layers import Norm, param
 from models.blocks.options import Options
 from models.blocks.past import leading
@@ -33,14 +34,13 @@ from models.option import AT_LEAST_ONE, POSITIVE, inherit, missing, option
 Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
 Product = Float[Array, "..."]  # [*batch, *O]
 
-TERNARY_GROUPS = ("head", "mixer", "mlp")  # of `account`: the ternary matrices, and nothing else
 ROUNDED = "weights are ternary, inputs have model.act_bits"
 LEAST = 1e-5  # a magnitude that is divided by is at least so large
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
-    """Options of the MatMul-free family besides those of blocks/options.py."""
+class Config(ContextOptions):
+    """Options of the MatMul-free family besides those of blocks/context.py."""
 
     ff: int | None = option(
         None, valid=AT_LEAST_ONE, growth="size", help="channel mixer's size; none: 8/3 width rounded up to 256"
@@ -283,7 +283,7 @@ class Mlgru(nnx.Module):
         del length
         self.past = LastState(leading(self.out.norm, batch), self.size)
 
-    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None) -> Stream:
+    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None, context: Context = Context()) -> Stream:
         i_BLD = self.candidate(x_BLD).astype(jnp.float32)
         i_BLD = constrain(i_BLD, "batch", "position", "ff")
         f_BLD = self.forget(x_BLD).astype(jnp.float32)
@@ -293,7 +293,8 @@ class Mlgru(nnx.Module):
         if floor_D is not None:
             f_BLD = floor_D + (1 - floor_D) * f_BLD
         new_BLD = jax.nn.silu(i_BLD) * (1 - f_BLD)
-        s_BLD = linear_recurrence(f_BLD, new_BLD, past=self.past)
+        decay_BLD = context.forget(f_BLD)
+        s_BLD = linear_recurrence(decay_BLD, new_BLD, past=self.past)
         if self.gate_norm is not None:
             o_BLD = self.gate_norm(g_BLD) * jax.nn.silu(s_BLD)
         else:
@@ -325,16 +326,19 @@ class Block(nnx.Module):
     """One layer: token and channel mixer, each behind a norm and around a residual."""
 
     def __init__(self, rngs: nnx.Rngs, cfg: Config, linear: Callable):
+        self.dropout = cfg.dropout
         self.mixer_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mixer = Mlgru(rngs, cfg, linear)
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mlp = Glu(rngs, cfg, linear)
 
-    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None = None) -> Stream:
+    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None = None, context: Context = Context()) -> Stream:
         normalised_BLD = self.mixer_norm(x_BLD)
-        x_BLD = x_BLD + self.mixer(normalised_BLD, floor_D)
+        mixed_BLD = self.mixer(normalised_BLD, floor_D, context)
+        x_BLD = x_BLD + drop(mixed_BLD, self.dropout, context, Place.MIXER)
         normalised_BLD = self.mlp_norm(x_BLD)
-        x_BLD = x_BLD + self.mlp(normalised_BLD)
+        fed_BLD = self.mlp(normalised_BLD)
+        x_BLD = x_BLD + drop(fed_BLD, self.dropout, context, Place.FEED_FORWARD)
         return constrain(x_BLD, "batch", "position", "width")
 
 
@@ -360,11 +364,11 @@ class Model(decoder.Decoder):
         """Return the product with the ternary head."""
         return self.head.as_head()
 
-    def layers(self, x_BLD: Stream) -> tuple[Stream, Output]:
+    def layers(self, x_BLD: Stream, context: Context = Context()) -> tuple[Stream, Output]:
         """Run all layers, each with the floor of its forget gate."""
         cfg = self.cfg
-        inputs = [] if self.gamma is None else [floors(self.gamma[...])]
-        x_BLD = stack.apply_stack(self.blocks, x_BLD, *inputs, unroll=cfg.unroll, remat=cfg.remat)
+        floors_YD = None if self.gamma is None else floors(self.gamma[...])
+        x_BLD = stack.apply_stack(self.blocks, x_BLD, floors_YD, unroll=cfg.unroll, remat=cfg.remat, context=context)
         return x_BLD, Output(None)
 
 
@@ -392,9 +396,3 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     of_element = 8.0 if cfg.lower_bounds else 6.0
     recurrence = {"recurrence": Y * D * of_element}
     return Accounting(params, params, matmul, recurrence, recurrence, {})
-
-
-def ternary_params(cfg: Config) -> int:
-    """Count the ternary parameters of a resolved config."""
-    params = account(cfg, 1).params
-    return sum(params[group] for group in TERNARY_GROUPS)

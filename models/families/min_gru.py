@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.accounting import Accounting
-from models.blocks import decoder, layers
+from models.blocks import decoder, layers, stack
+from models.blocks.context import Context, ContextOptions, Place, drop
 from models.blocks.layers import Linear, Mlp, Norm
 from models.blocks.options import Options
 from models.blocks.past import leading
 from models.blocks.recurrence import LastState, linear_recurrence
-from models.contract import Role
+from models.contract import Output, Role
 from models.mesh.current import constrain
 from models.numerics.parametrization import PARAMETRIZATIONS
 from models.option import AT_LEAST_ONE, inherit, missing, option
@@ -27,8 +28,8 @@ Stream = Float[Array, "B L D"]  # the residual stream, or what is added to it
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
-    """Options of the minGRU family besides those of blocks/options.py."""
+class Config(ContextOptions):
+    """Options of the minGRU family besides those of blocks/context.py."""
 
     state: int | None = option(
         None, valid=AT_LEAST_ONE, growth="size", help="recurrent state of a layer; none: as wide as the model"
@@ -69,14 +70,15 @@ class MinGru(nnx.Module):
         del length
         self.past = LastState(leading(self.out.kernel, batch), self.size)
 
-    def __call__(self, x_BLD: Stream) -> Stream:
+    def __call__(self, x_BLD: Stream, context: Context = Context()) -> Stream:
         # The recurrence multiplies many gates: it is float32 whatever the compute type.
         z_BLR = self.gate(x_BLD).astype(jnp.float32)
         z_BLR = jax.nn.sigmoid(z_BLR)
         z_BLR = constrain(z_BLR, "batch", "position", "ff")
         c_BLR = self.candidate(x_BLD).astype(jnp.float32)
         c_BLR = constrain(c_BLR, "batch", "position", "ff")
-        h_BLR = linear_recurrence(1 - z_BLR, z_BLR * c_BLR, past=self.past)
+        decay_BLR = context.forget(1 - z_BLR)
+        h_BLR = linear_recurrence(decay_BLR, z_BLR * c_BLR, past=self.past)
         return self.out(h_BLR.astype(x_BLD.dtype))
 
 
@@ -86,16 +88,21 @@ class Block(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, cfg: Config):
         assert cfg.ff is not None
         std, out_std = cfg.init_stds(cfg.init_std)
-        self.scale = cfg.residual_scale
+        self.scale = cfg.residual_scale  # of what is added to the stream
+        self.dropout = cfg.dropout
         self.mixer_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mixer = MinGru(rngs, cfg, std, out_std)
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mlp = Mlp(rngs, cfg.width, cfg.ff, "swiglu", False, std, out_std, cfg.quant)
 
-    def __call__(self, x_BLD: Stream) -> Stream:
-        mixed_BLD = self.mixer(self.mixer_norm(x_BLD))
+    def __call__(self, x_BLD: Stream, context: Context = Context()) -> Stream:
+        normalised_BLD = self.mixer_norm(x_BLD)
+        mixed_BLD = self.mixer(normalised_BLD, context)
+        mixed_BLD = drop(mixed_BLD, self.dropout, context, Place.MIXER)
         x_BLD = x_BLD + mixed_BLD * self.scale
-        fed_BLD = self.mlp(self.mlp_norm(x_BLD))
+        normalised_BLD = self.mlp_norm(x_BLD)
+        fed_BLD = self.mlp(normalised_BLD)
+        fed_BLD = drop(fed_BLD, self.dropout, context, Place.FEED_FORWARD)
         x_BLD = x_BLD + fed_BLD * self.scale
         return constrain(x_BLD, "batch", "position", "width")
 
@@ -105,6 +112,18 @@ class Model(decoder.Decoder):
 
     def __init__(self, cfg: Config, rngs: nnx.Rngs):
         super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg))
+
+    def layers(self, x_BLD: Stream, context: Context = Context()) -> tuple[Stream, Output]:
+        """Run all layers."""
+        cfg = self.cfg
+        x_BLD = stack.apply_stack(
+            self.blocks,
+            x_BLD,
+            unroll=cfg.unroll,
+            remat=cfg.remat,
+            context=context,
+        )
+        return x_BLD, Output(None)
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:

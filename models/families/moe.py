@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Integer
 
 from models.accounting import Accounting, Dispatch
 from models.blocks import dispatch, expert_matrices, layers, routing, stack
+from models.blocks.context import Context, Place
 from models.blocks.mixture import Cell, Mixture
 from models.blocks.mixture_counts import chinchilla, expert_rows, mixture_counts
 from models.blocks.residual import Residual
@@ -124,6 +125,7 @@ class Config(dense.Config):
         help="step of the selection bias of loss-free balancing (DeepSeek-V3: 1e-3); 0: there is none",
     )
 
+    document_mask: bool = inherit(dense.Config, "document_mask", when=when("mode", "dropless"))
     ff: int | None = inherit(
         dense.Config,
         "ff",
@@ -247,12 +249,13 @@ class Block(nnx.Module):
         h_BLW: Float[Array, "B L W"] | None,
         cell: Cell | None,
         layer: Integer[Array, ""],
+        context: Context = Context(),
     ) -> tuple[tuple[Float[Array, "B L D"], Float[Array, "B L W"] | None], routing.Load]:
         """Return activations and router state for the next layer, and the load of this one."""
-        y_BLD = self.attention(self.attention_norm.enter(x_BLD, layer), layer)
-        x_BLD = self.attention_norm.leave(x_BLD, y_BLD, layer)
+        y_BLD = self.attention(self.attention_norm.enter(x_BLD, layer), layer, context)
+        x_BLD = self.attention_norm.leave(x_BLD, y_BLD, layer, context)
         y_BLD, h_BLW, load = self.mlp(self.mlp_norm.enter(x_BLD, layer), h_BLW, cell)
-        return (self.mlp_norm.leave(x_BLD, y_BLD, layer), h_BLW), load
+        return (self.mlp_norm.leave(x_BLD, y_BLD, layer, context, Place.FEED_FORWARD), h_BLW), load
 
 
 class Model(dense.Model):
@@ -265,7 +268,10 @@ class Model(dense.Model):
         self.cell = Cell(rngs, cfg.router_width) if cfg.router == "recurrent" else None
 
     def layers(
-        self, x_BLD: Float[Array, "B L D"], chosen_YE: Integer[Array, "Y E"] | None = None
+        self,
+        x_BLD: Float[Array, "B L D"],
+        chosen_YE: Integer[Array, "Y E"] | None = None,
+        context: Context = Context(),
     ) -> tuple[Float[Array, "B L D"], Output]:
         """Run dense layers, then those with experts; the recurrent router's state starts at zero with the latter.
 
@@ -276,15 +282,17 @@ class Model(dense.Model):
         layer_Y = jnp.arange(1, cfg.depth + 1)
         if self.first is not None:
             numbers = layer_Y[: cfg.dense_first]
-            x_BLD = stack.apply_stack(self.first, x_BLD, numbers, unroll=cfg.unroll, remat=cfg.remat)
+            first = context.in_layer(*(keys[: cfg.dense_first] for keys in context.by_layer))
+            x_BLD = stack.apply_stack(self.first, x_BLD, numbers, unroll=cfg.unroll, remat=cfg.remat, context=first)
         h_BLW = None
         if self.cell is not None:
             h_BLW = jnp.zeros((*x_BLD.shape[:2], cfg.router_width), jnp.float32)
+        rows = [of_layers[cfg.dense_first :] for of_layers in (layer_Y, *context.by_layer)]
         (x_BLD, _), load = stack.fold_stack(
-            lambda block, carry, layer: block(*carry, self.cell, layer),
+            lambda block, carry, layer, *of: block(*carry, self.cell, layer, context.in_layer(*of)),
             self.blocks,
             (x_BLD, h_BLW),
-            layer_Y[cfg.dense_first :],
+            *rows,
             unroll=cfg.unroll,
             remat=cfg.remat,
         )

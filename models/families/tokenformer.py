@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.accounting import Accounting
-from models.blocks import decoder, layers
-from models.blocks.attention import attention
+from models.blocks import decoder, layers, stack
+from models.blocks.attention import AttentionOptions, attention
+from models.blocks.context import Context, Place, drop
 from models.blocks.layers import param
-from models.blocks.options import AttentionOptions, untraced
+from models.blocks.options import untraced
 from models.blocks.past import KeyValues, leading
-from models.contract import Role
+from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh.current import constrain
 from models.mesh.exchange import exchange
@@ -163,7 +164,7 @@ class Block(nnx.Module):
         axes = {"kv_heads": cfg.heads, "head_size": cfg.width // cfg.heads}
         self.past = KeyValues(leading(self.out.key, batch), length, axes, jnp.dtype(cfg.dtype))
 
-    def attention(self, x_BLD: Stream) -> Stream:
+    def attention(self, x_BLD: Stream, context: Context) -> Stream:
         """Causal attention whose four projections are Pattention."""
         cfg = self.cfg
         B, L, D = x_BLD.shape
@@ -175,7 +176,7 @@ class Block(nnx.Module):
         q_BLHK = self.query(x_BLD).reshape(by_head)
         k_BLHK = self.key(x_BLD).reshape(by_head)
         v_BLHK = self.value(x_BLD).reshape(by_head)
-        position_BL = None if self.past is None else self.past.reached.next(L)
+        position_BL = context.positions_BL if self.past is None else self.past.reached.next(L)
         q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned, position_BL)
         k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned, position_BL)
 
@@ -186,19 +187,28 @@ class Block(nnx.Module):
         k_BLHK = straight_through(k_BLHK, cfg.kv_format, -1)
         v_BLHK = straight_through(v_BLHK, cfg.kv_format, -1)
         if self.past is None:
-            o_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, size**-0.5, kernel=cfg.attention_kernel)
+            o_BLHK = attention(
+                q_BLHK,
+                k_BLHK,
+                v_BLHK,
+                size**-0.5,
+                kernel=cfg.attention_kernel,
+                context=context,
+                dropout=cfg.attention_dropout,
+            )
         else:
             o_BLHK = self.past.attend(q_BLHK, k_BLHK, v_BLHK, size**-0.5, None)
         o_BLHK = exchange(o_BLHK, "heads", "head_size", back=True)
         return self.out(o_BLHK.reshape(B, L, D))
 
-    def __call__(self, x_BLD: Stream) -> Stream:
-        norm = self.cfg.norm
-        eps = self.cfg.norm_eps
-        normalised_BLD = layers.normalise(x_BLD, norm, eps)
-        x_BLD = x_BLD + self.attention(normalised_BLD)
-        normalised_BLD = layers.normalise(x_BLD, norm, eps)
-        x_BLD = x_BLD + self.ff(normalised_BLD)
+    def __call__(self, x_BLD: Stream, context: Context = Context()) -> Stream:
+        cfg = self.cfg
+        normalised_BLD = layers.normalise(x_BLD, cfg.norm, cfg.norm_eps)
+        mixed_BLD = self.attention(normalised_BLD, context)
+        x_BLD = x_BLD + drop(mixed_BLD, cfg.dropout, context, Place.MIXER)
+        normalised_BLD = layers.normalise(x_BLD, cfg.norm, cfg.norm_eps)
+        fed_BLD = self.ff(normalised_BLD)
+        x_BLD = x_BLD + drop(fed_BLD, cfg.dropout, context, Place.FEED_FORWARD)
         return constrain(x_BLD, "batch", "position", "width")
 
 
@@ -207,6 +217,12 @@ class Model(decoder.Decoder):
 
     def __init__(self, cfg: Config, rngs: nnx.Rngs):
         super().__init__(cfg, rngs, lambda rngs: Block(rngs, cfg), bias=cfg.norm == "layer")
+
+    def layers(self, x_BLD: Stream, context: Context = Context()) -> tuple[Stream, Output]:
+        """Run all layers."""
+        cfg = self.cfg
+        x_BLD = stack.apply_stack(self.blocks, x_BLD, unroll=cfg.unroll, remat=cfg.remat, context=context)
+        return x_BLD, Output(None)
 
 
 def account(cfg: Config, seq_len: int) -> Accounting:

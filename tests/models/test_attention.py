@@ -13,6 +13,7 @@ from experiments.run import freeze, identity
 from models.blocks import attention_tpu
 from models.blocks.attention import attention, unfused
 from models.blocks.attention_tpu import blocks, visited
+from models.blocks.context import Context
 from models.mesh.mesh import make_mesh
 from sweeps.cost import compiler, hlo, hlo_flops, hlo_traffic, layouts, machines
 from tests.support.sharding import losses_of
@@ -54,6 +55,18 @@ def test_the_kernel_equals_matmuls(length, heads, groups, size, window):
     kernel, matmuls = both(*arrays(1, length, heads, groups, size), window=window)
     for ours, theirs in zip(kernel, matmuls, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
+def test_the_kernel_keeps_documents_apart():
+    starts = jnp.zeros((1, 128), int).at[0, jnp.array([50, 51, 100])].set(1)
+    context = Context(documents_BL=jnp.cumsum(starts, axis=1))
+    kernel, matmuls = both(*arrays(1, 128, 2, 1, 64), window=40, context=context)
+    for ours, theirs in zip(kernel, matmuls, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
+    assert "document_mask" in str(unfused("gpu", 128, 64, jnp.bfloat16, context))
+    dropping = Context(keys=jax.random.split(jax.random.key(0), 1))
+    assert "attention_dropout=0.1" in str(unfused("tpu", 128, 64, jnp.float32, dropping, 0.1))
+    assert unfused("tpu", 128, 64, jnp.float32, Context(), 0.1) is None, "an evaluation drops nothing"
 
 
 @pytest.mark.slow

@@ -54,6 +54,12 @@ def test_position_by_position_is_the_full_pass(family, variant):
     np.testing.assert_allclose(decoded(run, params, x, PIECES), logits(run, params, x), atol=1e-5)
 
 
+def test_documents_that_do_not_see_each_other_are_refused():
+    run = configure("dense", document_mask=True, separator=0)
+    with pytest.raises(InputError, match=r"model\.document_mask=True: a state that goes on"):
+        functional.start("dense", run.model, 1, LENGTH)
+
+
 @pytest.mark.parametrize(("family", "variant"), NOT_CAUSAL)
 def test_routing_that_looks_ahead_is_refused(family, variant):
     with pytest.raises(InputError, match=r"model\.(mode|priority)='.*': a token's experts depend on later tokens"):

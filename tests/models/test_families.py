@@ -16,6 +16,7 @@ import models
 from models import accounting, functional
 from models.blocks.stack import REMAT
 from models.contract import Role
+from models.errors import InputError
 from models.mesh import rules
 from models.numerics import parametrization
 from sweeps.cost import hlo, hlo_flops
@@ -98,6 +99,79 @@ def test_causal(family, variant):
         changed = logits(run, params, x.at[:, position].set((x[:, position] + 7) % VOCAB))
         np.testing.assert_array_equal(base[:, :position], changed[:, :position])
         assert not np.allclose(base[:, position:], changed[:, position:])
+
+
+# Documents of one sequence of LENGTH tokens, by their first token: of one token, and over several chunks of attention.
+STARTS = (0, 3, 4, 21)
+IN_PLACES = ("switch", "gshard", "expert_choice")  # of an expert, for which all tokens of a sequence compete
+ALONE_QUICK = {(family, next(iter(VARIANTS[family]))) for family in models.family_names() if family != "moe"}
+ALONE_QUICK |= {("dense", "gpt2"), ("dense", "lns"), ("dense", "linear")}
+MASKED = [
+    pytest.param(*case, marks=() if case in ALONE_QUICK else pytest.mark.slow)
+    for case in CASES
+    if case[1] not in IN_PLACES
+]
+
+
+def packed_and_alone():
+    """Return a sequence of documents, each with its separator 0 in front; and each alone, in the rows of a batch."""
+    packed = 1 + tokens(1) % (VOCAB - 1)
+    packed = packed.at[:, STARTS[1:]].set(0)
+    alone = [jnp.roll(packed[0], -start) for start in STARTS]  # what follows does not matter to it
+    return packed, jnp.stack(alone)
+
+
+@pytest.mark.parametrize(("family", "variant"), MASKED)
+def test_packed_documents_are_what_each_is_alone(family, variant):
+    """Attention, its windows and chunks, recurrences and positions: in the forward pass and in gradients."""
+    masked, params = make(family, variant, document_mask=True, separator=0, depth=2)
+    run, _ = make(family, variant, depth=2)
+    packed, alone = packed_and_alone()
+    ends = (*STARTS[1:], LENGTH)
+    weights = jax.random.normal(jax.random.key(0), (LENGTH, VOCAB))
+
+    def summed(run, x, stretches):
+        def total(params):
+            y = functional.apply(run.family, run.model, params, x).logits_BLV
+            pieces = [y[row, first:last] for row, first, last in stretches]
+            return jnp.sum(weights * jnp.concatenate(pieces)), y
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    lengths = [end - start for start, end in zip(STARTS, ends, strict=True)]
+    of_packed, together = summed(masked, packed, [(0, 0, LENGTH)])
+    of_alone, apart = summed(run, alone, [(row, 0, length) for row, length in enumerate(lengths)])
+    for row, (start, end) in enumerate(zip(STARTS, ends, strict=True)):
+        np.testing.assert_allclose(together[0, start:end], apart[row, : end - start], rtol=1e-5, atol=1e-5)
+    size = max(float(jnp.abs(gradient).max()) for gradient in of_alone.values())
+    for path, gradient in of_alone.items():
+        np.testing.assert_allclose(of_packed[path] / size, gradient / size, atol=1e-5, err_msg=path)
+    assert not np.allclose(together[:, 5:], logits(run, params, packed)[:, 5:], atol=1e-5), "the mask does something"
+
+
+@pytest.mark.parametrize("variant", IN_PLACES)
+def test_documents_that_compete_for_experts_are_refused(variant):
+    with pytest.raises(InputError, match=r"model\.document_mask=True has an effect only where model\.mode='dropless'"):
+        make("moe", variant, document_mask=True, separator=0)
+
+
+@pytest.mark.parametrize("family", models.family_names())
+def test_dropout_is_drawn_for_each_sequence_and_only_with_keys(family):
+    """What a sequence loses depends on its key alone; without keys the model is the one without dropout."""
+    run, params = make(family, dropout=0.4)
+    without, _ = make(family)
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = jnp.broadcast_to(tokens(1), (4, LENGTH))
+
+    @jax.jit
+    def dropped(keys_B):
+        hidden, _ = functional.model(run.family, run.model, params).hidden(x, keys_B=keys_B)
+        return hidden
+
+    y = dropped(keys)
+    assert not np.allclose(y[0], y[1], atol=1e-2)
+    np.testing.assert_allclose(dropped(keys[::-1]), y[::-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(logits(run, params, x), logits(without, params, x))
 
 
 @pytest.mark.parametrize(("family", "variant"), COMPILED)

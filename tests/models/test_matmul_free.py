@@ -335,15 +335,15 @@ def test_published_sizes(width, depth, millions, share):
     cfg = matmul_free.Config(width=width, depth=depth).resolve(32_000, 2048)
     account = matmul_free.account(cfg, 2048)
     assert sum(account.params.values()) / 1e6 == pytest.approx(millions, abs=0.05 if share else 0.5)
-    assert sum(account.matmul.values()) == 2 * matmul_free.ternary_params(cfg)
+    assert sum(account.matmul.values()) == 2 * ternary.ternary_params(cfg)
     if share:
-        assert matmul_free.ternary_params(cfg) / 1e6 == pytest.approx(share, abs=0.05)
+        assert ternary.ternary_params(cfg) / 1e6 == pytest.approx(share, abs=0.05)
 
 
 def test_ternary_params_are_the_kernels():
     run, params = make()
     kernels = sum(p.size for path, p in params.items() if path.endswith("kernel"))
-    assert matmul_free.ternary_params(run.model) == kernels
+    assert ternary.ternary_params(run.model) == kernels
     decayed = {
         path for path, on in transformations.decay_mask(functional.param_axes(run.family, run.model)).items() if on
     }
@@ -467,7 +467,7 @@ def test_packed_file_is_as_small_as_its_bits_say(tmp_path):
     """2 bits for what was 32, plus scales, what stays float, and the names of the arrays."""
     run, params = make(width=128, ff=256)
     ternary.export(params, run.model, tmp_path / "model.npz")
-    packed = matmul_free.ternary_params(run.model)
+    packed = ternary.ternary_params(run.model)
     total = sum(p.size for p in params.values())
     floats, scales = 4 * (total - packed), 4 * (6 * run.model.depth + 1)
     size = (tmp_path / "model.npz").stat().st_size

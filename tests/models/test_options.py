@@ -39,6 +39,9 @@ OTHER_VALUES = {
     "depth_alpha": (0.5,),
     "mix_share": (1.0,),
     "bias_rate": (0.1,),
+    "dropout": (0.5,),
+    "attention_dropout": (0.5,),
+    "separator": (3,),
 }
 # Options besides those of an option's condition that it needs at these sizes.
 COMPANIONS = {
@@ -60,7 +63,7 @@ def config(family: str, **values):
     """A checked and resolved config of small sizes. Raises InputError for values that cannot be."""
     cfg = models.load(family).Config(**TINY[family] | SMALL | values)
     cfg.check(LENGTH)
-    resolved = cfg.resolve(VOCAB, LENGTH)
+    resolved = cfg.resolve(VOCAB, LENGTH, separator=0)
     resolved.check(LENGTH)  # as a run is checked that is read back
     return resolved
 
@@ -70,8 +73,11 @@ def program(family: str, cfg, length: int = LENGTH) -> str:
     """The text of what a run computes: its initial parameters, its objective's gradient, and what a rule sets."""
 
     def compute(params, tokens):
-        output = functional.apply(family, cfg, params, tokens)
-        total, _ = objective(output.logits_BLV, tokens, Loss(), output.aux, cfg)
+        model = functional.model(family, cfg, params)
+        keys_B = jax.random.split(jax.random.key(0), len(tokens))
+        hidden, output = model.hidden(tokens, keys_B=keys_B)
+        head = model.readout()
+        total, _ = objective(head.logits(head.params, hidden), tokens, Loss(), output.aux, cfg)
         return total, output.state
 
     shapes = jax.eval_shape(lambda: functional.init_params(family, cfg))

@@ -13,7 +13,7 @@ from experiments.training.packing import assign
 import models
 from models.mesh import rules
 from models.mesh.mesh import AXES, make_mesh
-from tests.support.families import SMOOTH
+from tests.support.families import SMOOTH, TINY
 from tests.support.sharding import losses
 
 MESHES = ({"data": 8}, {"fsdp": 4, "data": 2}, {"tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2})
@@ -40,6 +40,45 @@ def test_sharded_equals_one_device(tiny, family, mesh):
     if mesh.get("fsdp", 1) * mesh.get("tensor", 1) > 1:
         kernel = max(state.params.values(), key=lambda p: p.size)
         assert kernel.addressable_shards[0].data.size < kernel.size, "parameters are really split"
+
+
+def context(family):
+    """Options of what a layer knows of its batch: words are documents, and some activations are dropped."""
+    options = {"dropout": 0.2, "document_mask": True, "separator": ord(" ")} | SMOOTH.get(family, {})
+    if "heads" in TINY[family]:
+        options |= {"attention_dropout": 0.3}
+    return {f"model.{name}": value for name, value in options.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "tensor": 2, "sequence": 2}], ids=str
+)
+@pytest.mark.parametrize("family", models.family_names())
+def test_what_is_dropped_and_masked_does_not_depend_on_the_mesh(tiny, family, mesh):
+    heads = {"model.kv_heads": 4} if "kv_heads" in TINY[family] else {}
+    options = {"model.vocab": 264, "model.depth": 2} | context(family) | heads
+    one, _, _ = losses([tiny(family, **options)], devices=jax.devices()[:1])
+    many, _, _ = losses([tiny(family, **options, **{f"execution.mesh.{axis}": size for axis, size in mesh.items()})])
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+
+
+def test_what_is_dropped_does_not_depend_on_the_mesh(tiny):
+    options = {"model.vocab": 264, "model.depth": 1, "model.dropout": 0.2}
+    one, _, _ = losses([tiny(**options)], 2, jax.devices()[:1])
+    many, _, _ = losses([tiny(**options, **{"execution.mesh.data": 2, "execution.mesh.tensor": 2})], 2)
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["map", "vmap"])
+def test_what_is_dropped_does_not_depend_on_the_packing(tiny, packing):
+    options = {"model.depth": 1} | context("dense")
+    solo = [losses([tiny(seed=seed, **options)], 3, jax.devices()[:1])[0][0] for seed in (0, 1)]
+    packed, _, _ = losses(
+        [tiny(seed=seed, **options, **{"execution.packing": packing}) for seed in (0, 1)], 3, jax.devices()[:1]
+    )
+    np.testing.assert_allclose(packed, np.array(solo), rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["dense", "moe"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,19 @@ def lines(answer: Answer) -> list[str]:
     """Return the answer for people."""
     told = [f"reference models of {human(answer.measure.tokens)} tokens"]
     for name, fit in answer.fits.items():
-        coefficients = ", ".join(f"{key} {number(value)}" for key, value in fit.law.coefficients().items())
+        words = []
+        for key, value in fit.law.coefficients().items():
+            words.append(f"{key} {number(value)}")
+        coefficients = ", ".join(words)
         told.append(f"{name}: {coefficients}")
     density = answer.density
-    for at in range(min(len(density), MOST_SHOWN)):
-        told.append(
-            f"row {answer.row[at]}: accuracy {number(answer.accuracy[at])}, {human(answer.N[at])} parameters, worth "
-            f"{human(answer.effective[at])}: density {number(density[at], 3)}"
-        )
-    if len(density) > MOST_SHOWN:
-        told.append(f"and {len(density) - MOST_SHOWN} more rows, which --json has")
+    rows = zip(answer.row, answer.accuracy, answer.N, answer.effective, density, strict=True)
+    for row, accuracy, size, effective, own in itertools.islice(rows, MOST_SHOWN):
+        said = f"row {row}: accuracy {number(accuracy)}, {human(size)} parameters, worth {human(effective)}"
+        told.append(f"{said}: density {number(own, 3)}")
+    more = len(density) - MOST_SHOWN
+    if more > 0:
+        told.append(f"and {more} more rows, which --json has")
     unknown = int(np.isnan(density).sum())
     if unknown:
         told.append(

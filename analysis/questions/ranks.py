@@ -43,21 +43,32 @@ def ask(grid: Grid, columns: Columns, of: str, over: str) -> Answer:
     level = grid.numbers(over, over)[columns.row]
     if not np.isfinite(level).all():
         raise InputError(f"--over={over}: not a number in a row that is used; expected sizes, tokens or steps")
-    values = [_means(variant[level == at], columns["loss"][level == at]) for at in np.unique(level)]
-    places = np.unique(level).tolist()
-    if len(places) < 2:
-        raise InputError(f"--over={over}: {counted(len(places), 'level')}; expected two or more")
-    final = values[-1]
-    levels = [_compared(at, own, final) for at, own in zip(places[:-1], values[:-1], strict=True)]
-    if max(one.variants for one in levels) < FEWEST:
-        raise InputError(
-            f"--of={of}: no level shares {FEWEST} variants with {over}={places[-1]:g}; expected the same ones"
-        )
-    return Answer(of, over, places[-1], tuple(levels))
+    *places, last = np.unique(level).tolist()
+    if not places:
+        raise InputError(f"--over={over}: 1 level; expected two or more")
+
+    def values_at(place: float) -> dict[str, float]:
+        is_here = level == place
+        return _means(variant[is_here], columns["loss"][is_here])
+
+    final = values_at(last)
+    levels = []
+    for place in places:
+        own = values_at(place)
+        levels.append(_compared(place, own, final))
+    most = max(one.variants for one in levels)
+    if most < FEWEST:
+        raise InputError(f"--of={of}: no level shares {FEWEST} variants with {over}={last:g}; expected the same ones")
+    return Answer(of, over, last, tuple(levels))
 
 
 def _means(variant: np.ndarray, value: np.ndarray) -> dict[str, float]:
-    return {name: float(value[variant == name].mean()) for name in dict.fromkeys(variant.tolist())}
+    """Return the mean value of each variant, in the order in which they come."""
+    means = {}
+    for name in dict.fromkeys(variant.tolist()):
+        own = value[variant == name]
+        means[name] = float(own.mean())
+    return means
 
 
 def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Level:
@@ -70,8 +81,11 @@ def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Leve
     here = [own[name] for name in shared]
     there = [final[name] for name in shared]
     found = kendalltau(here, there)
-    is_best_kept = int(np.argmin(here)) == int(np.argmin(there))
-    return Level(at, len(shared), float(found.statistic), float(found.pvalue), is_best_kept)
+    best_here = np.argmin(here)
+    best_there = np.argmin(there)
+    tau = float(found.statistic)
+    p = float(found.pvalue)
+    return Level(at, len(shared), tau, p, bool(best_here == best_there))
 
 
 def lines(answer: Answer) -> list[str]:

@@ -47,17 +47,25 @@ def ask(of: Columns, over: Columns, level: float = 0.9, seed: int = 0) -> Answer
         raise InputError(f"--over: {len(over)} row; expected two or more, of several costs")
     found = _speedups(of["C"], of["loss"], over["C"], over["loss"])
     if not np.isfinite(found).any():
-        low, high = over["loss"].min(), over["loss"].max()
-        raise InputError(
-            f"loss: {of['loss'].min():.4g} to {of['loss'].max():.4g} lies outside of those compared with, {low:.4g} to "
-            f"{high:.4g}; expected runs on both sides"
-        )
+        asked = _reach(of["loss"])
+        there = _reach(over["loss"])
+        raise InputError(f"loss: {asked} lies outside of those compared with, {there}; expected runs on both sides")
     intervals = _intervals(of, over, level, seed)
     return Answer(of.row, of["C"], of["loss"], found, intervals)
 
 
+def _reach(loss: np.ndarray) -> str:
+    """Return the ends of some losses, in words."""
+    least = loss.min()
+    most = loss.max()
+    return f"{least:.4g} to {most:.4g}"
+
+
 def _speedups(cost: np.ndarray, loss: np.ndarray, others_cost: np.ndarray, others_loss: np.ndarray) -> np.ndarray:
-    found = [float(speedup(c, end, others_cost, others_loss)) for c, end in zip(cost, loss, strict=True)]
+    found = []
+    for own, end in zip(cost, loss, strict=True):
+        saved = speedup(own, end, others_cost, others_loss)
+        found.append(float(saved))
     return np.array(found)
 
 
@@ -66,30 +74,41 @@ def _intervals(of: Columns, over: Columns, level: float, seed: int) -> tuple[Int
     if "loss_error" not in of or "loss_error" not in over:
         return (None,) * len(of)
     stream = np.random.default_rng(seed)
+    cost = of["C"]
+    others_cost = over["C"]
     draws = []
     for _ in range(DRAWS):
-        own = of["loss"] + of["loss_error"] * stream.standard_normal(len(of))
-        others = over["loss"] + over["loss_error"] * stream.standard_normal(len(over))
-        draws.append(_speedups(of["C"], own, over["C"], others))
+        loss = _drawn(of, stream)
+        others_loss = _drawn(over, stream)
+        drawn = _speedups(cost, loss, others_cost, others_loss)
+        draws.append(drawn)
     by_row = np.array(draws).T
     intervals = []
     for values in by_row:
-        known = values[np.isfinite(values)]
-        intervals.append(Interval.of(known, level) if len(known) >= FEWEST_SHARE * DRAWS else None)
+        is_known = np.isfinite(values)
+        enough = is_known.mean() >= FEWEST_SHARE
+        interval = Interval.of(values[is_known], level) if enough else None
+        intervals.append(interval)
     return tuple(intervals)
+
+
+def _drawn(rows: Columns, stream: np.random.Generator) -> np.ndarray:
+    """Return the losses of some rows, each moved by an error of its own."""
+    noise = stream.standard_normal(len(rows))
+    return rows["loss"] + noise * rows["loss_error"]
 
 
 def lines(answer: Answer) -> list[str]:
     """Return the answer for people."""
-    known = answer.speedup[np.isfinite(answer.speedup)]
-    told = [f"speed-up at equal loss: {share(float(np.median(known)))} in the middle of {len(known)} rows"]
-    for at, value in enumerate(answer.speedup):
-        said = f"row {answer.row[at]}: cost {number(answer.cost[at])}, loss {number(answer.loss[at])}: "
-        if np.isnan(value):
-            said += "its loss is outside of those compared with"
-        else:
-            said += f"{share(value)} ({span(answer.intervals[at])})"
-        told.append(said)
+    is_known = np.isfinite(answer.speedup)
+    middle = float(np.median(answer.speedup[is_known]))
+    told = [f"speed-up at equal loss: {share(middle)} in the middle of {is_known.sum()} rows"]
+    rows = zip(answer.row, answer.cost, answer.loss, answer.speedup, answer.intervals, strict=True)
+    for row, cost, loss, value, interval in rows:
+        said = "its loss is outside of those compared with"
+        if np.isfinite(value):
+            said = f"{share(value)} ({span(interval)})"
+        told.append(f"row {row}: cost {number(cost)}, loss {number(loss)}: {said}")
     return told
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from analysis.grid.table import Columns
 from analysis.laws.critical_batch import BatchTrajectory
 from analysis.procedures.batch import contours, three_steps
-from analysis.writing.numbers import counted, human, number, share
+from analysis.writing.numbers import counted, human, number
 from experiments.cli import InputError
 
 ROLES = ("N", "S", "batch", "loss", "run")
+CROSSING = ("loss", "batch", "S")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,74 +47,100 @@ def ask(curves: Columns, held: Columns | None = None, converged: Columns | None 
     if len(sizes) < 2:
         raise InputError(f"N: {counted(len(sizes), 'size')}; expected two or more, for the loss over size")
     crossings = _crossings(curves, levels)
-    law = three_steps(_least(converged) if converged is not None else None, crossings, curves)
-    predicted = _predicted(law, held) if held is not None else ()
-    losses = (float(curves["loss"].min()), float(curves["loss"].max()))
-    return Answer(law, len(crossings), losses, predicted)
+    best = None if converged is None else _least(converged)
+    law = three_steps(best, crossings, curves)
+    predicted = () if held is None else _predicted(law, held)
+    least = float(curves["loss"].min())
+    most = float(curves["loss"].max())
+    return Answer(law, len(crossings), (least, most), predicted)
 
 
 def _least(rows: Columns) -> Columns:
     """Return the row of the least loss of each size."""
-    best = []
-    for size in np.unique(rows["N"]):
-        own = np.flatnonzero(rows["N"] == size)
-        best.append(own[np.argmin(rows["loss"][own])])
-    return rows.take(np.isin(np.arange(len(rows)), best))
+    sizes = rows["N"]
+    losses = rows["loss"]
+    is_best = np.zeros(len(rows), bool)
+    for size in np.unique(sizes):
+        own = np.flatnonzero(sizes == size)
+        lowest = np.argmin(losses[own])
+        is_best[own[lowest]] = True
+    return rows.take(is_best)
 
 
 def _crossings(curves: Columns, levels: int) -> Columns:
-    """Return where the runs of each size reach losses that several of its batches reach; a loss of two sizes is two losses."""
+    """Return where the runs of each size reach losses that all of them reach, as rows (loss, batch, S)."""
     found: list[Columns] = []
-    for size in np.unique(curves["N"]):
-        own = curves.take(curves["N"] == size)
+    sizes = curves["N"]
+    for size in np.unique(sizes):
+        own = curves.take(sizes == size)
         first, last = _range(own)
-        if last < first and len(np.unique(own["batch"])) > 1:
-            inner = np.geomspace(first, last, levels + 2)[1:-1]
-            found.append(contours(own, inner.tolist()))
+        batches = np.unique(own["batch"])
+        if last < first and len(batches) > 1:
+            ends_and_between = np.geomspace(first, last, levels + 2)
+            between = ends_and_between[1:-1]
+            found.append(contours(own, between.tolist()))
     if not found:
         raise InputError(
             "batch: no size has two batches whose losses overlap; expected curves of several batches a size"
         )
-    values = {role: np.concatenate([one[role] for one in found]) for role in ("loss", "batch", "S")}
+    values = {}
+    for role in CROSSING:
+        parts = [one[role] for one in found]
+        values[role] = np.concatenate(parts)
     row = np.concatenate([one.row for one in found])
-    return Columns(values, row, {role: role for role in values}, ())
+    sources = {role: role for role in values}
+    return Columns(values, row, sources, ())
 
 
 def _range(curves: Columns) -> tuple[float, float]:
     """Return the losses between which all runs of a size have checkpoints: from, and down to."""
-    runs = np.unique(curves["run"])
-    firsts = [curves["loss"][curves["run"] == run].max() for run in runs]
-    lasts = [curves["loss"][curves["run"] == run].min() for run in runs]
+    firsts = []
+    lasts = []
+    for own in _losses_of_runs(curves):
+        firsts.append(own.max())
+        lasts.append(own.min())
     return float(min(firsts)), float(max(lasts))
+
+
+def _losses_of_runs(curves: Columns) -> list[np.ndarray]:
+    run = curves["run"]
+    return [curves["loss"][run == name] for name in np.unique(run)]
 
 
 def _predicted(law: BatchTrajectory, held: Columns) -> tuple[Predicted, ...]:
     """Return how well each curve is predicted."""
     found = []
-    for run in dict.fromkeys(held["run"].tolist()):
-        own = held.take(held["run"] == run)
-        said = law.predict(own["N"], own["S"], own["batch"])
+    run = held["run"]
+    for name in dict.fromkeys(run.tolist()):
+        own = held.take(run == name)
+        steps = own["S"]
+        said = law.predict(own["N"], steps, own["batch"])
         error = np.abs(said / own["loss"] - 1)
-        is_late = own["S"] >= own["S"].max() / 2
+        middle = steps.max() / 2
+        late = error[steps >= middle]
         size = float(own["N"][-1])
         batch = float(own["batch"][-1])
-        found.append(Predicted(str(run), size, batch, float(error.mean()), float(error[is_late].mean())))
+        mean = float(error.mean())
+        mean_late = float(late.mean())
+        found.append(Predicted(str(name), size, batch, mean, mean_late))
     return tuple(found)
 
 
 def lines(answer: Answer) -> list[str]:
     """Return the answer for people."""
     law = answer.law
+    words = []
+    for name, value in law.coefficients().items():
+        words.append(f"{name} {number(value)}")
+    crossings = counted(answer.crossings, "crossing")
+    told = [", ".join(words), f"critical batch from {crossings} of losses"]
     least, most = answer.losses
-    told = [", ".join(f"{name} {number(value)}" for name, value in law.coefficients().items())]
-    told.append(f"critical batch from {counted(answer.crossings, 'crossing')} of losses")
     for loss in (most, least):
-        told.append(f"critical batch at a loss of {number(loss)}: {human(float(law.critical_batch(loss)))} tokens")
+        critical = float(law.critical_batch(loss))
+        told.append(f"critical batch at a loss of {number(loss)}: {human(critical)} tokens")
     for one in answer.held:
-        told.append(
-            f"held out: {one.run}, {human(one.N)} parameters, batch {human(one.batch)}: off by {share(one.error)} on average, "
-            f"{number(100 * one.error_last_half, 3)}% over its last half"
-        )
+        what = f"held out: {one.run}, {human(one.N)} parameters, batch {human(one.batch)}"
+        told.append(f"{what}: off by {one.error:.1%} on average, {one.error_last_half:.1%} over its last half")
     return told
 
 

@@ -25,9 +25,13 @@ def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
 
     # That of a file is looked at only where a model asks for it.
     own = separator(run.data) if getattr(run.model, "document_mask", False) else None
-    model = run.model.resolve(vocab_size(run.data), run.seq_len, own)
-    evaluation = dataclasses.replace(run.evaluation, tasks=tasks.resolve(run.evaluation.tasks))
-    return dataclasses.replace(run, model=model, evaluation=evaluation), execution
+    vocab = vocab_size(run.data)
+    model = run.model.resolve(vocab, run.seq_len, own)
+    evaluation = run.evaluation
+    checked_tasks = tasks.resolve(evaluation.tasks)
+    evaluation = dataclasses.replace(evaluation, tasks=checked_tasks)
+    run = dataclasses.replace(run, model=model, evaluation=evaluation)
+    return run, execution
 
 
 def build_run(values: Mapping[str, Any]) -> Run:

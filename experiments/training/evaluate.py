@@ -11,6 +11,7 @@ from experiments.data.holdout import Holdout
 from experiments.data.manifest import Manifest
 from experiments.run.schema import Run
 from experiments.training.loss import bits_per_byte
+from experiments.training.tasks import TaskRows, standard_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class HeldOut:
     tokens: in whole batches [S, B, seq_len + 1]; behind the last sequence they begin anew, and do not count.
     batches: S, how many there are.
     corpus: number of the corpus that each sequence is from.
+    tasks: the rows of the run's tasks.
     """
 
     def __init__(self, run: Run, manifests: Sequence[Manifest]):
@@ -75,9 +77,13 @@ class HeldOut:
         # Text, and not zeros: experts that choose among the tokens of a batch would choose from those as well.
         filled = np.resize(tokens, (self.batches * run.batch, run.seq_len + 1))
         self.tokens = filled.reshape(self.batches, run.batch, run.seq_len + 1)
+        self.tasks = TaskRows.of(run, manifests)
 
-    def result(self, nats_SB: np.ndarray) -> Result:
-        """Return the result, from the summed nats of each sequence, in the order of `tokens`."""
+    def result(self, nats_SB: np.ndarray, answers_SBL: np.ndarray | None = None) -> Result:
+        """Return the result, from the summed nats of each sequence, in the order of `tokens`.
+
+        answers_SBL: nats of every token of the tasks' rows, where there are any.
+        """
         nats = nats_SB.astype(np.float64).reshape(-1)
         nats = nats[: self.sequence_count]
         tokens = self.sequence_count * self._seq_len
@@ -89,6 +95,7 @@ class HeldOut:
             bits_per_byte=bits_per_byte(loss, tokens, self._bytes),
             eval_tokens=tokens,
             corpus_losses=self._corpus_losses(per_token),
+            tasks={} if answers_SBL is None else self.tasks.columns(answers_SBL),
             loss_unigram_normalised=None if self._unigram_nats is None else loss - self._unigram_nats,
         )
 
@@ -101,10 +108,3 @@ class HeldOut:
             chosen = per_token[self.corpus == corpus]
             losses.append(float(chosen.mean()) if len(chosen) else math.nan)
         return tuple(losses)
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of a mean; nan for that of one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -10,7 +10,6 @@ is made known to all before it decides anything (experiments/alive/hosts.py).
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import math
 import time
 from typing import Any
@@ -24,6 +23,7 @@ from experiments.alive.stops import Stop
 from experiments.alive.watchdog import Watchdog
 from experiments.run.schema import Execution
 from experiments.store import record
+from experiments.training.answers import answer
 from experiments.training.clock import Clock
 from experiments.training.dispatches import Dispatches
 from experiments.training.evaluate import Result
@@ -198,29 +198,20 @@ class Loop:
         with self._timed("evaluate", "an evaluation"):
             tokens, batches = population.held_out_tokens(due)
             nats_KSB = population.evaluate(tokens, batches)
-            answers = self._answer(due)
+            answers = answer(population, due)
         self._put_time_down_to(due)
         results = {}
         for slot, trial in population.seated():
             if trial not in due:
                 continue
-            nats_SB = nats_KSB[slot, : batches[slot]]
-            result = trial.held_out.result(nats_SB)
+            result = trial.held_out.result(nats_KSB[slot, : batches[slot]], answers.get(trial.fingerprint))
             if not math.isfinite(result.loss_nats):
                 trial.status = "diverged"
                 continue
-            if trial.fingerprint in answers:
-                tasks = trial.tasks.columns(answers[trial.fingerprint])
-                result = dataclasses.replace(result, tasks=tasks)
             with self.lookout.alone():
                 trial.log_evaluation(result.row)
             results[trial.fingerprint] = result
         return results
-
-    def _answer(self, due: Sequence[Trial]) -> dict[str, np.ndarray]:
-        """Return the nats of every token of the tasks of those trials that have any, by fingerprint."""
-        rows = {trial.fingerprint: trial.tasks.tokens for trial in due if trial.tasks.batches}
-        return self.population.token_nats(rows) if rows else {}
 
     def _save(self, due: Sequence[Trial]) -> None:
         """Start to save checkpoints."""

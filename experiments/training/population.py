@@ -18,7 +18,6 @@ from experiments.training.program import Program, program
 from experiments.training.trial import Trial, token_dtype
 
 Metrics = dict[str, np.ndarray]  # [slot, step] by name
-TASK_BATCHES = 64  # whose nats, one a token, are on the devices at a time
 Request = tuple[tuple[int, int, int], ...]  # slots, and the records that they take: the first, and one behind the last
 
 
@@ -174,10 +173,15 @@ class Population:
 
     def held_out_tokens(self, due: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
         """Return the held-out tokens of some trials, by slot, and the number of batches of every slot."""
-        tokens_of = {trial.fingerprint: trial.held_out.tokens for trial in due}
-        return self._by_slot(tokens_of, max(map(len, tokens_of.values())))
+        tokens_of = {}
+        most = 0
+        for trial in due:
+            held_out = trial.held_out
+            tokens_of[trial.fingerprint] = held_out.tokens
+            most = max(most, held_out.batches)
+        return self.by_slot(tokens_of, most)
 
-    def _by_slot(self, tokens_of: Mapping[str, np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+    def by_slot(self, tokens_of: Mapping[str, np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens [S, B, T] of some trials, by fingerprint, as those of all slots [K, most, B, T]; batches of each slot."""
         shape = self.program.token_shape(most)
         # Token files may differ in type: the widest holds the tokens of all.
@@ -187,8 +191,9 @@ class Population:
         for slot, trial in self.seated():
             own = tokens_of.get(trial.fingerprint)
             if own is not None:
-                batches[slot] = len(own)
-                tokens[slot, : len(own)] = own
+                count = len(own)
+                batches[slot] = count
+                tokens[slot, :count] = own
         return tokens, batches
 
     def evaluate(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
@@ -197,21 +202,11 @@ class Population:
         params = program.effective(self.state, self.values)
         return program.evaluate(params, tokens, batches)
 
-    def token_nats(self, rows_of: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the nats [S, B, L] of every token but the first of rows [S, B, T], by the fingerprint of their trial."""
+    def token_nats(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
+        """Return the nats of every token but the first of each sequence, for the first `batches[k]` batches of every slot k."""
         program = self.program
         params = program.effective(self.state, self.values)
-        batches_in_all = max(map(len, rows_of.values()))
-        most = min(batches_in_all, TASK_BATCHES)
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in rows_of}
-        for start in range(0, batches_in_all, most):
-            some = {name: rows[start : start + most] for name, rows in rows_of.items()}
-            tokens, batches = self._by_slot(some, most)
-            nats_KSBL = program.token_nats(params, tokens, batches)
-            for slot, trial in self.seated():
-                if trial.fingerprint in parts:
-                    parts[trial.fingerprint].append(nats_KSBL[slot, : batches[slot]])
-        return {name: np.concatenate(found) for name, found in parts.items()}
+        return program.evaluate(params, tokens, batches, every_token=True)
 
     def columns(self) -> dict[str, Any]:
         """Return columns of a record: how the trials share the devices."""

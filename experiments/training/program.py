@@ -26,7 +26,7 @@ from experiments.run.identity import representative, runtime_values
 from experiments.run.schema import Execution, Run
 from experiments.store.train_state import TrainState
 from experiments.training import compiling, offload, packing
-from experiments.training.placement import device_bytes, place, without_slots
+from experiments.training.placement import Placement, device_bytes, place, without_slots
 from experiments.training.slots import Slots, Values
 from models import functional
 from models.growing import masks
@@ -177,21 +177,13 @@ class Program:
         with jax.set_mesh(self.mesh):
             return self._effective(state, values)
 
-    def evaluate(self, params: Any, tokens: Tokens, batches: PerSlot) -> Float[np.ndarray, "K S B"]:
-        """Return the summed nats of each sequence, for the first `batches[k]` batches of slot k."""
+    def evaluate(self, params: Any, tokens: Tokens, batches: PerSlot, every_token: bool = False) -> np.ndarray:
+        """Return summed nats [K, S, B], or with `every_token` [K, S, B, L], of the first `batches[k]` batches of slot k."""
+        evaluate = self._token_nats if every_token else self._evaluate
         with jax.set_mesh(self.mesh):
             tokens_KSBT = self._put_tokens(tokens)
             batches_K = self._put(batches)
-            nats_KSB = self._evaluate(params, tokens_KSBT, batches_K)
-            return hosts.whole(nats_KSB)
-
-    def token_nats(self, params: Any, tokens: Tokens, batches: PerSlot) -> Float[np.ndarray, "K S B L"]:
-        """Return the nats of every token but the first of each sequence, for the first `batches[k]` batches of slot k."""
-        with jax.set_mesh(self.mesh):
-            tokens_KSBT = self._put_tokens(tokens)
-            batches_K = self._put(batches)
-            nats_KSBL = self._token_nats(params, tokens_KSBT, batches_K)
-            return hosts.whole(nats_KSBL)
+            return hosts.whole(evaluate(params, tokens_KSBT, batches_K))
 
     # --- the compiled functions
 
@@ -228,22 +220,12 @@ class Program:
     @functools.cached_property
     def _evaluate(self) -> Any:
         """Return the compiled function that evaluates all trials."""
-        return self._evaluation(self._functions.evaluate)
+        return _evaluation(self._on_all_devices(self._functions.evaluate), self._placement, self.backend)
 
     @functools.cached_property
     def _token_nats(self) -> Any:
-        """Return the compiled function that gives the nats of every token: for tasks, of which not all tokens count."""
-        return self._evaluation(self._functions.token_nats)
-
-    def _evaluation(self, of_slots: Any) -> Any:
-        """Compile a function of parameters, tokens and numbers of batches."""
-        slots, tokens, state, _ = self._placement
-        return jax.jit(
-            self._on_all_devices(of_slots),
-            in_shardings=(state.params, tokens, slots),
-            out_shardings=slots,
-            compiler_options=compiling.options(self.backend),
-        )
+        """Return the compiled function that gives the nats of every token: of tasks, not all count."""
+        return _evaluation(self._on_all_devices(self._functions.token_nats), self._placement, self.backend)
 
     @functools.cached_property
     def _effective(self) -> Any:
@@ -314,3 +296,14 @@ class Program:
             shapes = getattr(shapes, field)
             shardings = getattr(shardings, field)
         return device_bytes(shapes, shardings)
+
+
+def _evaluation(evaluate: Any, placement: Placement, backend: str) -> Any:
+    """Compile a function of parameters, tokens and numbers of batches, whose result every device has whole."""
+    slots, tokens, state, _ = placement
+    return jax.jit(
+        evaluate,
+        in_shardings=(state.params, tokens, slots),
+        out_shardings=slots,
+        compiler_options=compiling.options(backend),
+    )

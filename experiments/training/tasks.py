@@ -19,7 +19,6 @@ from experiments.data import tasks
 from experiments.data.manifest import Manifest
 from experiments.data.tasks import Item
 from experiments.run.schema import Run
-from experiments.training.evaluate import standard_error
 from models.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,20 +55,24 @@ class TaskRows:
         for entry in tasks.entries(run.evaluation.tasks):
             assert tokenizer is not None
             items = entry.read()
-            own, first_rows = _rows_of(items, tokenizer, run.seq_len, entry.name)
-            self._scored.append(Scored(entry.name, items, [len(rows) + first for first in first_rows]))
+            own, positions = _rows_of(items, tokenizer, run.seq_len, entry.name)
+            first_rows = [len(rows) + position for position in positions]
+            self._scored.append(Scored(entry.name, items, first_rows))
             rows += own
+
+        row_tokens = run.seq_len + 1
         self.batches = -(-len(rows) // run.batch)
-        shape = (self.batches, run.batch, run.seq_len + 1)
-        self.tokens = np.zeros(shape, np.uint32)
+        self.tokens = np.zeros((self.batches, run.batch, row_tokens), np.uint32)
         self._is_answer = np.zeros((len(rows), run.seq_len), bool)  # of the targets
-        flat = self.tokens.reshape(-1, run.seq_len + 1)
+        flat = self.tokens.reshape(-1, row_tokens)
+        # Behind the answers, and in rows without one, is text and not zeros: see HeldOut.
+        for number in range(len(flat) if rows else 0):
+            row = rows[number % len(rows)]
+            flat[number] = np.resize(row.ids, row_tokens)
         for number, row in enumerate(rows):
-            flat[number] = np.resize(row.ids, run.seq_len + 1)  # text, and not zeros: see HeldOut
-            self._is_answer[number, row.start - 1 : len(row.ids) - 1] = True
-        if rows:
-            empty = len(flat) - len(rows)
-            flat[len(rows) :] = np.resize(flat[: len(rows)], (empty, run.seq_len + 1))
+            first_target = row.start - 1
+            end = len(row.ids) - 1
+            self._is_answer[number, first_target:end] = True
 
     @classmethod
     def of(cls, run: Run, manifests: Sequence[Manifest]) -> "TaskRows":
@@ -84,9 +87,11 @@ class TaskRows:
         """Return the columns of all tasks from the nats of every target, in the order of `tokens`."""
         if not self._scored:
             return {}
-        rows = len(self._is_answer)
-        nats = nats_SBL.reshape(-1, nats_SBL.shape[-1])[:rows].astype(np.float64)
-        of_answers = np.where(self._is_answer, nats, 0.0).sum(axis=1)
+        rows, targets = self._is_answer.shape
+        nats = nats_SBL.reshape(-1, targets)
+        nats = nats[:rows].astype(np.float64)
+        counted = np.where(self._is_answer, nats, 0.0)
+        of_answers = counted.sum(axis=1)
         columns: dict[str, float] = {}
         for task in self._scored:
             columns |= _columns_of(task, of_answers, self._coverage)
@@ -100,12 +105,14 @@ def _rows_of(items: Sequence[Item], tokenizer: "Tokenizer", seq_len: int, name: 
     first_rows = []
     for item in items:
         first_rows.append(len(texts))
+        prompt_bytes = len(item.prompt.encode())
         for answer in item.answers:
             texts.append(item.prompt + answer)
-            prompts.append(len(item.prompt.encode()))
+            prompts.append(prompt_bytes)
     rows = []
-    for text, prompt_bytes, (ids, sizes) in zip(texts, prompts, tokenizer.encode(texts), strict=True):
-        row = _row(np.asarray(ids), np.asarray(sizes), prompt_bytes, tokenizer.separator)
+    encoded = tokenizer.encode(texts)
+    for text, prompt_bytes, (ids, sizes) in zip(texts, prompts, encoded, strict=True):
+        row = _row(ids, sizes, prompt_bytes, tokenizer.separator)
         answer_tokens = len(row.ids) - row.start
         if answer_tokens > seq_len:
             raise InputError(
@@ -119,10 +126,12 @@ def _rows_of(items: Sequence[Item], tokenizer: "Tokenizer", seq_len: int, name: 
 
 def _row(ids: np.ndarray, sizes: np.ndarray, prompt_bytes: int, separator: int) -> Row:
     """Return the row of an answer: its first token is the first that holds a byte behind the prompt."""
-    ends = np.cumsum(sizes.astype(np.int64))
-    first = int(np.argmax(ends > prompt_bytes))
-    whole = np.concatenate([[separator], ids.astype(np.int64)])
-    return Row(whole, first + 1)
+    sizes = np.asarray(sizes, np.int64)
+    ends = np.cumsum(sizes)
+    is_past_prompt = ends > prompt_bytes
+    first = int(np.argmax(is_past_prompt))
+    whole = np.concatenate([[separator], ids])
+    return Row(whole.astype(np.int64), first + 1)
 
 
 def _columns_of(task: Scored, of_answers: np.ndarray, coverage: Sequence[int]) -> dict[str, float]:
@@ -145,8 +154,9 @@ def _columns_of(task: Scored, of_answers: np.ndarray, coverage: Sequence[int]) -
         values[f"coverage_{samples}"] = -np.expm1(log_missed)
     columns = {}
     for name, of_items in values.items():
-        columns[f"task_{task.name}_{name}"] = float(of_items.mean())
-        columns[f"task_{task.name}_{name}_sem"] = standard_error(of_items)
+        column = f"task_{task.name}_{name}"
+        columns[column] = float(of_items.mean())
+        columns[f"{column}_sem"] = standard_error(of_items)
     return columns
 
 
@@ -156,4 +166,13 @@ def _share_right(of_choices: np.ndarray) -> float:
         return math.nan
     best = of_choices.min()
     is_best = of_choices == best
-    return float(is_best[0] / is_best.sum())
+    best_ones = is_best.sum()
+    return float(is_best[0] / best_ones)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of a mean; nan for that of one value."""
+    if len(values) < 2:
+        return math.nan
+    deviation = np.std(values, ddof=1)
+    return float(deviation / math.sqrt(len(values)))

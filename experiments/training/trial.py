@@ -52,7 +52,6 @@ class Trial:
 
     def __post_init__(self) -> None:
         from experiments.training.evaluate import HeldOut
-        from experiments.training.tasks import TaskRows
 
         run = self.run
         execution = self.execution
@@ -65,7 +64,6 @@ class Trial:
         self._first_sequence = begin.sequences + learned_sequences
         self._batches = Batches(self.manifests, run.data, run.seq_len, run.batch, begin.seed)
         self.held_out = HeldOut(run, self.manifests)
-        self.tasks = TaskRows.of(run, self.manifests)
         self.metrics = Metrics(
             self.directory, execution.tensorboard, _mirrors(run, self.fingerprint, self.directory, execution.wandb)
         )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import sources, tasks, tokenizer
+from experiments.data import tasks, tokenizer
+from experiments.data.sources import synthetic
 from experiments.run import freeze, identity
 from experiments.store import record, segments, weights
 from experiments.training.tasks import TaskRows
@@ -114,7 +115,7 @@ def test_small_rates_are_not_lost_beside_one(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("family", "how"),
     [
-        ("dense", {"execution.mesh.sequence": 2, "execution.mesh.tensor": 2}),
+        ("dense", {"execution.mesh.sequence": 2}),
         ("min_gru", {"execution.mesh.data": 2, "execution.microbatches": 2}),
     ],
 )
@@ -201,32 +202,18 @@ def test_an_option_that_names_no_task_is_refused(given, said, tiny):
         freeze.freeze(tiny(**{"evaluation.tasks": given}))
 
 
-SOURCE = '''"""Sums, and what can be asked about them."""
-import collections
-Question = collections.namedtuple("Question", "prompt answer")
-PREFIX = "sums:"
-DEDUPLICATES = False
-
-def questions(name, count):
-    top = int(name.removeprefix(PREFIX))
-    return {"plus": [Question(f"{n}+{top}=", str(n + top)) for n in range(count)], "next": [Question("1, 2, ", "3")]}
-'''
-
-
-def test_questions_are_made_by_the_source_of_a_corpus(tiny, tmp_path, monkeypatch):
-    """By sort and count; the same ones are the same run, wherever they come from."""
-    (tmp_path / "sums.py").write_text(SOURCE)
-    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
-    sources.source_of.cache_clear()
-    frozen, _ = freeze.freeze(tiny(**{"evaluation.tasks": ("sums:7@plus:3", "after=sums:7@next")}))
-    plus, after = tasks.entries(frozen.evaluation.tasks)
-    assert [(item.prompt, item.answer) for item in plus.read()] == [("0+7=", "7"), ("1+7=", "8"), ("2+7=", "9")]
-    assert (plus.name, after.name) == ("plus", "after") and len(after.read()) == 1
-    found = TaskRows(frozen, tokenizer.Bytes()).columns(np.ones((1, 8, 32)))
-    assert found["task_plus_loss"] == found["task_after_loss"] == 1
-    with pytest.raises(InputError, match="sums:7@minus: no such questions; expected one of plus, next"):
-        freeze.freeze(tiny(**{"evaluation.tasks": ("sums:7@minus",)}))
-    sources.source_of.cache_clear()
+def test_questions_are_made_by_the_source_of_a_corpus(tiny):
+    """By sort and count, the same ones each time; a sort that there is not is named with those that there are."""
+    given = ("synthetic:recall,pairs=4,queries=4@values:3", "likely=synthetic:facts,people=20@mentor_said")
+    frozen, _ = freeze.freeze(tiny(**{"evaluation.tasks": given}))
+    values, likely = tasks.entries(frozen.evaluation.tasks)
+    made = synthetic.questions("synthetic:recall,pairs=4,queries=4", 3)["values"]
+    assert [(item.prompt, item.answer) for item in values.read()] == made
+    assert (values.name, likely.name) == ("values", "likely") and len(likely.read()) > 5
+    again, _ = freeze.freeze(tiny(**{"evaluation.tasks": given[::-1]}))
+    assert identity.fingerprint(again, ("m",)) == identity.fingerprint(frozen, ("m",))
+    with pytest.raises(InputError, match="synthetic:recall@keys: no such questions; expected one of values"):
+        freeze.freeze(tiny(**{"evaluation.tasks": ("synthetic:recall@keys",)}))
 
 
 def test_an_answer_longer_than_a_row_is_refused(tiny, tmp_path):

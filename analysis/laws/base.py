@@ -19,7 +19,7 @@ from analysis.grid.roles import Role
 from analysis.solve.objective import Objective
 from analysis.solve.problem import Problem
 
-Number = float | np.ndarray  # one value, or one a replicate; complex where a formula is differentiated
+Number = float | np.ndarray  # one value, or one a replicate; a jet where a formula is differentiated
 Array = np.ndarray
 Inputs = Mapping[str, Any]  # role -> its value; numbers and arrays of any shape that broadcast
 
@@ -142,7 +142,7 @@ def free(*start: float, low: float = -math.inf, high: float = math.inf) -> Coeff
 class FormulaLaw(Law):
     """Hold a law that is one formula: `predict` takes the roles besides TARGET by name.
 
-    The formula is evaluated at complex coefficients too (analysis/solve/formula.py): analytic functions only.
+    The formula is evaluated at coefficients that carry derivatives, too (analysis/solve/jet.py, whose functions it may use).
     """
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("weight", "run", "censored")
@@ -229,7 +229,7 @@ def gather(role: str, parts: Mapping[str, tuple[str, ...]], at: Inputs) -> Any:
 
 
 def power(base: Number, exponent: Number) -> Number:
-    """Raise a positive base to an exponent: several times faster than numpy's power where the exponent is complex."""
+    """Raise a positive base to an exponent; faster than numpy's power."""
     return np.exp(exponent * np.log(base))
 
 

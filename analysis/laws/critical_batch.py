@@ -107,10 +107,10 @@ def settle(size: Any, step: Any, critical: Any, alpha_S: Any, alpha_B: Any) -> A
     """Solve for the loss L in L = size + step (1 + critical L^(-1/alpha_B))^alpha_S, for positive arguments.
 
     Both sides in logarithms: x - ln(right side) rises with a slope of at least 1 and is concave, so that Newton's steps
-    climb to its only root from below, from wherever they start. The root is found at the real parts; one step more at
-    the complex ones, bent by the curvature there, carries first and second derivatives through.
+    climb to its only root from below, from wherever they start. The root is found for the values; one step more at
+    the arguments as they are, bent by the curvature there, carries first and second derivatives through.
     """
-    arguments = [np.asarray(argument) for argument in (size, step, critical, alpha_S, alpha_B)]
+    arguments = (size, step, critical, alpha_S, alpha_B)
     real = [np.real(argument) for argument in arguments]
     with np.errstate(all="ignore"):
         x = np.log(real[0] + real[1]) + 0 * real[2]
@@ -121,8 +121,8 @@ def settle(size: Any, step: Any, critical: Any, alpha_S: Any, alpha_B: Any) -> A
                 break
             found = _newton_step(x, *real)
 
-        # At the root f(x) = 0, a small complex change of the arguments moves x by -f/f' - f''/(2 f') (f/f')^2: the Newton
-        # step at the complex arguments, and its correction by the curvature of f, which `bend` is over 2 f'.
+        # At the root f(x) = 0, a small change of the arguments moves x by -f/f' - f''/(2 f') (f/f')^2: the Newton step
+        # at the changed arguments, and its correction by the curvature of f, which `bend` is over 2 f'.
         _, _, _, alpha_S, alpha_B = real
         inner = (1 - found.share) * alpha_S * found.held + 1 - found.held
         bend = -alpha_S / alpha_B**2 * found.share * found.held * inner / (2 * found.slope)

@@ -80,7 +80,7 @@ class SeveralBreaks(FormulaLaw):
 
 
 def softplus(x: Any) -> Any:
-    """Return ln(1 + e^x) of real or complex x, without overflow."""
+    """Return ln(1 + e^x), without overflow."""
     is_large = np.real(x) > 0
     size = np.where(is_large, x, -x)
     rest = np.log(1 + np.exp(-size))

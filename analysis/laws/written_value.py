@@ -1,7 +1,6 @@
-"""Compute a written formula from the values of its names, at real coefficients and at complex ones.
+"""Compute a written formula from the values of its names, which may carry derivatives (analysis/solve/jet.py).
 
-Derivatives come from complex steps (analysis/solve/formula.py): the real part decides where a function has a corner or
-does not exist, and the imaginary part follows the side that it lies on.
+The value decides where a function has a corner or does not exist, and derivatives follow the side that it lies on.
 """
 
 import ast
@@ -37,28 +36,20 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _least(first: Any, second: Any) -> Any:
-    """Return the smaller one; complex numbers, which stand for a value and its slope, compare by their real part."""
-    is_first = np.real(first) <= np.real(second)
-    return np.where(is_first, first, second)
+    """Return the smaller one."""
+    return np.minimum(first, second)
 
 
 def _largest(first: Any, second: Any) -> Any:
-    """Return the larger one, likewise."""
-    is_first = np.real(first) >= np.real(second)
-    return np.where(is_first, first, second)
-
-
-def _size(value: Any) -> Any:
-    """Return the value without its sign; numpy's abs would lose the slope."""
-    is_negative = np.real(value) < 0
-    return np.where(is_negative, -value, value)
+    """Return the larger one."""
+    return np.maximum(first, second)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": _log,
     "exp": np.exp,
     "sqrt": lambda value: _power(value, 0.5),
-    "abs": _size,
+    "abs": np.abs,
     "min": lambda *values: functools.reduce(_least, values),
     "max": lambda *values: functools.reduce(_largest, values),
 }

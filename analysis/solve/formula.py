@@ -1,9 +1,7 @@
 """Pose the fit of a law that is any formula.
 
-Derivatives come from the formula itself at complex arguments: with a step of i h along u, the imaginary part is
-h times the slope along u, and the real part falls by h^2/2 times the curvature along u (Squire & Trapp 1998). No law
-states a derivative, and none is approximated by a difference. A formula must therefore be written in analytic functions
-(numpy's exp, log and powers; np.where, np.minimum and np.maximum choose by the real part).
+Derivatives come from the formula itself, which is evaluated at coefficients that carry theirs (analysis/solve/jet.py):
+no law states a derivative, and none is approximated. A formula must therefore be written in functions that a jet knows.
 Axes: batch b, rows r, free parameters p.
 """
 
@@ -11,11 +9,13 @@ from collections.abc import Mapping
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 from analysis.laws.base import FormulaLaw
 from analysis.solve.expansion import assemble, row_terms, weighted_products
+from analysis.solve.jet import Jet, constant, variable
 from analysis.solve.least_squares import non_negative
 from analysis.solve.newton import CHUNK_ELEMENTS
 from analysis.solve.objective import sided
@@ -23,20 +23,12 @@ from analysis.solve.parameters import LawParameters
 from analysis.solve.problem import Local, worked_out_once
 from analysis.solve.slopes import check_slopes
 from analysis.solve.starting import best_and_spread, slices
+from analysis.solve.workspace import keep_freed_memory
 from experiments.cli import InputError
 
-STEP = 1e-5  # of the complex derivative, of a parameter's scale: slopes to 1e-10, curvatures to 1e-6
-TINY_STEP = 1e-30  # of the same where only slopes are asked for
 MOST_STARTS = 20_000
 LEAST_SOLVED = 1e-4  # share of the data that the term of a positive coefficient which was solved for starts with
 CHECKED = 3  # starts at which slopes are compared
-
-
-def real_if_exact(values: np.ndarray) -> np.ndarray:
-    """Drop imaginary parts that are zero: along one coefficient, most of a formula stays real and fast."""
-    if np.iscomplexobj(values) and not np.imag(values).any():
-        return np.real(values)
-    return values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,38 +50,66 @@ class FormulaProblem(LawParameters):
 
     def evaluate(self, values: np.ndarray) -> np.ndarray:
         """Evaluate the law [b, r] at free coefficients [b, p]."""
-        coefficients = [real_if_exact(self.by_row(values, name)) for name in self.law.names()]
-        law = self.law(*coefficients)
-        with np.errstate(all="ignore"):
-            found = law.predict(**self.inputs)
-        return np.broadcast_to(found, (len(values), self.target.shape[-1]))
+        return np.broadcast_to(self._law_at(values, {}), (len(values), self.target.shape[-1]))
 
     def predicted(self, theta: np.ndarray) -> np.ndarray:
         """Return the law [b, r], or its logarithm for log residuals; NaN where that does not exist."""
-        value = self.evaluate(self.values(theta))
-        if self.raw:
-            return value
-        exists = np.real(value) > 0
-        with np.errstate(all="ignore"):
-            return np.where(exists, np.log(np.where(exists, value, 1.0)), np.nan)
+        return self._in_target(self.evaluate(self.values(theta)))
 
     def residuals(self, theta: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
         """Return predicted minus observed [b, r]."""
         observed = self.target if target is None else target
-        return np.real(self.predicted(theta)) - observed
+        return self.predicted(theta) - observed
 
-    def along(self, theta: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slope of `predicted` along `direction` [p], and its real part a complex step away: [b, r] each."""
-        moved = self.predicted(theta + 1j * STEP * direction)
-        return np.imag(moved) / STEP, np.real(moved)
+    def jet(self, theta: np.ndarray, second: bool) -> Jet:
+        """Return `predicted` [b, r] with its slopes, and bends if `second`, over the parameters of each coefficient.
+
+        Copies of the law cost no more than one: no row belongs to two, so all copies of a coefficient count as one.
+        """
+        values = self.values(theta)
+        is_log = dict(zip(self.names, self.logs, strict=True))
+        variables = {}
+        for name in dict.fromkeys(self.names):
+            value = self.by_row(values, name)
+            if is_log[name]:  # the parameter is the logarithm, over which the exponential is its own derivative
+                variables[name] = variable(name, value, value, value, second)
+            else:
+                variables[name] = variable(name, value, np.ones_like(value), None, second)
+        found = self._in_target(self._law_at(values, variables))
+        shape = (len(theta), self.target.shape[-1])
+        return found.spread(shape) if isinstance(found, Jet) else constant(found, shape, second)
+
+    def law_coefficients(self, values: np.ndarray, variables: Mapping[str, Jet]) -> dict[str, Any]:
+        """Return the law's coefficients by row from what is searched [b, p]; those of `variables` carry derivatives."""
+        found: dict[str, Any] = {}
+        for name in self.law.names():
+            found[name] = variables[name] if name in variables else self.by_row(values, name)
+        return found
+
+    def _law_at(self, values: np.ndarray, variables: Mapping[str, Jet]) -> Any:
+        """Evaluate the law at what is searched [b, p]; a jet where there are variables."""
+        coefficients = self.law_coefficients(values, variables)
+        with np.errstate(all="ignore"):
+            return self.law(**coefficients).predict(**self.inputs)
+
+    def _in_target(self, value: Any) -> Any:
+        """Return a loss as residuals are differences of it: itself, or its logarithm where that exists."""
+        if self.raw:
+            return value
+        exists = np.real(value) > 0
+        if exists.all():
+            return np.log(value)
+        with np.errstate(all="ignore"):
+            return np.where(exists, np.log(np.where(exists, value, 1.0)), np.nan)
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """Return the slopes of `predicted` [b, p, r], exact but for rounding: their step is too small for a curvature."""
-        scale = self.scale
-        slopes = []
-        for at, direction in enumerate(np.diag(scale)):
-            moved = self.predicted(theta + 1j * TINY_STEP * direction)
-            slopes.append(np.imag(moved) / (TINY_STEP * scale[at]))
+        """Return the slopes of `predicted` [b, p, r]."""
+        return self._slopes(self.jet(theta, second=False))
+
+    def _slopes(self, here: Jet) -> np.ndarray:
+        """Return slopes [b, p, r] from those over coefficients: a row counts for the parameters that it depends on."""
+        zero = np.zeros(here.shape)
+        slopes = [here.slopes.get(name, zero) * held for name, held in zip(self.names, self.holds, strict=True)]
         return np.stack(slopes, axis=1)
 
     @worked_out_once
@@ -101,56 +121,25 @@ class FormulaProblem(LawParameters):
         return np.array(holding)
 
     def expand(self, theta: np.ndarray, weight: np.ndarray, target: np.ndarray, delta: float) -> Local:
-        """Expand sum_r weight * huber_delta(residual) to second order around [b] points.
-
-        Copies of the law cost no more than one: no row belongs to two, so all copies of a coefficient move at once.
-        """
-        here = np.real(self.predicted(theta))
-        residual = here - target
+        """Expand sum_r weight * huber_delta(residual) to second order around [b] points."""
+        here = self.jet(theta, second=True)
+        residual = here.value - target
         rows = row_terms(residual, sided(weight, residual, self.above), delta)
-        moves = self._moves()
-
-        def bend_at(moved: np.ndarray) -> np.ndarray:
-            """Pull times curvature along a step, from the real part at its end [b, r]."""
-            with np.errstate(all="ignore"):  # where the formula has no value, the step is not taken
-                return rows.pull * (here - moved) * 2 / STEP**2
-
-        slopes: dict[str, np.ndarray] = {}
-        bends: dict[tuple[str, str], np.ndarray] = {}
-        for name, move in moves.items():
-            slopes[name], moved = self.along(theta, move)
-            bends[name, name] = bend_at(moved)
-        for one, other in itertools.combinations(moves, 2):
-            _, moved = self.along(theta, moves[one] + moves[other])
-            # Along u + v the curvature is that along u, that along v, and twice the mixed one.
-            mixed = (bend_at(moved) - bends[one, one] - bends[other, other]) / 2
-            bends[one, other] = mixed
-            bends[other, one] = mixed
-
-        jacobian = np.stack(
-            [slopes[name] * held for name, held in zip(self.names, self.holds, strict=True)],
-            axis=1,
-        )
-        jacobian /= self.scale[:, None]
-        curvature = weighted_products(jacobian, rows.inside) + self._sum_bends(bends, len(theta))
+        jacobian = self._slopes(here)
+        with np.errstate(all="ignore"):  # where the formula has no value, the step is not taken
+            curvature = weighted_products(jacobian, rows.inside) + self._bends(here, rows.pull)
         return assemble(rows, jacobian, curvature)
 
-    def _moves(self) -> dict[str, np.ndarray]:
-        """The direction [p] that moves every copy of a coefficient by its scale, by the coefficient's name."""
-        moves = {}
-        for name in dict.fromkeys(self.names):
-            is_copy = [other == name for other in self.names]
-            moves[name] = np.where(is_copy, self.scale, 0.0)
-        return moves
-
-    def _sum_bends(self, bends: Mapping[tuple[str, str], np.ndarray], batch: int) -> np.ndarray:
-        """Sum what rows bend to a matrix [b, p, p]: a row counts for the parameters that it depends on."""
-        scale = self.scale
-        names = self.names
-        found = np.empty((batch, self.size, self.size))
-        for j, k in itertools.product(range(self.size), repeat=2):
-            counting = self.holds[j] & self.holds[k]
-            found[:, j, k] = bends[names[j], names[k]] @ counting / (scale[j] * scale[k])
+    def _bends(self, here: Jet, pull: np.ndarray) -> np.ndarray:
+        """Sum what rows bend, times their pull, to a matrix [b, p, p]."""
+        found = np.zeros((len(pull), self.size, self.size))
+        pulled = {pair: pull * bend for pair, bend in (here.bends or {}).items()}
+        for j, k in itertools.combinations_with_replacement(range(self.size), 2):
+            one, other = sorted((self.names[j], self.names[k]))
+            if (one, other) in pulled:
+                counting = self.holds[j] & self.holds[k]
+                found[:, j, k] = pulled[one, other] @ counting
+                found[:, k, j] = found[:, j, k]
         return found
 
     def complexity(self, theta: np.ndarray) -> np.ndarray:
@@ -299,6 +288,7 @@ def problem(
 ) -> FormulaProblem:
     """Pose the fit of `law` to columns that hold its roles. Raises InputError for logarithms of what is not positive."""
     target = np.asarray(columns[law.TARGET], dtype=np.float64)
+    keep_freed_memory()
     if not raw and not (target > 0).all():
         raise InputError(f"--residual=log: {law.TARGET} is not positive in every row; expected --residual=raw")
     return FormulaProblem(

@@ -92,7 +92,7 @@ class LawParameters:
         return lowest, highest
 
     def values(self, theta: np.ndarray) -> np.ndarray:
-        """Return free coefficients [b, p] from parameters; complex where these are."""
+        """Return free coefficients [b, p] from parameters."""
         with np.errstate(over="ignore", invalid="ignore"):
             only_logs = np.where(self.logs, theta, 0)  # exp of the others may overflow
             positive = np.exp(only_logs)

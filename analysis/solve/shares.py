@@ -6,11 +6,13 @@ edge is one under the constraint.
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from analysis.laws.base import FormulaLaw
-from analysis.solve.formula import FormulaProblem, combined_starts, problem, real_if_exact
+from analysis.solve.formula import FormulaProblem, combined_starts, problem
+from analysis.solve.jet import Jet
 
 ALL = 1 - 1e-9  # of the whole: what is left may not be zero, for a share of it to have a meaning
 
@@ -22,13 +24,11 @@ class SharesProblem(FormulaProblem):
     part: str
     other: str
 
-    def evaluate(self, values: np.ndarray) -> np.ndarray:
-        """Evaluate the law [b, r] at searched values [b, p]."""
-        found = {name: real_if_exact(self.by_row(values, name)) for name in self.law.names()}
+    def law_coefficients(self, values: np.ndarray, variables: Mapping[str, Jet]) -> dict[str, Any]:
+        """Return the law's coefficients: the part is what is searched of what the other leaves."""
+        found = super().law_coefficients(values, variables)
         found[self.part] = found[self.part] * (1 - found[self.other])
-        with np.errstate(all="ignore"):
-            predicted = self.law(**found).predict(**self.inputs)
-        return np.broadcast_to(predicted, (len(values), self.target.shape[-1]))
+        return found
 
     def coefficients(self, theta: np.ndarray) -> np.ndarray:
         """Return coefficients [b, k]."""

@@ -24,6 +24,7 @@ MOST_TRIED = 20
 TRIED_SHARE = 25  # one replicate of so many
 TRIAL_STEPS = 60
 ROUNDS = 2
+NEAR = 0.01  # share of the objective; what lies no further above the lowest one after a trial may end below it
 LOWER = 1e-6  # share of the objective; less is rounding and the end of a search
 
 
@@ -128,7 +129,7 @@ def refits(
     if rows <= problem.size or count < 2:
         return np.empty((0, problem.size))
     stream = np.random.default_rng(seed)
-    fitted = np.real(problem.predicted(found.theta[None]))[0]
+    fitted = problem.predicted(found.theta[None])[0]
     observed = problem.target - fitted
     is_bound = _is_bound(problem, rows)
     if kind == "wild":
@@ -206,30 +207,48 @@ def _fit_all(sample: Resampled, found: Optimum) -> np.ndarray:
     of_other_replicates = _far_apart(ends, found.theta)
     starts = np.concatenate([found.minima, some, of_other_replicates])
     for _ in range(ROUNDS):
-        useful = _helpful(sample, starts, values)
-        for start in useful:
-            other_ends, other_values = sample.fit(start)
-            lower = other_values < values * (1 - LOWER)
-            ends[lower] = other_ends[lower]
-            values[lower] = other_values[lower]
-        if not len(useful):
+        if not _try_starts(sample, starts, ends, values):
             break
         starts = _far_apart(ends, found.theta)
     return ends
 
 
-def _helpful(sample: Resampled, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the starts [k, p] from which some of a few replicates end lower than at `values` [replicates]."""
+def _try_starts(sample: Resampled, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
+    """Move `ends` and `values` of replicates to where starts [k, p] lead lower; whether any of the starts did.
+
+    Starts that lead to one valley help once: the next is the one that still helps most of the few it was tried on.
+    """
     wanted = np.clip(len(sample) // TRIED_SHARE, FEWEST_TRIED, MOST_TRIED)
     few = _evenly(len(sample), int(wanted))
     # Every start with every one of the few, in one call of the solver: start by start.
     each = np.tile(few, len(starts))
     start_of_each = np.repeat(starts, len(few), axis=0)
     _, reached = sample.only(each).fit(start_of_each, TRIAL_STEPS)
-    is_lower = reached < values[each] * (1 - LOWER)
-    by_start = is_lower.reshape(len(starts), len(few))
-    has_helped = by_start.any(axis=1)
-    return starts[has_helped]
+    reached = reached.reshape(len(starts), len(few))
+    left = np.ones(len(starts), dtype=bool)
+    has_helped = False
+    while True:
+        lower = reached < values[few] * (1 - LOWER)
+        helped = np.where(left, lower.sum(axis=1), 0)
+        best = int(np.argmax(helped))
+        if not helped[best]:
+            return has_helped
+        left[best] = False
+        has_helped = True
+        _move_lower(sample, starts[best], ends, values)
+
+
+def _move_lower(sample: Resampled, start: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
+    """Move `ends` and `values` of the replicates that a start [p] leads lower within the steps of a trial."""
+    tried, reached = sample.fit(start, TRIAL_STEPS)
+    promising = np.flatnonzero(reached < values * (1 + NEAR))
+    if not len(promising):
+        return
+    settled, objective = sample.only(promising).fit(tried[promising])
+    is_lower = objective < values[promising] * (1 - LOWER)
+    lower = promising[is_lower]
+    ends[lower] = settled[is_lower]
+    values[lower] = objective[is_lower]
 
 
 def _evenly(count: int, wanted: int) -> np.ndarray:

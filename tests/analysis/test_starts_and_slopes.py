@@ -79,14 +79,24 @@ def valley() -> Columns:
     return one_quantity(X, 2 + np.abs(np.log(X) + 7.2) ** 1.5)
 
 
-@pytest.mark.parametrize("law", [WithAbs, WithFloat])
-def test_a_formula_without_slopes_at_complex_numbers_is_refused(law):
-    with pytest.raises(InputError, match=rf"{law.NAME}.*expected analytic functions"):
+@dataclasses.dataclass(frozen=True)
+class WithReal(WithAbs):
+    NAME = "with_real"
+
+    def predict(self, X):
+        return self.E + np.abs(np.log(X) - self.c) ** np.real(self.p)
+
+
+@pytest.mark.parametrize("law", [WithFloat, WithReal])
+def test_a_formula_that_loses_slopes_is_refused(law):
+    with pytest.raises(InputError, match=rf"{law.NAME}.*expected functions that carry slopes"):
         fitting.fit(valley(), law, PLAIN)
 
 
-def test_the_same_formula_with_a_choice_is_fitted():
-    found = fitting.fit(valley(), WithChoice, PLAIN)
+@pytest.mark.parametrize("law", [WithAbs, WithChoice])
+def test_a_formula_with_a_corner_is_fitted(law):
+    """Also from starts at which a row lies in the corner."""
+    found = fitting.fit(valley(), law, PLAIN)
     assert found.law.coefficients() == pytest.approx({"E": 2, "c": -7.2, "p": 1.5}, rel=1e-6)
 
 

@@ -1,0 +1,91 @@
+"""Numbers that carry derivatives, against jax's in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from analysis.solve import jet
+from analysis.solve.jet import Jet, variable
+
+X = np.array([0.3, 0.9, 2.0, 7.0])
+AT = np.array([0.7, -0.4, 1.3])
+
+# Each of numpy or of jax.numpy as `xp`, of coefficients a, b and c.
+FORMULAS: dict[str, Callable[..., Any]] = {
+    "sum": lambda xp, a, b, c: a + 2 - b + (3 - c) - 1,
+    "product": lambda xp, a, b, c: a * b * X * c * a,
+    "quotient": lambda xp, a, b, c: a / (1 + X * c**2) + X / a + b / 3 + 2 / c,
+    "negative": lambda xp, a, b, c: -a * +b,
+    "powers": lambda xp, a, b, c: X**b + a**c + a**2 + a**-1.5 + 2**b + X**-c,
+    "exp": lambda xp, a, b, c: xp.exp(a * b * X) + xp.exp2(c) + xp.expm1(b * X),
+    "log": lambda xp, a, b, c: xp.log(a * X + c) + xp.log2(a) + xp.log10(c) * b + xp.log1p(a * X),
+    "roots": lambda xp, a, b, c: xp.sqrt(a * X) * b + xp.square(c * X) + xp.reciprocal(a),
+    "waves": lambda xp, a, b, c: xp.tanh(a * X) + xp.arctan(b * X) * a + xp.sin(b * X) * xp.cos(c),
+    "choice": lambda xp, a, b, c: xp.where(X > 1, a * b, c * X) + xp.where(a * X > 1, X, b),
+    "least": lambda xp, a, b, c: xp.minimum(a * X, c) + xp.maximum(b * X, -1.0) * a,
+    "bounded": lambda xp, a, b, c: xp.clip(a * X, 0.5, 2.0) * c + xp.abs(b * X + a),
+    "sums of rows": lambda xp, a, b, c: X * xp.sum(a * X * b) + c,
+    "a law": lambda xp, a, b, c: c + xp.exp(a - b * xp.log(X)) + (X / a) ** (-b * c),
+}
+
+
+def coefficients(second: bool) -> list[Jet]:
+    return [variable(name, np.array(value), 1.0, None, second) for name, value in zip("abc", AT, strict=True)]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_value_slopes_and_bends_are_those_of_jax(name: str):
+    formula = FORMULAS[name]
+
+    def of_jax(at: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(formula(jnp, *at), X.shape)
+
+    with jax.enable_x64(True):
+        value, slopes, bends = (
+            np.asarray(f(jnp.asarray(AT))) for f in (of_jax, jax.jacfwd(of_jax), jax.hessian(of_jax))
+        )
+    found = formula(np, *coefficients(second=True)).spread(X.shape)
+    assert found.value == pytest.approx(value, rel=1e-13)
+    for i, one in enumerate("abc"):
+        assert found.slopes.get(one, 0 * X) == pytest.approx(slopes[:, i], rel=1e-12, abs=1e-13), one
+        for j, other in enumerate("abc"[i:], start=i):
+            assert found.bends.get((one, other), 0 * X) == pytest.approx(bends[:, i, j], rel=1e-11, abs=1e-12), (
+                one + other
+            )
+    only_slopes = formula(np, *coefficients(second=False))
+    assert only_slopes.bends is None
+    assert only_slopes.spread(X.shape).slopes.keys() == found.slopes.keys()
+
+
+def test_a_power_of_zero_has_finite_slopes():
+    _, b, c = coefficients(second=True)
+    for found in (np.zeros(1) ** c, (0 * b) ** c):
+        assert found.value == 0 and all(np.isfinite(slope).all() for slope in found.slopes.values())
+
+
+@pytest.mark.parametrize("formula", [np.sinc, np.cumsum, np.sort, lambda x: np.add.reduce(x), float, np.arcsin])
+def test_what_a_jet_does_not_know_is_refused(formula: Callable[[Any], Any]):
+    with pytest.raises(TypeError):
+        formula(coefficients(second=True)[0])
+
+
+def test_every_function_of_the_table_is_tested():
+    tested = {
+        "absolute",
+        "negative",
+        "positive",
+        "conjugate",
+        "reciprocal",
+        "square",
+        "sqrt",
+        "tanh",
+        "arctan",
+        "sin",
+        "cos",
+    }
+    tested |= {"exp", "exp2", "expm1", "log", "log2", "log10", "log1p"}
+    assert {ufunc.__name__ for ufunc in jet.ONE_ARGUMENT} == tested

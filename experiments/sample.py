@@ -47,10 +47,13 @@ def sample(
     report: is called with a text and what is new of it, as it is written. Raises InputError before anything is computed.
     """
     from experiments.sampling import source as sources
-    from experiments.sampling.engine import Engine, Wanted
+    from experiments.sampling.engine import Engine
+    from experiments.sampling.queue import Wanted
 
     choice.check()
-    _check(documents, tokens, stops)
+    _check(prompts, documents, tokens, stops)
+    if choice.temperature == 0 and documents > 1:
+        raise InputError(f"--documents={documents} would be the same text; expected 1, or --temperature above 0")
     model, codec = sources.load(source, data_root, tokenizer)
     texts = []
     encoded = codec.encode(list(prompts))
@@ -72,8 +75,13 @@ def sample(
     return texts
 
 
-def _check(documents: int, tokens: int | None, stops: Sequence[str]) -> None:
+def _check(prompts: Sequence[str], documents: int, tokens: int | None, stops: Sequence[str]) -> None:
     """Raise InputError, naming the option, for one that cannot be."""
+    for text in (*prompts, *stops):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 arrive as halves of characters
+            raise InputError(f"--prompt or --stop {text!r:.40} is not text; expected UTF-8") from None
     if documents < 1:
         raise InputError(f"--documents={documents}; expected at least 1")
     if tokens is not None and tokens < 1:
@@ -92,20 +100,29 @@ def _prompts() -> list[str]:
         raise InputError("--prompt and --prompt_file are both given; expected one of them")
     if given.prompt_file is None:
         return [given.prompt or ""]
-    name = "standard input" if given.prompt_file == STDIN else given.prompt_file
-    content = sys.stdin.buffer.read() if given.prompt_file == STDIN else files.as_path(given.prompt_file).read_bytes()
+    name = given.prompt_file
+    if name == STDIN:
+        content = sys.stdin.buffer.read()
+    else:
+        content = files.read_if_there(name)
+        if content is None:
+            raise InputError(f"--prompt_file={name}: no such file")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"--prompt_file: {name} is not UTF-8 text (byte {error.start})") from None
-    if not given.prompt_file.endswith(".jsonl"):
+        raise InputError(f"--prompt_file={name} is not UTF-8 text (byte {error.start})") from None
+    if not name.endswith(".jsonl"):
         return [text]
-    return list(_rows(text, name))
+    rows = list(_rows(text, name))
+    if not rows:
+        raise InputError(f"--prompt_file={name} has no row; expected prompts")
+    return rows
 
 
 def _rows(text: str, name: str) -> Iterator[str]:
     """Yield the field `prompt`, or else `text`, of JSON lines. Raises InputError naming the line that has none."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.removesuffix("\n").split("\n") if text else []  # a text may have other ends of lines in it
+    for number, line in enumerate(lines, start=1):
         try:
             row = files.parse(line)
             prompt = row["prompt"] if "prompt" in row else row["text"]
@@ -137,11 +154,18 @@ def _progress(total: int) -> Iterator[Report]:
         yield lambda text, new: display.advance(task, bool(text.end))
 
 
-def _show(text: Text, new: str) -> None:
-    """Write what is new of the only text to standard output."""
-    del text
-    sys.stdout.write(new)
-    sys.stdout.flush()
+class _Screen:
+    """Writes the only text to standard output as it comes."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def __call__(self, text: Text, new: str) -> None:
+        if not self._begun:
+            sys.stdout.write(text.prompt)
+            self._begun = True
+        sys.stdout.write(new)
+        sys.stdout.flush()
 
 
 def main(_: list[str]) -> None:
@@ -164,8 +188,7 @@ def main(_: list[str]) -> None:
     }
     total = len(prompts) * given.documents
     if total == 1 and given.out is None:
-        sys.stdout.write(prompts[0])
-        sample(given.source, prompts, report=_show, **options)
+        sample(given.source, prompts, report=_Screen(), **options)
         sys.stdout.write("\n")
         return
     with _progress(total) as report:
@@ -197,5 +220,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "tokenizer", None, 'in place of the run\'s: "bytes", or a tokenizers .json or SentencePiece .model'
     )
-    cli.define_output("out", "a .jsonl file for the texts", [b'{"written_by": "experiments.sample"'])
+    cli.define_output("out", "a .jsonl file for the texts")
     cli.run(main, required=["source"])

@@ -55,7 +55,16 @@ def _of_run(folder: epath.Path, data_root: str) -> Tokenizer:
         return tokenizer.Bytes()
     root = epath.Path(data_root).expanduser()
     for candidate in sorted(root.glob("records/*/manifest.json")):
-        if files.read_json(candidate).get("fingerprint") in value["manifests"]:
+        try:
+            fingerprint = files.read_json(candidate)["fingerprint"]
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # of another corpus: what is wrong with it matters nothing here
+            continue
+        if fingerprint in value["manifests"]:
             return prepare.codec_of(manifest.load(candidate.parent))
     raise InputError(
         f"--data_root={os.fspath(root)}: the corpus of {folder}, prepared, is not there, and its tokenizer is beside it; "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.data.tokenizer import Tokenizer
-from experiments.sampling.engine import Wanted
+from experiments.sampling.queue import Wanted
 
 BROKEN = "\ufffd"  # what bytes that are no UTF-8 decode to
 

@@ -56,13 +56,15 @@ class Reached(nnx.Module):
 
 
 class KeyValues(nnx.Module):
-    """The keys and values of attention. Position p lies in slot p mod M, so that a window needs no more slots than it shows."""
+    """The keys and values of attention. Position p lies in slot p mod M, so that a window needs few more than it shows."""
 
-    def __init__(self, lead: tuple[int, ...], slots: int, axes: dict[str, int], dtype: Any):
+    def __init__(self, lead: tuple[int, ...], slots: int, axes: dict[str, int], dtype: str):
         """Make `slots` empty slots. `axes`: key-value heads and their size."""
+        self.slots = slots
         self.reached = Reached(lead)
-        self.keys = empty(lead, {"slots": slots, **axes}, dtype)
-        self.values = empty(lead, {"slots": slots, **axes}, dtype)
+        of_slots = {"slots": slots, **axes}
+        self.keys = empty(lead, of_slots, dtype)
+        self.values = empty(lead, of_slots, dtype)
 
     def attend(
         self,
@@ -73,22 +75,37 @@ class KeyValues(nnx.Module):
         window: int | None,
     ) -> Float[Array, "B L H K"]:
         """Keep the keys and values of the next positions, and compute what their queries read of all kept ones."""
-        batch, number = q_BLHK.shape[:2]
+        number = q_BLHK.shape[1]
         position_BL = self.reached.next(number)
-        slots = self.keys.shape[-3]
-        slot_BL = position_BL % slots
-        sequence_B1 = jnp.arange(batch)[:, None]
-        self.keys[...] = self.keys[...].at[sequence_B1, slot_BL].set(k_BLGK)
-        self.values[...] = self.values[...].at[sequence_B1, slot_BL].set(v_BLGK)
         self.reached.move(number)
+        k_BMGK = self._kept(self.keys, k_BLGK, position_BL)
+        v_BMGK = self._kept(self.values, v_BLGK, position_BL)
+
         # Of the positions that share a slot, it holds the last; a slot that has held none gets a negative number.
         last_B1 = position_BL[:, -1:]
-        kept_BM = last_B1 - (last_B1 - jnp.arange(slots)) % slots
-        back_BLM = position_BL[:, :, None] - kept_BM[:, None, :]
-        visible_BLM = (kept_BM[:, None, :] >= 0) & (back_BLM >= 0)
+        age_BM = (last_B1 - jnp.arange(self.slots)) % self.slots
+        kept_BM = last_B1 - age_BM
+        kept_B1M = kept_BM[:, None]
+        back_BLM = position_BL[:, :, None] - kept_B1M
+        visible_BLM = (kept_B1M >= 0) & (back_BLM >= 0)
         if window is not None:
             visible_BLM &= back_BLM < window
-        return attend_within(q_BLHK, self.keys[...], self.values[...], scale, visible_BLM)
+        return attend_within(q_BLHK, k_BMGK, v_BMGK, scale, visible_BLM)
+
+    def _kept(self, cache: nnx.Cache, new_BLGK: Array, position_BL: Array) -> Float[Array, "B M G K"]:
+        """Put what belongs to the next positions into their slots; return all slots."""
+        batch = len(new_BLGK)
+        sequence_B1 = jnp.arange(batch)[:, None]
+        slot_BL = position_BL % self.slots
+        kept = cache[...]
+        kept = kept.at[sequence_B1, slot_BL].set(new_BLGK)
+        cache[...] = kept
+        return kept
+
+
+def next_positions(past: Any, number: int, otherwise: Array | None = None) -> Integer[Array, "B L"] | None:
+    """Return the next positions behind a past that counts them; where there is none `otherwise`: None begins at 0."""
+    return otherwise if past is None else past.reached.next(number)
 
 
 def slots(length: int, window: int | None) -> int:

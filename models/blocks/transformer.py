@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from models.blocks import layers
@@ -17,7 +16,7 @@ from models.blocks.context import Context
 from models.blocks.layers import Linear, Norm
 from models.blocks.linear_attention import FEATURES, LinearPast, linear_attention, log_decay
 from models.blocks.options import untraced
-from models.blocks.past import KeyValues, leading, slots
+from models.blocks.past import KeyValues, leading, next_positions, slots
 from models.contract import Role
 from models.mesh.exchange import exchange
 from models.numerics.formats import straight_through
@@ -88,8 +87,12 @@ class Attention(nnx.Module):
         if cfg.attention == "linear":
             self.past = LinearPast(lead, cfg.heads, cfg.head_size)
             return
-        axes = {"kv_heads": cfg.kv_heads, "head_size": cfg.head_size}
-        self.past = KeyValues(lead, slots(length, cfg.window), axes, jnp.dtype(cfg.dtype))
+        axes = {
+            "kv_heads": cfg.kv_heads,
+            "head_size": cfg.head_size,
+        }
+        count = slots(length, cfg.window)
+        self.past = KeyValues(lead, count, axes, cfg.dtype)
 
     def _norm_axes(self) -> tuple[dict[str, int], dict[str, int]]:
         """Axes of the norms of queries and of keys."""
@@ -129,26 +132,27 @@ class Attention(nnx.Module):
     ) -> Queries:
         """Return what queries read of the values, of those in the past too."""
         cfg = self.cfg
+        past = self.past
         scale = cfg.score_scale
-        if cfg.attention == "linear":
-            decay_H = log_decay(cfg.heads, layer, cfg.depth)
-            o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, scale, cfg.chunk, context.documents_BL)
-            if isinstance(self.past, LinearPast):
-                o_BLHK = o_BLHK + self.past.read(q_BLHK * scale, decay_H)
-                self.past.extend(k_BLGK, v_BLGK, decay_H)
-            return o_BLHK
-        if isinstance(self.past, KeyValues):
-            return self.past.attend(q_BLHK, k_BLGK, v_BLGK, scale, cfg.window)
-        return attention(
-            q_BLHK,
-            k_BLGK,
-            v_BLGK,
-            scale,
-            window=cfg.window,
-            kernel=cfg.attention_kernel,
-            context=context,
-            dropout=cfg.attention_dropout,
-        )
+        if isinstance(past, KeyValues):
+            return past.attend(q_BLHK, k_BLGK, v_BLGK, scale, cfg.window)
+        if cfg.attention == "softmax":
+            return attention(
+                q_BLHK,
+                k_BLGK,
+                v_BLGK,
+                scale,
+                window=cfg.window,
+                kernel=cfg.attention_kernel,
+                context=context,
+                dropout=cfg.attention_dropout,
+            )
+        decay_H = log_decay(cfg.heads, layer, cfg.depth)
+        o_BLHK = linear_attention(q_BLHK, k_BLGK, v_BLGK, decay_H, scale, cfg.chunk, context.documents_BL)
+        if past is not None:
+            o_BLHK = o_BLHK + past.read(q_BLHK * scale, decay_H)
+            past.extend(k_BLGK, v_BLGK, decay_H)
+        return o_BLHK
 
     def _queries_and_keys(self, x_BLD: Stream, context: Context) -> tuple[Queries, Keys]:
         """Project, normalise and turn by the position, as the config says."""
@@ -167,9 +171,10 @@ class Attention(nnx.Module):
             q_BLHK = feature(q_BLHK)
             k_BLGK = feature(k_BLGK)
         if cfg.position == "rope":
-            position_BL = context.positions_BL if self.past is None else self.past.reached.next(L)
-            q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, position=position_BL)
-            k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta, position=position_BL)
+            theta = cfg.rope_theta
+            position_BL = next_positions(self.past, L, context.positions_BL)
+            q_BLHK = layers.rotary(q_BLHK, theta, position=position_BL)
+            k_BLGK = layers.rotary(k_BLGK, theta, position=position_BL)
         return q_BLHK, k_BLGK
 
     def _normalised(self, q: Array, k: Array) -> tuple[Array, Array]:

@@ -78,7 +78,8 @@ class MinGru(nnx.Module):
         c_BLR = self.candidate(x_BLD).astype(jnp.float32)
         c_BLR = constrain(c_BLR, "batch", "position", "ff")
         decay_BLR = context.forget(1 - z_BLR)
-        h_BLR = linear_recurrence(decay_BLR, z_BLR * c_BLR, past=self.past)
+        new_BLR = z_BLR * c_BLR
+        h_BLR = linear_recurrence(decay_BLR, new_BLR, past=self.past)
         return self.out(h_BLR.astype(x_BLD.dtype))
 
 

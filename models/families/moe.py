@@ -220,18 +220,18 @@ class Config(dense.Config):
 
     def longest(self, seq_len: int | None) -> int | None:
         """As in all families; and the slots of experts are those of a whole sequence."""
-        others = super().longest(seq_len)
-        return seq_len if self.mode == "capacity" else others
+        if self.mode != "capacity":
+            return super().longest(seq_len)
+        if seq_len is None:
+            raise InputError("model.mode='capacity' has slots by a sequence's length, which is not known here")
+        return seq_len
 
     def check_decoding(self, length: int) -> None:
         """As in all families; and no choice may wait for later tokens."""
         super().check_decoding(length)
         if not self.causal:
             field = "mode" if self.mode == "expert_choice" else "priority"
-            value = getattr(self, field)
-            raise InputError(
-                f"model.{field}={value!r}: a token's experts depend on later tokens; expected another model"
-            )
+            raise InputError(f"model.{field}={getattr(self, field)!r}: a token's experts depend on later tokens")
 
 
 class Block(nnx.Module):

@@ -22,7 +22,7 @@ from models.blocks.attention import AttentionOptions, attention
 from models.blocks.context import Context, Place, drop
 from models.blocks.layers import param
 from models.blocks.options import untraced
-from models.blocks.past import KeyValues, leading
+from models.blocks.past import KeyValues, leading, next_positions
 from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh.current import constrain
@@ -162,7 +162,7 @@ class Block(nnx.Module):
         """Give the layer an empty past: models/blocks/past.py."""
         cfg = self.cfg
         axes = {"kv_heads": cfg.heads, "head_size": cfg.width // cfg.heads}
-        self.past = KeyValues(leading(self.out.key, batch), length, axes, jnp.dtype(cfg.dtype))
+        self.past = KeyValues(leading(self.out.key, batch), length, axes, cfg.dtype)
 
     def attention(self, x_BLD: Stream, context: Context) -> Stream:
         """Causal attention whose four projections are Pattention."""
@@ -176,7 +176,7 @@ class Block(nnx.Module):
         q_BLHK = self.query(x_BLD).reshape(by_head)
         k_BLHK = self.key(x_BLD).reshape(by_head)
         v_BLHK = self.value(x_BLD).reshape(by_head)
-        position_BL = context.positions_BL if self.past is None else self.past.reached.next(L)
+        position_BL = next_positions(self.past, L, context.positions_BL)
         q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned, position_BL)
         k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned, position_BL)
 

@@ -1,12 +1,15 @@
 """Position by position, every family gives the logits of its full pass; a recurrence remembers as much at every length."""
 
+import dataclasses
 import functools
+import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import models
 from models import functional
 from models.errors import InputError
 from tests.support.families import LENGTH, SMOOTH, VARIANTS, configure, logits, make, tokens
@@ -58,6 +61,63 @@ def test_documents_that_do_not_see_each_other_are_refused():
     run = configure("dense", document_mask=True, separator=0)
     with pytest.raises(InputError, match=r"model\.document_mask=True: a state that goes on"):
         functional.start("dense", run.model, 1, LENGTH)
+
+
+# Options that are no choices, with values to draw from; rounding is left out, as in SMOOTH.
+NUMBERS = {
+    "kv_heads": (1, 2, 4),
+    "head_size": (6, 16),
+    "window": (1, 2, 5, 23),
+    "chunk": (1, 4, 100),
+    "rope_theta": (10.0, 1e6),
+    "mix_share": (0.0, 0.5, 1.0),
+    "base_width": (16,),
+    "experts": (2, 4, 8),
+    "top_k": (1, 2, 3),
+    "shared_experts": (1, 2),
+    "dense_first": (1, 2),
+    "capacity_factor": (0.3, 1.0, 4.0),
+    "n_group": (2, 4),
+    "routed_scaling": (2.5,),
+    "bias_rate": (1e-3,),
+    "state": (8, 40),
+    "rope_share": (0.0, 0.5, 1.0),
+    "attention_tokens": (24, 40),
+    "norm_eps": (1e-3,),
+}
+
+
+def random_options(family, seed):
+    """Some options of a family at other values than their defaults: the first draw that can be, and that goes on causally."""
+    draw = random.Random(f"{family} {seed}")
+    while True:
+        values = dict(SMOOTH.get(family, {}))
+        for field in dataclasses.fields(models.load(family).Config):
+            possible = NUMBERS.get(field.name, field.metadata["choices"])
+            if isinstance(field.default, bool):
+                possible = (True, False)
+            computes = field.metadata["numerics"] and field.name not in (
+                "dtype",
+                "document_mask",
+                *SMOOTH.get(family, {}),
+            )
+            if possible and computes and draw.random() < 0.4:
+                values[field.name] = draw.choice(possible)
+        try:
+            if configure(family, **values).model.causal:
+                return values
+        except InputError:
+            continue
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("family", models.family_names())
+def test_random_options_go_on_as_the_full_pass(family, seed):
+    run, params = make(family, **random_options(family, seed))
+    x = tokens(2)
+    full = logits(run, params, x)
+    np.testing.assert_allclose(decoded(run, params, x, PIECES), full, atol=1e-5 * max(1, np.abs(full).max()))
 
 
 @pytest.mark.parametrize(("family", "variant"), NOT_CAUSAL)

@@ -29,7 +29,11 @@ from experiments.cli import InputError, nearest
 
 SCHEMA = 2
 CURVE = 25  # computes of an exchange rate in the JSON
-HOURS = "wall_seconds*devices/3600"  # of our own grids, which have no column of hours
+# Of our own grids, which have no column of hours: what they have instead, and the hours by it. The first that is there.
+OWN_HOURS = (
+    ({"accelerator_seconds"}, "accelerator_seconds/3600"),
+    ({"wall_seconds", "devices"}, "wall_seconds*devices/3600"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +97,13 @@ def read_hours(
     """Compare the families of a grid at equal accelerator hours. Returns the comparison, or why there is none."""
     is_named = "hours" in parse_roles(columns)
     has_usual = any(name in grid.frame.columns for name in ROLES["hours"].columns)
-    has_parts = {"wall_seconds", "devices"} <= set(grid.frame.columns)
-    if not is_named and not has_usual and not has_parts:
+    there = set(grid.frame.columns)
+    own = next((hours for names, hours in OWN_HOURS if names <= there), None)
+    if not is_named and not has_usual and own is None:
         why = "no comparison at equal hours: no column of accelerator hours; name it with --columns=hours=COLUMN"
         return None, why
     if not is_named and not has_usual:
-        columns = ",".join(filter(None, [columns, f"hours={HOURS}"]))
+        columns = ",".join(filter(None, [columns, f"hours={own}"]))
 
     used = select(grid, ("hours", "loss", "family"), columns=columns, where=where)
     runs = {name: (part["hours"], part["loss"]) for name, part in split(used).items() if len(part) > 1}

@@ -85,6 +85,7 @@ def _check_evaluation(run: Run) -> None:
             f"{LEAST_SEQUENCES} sequences of seq_len={run.seq_len}"
         )
     tasks.entries(evaluation.tasks)
+    _check_lengths(run)
     weights = evaluation.weights
     if not weights:
         return
@@ -98,6 +99,26 @@ def _check_evaluation(run: Run) -> None:
         raise InputError(
             f"evaluation.weights={weights}: expected {corpora} positive numbers, one per data.corpus, or none"
         )
+
+
+def _check_lengths(run: Run) -> None:
+    """Check that sequences divide into the stretches that are evaluated, and that the model takes the other lengths."""
+    evaluation = run.evaluation
+    if run.seq_len % evaluation.positions:
+        raise InputError(f"evaluation.positions={evaluation.positions} does not divide seq_len={run.seq_len}")
+    lengths = evaluation.seq_lens
+    if len(set(lengths)) < len(lengths):
+        raise InputError(f"evaluation.seq_lens={lengths} has a length twice; expected each once")
+    for length in lengths:
+        if not 1 <= length <= evaluation.tokens:
+            raise InputError(
+                f"evaluation.seq_lens={lengths}: expected numbers from 1 to evaluation.tokens={evaluation.tokens}"
+            )
+        try:
+            resolved = dataclasses.replace(run.model, **run.model.derived(run.seq_len))
+            resolved.check(length)
+        except InputError as error:
+            raise InputError(f"evaluation.seq_lens={lengths}: {error}") from None
 
 
 def _check_microbatches(run: Run, microbatches: int) -> None:

@@ -88,6 +88,15 @@ class Evaluation:
         when=WITH_TASKS,
         help="numbers of samples of which one has to be the answer: the columns task_NAME_coverage_K",
     )
+    positions: int = option(
+        1,
+        valid=AT_LEAST_ONE,
+        help="equal stretches of a sequence, of each of which there is a loss: loss_position_1, …",
+    )
+    seq_lens: tuple[int, ...] = option(
+        (),
+        help="lengths of sequences to evaluate at besides seq_len, as many a batch: loss_len_N is the loss at N tokens",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +166,11 @@ class Execution:
     # weights that are split are gathered once a part.
     microbatches: int = option(
         1, valid=AT_LEAST_ONE, help="equal parts in which a step's batch goes through the model, for the memory of one"
+    )
+    noise_scale: bool = option(
+        False,
+        when=when("microbatches", above=1),
+        help="measure the gradient noise scale between the parts of a step's batch; a metric and columns",
     )
     offload: str = option(
         "none",

@@ -31,6 +31,8 @@ RESULTS = re.compile(
     r"loss_nats|loss_nats_sem|loss_unigram_normalised|loss_part_\d+|bits_per_byte|eval_tokens|lossless|text_bytes|"
     r"steps_done|censored|wall_seconds|unique_tokens|unique_tokens_part_\d+|epochs_part_\d+|"
     r"entropy_nats|entropy_nats_error|entropy_bits_per_byte|entropy_part_\d+|"
+    r"devices|accelerator_seconds|kwh|loss_position_\d+|loss_len_\d+|"
+    r"noise_scale_tokens|noise_scale_tokens_\w+|"
     r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
 )
 STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")

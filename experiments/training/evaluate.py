@@ -19,6 +19,8 @@ class Result:
     """Mean nats per held-out token. The standard error takes sequences, not tokens, as independent.
 
     corpus_losses: mean nats of each corpus by itself, where there are several; nan where none of it was sampled.
+    position_losses: mean nats of each stretch of the sequences, from their beginnings on, where there are several.
+    length_losses: other lengths of sequences, with the mean nats at each.
     loss_unigram_normalised: loss_nats minus the unigram entropy of the training tokens, by which losses of different
     tokenizers compare (Tao et al. 2024, arXiv 2407.13623, equation 4); None where there are several corpora.
     tasks: columns of the tasks (experiments/training/tasks.py).
@@ -29,6 +31,8 @@ class Result:
     bits_per_byte: float
     eval_tokens: int
     corpus_losses: tuple[float, ...] = ()
+    position_losses: tuple[float, ...] = ()
+    length_losses: tuple[tuple[int, float], ...] = ()
     loss_unigram_normalised: float | None = None
     tasks: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -36,9 +40,14 @@ class Result:
     def columns(self) -> dict[str, Any]:
         """Return grid columns; those of the corpora are loss_part_1, loss_part_2, …"""
         columns = dataclasses.asdict(self)
-        del columns["corpus_losses"], columns["tasks"]
+        for several in ("corpus_losses", "position_losses", "length_losses", "tasks"):
+            del columns[several]
         for number, loss in enumerate(self.corpus_losses, start=1):
             columns[f"loss_part_{number}"] = loss
+        for number, loss in enumerate(self.position_losses, start=1):
+            columns[f"loss_position_{number}"] = loss
+        for seq_len, loss in self.length_losses:
+            columns[f"loss_len_{seq_len}"] = loss
         return columns | dict(self.tasks)
 
     @property
@@ -54,38 +63,55 @@ class Result:
         return row
 
 
+def other_lengths(run: Run, manifests: Sequence[Manifest]) -> dict[int, "HeldOut"]:
+    """Return the held-out sequences of the other lengths that a run is evaluated at, by their length."""
+    wanted = [seq_len for seq_len in run.evaluation.seq_lens if seq_len != run.seq_len]
+    # Tasks are scored at its own length.
+    without_tasks = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, tasks=()))
+    return {seq_len: HeldOut(without_tasks, manifests, seq_len) for seq_len in wanted}
+
+
 class HeldOut:
     """The held-out sequences of one run.
 
     tokens: in whole batches [S, B, seq_len + 1]; behind the last sequence they begin anew, and do not count.
     batches: S, how many there are.
     corpus: number of the corpus that each sequence is from.
-    tasks: the rows of the run's tasks.
+    tasks: the rows of the run's tasks, at its own length.
     """
 
-    def __init__(self, run: Run, manifests: Sequence[Manifest]):
-        holdout = Holdout(manifests, run.data, run.seq_len, run.evaluation.weights)
-        wanted = max(1, run.evaluation.tokens // run.seq_len)
+    def __init__(self, run: Run, manifests: Sequence[Manifest], seq_len: int | None = None):
+        """Take those of the run's length, or of another one."""
+        seq_len = seq_len or run.seq_len
+        holdout = Holdout(manifests, run.data, seq_len, run.evaluation.weights)
+        wanted = max(1, run.evaluation.tokens // seq_len)
         self.sequence_count = min(len(holdout), wanted)
         self.corpus = holdout.corpus[: self.sequence_count]
         self._corpora = len(manifests)
         self._unigram_nats = manifests[0].unigram_entropy_nats if len(manifests) == 1 else None
-        self._seq_len = run.seq_len
+        self._seq_len = seq_len
         tokens, text_bytes = holdout[: self.sequence_count]
         self._bytes = int(text_bytes.sum())
         self.batches = -(-self.sequence_count // run.batch)
         # Text, and not zeros: experts that choose among the tokens of a batch would choose from those as well.
-        filled = np.resize(tokens, (self.batches * run.batch, run.seq_len + 1))
-        self.tokens = filled.reshape(self.batches, run.batch, run.seq_len + 1)
+        filled = np.resize(tokens, (self.batches * run.batch, seq_len + 1))
+        self.tokens = filled.reshape(self.batches, run.batch, seq_len + 1)
         self.tasks = TaskRows.of(run, manifests)
 
-    def result(self, nats_SB: np.ndarray, answers_SBL: np.ndarray | None = None) -> Result:
-        """Return the result, from the summed nats of each sequence, in the order of `tokens`.
+    def result(
+        self,
+        nats_SBP: np.ndarray,
+        answers_SBL: np.ndarray | None = None,
+        other_lengths: Sequence[tuple[int, float]] = (),
+    ) -> Result:
+        """Return the result, from the summed nats of each stretch of each sequence, in the order of `tokens`.
 
-        answers_SBL: nats of every token of the tasks' rows, where there are any.
+        answers_SBL: nats of every token of the tasks' rows, where there are any. other_lengths: with the loss at each.
         """
-        nats = nats_SB.astype(np.float64).reshape(-1)
-        nats = nats[: self.sequence_count]
+        stretches = nats_SBP.shape[2]
+        nats_NP = nats_SBP.astype(np.float64).reshape(-1, stretches)
+        nats_NP = nats_NP[: self.sequence_count]
+        nats = nats_NP.sum(axis=1)
         tokens = self.sequence_count * self._seq_len
         loss = float(nats.sum() / tokens)
         per_token = nats / self._seq_len
@@ -96,8 +122,17 @@ class HeldOut:
             eval_tokens=tokens,
             corpus_losses=self._corpus_losses(per_token),
             tasks={} if answers_SBL is None else self.tasks.columns(answers_SBL),
+            length_losses=((self._seq_len, loss), *other_lengths) if other_lengths else (),
+            position_losses=self._position_losses(nats_NP),
             loss_unigram_normalised=None if self._unigram_nats is None else loss - self._unigram_nats,
         )
+
+    def _position_losses(self, nats_NP: np.ndarray) -> tuple[float, ...]:
+        """Return the loss of each stretch of the sequences; none where there is only one."""
+        stretches = nats_NP.shape[1]
+        if stretches == 1:
+            return ()
+        return tuple((nats_NP.mean(axis=0) * stretches / self._seq_len).tolist())
 
     def _corpus_losses(self, per_token: np.ndarray) -> tuple[float, ...]:
         """Return the loss of each corpus; none where there is only one."""

@@ -23,6 +23,8 @@ from experiments.alive.stops import Stop
 from experiments.alive.watchdog import Watchdog
 from experiments.run.schema import Execution
 from experiments.store import record
+from experiments.training import lengths
+from experiments.training import results as run_results
 from experiments.training.answers import answer
 from experiments.training.clock import Clock
 from experiments.training.dispatches import Dispatches
@@ -199,12 +201,14 @@ class Loop:
             tokens, batches = population.held_out_tokens(due)
             nats_KSB = population.evaluate(tokens, batches)
             answers = answer(population, due)
+            other_lengths = lengths.losses(population, due)
         self._put_time_down_to(due)
         results = {}
         for slot, trial in population.seated():
             if trial not in due:
                 continue
-            result = trial.held_out.result(nats_KSB[slot, : batches[slot]], answers.get(trial.fingerprint))
+            name = trial.fingerprint
+            result = trial.held_out.result(nats_KSB[slot, : batches[slot]], answers.get(name), other_lengths[name])
             if not math.isfinite(result.loss_nats):
                 trial.status = "diverged"
                 continue
@@ -272,7 +276,7 @@ class Loop:
         with self._timed("save", f"closing {trial.directory}"):
             trial.checkpoints.close()
         self._put_time_down_to([trial])
-        columns = results | trial.columns() | self.population.columns()
+        columns = results | run_results.columns(trial) | self.population.columns()
         manifests = tuple(manifest.fingerprint for manifest in trial.manifests)
         name = trial.fingerprint
         status = trial.status
@@ -284,14 +288,7 @@ class Loop:
         self.lookout.agree()  # nobody calls a run recorded whose record could not be written
         trial.recorded = True
         loss = results.get("loss_nats")
-        self.report(
-            {
-                "event": "record",
-                "fingerprint": name,
-                "status": status,
-                "loss_nats": loss,
-            }
-        )
+        self.report({"event": "record", "fingerprint": name, "status": status, "loss_nats": loss})
 
 
 def _write_machine(trials: Sequence[Trial]) -> None:

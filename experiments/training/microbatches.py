@@ -75,25 +75,30 @@ def mean_gradient(
     parts: tuple[Microbatches, Array | None],
     axes: Mapping[str, tuple[str, ...]],
     count: int,
-) -> tuple[Gradients, Any]:
-    """Return the means over the microbatches of gradients by path, and of a tree of numbers besides them.
+    measure: Callable[[Gradients], Any] = dict,
+) -> tuple[Gradients, Any, Any]:
+    """Return the means over the microbatches of gradients by path, of a tree of numbers besides them, and of a measure.
 
-    `axes`: logical axes of the parameters. Sums are split over devices as they are, so that each device adds up what
+    `measure`: a tree of numbers, of one microbatch's gradients. `axes`: logical axes of the parameters. Sums are split over devices as they are, so that each device adds up what
     its share of the optimizer's state needs.
     """
 
-    gradient = jax.jit(gradient, inline=True)  # traced once: for shapes, and for the loop
+    def measured(part: Part) -> tuple[Gradients, Any, Any]:
+        gradients, numbers = gradient(part)
+        in_float32 = {path: value.astype(jnp.float32) for path, value in gradients.items()}
+        return in_float32, numbers, measure(in_float32)
+
+    measured = jax.jit(measured, inline=True)  # traced once: for shapes, and for the loop
 
     def laid_out(gradients: Gradients) -> Gradients:
         return {path: constrain(value, *axes[path]) for path, value in gradients.items()}
 
     def add(total: Any, part: Part) -> tuple[Any, None]:
-        gradients, numbers = gradient(part)
-        in_float32 = {path: value.astype(jnp.float32) for path, value in gradients.items()}
-        return jax.tree.map(jnp.add, total, (laid_out(in_float32), numbers)), None
+        gradients, *numbers = measured(part)
+        return jax.tree.map(jnp.add, total, (laid_out(gradients), *numbers)), None
 
-    shapes = jax.eval_shape(gradient, _first(parts))
-    zero_gradients, zero_numbers = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
-    zeros = (laid_out(zero_gradients), zero_numbers)
+    shapes = jax.eval_shape(measured, _first(parts))
+    zero_gradients, *zero_numbers = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    zeros = (laid_out(zero_gradients), *zero_numbers)
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / count, total)

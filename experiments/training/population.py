@@ -33,6 +33,9 @@ class Population:
     def __init__(self, trials: Sequence[Trial], execution: Execution):
         self.trials = list(trials)
         self.program, self.slots = _seat(self.trials, execution)
+        devices = self.program.mesh.size
+        for trial in self.trials:
+            trial.devices = devices
         runs = []
         added = []
         for trial in self.slots:
@@ -183,10 +186,11 @@ class Population:
 
     def by_slot(self, tokens_of: Mapping[str, np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens [S, B, T] of some trials, by fingerprint, as those of all slots [K, most, B, T]; batches of each slot."""
-        shape = self.program.token_shape(most)
+        *leading, _ = self.program.token_shape(most)
+        (length,) = {tokens.shape[-1] for tokens in tokens_of.values()}
         # Token files may differ in type: the widest holds the tokens of all.
         dtypes = [tokens.dtype for tokens in tokens_of.values()]
-        tokens = np.zeros(shape, np.result_type(*dtypes))
+        tokens = np.zeros((*leading, length), np.result_type(*dtypes))
         batches = np.zeros(len(self.slots), np.int32)
         for slot, trial in self.seated():
             own = tokens_of.get(trial.fingerprint)
@@ -197,7 +201,7 @@ class Population:
         return tokens, batches
 
     def evaluate(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
-        """Return the summed nats of each sequence of the first `batches[k]` batches of every slot k."""
+        """Return the summed nats of each stretch of each sequence of the first `batches[k]` batches of every slot k."""
         program = self.program
         params = program.effective(self.state, self.values)
         return program.evaluate(params, tokens, batches)

@@ -47,6 +47,15 @@ def _program(run: Run, slots: int, execution: Execution) -> "Program":
     return Program(run, slots, execution)
 
 
+def _check_lengths(run: Run, split: int) -> None:
+    """Check that sequences of all lengths can be split. Raises InputError naming the option."""
+    lengths = run.evaluation.seq_lens
+    if any(length % split for length in lengths):
+        raise InputError(
+            f"evaluation.seq_lens={lengths}: expected multiples of execution.mesh.sequence={split}, which splits them"
+        )
+
+
 class Program:
     """The compiled functions of one signature for `slots` trials (a multiple of the mesh's trial axis).
 
@@ -71,7 +80,8 @@ class Program:
         share = slots_at_once * groups / len(devices)
         self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, devices[0], share)
         self._check_host_memory(execution, devices[0])
-        self._functions = Slots(run, self.packing, microbatches, execution.offload)
+        _check_lengths(run, self.mesh.shape["sequence"])
+        self._functions = Slots(run, self.packing, microbatches, execution.offload, execution.noise_scale)
         placement = place(run, self.slots, self.mesh, execution.offload)
         self._placement = placement
         self.slot_sharding = placement.slots
@@ -178,7 +188,7 @@ class Program:
             return self._effective(state, values)
 
     def evaluate(self, params: Any, tokens: Tokens, batches: PerSlot, every_token: bool = False) -> np.ndarray:
-        """Return summed nats [K, S, B], or with `every_token` [K, S, B, L], of the first `batches[k]` batches of slot k."""
+        """Return summed nats of stretches [K, S, B, P], or with `every_token` [K, S, B, L], of the first `batches[k]` batches of slot k."""
         evaluate = self._token_nats if every_token else self._evaluate
         with jax.set_mesh(self.mesh):
             tokens_KSBT = self._put_tokens(tokens)
@@ -244,8 +254,7 @@ class Program:
             return jax.lax.dynamic_index_in_dim(x, slot, keepdims=False)
 
         def take(state: TrainState, slot: Array) -> TrainState:
-            of_slot = functools.partial(take_leaf, slot=slot)
-            return jax.tree.map(of_slot, state, shardings)
+            return jax.tree.map(functools.partial(take_leaf, slot=slot), state, shardings)
 
         out_shardings = jax.tree.map(without_slots, shardings)
         return jax.jit(take, in_shardings=(shardings, None), out_shardings=out_shardings)

@@ -44,6 +44,7 @@ class Slots:
     packing: str
     microbatches: int
     offload: str
+    noise_scale: bool
 
     def _traced_run(self, values: Values) -> Run:
         return with_runtime(self.run, values)
@@ -129,22 +130,24 @@ class Slots:
             values.get("added"),
             self.microbatches,
             self.offload,
+            self.noise_scale,
         )
 
     # --- evaluation
 
-    def evaluate(self, params: Any, tokens_KSBT: Array, batches_K: Array) -> Float[Array, "K S B"]:
-        """Return the summed nats of each sequence, for the first `batches_K[k]` batches of slot k."""
+    def evaluate(self, params: Any, tokens_KSBT: Array, batches_K: Array) -> Float[Array, "K S B P"]:
+        """Return the summed nats of each stretch of each sequence, for the first `batches_K[k]` batches of slot k."""
         return self._each(self._evaluate_one, params, tokens_KSBT, batches_K)
 
     def token_nats(self, params: Any, tokens_KSBT: Array, batches_K: Array) -> Float[Array, "K S B L"]:
         """Return the nats of every token but the first of each sequence, for the first `batches_K[k]` batches of slot k."""
         return self._each(self._token_nats_of_one, params, tokens_KSBT, batches_K)
 
-    def _evaluate_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B"]:
+    def _evaluate_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B P"]:
         """Return the nats of every held-out sequence for one trial."""
         evaluate = functools.partial(step.eval_step, self.run, params)
-        return self._by_batch(evaluate, tokens_SBT, batches, ())
+        stretches = step.stretches(self.run, tokens_SBT.shape[-1])
+        return self._by_batch(evaluate, tokens_SBT, batches, (stretches,))
 
     def _token_nats_of_one(self, params: Any, tokens_SBT: Array, batches: Array) -> Float[Array, "S B L"]:
         """Return the nats of every token for one trial."""

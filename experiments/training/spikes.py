@@ -8,7 +8,7 @@ so that it is saved with every checkpoint and written to the record.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -42,6 +42,21 @@ class Spikes:
             if self._is_spike(loss):
                 return i if self.rewinds < self.limit else None
             self.window.append(loss)
+        return None
+
+    def find_step(self, first: int, losses: list[float], has_text: Callable[[int], bool]) -> int | None:
+        """Return the step (0-based) of a spike to go back from, or None. `losses`: of steps first, first + 1, …
+
+        has_text: whether there is text to put in the place of so many batches that would be left out.
+        """
+        seen = 0
+        while (position := self.find(losses[seen:])) is not None:
+            seen += position + 1
+            spike = first + seen - 1
+            start = self.rewind_step(spike)
+            if has_text(spike + 1 - start):
+                return spike
+            # It stays. What comes behind it is looked at all the same, or it would matter how many steps come at a time.
         return None
 
     def _is_spike(self, loss: float) -> bool:

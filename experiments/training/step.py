@@ -4,6 +4,8 @@ All take a `Run` twice: `run`, of which everything but the runtime options is lo
 may be traced numbers. A population (experiments/training/program.py) maps them over trials and devices.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
@@ -12,7 +14,7 @@ import optax
 from experiments.run.schema import Run
 from experiments.store.train_state import TrainState
 from experiments.training import loss as losses
-from experiments.training import microbatches, optimizer, schedule
+from experiments.training import microbatches, noise, optimizer, schedule
 from models import functional
 from models.contract import Output
 from models.growing import masks
@@ -115,14 +117,16 @@ def train_step(
     added: dict[str, Array] | None = None,
     microbatch_count: int = 1,
     offload: str = "none",
+    noise_scale: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
 
     added: what a growth has added (operators.Plan.added), for the masks of its operator "random".
     microbatch_count: in so many parts the batch goes through the model, with the result of the whole (microbatches.py).
     offload: what of the state lies in the host's memory (offload.py).
+    noise_scale: measure what the gradient noise scale is made of, between the parts (noise.py).
     """
-    grads, metrics, ruled_params = _gradients(run, values, state, tokens_BT, added, microbatch_count)
+    grads, metrics, ruled_params = _gradients(run, values, state, tokens_BT, added, microbatch_count, noise_scale)
     infos = functional.param_info(run.family, run.model)
     transform = optimizer.transform(values, infos, offload)
     updates, opt = transform.update(grads, state.opt, state.params)
@@ -142,6 +146,7 @@ def _gradients(
     tokens_BT: Sequences,
     added: dict[str, Array] | None,
     microbatch_count: int,
+    noise_scale: bool,
 ) -> tuple[Params, Metrics, Params]:
     """Return gradients, metrics, and the parameters that follow a rule of the model instead of the optimizer."""
 
@@ -177,13 +182,28 @@ def _gradients(
         return gradient(state.params, tokens_BT, keys_B, *batch_counts)
 
     axes = functional.param_axes(run.family, run.model)
-    grads, (metrics, ruled_params) = microbatches.mean_gradient(part_gradient, parts, axes, microbatch_count)
+    if not noise_scale:
+        grads, (metrics, ruled_params), _ = microbatches.mean_gradient(part_gradient, parts, axes, microbatch_count)
+        return grads, metrics, ruled_params
+    squares = functools.partial(noise.squares, group_by_path=noise.groups(functional.param_info(run.family, run.model)))
+    grads, (metrics, ruled_params), of_part = microbatches.mean_gradient(
+        part_gradient, parts, axes, microbatch_count, squares
+    )
+    part_tokens = run.batch_tokens // microbatch_count
+    metrics |= noise.estimates(of_part, squares(grads), microbatch_count, part_tokens)
     return grads, metrics, ruled_params
 
 
-def eval_step(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B"]:
-    """Return the summed nats of each sequence."""
-    return token_nats(run, params, tokens_BT).sum(axis=-1)
+def stretches(run: Run, tokens: int) -> int:
+    """Return into how many stretches a sequence of so many tokens is cut in an evaluation: others than seq_len in none."""
+    return run.evaluation.positions if tokens == run.seq_len + 1 else 1
+
+
+def eval_step(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B P"]:
+    """Return the summed nats of each stretch of each sequence."""
+    batch, length = tokens_BT.shape
+    nats_BL = token_nats(run, params, tokens_BT)
+    return nats_BL.reshape(batch, stretches(run, length), -1).sum(axis=-1)
 
 
 def token_nats(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B L"]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from experiments.alive import hosts, stops
 from experiments.cli import InputError
-from experiments.data import coverage, text_columns
 from experiments.data.batches import Batches, check_enough
 from experiments.data.manifest import Manifest
 from experiments.run.schema import Execution, Run
@@ -24,6 +23,7 @@ from experiments.store.metrics import Metrics, Mirror
 from experiments.store.train_state import TrainState
 from experiments.training import clock
 from experiments.training.clock import Shares
+from experiments.training.noise import NoiseScale
 from experiments.training.spikes import Spikes
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Trial:
     manifests: tuple[Manifest, ...]
     execution: Execution
     parent: Parent | None = None
+    devices: int = 1  # that its program shares out
     step: int = 0  # steps done
     shares: Shares = dataclasses.field(default_factory=clock.nothing)  # seconds that all processes have spent on it
     looked_at: int | None = None  # step at which all that is due has been done
@@ -51,7 +52,7 @@ class Trial:
     recorded: bool = False  # whether its record has been written
 
     def __post_init__(self) -> None:
-        from experiments.training.evaluate import HeldOut
+        from experiments.training.evaluate import HeldOut, other_lengths
 
         run = self.run
         execution = self.execution
@@ -62,12 +63,15 @@ class Trial:
         begin = lineages.start(run, manifests, before)
         learned_sequences = lineages.learned_tokens(run, self.learns) // run.seq_len
         self._first_sequence = begin.sequences + learned_sequences
-        self._batches = Batches(self.manifests, run.data, run.seq_len, run.batch, begin.seed)
+        self.batches = Batches(self.manifests, run.data, run.seq_len, run.batch, begin.seed)
         self.held_out = HeldOut(run, self.manifests)
+        self.at_other_lengths = other_lengths(run, self.manifests)
         self.metrics = Metrics(
             self.directory, execution.tensorboard, _mirrors(run, self.fingerprint, self.directory, execution.wandb)
         )
         self.requests = stops.Requests(self.directory)
+        self.noise = NoiseScale()
+        self._spent_before = (0.0, 0.0)  # seconds until the last start, and those of the devices that it had then
         self.spikes = None
         self._back_steps: int | None = None
         if run.spikes.factor is not None:
@@ -87,7 +91,7 @@ class Trial:
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """Return the type of its tokens."""
-        return self._batches.dtype
+        return self.batches.dtype
 
     def stretch(self, start: int, stop: int) -> tuple[int, int]:
         """Return which records steps [start, stop) take: the first, and one behind the last.
@@ -102,9 +106,15 @@ class Trial:
         first = self._first_sequence + first_batch * batch
         return first, first + steps * batch
 
+    @property
+    def records_taken(self) -> int:
+        """Return how many records its line has taken, those that were left out included."""
+        first, _ = self.stretch(self.step, self.step)
+        return first
+
     def records(self, first: int, end: int) -> np.ndarray:
         """Return training sequences [end - first, seq_len + 1] by the numbers of their records."""
-        return self._batches.records(first, end)
+        return self.batches.records(first, end)
 
     def sequences(self, start: int, stop: int) -> np.ndarray:
         """Return the training sequences of steps [start, stop): [(stop - start) batch, seq_len + 1]."""
@@ -151,6 +161,12 @@ class Trial:
         """Return the seconds spent on it."""
         return sum(self.shares.values())
 
+    @property
+    def accelerator_seconds(self) -> float:
+        """Return its seconds times the devices that it had at the time."""
+        seconds, spent = self._spent_before
+        return spent + (self.seconds - seconds) * self.devices
+
     def steps_to_event(self, ahead: int = 0) -> int:
         """Return the steps to the next evaluation, checkpoint or end, from `ahead` steps behind those done."""
         if not self.running:
@@ -193,6 +209,8 @@ class Trial:
     def notes(self) -> dict[str, Any]:
         """Return what a checkpoint has to remember besides the state."""
         notes: dict[str, Any] = {"seconds": self.seconds, "shares": dict(self.shares)}
+        notes["noise"] = self.noise.notes()
+        notes["accelerator_seconds"] = self.accelerator_seconds
         if self.spikes:
             notes["spikes"] = self.spikes.notes()
         return notes
@@ -200,9 +218,12 @@ class Trial:
     def recall(self, step: int, notes: Mapping[str, Any]) -> None:
         """Go on from the checkpoint of a step."""
         self.step = self.saved_step = step
-        # Checkpoints of before do not know what their seconds were spent on.
+        # Checkpoints of before do not know what their seconds were spent on, nor what devices they were of.
         unknown = {clock.REST: notes["seconds"]}
         self.shares = clock.nothing() | notes.get("shares", unknown)
+        self.noise.recall(notes.get("noise", {}))
+        spent = notes.get("accelerator_seconds", notes["seconds"] * self.devices)
+        self._spent_before = (notes["seconds"], spent)
         if self.spikes:
             self.spikes.recall(notes.get("spikes", {}))
 
@@ -231,30 +252,18 @@ class Trial:
         """
         if self.spikes is None:
             return None
-        values = losses.tolist()
-        seen = 0
-        while (position := self.spikes.find(values[seen:])) is not None:
-            seen += position + 1
-            spike = first + seen - 1
-            start = self.spikes.rewind_step(spike)
-            if self._has_text_for(spike + 1 - start):
-                return spike
-            # It stays. What comes behind it is looked at all the same, or it would matter how many steps come at a time.
-        return None
+        return self.spikes.find_step(first, losses.tolist(), self._has_text_for)
 
     def _has_text_for(self, batches: int) -> bool:
         """Say whether there is text to put in the place of so many batches that would be left out."""
         assert self.spikes
         read_batches = self.run.steps + self.spikes.left_out + batches
         sequences = self._first_sequence + read_batches * self.run.batch
-        try:
-            check_enough(self.manifests, self.run.data, sequences * self.run.seq_len, self.run.seq_len)
-        except InputError:
-            return False
-        return True
+        return _is_enough(self.manifests, self.run, sequences)
 
     def log(self, first: int, metrics: Mapping[str, np.ndarray], tokens_per_second: float) -> None:
         """Write the rows of steps first+1, first+2, …; note a loss that is not finite."""
+        metrics = dict(metrics) | self.noise.scales(metrics)
         for i, loss in enumerate(metrics["loss"]):
             step = first + i + 1
             is_finite = math.isfinite(loss)
@@ -272,18 +281,18 @@ class Trial:
     def log_evaluation(self, row: Mapping[str, Any]) -> None:
         """Write the row of an evaluation at this step."""
         tokens = self.step * self.run.batch_tokens
-        self.metrics.append_evaluation({"step": self.step, "tokens": tokens, **row})
+        noise = {f"eval_{name}": value for name, value in self.noise.columns().items()}
+        self.metrics.append_evaluation({"step": self.step, "tokens": tokens, **row, **noise})
 
-    def columns(self) -> dict[str, Any]:
-        """Return columns of its record: how far it has come, what its time was spent on, what it left out."""
-        columns: dict[str, Any] = {"steps_done": self.step, "wall_seconds": round(self.seconds, 3)}
-        columns |= clock.columns(self.shares)
-        columns |= text_columns.columns(self.manifests, self.step * self.run.batch_tokens, self.held_out.corpus)
-        columns |= lineages.columns(self.lineage)
-        columns |= coverage.columns(self._batches, self.stretch(self.step, self.step)[1])
-        if self.spikes:
-            columns |= self.spikes.columns()
-        return columns
+
+def _is_enough(manifests: tuple[Manifest, ...], run: Run, sequences: int) -> bool:
+    """Say whether a run's text has so many sequences."""
+    tokens = sequences * run.seq_len
+    try:
+        check_enough(manifests, run.data, tokens, run.seq_len)
+    except InputError:
+        return False
+    return True
 
 
 def token_dtype(trials: Sequence[Trial]) -> np.dtype[Any]:

@@ -335,10 +335,12 @@ class Block(nnx.Module):
     def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None = None, context: Context = Context()) -> Stream:
         normalised_BLD = self.mixer_norm(x_BLD)
         mixed_BLD = self.mixer(normalised_BLD, floor_D, context)
-        x_BLD = x_BLD + drop(mixed_BLD, self.dropout, context, Place.MIXER)
+        mixed_BLD = drop(mixed_BLD, self.dropout, context, Place.MIXER)
+        x_BLD = x_BLD + mixed_BLD
         normalised_BLD = self.mlp_norm(x_BLD)
         fed_BLD = self.mlp(normalised_BLD)
-        x_BLD = x_BLD + drop(fed_BLD, self.dropout, context, Place.FEED_FORWARD)
+        fed_BLD = drop(fed_BLD, self.dropout, context, Place.FEED_FORWARD)
+        x_BLD = x_BLD + fed_BLD
         return constrain(x_BLD, "batch", "position", "width")
 
 

@@ -10,8 +10,11 @@ from experiments.cli import InputError
 from experiments.data.options import Data
 from experiments.prepare import prepare
 from experiments.run import freeze, identity
-from experiments.training import evaluate, step
+from experiments.store import weights as stored_weights
+from experiments.training import evaluate, loss, results, step
 from models import functional
+from tests.support.training import rows
+from tests.support.training import run as train_one
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_a_mixture_is_judged_on_a_text_of_its_own(two: tuple[str, ...], tmp_path
         held.append(evaluate.HeldOut(run, manifests))
         nats = np.zeros(held[-1].batches * run.batch)
         nats[: held[-1].sequence_count] = np.where(held[-1].corpus == 0, 32.0, 64.0)
-        result = held[-1].result(nats.reshape(-1, run.batch))
+        result = held[-1].result(nats.reshape(-1, run.batch, 1))
         assert result.corpus_losses == (1.0, 2.0) and result.columns["loss_part_2"] == 2.0
         assert result.loss_nats == pytest.approx(1.5, abs=0.02) and "parts" not in result.columns
     np.testing.assert_array_equal(held[0].tokens, held[1].tokens)
@@ -116,3 +119,51 @@ def test_the_last_batch_is_filled_up_with_text(tiny):
     other = nats.copy()
     other[1, 2:] = 1e9
     assert held.result(nats) == held.result(other), "what fills a batch up does not count"
+
+
+def test_losses_by_position_and_at_other_lengths(tiny, tmp_path: pathlib.Path):
+    """They are those of the model by hand: stretches of the sequences, and sequences of another length."""
+    options = {"tokens": 256 * 2, "model.depth": 1, "evaluation.positions": 4, "evaluation.seq_lens": (64,)}
+    recorded = train_one(tiny(**options), tmp_path / "run")
+    columns = recorded["columns"]
+    run, execution = freeze.freeze(tiny(**options))
+    stored = stored_weights.load(tmp_path / "run").params
+    params = {path: jnp.asarray(value) for path, value in stored.items()}
+    manifests = prepare(run.data, execution.data_root, progress=False)
+    for seq_len in (32, 64):
+        tokens = evaluate.HeldOut(run, manifests, seq_len).tokens.reshape(-1, seq_len + 1)
+        tokens = tokens[: run.evaluation.tokens // seq_len].astype(np.int32)
+        logits = functional.apply(run.family, run.model, params, jnp.asarray(tokens[:, :-1])).logits_BLV
+        nats, _ = loss.cross_entropy(logits, jnp.asarray(tokens[:, 1:]))
+        assert columns[f"loss_len_{seq_len}"] == pytest.approx(float(nats.mean()), rel=1e-5)
+        if seq_len == run.seq_len:
+            by_position = nats.mean(axis=0).reshape(4, -1).mean(axis=1)
+    found = [columns[f"loss_position_{number}"] for number in (1, 2, 3, 4)]
+    np.testing.assert_allclose(found, by_position, rtol=1e-5)
+    assert np.mean(found) == pytest.approx(columns["loss_nats"]) and columns["loss_len_32"] == columns["loss_nats"]
+    evaluated = [row for row in rows(tmp_path / "run") if "eval_loss" in row]
+    assert evaluated[-1]["eval_loss_position_4"] == found[3] and "eval_loss_len_64" in evaluated[-1]
+    assert columns["devices"] == 1 and columns["kwh"] is None, "what a CPU takes is not known"
+    assert columns["accelerator_seconds"] == columns["wall_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"evaluation.positions": 5}, r"evaluation\.positions=5 does not divide seq_len=32"),
+        ({"evaluation.seq_lens": (4_096,)}, r"evaluation\.seq_lens=\(4096,\): expected numbers from 1 to .*=2048"),
+        (
+            {"evaluation.seq_lens": (64,), "model.position": "learned"},
+            r"evaluation\.seq_lens=\(64,\): model\.positions=32 is less than",
+        ),
+    ],
+)
+def test_lengths_that_cannot_be(tiny, options: dict, said: str):
+    with pytest.raises(InputError, match=said):
+        freeze.freeze(tiny(**options))
+
+
+def test_energy_is_that_of_the_chips():
+    assert results.energy(8, 7_200.0, "NVIDIA H100 80GB HBM3")["kwh"] == pytest.approx(1.4)
+    assert results.energy(8, 7_200.0, "TPU v4")["kwh"] == pytest.approx(0.384)
+    assert results.energy(8, 7_200.0, "TPU v5e") == {"devices": 8, "accelerator_seconds": 7_200.0, "kwh": None}

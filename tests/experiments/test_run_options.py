@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "evaluation.weights": (1.0, 2.0),
     "evaluation.tasks": (TASKS,),
     "evaluation.coverage": (5,),
+    "evaluation.seq_lens": (64, 256),
     "schedule.decay_tokens": 50_000,
     "execution.data_root": "elsewhere",
     "execution.parent_workdir": "elsewhere",
@@ -69,6 +70,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "schedule.decay_tokens": {"schedule.name": "wsd"},
     "schedule.decay_shape": {"schedule.name": "wsd", "schedule.decay_tokens": 10_000},
     "spikes.limit": {"spikes.factor": 5.0},
+    "execution.noise_scale": {"execution.microbatches": 2},
     "spikes.every_tokens": {"spikes.factor": 5.0},
 }
 
@@ -229,6 +231,8 @@ IMPOSSIBLE = {
     "batch_tokens": 0,
     "seq_len": -1,
     "evaluation.tokens": 1,
+    "evaluation.positions": 3,
+    "evaluation.seq_lens": (64, 64),
     "loss.chunk": 0,
     "loss.z_loss": -1e-4,
     "schedule.warmup_tokens": -1,

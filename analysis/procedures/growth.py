@@ -14,7 +14,7 @@ SAME = 0.01  # of ln N and ln C: runs that differ in the growth alone
 
 
 def speedup(
-    flops_grown: float, loss_grown: float, flops_scratch: Sequence[float], loss_scratch: Sequence[float]
+    flops_grown: float, loss_grown: float, flops_scratch: Sequence[float] | Array, loss_scratch: Sequence[float] | Array
 ) -> Float[np.ndarray, ""]:
     """Return FLOPs_scratch / FLOPs_grown - 1 at equal loss (Du et al. 2024, eq. 48): 0.546 is "54.6% faster".
 

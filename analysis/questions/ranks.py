@@ -80,7 +80,7 @@ def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Leve
         return Level(at, len(shared), math.nan, math.nan, False)
     here = [own[name] for name in shared]
     there = [final[name] for name in shared]
-    found = kendalltau(here, there)
+    found: Any = kendalltau(here, there)
     best_here = np.argmin(here)
     best_there = np.argmin(there)
     tau = float(found.statistic)

@@ -41,17 +41,33 @@ def with_cost(grid: Grid, columns: str | None) -> str | None:
     return ",".join([*([columns] if columns else []), f"C={OF_ALL_ANCESTORS}"])
 
 
-def ask(of: Columns, over: Columns, level: float = 0.9, seed: int = 0) -> Answer:
-    """Return the speed-up of the rows of one set over those of another. Raises InputError where none can be told."""
+def ask(
+    of: Columns, over: Columns, level: float = 0.9, seed: int = 0, groups: tuple[np.ndarray, np.ndarray] | None = None
+) -> Answer:
+    """Return the speed-up of the rows of one set over those of another. Raises InputError where none can be told.
+
+    groups: labels of both sets' rows, of which only equal ones are compared.
+    """
     if len(over) < 2:
         raise InputError(f"--over: {len(over)} row; expected two or more, of several costs")
-    found = _speedups(of["C"], of["loss"], over["C"], over["loss"])
+    mine, others = groups or (np.zeros(len(of)), np.zeros(len(over)))
+    found = np.full(len(of), np.nan)
+    intervals: list[Interval | None] = [None] * len(of)
+    for label in dict.fromkeys(mine.tolist()):
+        is_own = mine == label
+        own = of.take(is_own)
+        there = over.take(others == label)
+        if len(there) < 2:
+            continue
+        found[is_own] = _speedups(own["C"], own["loss"], there["C"], there["loss"])
+        places = np.flatnonzero(is_own)
+        for place, interval in zip(places, _intervals(own, there, level, seed), strict=True):
+            intervals[place] = interval
     if not np.isfinite(found).any():
         asked = _reach(of["loss"])
         there = _reach(over["loss"])
         raise InputError(f"loss: {asked} lies outside of those compared with, {there}; expected runs on both sides")
-    intervals = _intervals(of, over, level, seed)
-    return Answer(of.row, of["C"], of["loss"], found, intervals)
+    return Answer(of.row, of["C"], of["loss"], found, tuple(intervals))
 
 
 def _reach(loss: np.ndarray) -> str:

@@ -35,6 +35,17 @@ class Answer:
     losses: tuple[float, float]  # of the fitted curves: least and most
     held: tuple[Predicted, ...]
 
+    @property
+    def untold(self) -> list[str]:
+        """Return the constants that ended at an end of their range: the rows do not tell them."""
+        names = []
+        for name, value in self.law.coefficients().items():
+            kind = self.law.COEFFICIENTS[name]
+            ends = np.array([kind.low, kind.high])
+            if np.isclose(value, ends, rtol=1e-3, atol=0).any():
+                names.append(name)
+        return names
+
 
 def ask(curves: Columns, held: Columns | None = None, converged: Columns | None = None, levels: int = 12) -> Answer:
     """Fit the three steps to checkpoints (roles N, S, batch, loss, run), and predict those held out.
@@ -133,7 +144,10 @@ def lines(answer: Answer) -> list[str]:
     for name, value in law.coefficients().items():
         words.append(f"{name} {number(value)}")
     crossings = counted(answer.crossings, "crossing")
-    told = [", ".join(words), f"critical batch from {crossings} of losses"]
+    told = []
+    if answer.untold:
+        told.append(f"verdict: the rows do not tell {', '.join(answer.untold)}: at an end of their range")
+    told += [", ".join(words), f"critical batch from {crossings} of losses"]
     least, most = answer.losses
     for loss in (most, least):
         critical = float(law.critical_batch(loss))
@@ -149,6 +163,7 @@ def to_json(answer: Answer) -> dict[str, Any]:
     return {
         "law": answer.law.NAME,
         "coefficients": answer.law.coefficients(),
+        "untold": answer.untold,
         "crossings": answer.crossings,
         "held": [dataclasses.asdict(one) for one in answer.held],
     }

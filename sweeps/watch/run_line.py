@@ -34,13 +34,16 @@ class Leg:
     def rates(self) -> np.ndarray:
         """Return the learning rate of every step, from the first."""
         import jax
+        import jax.numpy as jnp
 
         jax.config.update("jax_platforms", "cpu")  # whoever reads a grid leaves accelerators alone
         from experiments.training.schedule import schedule
 
-        seen = np.arange(self.run.steps) * float(self.run.batch_tokens)
-        factor = np.asarray(schedule(self.run, seen), dtype=np.float64)
-        return self.run.opt.lr * factor
+        # As a step has it: of the tokens before it, in float32.
+        tokens = jnp.arange(self.run.steps, dtype=jnp.float32) * self.run.batch_tokens
+        factor_of = functools.partial(schedule, self.run)
+        factor = jax.vmap(factor_of)(tokens)
+        return self.run.opt.lr * np.asarray(factor, np.float64)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that a grid has of the run's options and counts."""

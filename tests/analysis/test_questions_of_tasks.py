@@ -94,6 +94,11 @@ def test_speedup(tmp_path: pathlib.Path):
     assert found["columns"]["C"] == "flops_lineage"
     np.testing.assert_allclose(found["speedup"], 1.0, rtol=1e-6)
     assert all(one["low"] < 1 < one["high"] for one in found["intervals"])
+    other = frame.assign(width=8, loss_nats=frame["loss_nats"] + 0.01 * (frame["group"] == "grown"))
+    both = pd.concat([frame.assign(width=4), other], ignore_index=True)
+    apart = asked("speedup", both, tmp_path, *sets, "--by=width")
+    np.testing.assert_allclose(apart["speedup"][:4], 1.0, rtol=1e-6)
+    assert max(apart["speedup"][4:]) < 1
     far = frame.assign(loss_nats=np.where(frame["group"] == "grown", 99.0, frame["loss_nats"]))
     assert "lies outside of those compared with" in refused("speedup", far, tmp_path, *sets)
 

@@ -301,14 +301,16 @@ def _summary(directory: epath.Path, known: bool) -> str:
     )
 
 
-def _show_options(family: str) -> int:
-    """Print every option of a run of a family."""
+def _show_options(which: str) -> int:
+    """Print every option of a run of FAMILY or FAMILY,OPTIMIZER."""
     from rich.console import Console
 
     from experiments.run import options_table
+    from experiments.training import optimizers
 
+    family, _, optimizer = which.partition(",")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    console.print(options_table.table(family))
+    console.print(options_table.table(family, optimizer or optimizers.DEFAULT))
     return 0
 
 
@@ -339,7 +341,9 @@ def main(_: list[str]) -> int:
 if __name__ == "__main__":
     config_file.define()
     cli.define_path("workdir", None, "folder of the run: metrics, checkpoints, record; the same command resumes")
-    flags.DEFINE_string("options", None, "print every option of a run of this family (dense without one), and end")
+    flags.DEFINE_string(
+        "options", None, "print every option of a run of FAMILY or FAMILY,OPTIMIZER (dense, adamw), and end"
+    )
     flags.DEFINE_string(
         "hosts", None, "several hosts train together: auto, or HOST:PORT,INDEX,COUNT (experiments/alive/hosts.py)"
     )

@@ -8,7 +8,8 @@ import dataclasses
 import math
 
 from experiments.data import tasks
-from experiments.run.schema import Execution, Run
+from experiments.run.schema import Execution, Run, Schedule
+from experiments.training import optimizers
 from models.errors import InputError
 from models.growing.options import Growth
 from models.option import check_options
@@ -25,6 +26,7 @@ def check(run: Run, execution: Execution = Execution()) -> None:
     run.data.check()
     _check_evaluation(run)
     run.model.check(run.seq_len)
+    _check_transfer(run)
     _check_microbatches(run, execution.microbatches)
 
 
@@ -36,6 +38,7 @@ def _check_sections(run: Run, execution: Execution) -> None:
     check_options(run.loss, "loss")
     check_options(run.evaluation, "evaluation")
     check_options(run.spikes, "spikes")
+    check_options(run.averaging, "averaging")
     check_options(execution, "execution")
     check_options(execution.mesh, "execution.mesh")
 
@@ -57,8 +60,30 @@ def _check_schedule(run: Run) -> None:
         raise InputError(f"schedule.warmup_tokens={warmup} + schedule.decay_tokens={decay} exceed tokens={run.tokens}")
     if schedule.name == "wsd" and decay == 0:
         raise InputError("schedule.decay_tokens=0: expected the length of the cooldown for schedule.name='wsd'")
+    if schedule.name == "power" and decay == 0:
+        _check_no_cooldown(schedule)
     if schedule.decay_shape == "exponential" and schedule.final == 0:
         raise InputError("schedule.final=0 cannot be reached by schedule.decay_shape='exponential'")
+
+
+def _check_no_cooldown(schedule: Schedule) -> None:
+    """Check that a schedule that ends without a cooldown says nothing of it."""
+    for field in dataclasses.fields(Schedule):
+        value = getattr(schedule, field.name)
+        if field.name in ("decay_shape", "final") and value != field.default:
+            raise InputError(
+                f"schedule.{field.name}={value!r} has an effect only where schedule.decay_tokens is above 0; "
+                f"here it is 0: change that, or leave schedule.{field.name} at {field.default!r}"
+            )
+
+
+def _check_transfer(run: Run) -> None:
+    """Check that the optimizer has multiples for a model whose learning rates follow its size."""
+    if run.model.transfers and not optimizers.transfers(run.opt.name):
+        raise InputError(
+            f"model.parametrization={run.model.parametrization!r} has no learning rates for opt.name={run.opt.name!r}; "
+            "expected 'standard'"
+        )
 
 
 def _check_growth(run: Run) -> None:

@@ -14,17 +14,20 @@ import models
 from models.option import Row, row_of
 
 
-def rows(family: str) -> Iterator[Row]:
-    """Yield the options of a run of a family, and of its execution. Raises InputError for an unknown family."""
+def rows(family: str, optimizer: str = optimizers.DEFAULT) -> Iterator[Row]:
+    """Yield the options of a run of a family by an optimizer, and of its execution. Raises InputError for an unknown one."""
     sections: dict[str, type] = {"model": models.load(family).Config}
-    sections["opt"] = optimizers.load(optimizers.DEFAULT).Config
+    sections["opt"] = optimizers.load(optimizer).Config
     sections |= SECTIONS
     yield Row("family", family, " | ".join(models.family_names()), "", "architecture; the argument of the config file")
     for field in dataclasses.fields(Run):
         if field.name not in ("family", *sections):
             yield row_of(Run, field)
     for name, cls in sections.items():
-        yield from _section(cls, f"{name}.")
+        for row in _section(cls, f"{name}."):
+            # Each optimizer's options know its own name alone.
+            is_optimizer = row.name == "opt.name"
+            yield row._replace(allowed=" | ".join(optimizers.optimizer_names())) if is_optimizer else row
     yield from _section(Execution, "execution.")
 
 
@@ -39,12 +42,12 @@ def _section(cls: type, prefix: str) -> Iterator[Row]:
             yield row_of(cls, field, prefix)
 
 
-def table(family: str) -> Table:
+def table(family: str, optimizer: str = optimizers.DEFAULT) -> Table:
     """Return the options as a table for the terminal."""
     shown = Table(box=box.SIMPLE, pad_edge=False)
     shown.add_column("--config.", no_wrap=True)
     for heading in ("default", "may be", "has an effect where", "what it does"):
         shown.add_column(heading, overflow="fold")
-    for row in rows(family):
+    for row in rows(family, optimizer):
         shown.add_row(*(Text(cell) for cell in row))
     return shown

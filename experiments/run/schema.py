@@ -7,6 +7,7 @@ config file makes a locked ConfigDict from them (experiments/configs), and freez
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -15,9 +16,21 @@ from experiments.training import optimizers
 from experiments.training.optimizers import Options
 from models.growing.options import Growth
 from models.mesh.mesh import MeshShape
-from models.option import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Valid, When, option, when, when_set
+from models.option import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Valid,
+    When,
+    option,
+    when,
+    when_set,
+)
 
 SEED = Valid("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+SHARE = Valid("a number above 0, and at most 1", lambda value: 0 < value <= 1)
 PATH = Valid("the path of a folder", lambda value: bool(value.strip()) and "\0" not in value)
 DISPATCH = Valid("at least 1, and at most 100000", lambda steps: 1 <= steps <= 100_000)
 SAMPLES = Valid(
@@ -28,8 +41,10 @@ PROJECT = Valid(
     "a project name of letters, digits, . _ and -", lambda value: re.fullmatch(r"[\w.-]{1,128}", value) is not None
 )
 
-DECAYING = ("cosine", "cosine_halved", "wsd")
+COOLING = ("wsd", "power")
+DECAYING = ("cosine", "cosine_halved", *COOLING)
 SCHEDULES = (*DECAYING, "constant")
+NEGATIVE = Valid("a negative number", lambda value: -math.inf < value < 0)
 DECAY_SHAPES = ("sqrt", "linear", "cosine", "square", "mirror_cosine", "exponential")
 
 
@@ -44,19 +59,32 @@ class Schedule:
         runtime=True,
         valid=FRACTION,
         when=when("warmup_tokens", above=0),
-        help="factor of the peak at the first step",
+        help="factor at the first step, of the rate that it warms up to",
     )
     decay_tokens: int = option(
         0,
         runtime=True,
         valid=NOT_NEGATIVE,
-        when=when("name", "wsd"),
+        when=when("name", *COOLING),
         help="length of the cooldown, which ends with the run",
     )
-    decay_shape: str = option("sqrt", choices=DECAY_SHAPES, when=when("name", "wsd"), help="shape of the cooldown")
+    decay_shape: str = option("sqrt", choices=DECAY_SHAPES, when=when("name", *COOLING), help="shape of the cooldown")
     final: float = option(
-        0.1, runtime=True, valid=FRACTION, when=when("name", *DECAYING), help="factor of the peak at the end"
+        0.1,
+        runtime=True,
+        valid=FRACTION,
+        when=when("name", *DECAYING),
+        help="factor at the end: of the peak; for power, of the rate that the cooldown begins at",
     )
+    # Shen et al. 2024 (arXiv 2408.13359) found these for sequences of 4096 tokens, under muP, with opt.lr=0.02.
+    a: float = option(
+        4.6,
+        runtime=True,
+        valid=POSITIVE,
+        when=when("name", "power"),
+        help="the rate is a x sequences a step x tokens^b, and opt.lr at most",
+    )
+    b: float = option(-0.51, runtime=True, valid=NEGATIVE, when=when("name", "power"), help="power of the tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +128,32 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Means of the parameters over steps, which are evaluated beside the parameters themselves."""
+
+    ema: bool = option(
+        False, help="keep an exponential mean of the parameters: columns loss_ema_nats, loss_ema_nats_sem"
+    )
+    ema_decay: float = option(
+        0.999, runtime=True, valid=BELOW_ONE, when=when("ema", True), help="what is left of the mean after a step"
+    )
+    tail: bool = option(
+        False,
+        help="keep the mean of the parameters over the end of the run: columns loss_tail_nats, loss_tail_nats_sem",
+    )
+    tail_share: float = option(
+        0.2, runtime=True, valid=SHARE, when=when("tail", True), help="share of the run's steps that is its end"
+    )
+    tail_every_tokens: int | None = option(
+        None,
+        runtime=True,
+        valid=AT_LEAST_ONE,
+        when=when("tail", True),
+        help="tokens between two steps that count, back from the last, as for a mean of checkpoints; none: every step",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Spikes:
     """What is done about loss spikes: go back to a state of before, and leave out the batches up to the spike.
 
@@ -131,6 +185,7 @@ class Run:
     evaluation: Evaluation = Evaluation()
     growth: Growth = Growth()
     spikes: Spikes = Spikes()
+    averaging: Averaging = Averaging()
     tokens: int = option(2_000_000, runtime=True, valid=POSITIVE, help="training tokens, rounded to whole steps")
     batch_tokens: int = option(2_048, valid=POSITIVE, help="tokens a step; a multiple of seq_len")
     seq_len: int = option(128, valid=POSITIVE, help="tokens a sequence")
@@ -225,6 +280,7 @@ SECTIONS = {
     "evaluation": Evaluation,
     "growth": Growth,
     "spikes": Spikes,
+    "averaging": Averaging,
 }
 
 

@@ -22,6 +22,7 @@ from experiments.run import stored
 from experiments.run.schema import Execution, Run
 from experiments.store import lineage, record, weights
 from experiments.store.lineage import Lineage
+from experiments.training import optimizers
 from models import functional
 from models.growing import check as growing
 from models.growing import operators
@@ -134,6 +135,10 @@ def _check_optimizer(parent: Parent, child: Run) -> None:
         raise InputError("growth.optimizer='grown': weights have no optimizer state; expected 'fresh'")
     if grown and parent.learns(child):
         raise InputError("growth.optimizer='grown' cannot follow a learned growth; expected 'fresh'")
+    if grown and not optimizers.grows(child.opt.name):
+        raise InputError(
+            f"opt.name={child.opt.name!r} has no rule by which its state grows; expected growth.optimizer='fresh'"
+        )
     if parent.run is None or parent.run.opt.name == child.opt.name:
         return
     if parent.keeps_optimizer(child):

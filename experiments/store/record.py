@@ -27,7 +27,7 @@ _TYPES = {"fingerprint": str, "reason": str | None, "run": dict, "manifests": li
 _NUMBERS = {"loss_nats", "steps_done", "wall_seconds", "censored", "batches_left_out"}  # what readers compute with
 # Columns of a record besides the run's options and counts.
 RESULTS = re.compile(
-    r"task_\w+|"
+    r"task_\w+|loss_(ema|tail)_nats|loss_(ema|tail)_nats_sem|"
     r"loss_nats|loss_nats_sem|loss_unigram_normalised|loss_part_\d+|bits_per_byte|eval_tokens|lossless|text_bytes|"
     r"steps_done|censored|wall_seconds|unique_tokens|unique_tokens_part_\d+|epochs_part_\d+|"
     r"entropy_nats|entropy_nats_error|entropy_bits_per_byte|entropy_part_\d+|"

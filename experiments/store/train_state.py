@@ -7,7 +7,7 @@ import jax
 
 
 class TrainState(NamedTuple):
-    """One run's parameters by path, optimizer state, and steps done.
+    """One run's parameters by path, optimizer state, steps done, and means of the parameters (None: it keeps none).
 
     Leaves are arrays, on devices or on the host; or what is said of each of them: shapes, logical axes, shardings. In a
     program all have an axis of slots in front. What reads a checkpoint may ask for less: `opt` and `step` are None then.
@@ -16,6 +16,7 @@ class TrainState(NamedTuple):
     params: dict[str, Any]
     opt: Any
     step: Any
+    averages: Any = None
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class Result:
     loss_unigram_normalised: loss_nats minus the unigram entropy of the training tokens, by which losses of different
     tokenizers compare (Tao et al. 2024, arXiv 2407.13623, equation 4); None where there are several corpora.
     tasks: columns of the tasks (experiments/training/tasks.py).
+    of_averages: by name, the same of means of the parameters (experiments/training/averages.py).
     """
 
     loss_nats: float
@@ -35,13 +37,17 @@ class Result:
     length_losses: tuple[tuple[int, float], ...] = ()
     loss_unigram_normalised: float | None = None
     tasks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    of_averages: Mapping[str, "Result"] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Return grid columns; those of the corpora are loss_part_1, loss_part_2, …"""
+        """Return grid columns; those of the corpora are loss_part_1, loss_part_2, …; of a mean, loss_ema_nats."""
         columns = dataclasses.asdict(self)
-        for several in ("corpus_losses", "position_losses", "length_losses", "tasks"):
+        for several in ("corpus_losses", "position_losses", "length_losses", "tasks", "of_averages"):
             del columns[several]
+        for name, of_mean in self.of_averages.items():
+            columns[f"loss_{name}_nats"] = of_mean.loss_nats
+            columns[f"loss_{name}_nats_sem"] = of_mean.loss_nats_sem
         for number, loss in enumerate(self.corpus_losses, start=1):
             columns[f"loss_part_{number}"] = loss
         for number, loss in enumerate(self.position_losses, start=1):
@@ -103,11 +109,16 @@ class HeldOut:
         nats_SBP: np.ndarray,
         answers_SBL: np.ndarray | None = None,
         other_lengths: Sequence[tuple[int, float]] = (),
+        of_means: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Result:
         """Return the result, from the summed nats of each stretch of each sequence, in the order of `tokens`.
 
         answers_SBL: nats of every token of the tasks' rows, where there are any. other_lengths: with the loss at each.
+        of_means: as `nats_SBP` of means of the parameters, by name.
         """
+        of_averages = {}
+        for name, averaged_SBP in of_means.items():
+            of_averages[name] = self.result(averaged_SBP)
         stretches = nats_SBP.shape[2]
         nats_NP = nats_SBP.astype(np.float64).reshape(-1, stretches)
         nats_NP = nats_NP[: self.sequence_count]
@@ -125,6 +136,7 @@ class HeldOut:
             length_losses=((self._seq_len, loss), *other_lengths) if other_lengths else (),
             position_losses=self._position_losses(nats_NP),
             loss_unigram_normalised=None if self._unigram_nats is None else loss - self._unigram_nats,
+            of_averages=of_averages,
         )
 
     def _position_losses(self, nats_NP: np.ndarray) -> tuple[float, ...]:

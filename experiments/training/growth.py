@@ -18,7 +18,7 @@ from experiments.run.schema import Run
 from experiments.store import stored_state, weights
 from experiments.store.inherit import Parent
 from experiments.store.train_state import TrainState, from_names, named_leaves
-from experiments.training import optimizer, step
+from experiments.training import optimizer_state, step
 from models import functional
 from models.growing import operators, upcycling
 from models.growing.layout import Layout
@@ -54,7 +54,9 @@ def first_state(parent: Parent, child: Run, fresh: TrainState, batch: Batch) -> 
         grown = grow(before.params, False)
     params = {path: np.asarray(grown[path], np.float32) for path in fresh.params}
     if not keeps_optimizer:
-        return fresh._replace(params=params)
+        infos = functional.param_info(child.family, child.model)
+        opt = optimizer_state.with_params(child, infos, fresh.opt, params)
+        return fresh._replace(params=params, opt=opt)
     assert parent.run is not None, "weights have no optimizer state, which inherit.find has checked"
     followed = _followed_parameters(parent.run, source)
     opt = _grow_optimizer_state(before.opt, fresh.opt, followed, grow, source)
@@ -82,8 +84,9 @@ def _followed_parameters(run: Run, layout: Layout) -> dict[str, str]:
     params = {}
     for path, shape in layout.shapes.items():
         params[path] = jax.ShapeDtypeStruct(shape, np.float32)
-    transform = optimizer.transform(run, layout.parameters)
-    return optimizer.followed_parameters(transform.init, params)
+    leaves = optimizer_state.state_leaves(run, layout.parameters, params)
+    # State with axes of its own does not grow (optimizers.grows): it goes on as it is, in an equal model.
+    return {name: leaf.path for name, leaf in leaves.items() if leaf.axes == layout.parameters[leaf.path].axes}
 
 
 def _grow_optimizer_state(before: Any, fresh: Any, followed: Mapping[str, str], grow: Grow, source: Layout) -> Any:

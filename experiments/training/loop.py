@@ -196,19 +196,11 @@ class Loop:
         """Return held-out results by fingerprint, and write them to the metrics."""
         if not due:
             return {}
-        population = self.population
         with self._timed("evaluate", "an evaluation"):
-            tokens, batches = population.held_out_tokens(due)
-            nats_KSB = population.evaluate(tokens, batches)
-            answers = answer(population, due)
-            other_lengths = lengths.losses(population, due)
+            found = _evaluated(self.population, due)
         self._put_time_down_to(due)
         results = {}
-        for slot, trial in population.seated():
-            if trial not in due:
-                continue
-            name = trial.fingerprint
-            result = trial.held_out.result(nats_KSB[slot, : batches[slot]], answers.get(name), other_lengths[name])
+        for trial, result in found:
             if not math.isfinite(result.loss_nats):
                 trial.status = "diverged"
                 continue
@@ -289,6 +281,23 @@ class Loop:
         trial.recorded = True
         loss = results.get("loss_nats")
         self.report({"event": "record", "fingerprint": name, "status": status, "loss_nats": loss})
+
+
+def _evaluated(population: Population, due: Sequence[Trial]) -> list[tuple[Trial, Result]]:
+    """Evaluate the parameters of the trials that are due, what answers tasks, and the means of parameters that they keep."""
+    tokens, batches = population.held_out_tokens(due)
+    nats_KSB = population.evaluate(tokens, batches)
+    answers = answer(population, due)
+    other_lengths = lengths.losses(population, due)
+    of_means = population.evaluate_means(tokens, batches)
+    found = []
+    for slot, trial in population.seated():
+        if trial in due:
+            name = trial.fingerprint
+            own = nats_KSB[slot, : batches[slot]]
+            result = trial.held_out.result(own, answers.get(name), other_lengths[name], of_means[slot])
+            found.append((trial, result))
+    return found
 
 
 def _write_machine(trials: Sequence[Trial]) -> None:

@@ -55,8 +55,8 @@ def in_turn(
 ) -> tuple[dict[str, Array], dict[str, tuple[Array, ...]]]:
     """Update every parameter in turn, with state that may lie with the host: `update(path, its state)`.
 
-    Returns changes and new states, by path. `states` have the shape of their parameter; with the host they may have an
-    axis of size 1 in front, because a TPU's compiler aborts on a change of shape in the host's memory.
+    Returns changes and new states, by path. What lies with the host may have an axis of size 1 in front, which `update`
+    has to take away: a TPU's compiler aborts on a change of shape in the host's memory.
     """
     changes: dict[str, Array] = {}
     kept: dict[str, tuple[Array, ...]] = {}
@@ -69,9 +69,11 @@ def in_turn(
         if written_last is not None:
             state, kept[written_last] = jax.lax.optimization_barrier((state, kept[written_last]))
         written_last = path
-        stored_shape = state[0].shape
         fetched = jax.device_put(state, jax.memory.Space.Device)
-        changes[path], after = update(path, tuple(x.reshape(params[path].shape) for x in fetched))
-        stored = tuple(x.reshape(stored_shape) for x in after)
-        kept[path] = jax.device_put(stored, jax.memory.Space.Host)
+        changes[path], after = update(path, fetched)
+        stored = []
+        for before, value in zip(state, after, strict=True):
+            value = value.reshape(before.shape)
+            stored.append(jax.device_put(value, jax.memory.Space.Host) if is_away(before) else value)
+        kept[path] = tuple(stored)
     return changes, kept

@@ -1,10 +1,11 @@
-"""Apply the optimizer that a run names: to gradients, to the layout of its state, to state in the host's memory.
+"""Apply the optimizer that a run names: to gradients, and to state in the host's memory.
 
 Nothing here knows which optimizer it is: see experiments/training/optimizers. All take a `Run` whose runtime options may
 be traced numbers, so that one compiled program serves every learning rate and decay.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, cast
 
 import jax
@@ -24,12 +25,16 @@ ParamInfos = Mapping[str, ParamInfo]
 
 def chain_of(run: Run, infos: ParamInfos) -> Chain:
     """Return what the run's optimizer does to gradients. `infos`: roles and logical axes of the parameters, by path."""
-    parameters = {path: Parameter(info.axes, run.model.factors(info)) for path, info in infos.items()}
-    return optimizers.load(run.opt.name).chain(run.opt, parameters)
+    parameters = {}
+    for path, info in infos.items():
+        factors = run.model.factors(info)
+        parameters[path] = Parameter(info, factors)
+    module = optimizers.load(run.opt.name)
+    return module.chain(run.opt, parameters)
 
 
-def transform(run: Run, infos: ParamInfos, offload: str = "none") -> optax.GradientTransformation:
-    """Return the run's optimizer. Its updates are for a learning rate of 1: the train step multiplies them.
+def transform(run: Run, infos: ParamInfos, offload: str = "none") -> optax.GradientTransformationExtraArgs:
+    """Return the run's optimizer. Its updates are for a learning rate of 1: the train step multiplies them by `lr`.
 
     Where the model's parametrization asks for it, each parameter has its own multiple of the learning rate
     (models/numerics/parametrization.py). `offload` "optimizer": the state that follows parameters comes from the host's
@@ -39,24 +44,27 @@ def transform(run: Run, infos: ParamInfos, offload: str = "none") -> optax.Gradi
     each_parameter = optax.chain(*chain.links)
     lr_multiples = {path: run.model.factors(info).lr for path, info in infos.items()}
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, lr: Any = 1.0) -> tuple[Any, Any]:
         clip_state, *link_states = state
         updates, clip_state = chain.clip.update(updates, clip_state, params)
         after: Any = None
         if offload == "none":
-            updates, after = each_parameter.update(updates, tuple(link_states), params)
+            updates, after = each_parameter.update(updates, tuple(link_states), params, lr=lr)
         else:
-            updates, after = _update_in_turn(each_parameter, updates, tuple(link_states), params)
-        return times(cast(Gradients, updates), lr_multiples), (clip_state, *after)
+            at_rate = functools.partial(each_parameter.update, lr=lr)
+            alone = optax.GradientTransformation(each_parameter.init, at_rate)
+            updates, after = _update_in_turn(alone, updates, tuple(link_states), params)
+        multiplied = times(cast(Gradients, updates), lr_multiples)
+        return multiplied, (clip_state, *after)
 
-    return optax.GradientTransformation(optax.chain(chain.clip, *chain.links).init, update)
+    whole = optax.chain(chain.clip, *chain.links)
+    return optax.GradientTransformationExtraArgs(whole.init, update)
 
 
 def followed_parameters(init: Callable[[Any], Any], params: Mapping[str, Any]) -> dict[str, str]:
     """Return, for each leaf of an optimizer's state that follows a parameter, the parameter's path, by the leaf's name.
 
-    optax finds them: they are what `init` makes by a tree.map over all parameters. Raises ValueError for a leaf that has
-    neither its parameter's shape nor none at all: neither sharding nor growth would know what to do with it.
+    optax finds them: they are what `init` makes by a tree.map over all parameters.
     """
     state = jax.eval_shape(init, params)
     paths = {path: path for path in params}
@@ -68,21 +76,7 @@ def followed_parameters(init: Callable[[Any], Any], params: Mapping[str, Any]) -
         transform_non_params=lambda leaf: None,
         is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # a parameter that this part of the state leaves out
     )
-    followed = named_leaves(marked)
-    for name, leaf in named_leaves(state).items():
-        expected = params[followed[name]].shape if name in followed else ()
-        if leaf.shape != expected:
-            raise ValueError(f"optimizer state {name} has shape {leaf.shape}; expected {expected}")
-    return followed
-
-
-def state_axes(run: Run, infos: ParamInfos, params: Mapping[str, Any]) -> Any:
-    """Return the logical axes of every leaf of the optimizer's state: its parameter's, or none for a number."""
-    init = transform(run, infos).init
-    followed = followed_parameters(init, params)
-    state = jax.eval_shape(init, params)
-    axes_by_name = {name: infos[followed[name]].axes if name in followed else () for name in named_leaves(state)}
-    return from_names(state, axes_by_name)
+    return named_leaves(marked)
 
 
 def _update_in_turn(
@@ -99,7 +93,11 @@ def _update_in_turn(
         names = names_by_path[path]
         alone = {path: params[path]}
         like = jax.eval_shape(each_parameter.init, alone)
-        before = from_names(like, leaves | dict(zip(names, own, strict=True)))
+        shapes = named_leaves(like)
+        fetched = {}
+        for name, leaf in zip(names, own, strict=True):
+            fetched[name] = leaf.reshape(shapes[name].shape)
+        before = from_names(like, leaves | fetched)
         updates, after = each_parameter.update({path: grads[path]}, before, alone)
         update_of_path = cast(Gradients, updates)[path]
         # What follows no parameter, such as a count of steps, comes out the same of all of them.

@@ -202,9 +202,29 @@ class Population:
 
     def evaluate(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
         """Return the summed nats of each stretch of each sequence of the first `batches[k]` batches of every slot k."""
+        return self._evaluate(self.state, tokens, batches)
+
+    def evaluate_means(self, tokens: np.ndarray, batches: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Return for each slot the same of every mean of the parameters, by name, in its own batches alone."""
+        of_slots: list[dict[str, np.ndarray]] = []
+        for _ in self.slots:
+            of_slots.append({})
+        means = self.state.averages or {}
+        for name, params in means.items():
+            state = self.state
+            in_their_place = state._replace(params=params)
+            nats_KSB = self._evaluate(in_their_place, tokens, batches)
+            for slot, of_slot in enumerate(of_slots):
+                count = batches[slot]
+                of_slot[name] = nats_KSB[slot, :count]
+        return of_slots
+
+    def _evaluate(self, state: TrainState, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
+        """Evaluate the parameters of a state."""
         program = self.program
-        params = program.effective(self.state, self.values)
-        return program.evaluate(params, tokens, batches)
+        params = program.effective(state, self.values)
+        nats_KSB = program.evaluate(params, tokens, batches)
+        return nats_KSB
 
     def token_nats(self, tokens: np.ndarray, batches: np.ndarray) -> np.ndarray:
         """Return the nats of every token but the first of each sequence, for the first `batches[k]` batches of every slot k."""

@@ -13,8 +13,8 @@ import optax
 
 from experiments.run.schema import Run
 from experiments.store.train_state import TrainState
+from experiments.training import averages, microbatches, noise, optimizer, optimizer_state, schedule
 from experiments.training import loss as losses
-from experiments.training import microbatches, noise, optimizer, schedule
 from models import functional
 from models.contract import Output
 from models.growing import masks
@@ -39,7 +39,8 @@ def init_state(run: Run, values: Run) -> TrainState:
     infos = functional.param_info(run.family, run.model)
     opt = optimizer.transform(values, infos).init(params)
     first_step = jnp.zeros((), jnp.int32)
-    return TrainState(params, opt, first_step)
+    means = averages.of_all(run, params)
+    return TrainState(params, opt, first_step, means)
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -48,7 +49,8 @@ def abstract_state(run: Run) -> TrainState:
     infos = functional.param_info(run.family, run.model)
     opt = jax.eval_shape(optimizer.transform(run, infos).init, params)
     first_step = jax.ShapeDtypeStruct((), jnp.int32)
-    return TrainState(params, opt, first_step)
+    means = averages.of_all(run, params)
+    return TrainState(params, opt, first_step, means)
 
 
 def state_axes(run: Run) -> TrainState:
@@ -56,8 +58,9 @@ def state_axes(run: Run) -> TrainState:
     axes = functional.param_axes(run.family, run.model)
     params = functional.abstract_params(run.family, run.model)
     infos = functional.param_info(run.family, run.model)
-    opt_axes = optimizer.state_axes(run, infos, params)
-    return TrainState(axes, opt_axes, ())
+    opt_axes = optimizer_state.state_axes(run, infos, params)
+    of_means = averages.of_all(run, axes)
+    return TrainState(axes, opt_axes, (), of_means)
 
 
 def dropout_keys(run: Run, values: Run, step: Integer[Array, ""]) -> Array | None:
@@ -126,17 +129,23 @@ def train_step(
     offload: what of the state lies in the host's memory (offload.py).
     noise_scale: measure what the gradient noise scale is made of, between the parts (noise.py).
     """
-    grads, metrics, ruled_params = _gradients(run, values, state, tokens_BT, added, microbatch_count, noise_scale)
     infos = functional.param_info(run.family, run.model)
+    point = optimizer_state.gradient_point(values, infos, state)
+    at_point = state._replace(params=point)
+    grads, metrics, ruled_params = _gradients(run, values, at_point, tokens_BT, added, microbatch_count, noise_scale)
+    steps = state.step + 1
+    tokens_after = steps.astype(jnp.float32) * run.batch_tokens
+    factor = schedule.schedule(values, tokens_after - run.batch_tokens)
+    lr = values.opt.lr * factor
     transform = optimizer.transform(values, infos, offload)
-    updates, opt = transform.update(grads, state.opt, state.params)
-    tokens_after = (state.step + 1).astype(jnp.float32) * run.batch_tokens
-    lr = values.opt.lr * schedule.schedule(values, tokens_after - run.batch_tokens)
+    updates, opt = transform.update(grads, state.opt, state.params, lr=lr)
+    opt = optimizer_state.with_params(values, infos, opt, ruled_params)
     updated_params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
     # A rule of the model decides over what the optimizer made of the same parameter.
     params = updated_params | ruled_params
     metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
-    return TrainState(params, opt, state.step + 1), metrics
+    means = averages.updated(values, state.averages, params, steps)
+    return TrainState(params, opt, steps, means), metrics
 
 
 def _gradients(

@@ -5,11 +5,12 @@ split, and scatter the sums of their gradients; `on_shards` hands over what each
 devices all three are ordinary calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Integer
 
@@ -132,3 +133,74 @@ def on_shards(
         check_vma=False,
     )
     return mapped(*arrays)
+
+
+def per_matrix(
+    function: Callable[..., Any],
+    axes: Sequence[str],
+    stacked: Collection[str],
+    stacks: Sequence[Array],
+    *scalars: Array,
+) -> Any:
+    """Call `function(*stacks, *scalars)`, which treats every matrix of its stacks by itself, with each whole on a device.
+
+    axes: logical, of every stack, that of layers first; `stacked` are those along which matrices stand side by side.
+        Results of a stack's shape lie as it does; others begin with the stacked axes, and every device has all layers.
+
+    Devices that share matrices exchange them for whole layers, and back: none ever has all matrices. Of more devices than
+    layers some work on nothing.
+    """
+    mesh = current_mesh()
+    if mesh.empty or axes[0] != "layers":
+        return function(*stacks, *scalars)
+    stored = spec(axes, stacks[0].shape, mesh)
+    # Of what is no stack, which has the stacked axes first.
+    beside = PartitionSpec(*stored[: sum(axis in stacked for axis in axes)])
+    # Mesh axes, and the axes of the array that they split, in the order of the exchange.
+    exchanged: list[tuple[str, int]] = []
+    for position, entry in enumerate(stored):
+        if axes[position] not in stacked:
+            names = (entry,) if isinstance(entry, str) else entry or ()
+            exchanged += [(name, position) for name in reversed(names)]
+    if not exchanged:
+        return function(*stacks, *scalars)
+    layers = stacks[0].shape[0]
+    missing = -layers % math.prod(mesh.shape[name] for name, _ in exchanged)
+
+    def local(*arrays: Array) -> Any:
+        whole = [_for_layers(stack, missing, exchanged) for stack in arrays[: len(stacks)]]
+        shape = whole[0].shape
+        results = function(*whole, *arrays[len(stacks) :])
+        return jax.tree.map(lambda result: _for_shards(result, shape, layers, exchanged), results)
+
+    def lies(result: jax.ShapeDtypeStruct) -> PartitionSpec:
+        return stored if result.shape == stacks[0].shape else beside
+
+    mapped = jax.shard_map(
+        local,
+        in_specs=(*[stored] * len(stacks), *[PartitionSpec()] * len(scalars)),
+        out_specs=jax.tree.map(lies, jax.eval_shape(function, *stacks, *scalars)),
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
+        check_vma=False,
+    )
+    return mapped(*stacks, *scalars)
+
+
+def _for_layers(stack: Array, missing: int, exchanged: Sequence[tuple[str, int]]) -> Array:
+    """Return whole matrices of some layers for shards of the matrices of all, filled up by `missing` layers."""
+    filling = [(0, missing)] + [(0, 0)] * (stack.ndim - 1)
+    filled = jnp.pad(stack, filling)
+    for name, position in exchanged:
+        filled = jax.lax.all_to_all(filled, name, split_axis=0, concat_axis=position, tiled=True)
+    return filled
+
+
+def _for_shards(result: Array, shape: tuple[int, ...], layers: int, exchanged: Sequence[tuple[str, int]]) -> Array:
+    """Undo `_for_layers` for a result of a stack's `shape`; of another result, give every device all layers."""
+    is_stack = result.shape == shape
+    for name, position in reversed(exchanged):
+        if is_stack:
+            result = jax.lax.all_to_all(result, name, split_axis=position, concat_axis=0, tiled=True)
+        else:
+            result = jax.lax.all_gather(result, name, axis=0, tiled=True)
+    return result[:layers]

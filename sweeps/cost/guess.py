@@ -11,12 +11,12 @@ import functools
 from experiments.benchmarks.chips import Chip
 from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
+from experiments.training import optimizers
 from models.accounting import Dispatch
 from models.mesh.mesh import MeshShape
 from sweeps.cost.layouts import Layout, dispatch, divisors, possible
 
-STATE_BYTES = 12  # a parameter in float32 and two moments
-MOMENT_BYTES = 8  # the two moments of them
+VALUE_BYTES = 4  # of a parameter, and of what is kept for it
 GRADIENT_BYTES = 4
 LANES = 128  # width of a TPU's matrix unit: narrower matmuls leave the rest idle
 STATE_PASSES = 40  # bytes that a step moves for each parameter: its value, gradient and moments, read and written
@@ -118,10 +118,16 @@ def _others(chips: int) -> float:
     return 1 - 1 / chips
 
 
+def state_bytes(run: Run) -> float:
+    """Return about how many bytes a run's state has for each parameter: itself, the optimizer's, means of it."""
+    means = run.averaging.ema + run.averaging.tail
+    return VALUE_BYTES * (1 + means) + optimizers.kept_bytes(run.opt.name)
+
+
 def _memory_bytes(step: _Step, run: Run, moments_away: float) -> float:
     """Return what has to lie in HBM: state, gradients (and their sum over parts), logits, kept activations."""
     gradients = 2 * GRADIENT_BYTES if step.microbatches > 1 else GRADIENT_BYTES
-    state = (STATE_BYTES + gradients) * step.params_here - moments_away
+    state = (state_bytes(run) + gradients) * step.params_here - moments_away
     logits = LOGIT_BYTES * step.tokens * (run.model.vocab or 0)
     remat = getattr(run.model, "remat", "none")
     kept = step.activation_bytes * KEPT.get(remat, KEPT_ALL)
@@ -131,7 +137,7 @@ def _memory_bytes(step: _Step, run: Run, moments_away: float) -> float:
 def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, execution: Execution = Execution()) -> Guess:
     """Guess what a layout takes for `runs` runs of `steps` steps on average."""
     step = _step_of(run, layout, execution)
-    moments_away = MOMENT_BYTES * step.params_here if execution.offload == "optimizer" else 0.0
+    moments_away = optimizers.kept_bytes(run.opt.name) * step.params_here if execution.offload == "optimizer" else 0.0
     bounds = (
         _flops(step, run) / chip.peak_flops,
         _hbm_bytes(step) / chip.hbm_bytes_per_second,

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.run import identity
 from experiments.run.schema import Run
 from experiments.store.record import ledger
-from sweeps.cost.guess import STATE_BYTES
+from sweeps.cost.guess import state_bytes
 from sweeps.cost.machines import Target
 from sweeps.study.cells import Cell, without_repeats
 
@@ -97,7 +97,7 @@ def ledger_fields(group: Sequence[Cell]) -> dict[str, Any]:
         "params_total": params,
         "flops_per_step": ledgers[0]["flops_per_token"] * run.batch_tokens,
         "flops": sum(counts["flops_total"] for counts in ledgers),
-        "checkpoint_storage_bytes": STATE_BYTES * params * checkpoints,
+        "checkpoint_storage_bytes": round(state_bytes(run) * params * checkpoints),
     }
 
 

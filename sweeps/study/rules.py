@@ -13,6 +13,7 @@ import warnings
 
 from experiments.run.schema import Run
 from experiments.store.record import ledger
+from models.errors import InputError
 
 Tags = Mapping[str, Any]
 RuleFunction = Callable[[Run, Tags], Any]
@@ -30,6 +31,14 @@ class Rule:
         return self.function(run, tags)
 
 
+# Published rules are of AdamW. Muon's updates have the size of its (Liu et al. 2025, arXiv 2502.16982).
+ADAMW_RATES = {"adamw": 1.0, "muon": 1.0}
+# Lion's updates have entries of 1 and want a third to a tenth of the rate (Chen et al. 2023, arXiv 2302.06675). SOAP (Vyas et
+# al. 2024), Adafactor without a parameter's scale and schedule-free AdamW (Defazio et al. 2024) take steps of Adam's size.
+# None is measured here, and SGD has no rule: a study brackets them, or sets opt.lr.
+SMALL_RATES = ADAMW_RATES | {"lion": 0.2, "adafactor": 1.0, "soap": 1.0, "schedule_free": 1.0}
+
+
 class RoundingWarning(UserWarning):
     """Rounding to what can be run moved a value by more than a tenth."""
 
@@ -39,6 +48,24 @@ def rule(source: str, name: str | None = None) -> Callable[[RuleFunction], Rule]
 
     def named(function: RuleFunction) -> Rule:
         return Rule(name or function.__name__, source, function)
+
+    return named
+
+
+def learning_rate(source: str, factors: Mapping[str, float] = ADAMW_RATES) -> Callable[[RuleFunction], Rule]:
+    """Make the Rule of a learning rate of AdamW. `factors`: of other optimizers' against it, by name; others are refused."""
+
+    def named(function: RuleFunction) -> Rule:
+        def for_optimizer(run: Run, tags: Tags) -> float:
+            optimizer = run.opt.name
+            if optimizer not in factors:
+                raise InputError(
+                    f"{function.__name__} gives no learning rate for opt.name={optimizer!r}; "
+                    f"expected {', '.join(factors)}, or opt.lr by itself"
+                )
+            return factors[optimizer] * function(run, tags)
+
+        return Rule(function.__name__, source, functools.wraps(function)(for_optimizer))
 
     return named
 
@@ -141,31 +168,42 @@ def tokens_per_parameter(ratio: float) -> Rule:
 # --- learning rate
 
 
-@rule("Step Law, Li et al. 2025 (arXiv 2503.04715): 1.79 N^-0.713 D^0.307, N without vocabulary; final rate 1e-5")
+@learning_rate(
+    "Step Law, Li et al. 2025 (arXiv 2503.04715): 1.79 N^-0.713 D^0.307, N without vocabulary; final rate 1e-5"
+)
 def step_law_lr(run: Run, tags: Tags) -> float:
     """Return the peak learning rate. Fitted for 60M to 1B parameters: far below, it asks for too much."""
     return 1.79 * ledger_per_token(run)["params_no_embed"] ** -0.713 * run.tokens**0.307
 
 
-@rule("DeepSeek LLM 2024 (arXiv 2401.02954, eq. 1): 0.3118 C^-0.1250, C by their FLOPs (72 L d^2 + 12 L d T) D")
+@learning_rate(
+    "DeepSeek LLM 2024 (arXiv 2401.02954, eq. 1): 0.3118 C^-0.1250, C by their FLOPs (72 L d^2 + 12 L d T) D"
+)
 def deepseek_lr(run: Run, tags: Tags) -> float:
     """Return the peak learning rate."""
     flops = ledger_per_token(run)["flops_deepseek"] * run.tokens
     return 0.3118 * flops**-0.125
 
 
-@rule(
-    "measured here: 2 layers, width 8 to 48, batches of 4 x 64 bytes of Python, 2e10 to 1e11 FLOPs: 0.1 to 0.2 / width"
+@learning_rate(
+    "measured here: 2 layers, width 8 to 48, batches of 4 x 64 bytes of Python, 2e10 to 1e11 FLOPs: 0.1 to 0.2 / width",
+    SMALL_RATES,
 )
 def inverse_width_lr(run: Run, tags: Tags) -> float:
     """Return the peak learning rate 0.14 / width: the form that muP gives hidden matrices under Adam (Yang et al. 2022).
 
     For byte models of 5 thousand to 300 thousand parameters, where the published rules ask for several times too much.
     """
+    return _inverse_width(run)
+
+
+def _inverse_width(run: Run) -> float:
     return 0.14 / run.model.width
 
 
-@rule("Zhu et al. 2024 (arXiv 2406.02528): 4e-3 at 370M, 2.5e-3 at 1.3B, 1.5e-3 at 2.7B parameters; line in log-log")
+@learning_rate(
+    "Zhu et al. 2024 (arXiv 2406.02528): 4e-3 at 370M, 2.5e-3 at 1.3B, 1.5e-3 at 2.7B parameters; line in log-log"
+)
 def matmul_free_lr(run: Run, tags: Tags) -> float:
     """Return the peak learning rate 4e-3 (N / 370e6)^-0.45: within 10% of the three. Far below 370M it asks for too much."""
     return 4e-3 * (ledger_per_token(run)["params_total"] / 370e6) ** -0.45
@@ -176,18 +214,25 @@ def matmul_free_lr(run: Run, tags: Tags) -> float:
 SMALL_FACTORS = {"matmul_free": 4.0, "min_gru": 2.0, "moe": 2.0, "tokenformer": 2.0}
 
 
-@rule(
-    "measured here at 2e10 FLOPs: inverse_width_lr; 4 times as much for matmul_free, twice for other families than dense"
+@learning_rate(
+    "measured here at 2e10 FLOPs: inverse_width_lr; 4 times as much for matmul_free, twice for other families than dense",
+    SMALL_RATES,
 )
 def small_lr(run: Run, tags: Tags) -> float:
     """Return the peak learning rate of a small byte model of any family."""
-    return SMALL_FACTORS.get(run.family, 1.0) * inverse_width_lr(run, tags)
+    return _small(run)
 
 
-@rule("Hagele et al. 2024 (arXiv 2405.18392, code): half of the best cosine rate, here of small_lr")
+def _small(run: Run) -> float:
+    return SMALL_FACTORS.get(run.family, 1.0) * _inverse_width(run)
+
+
+@learning_rate(
+    "Hagele et al. 2024 (arXiv 2405.18392, code): half of the best cosine rate, here of small_lr", SMALL_RATES
+)
 def constant_lr(run: Run, tags: Tags) -> float:
     """Return the learning rate of a trunk that is kept constant until its cooldown."""
-    return 0.5 * small_lr(run, tags)
+    return 0.5 * _small(run)
 
 
 # --- growth

@@ -197,7 +197,8 @@ def test_the_table_of_options_has_every_option_of_a_run():
         names = {path for path, _, _ in identity.leaves(run)}
         names |= {f"execution.{path}" for path, _, _ in identity.leaves(execution)}
         assert rows.keys() == names
-        assert rows["schedule.decay_tokens"].applies_when == "schedule.name='wsd'"
+        assert rows["schedule.decay_tokens"].applies_when == "schedule.name='wsd' or 'power'"
+        assert rows["opt.name"].default == "adamw" and "muon" in rows["opt.name"].allowed.split(" | ")
         assert rows["loss.chunk"].default == "none" and rows["loss.chunk"].allowed == "at least 1, or none"
         assert rows["opt.lr"].help and rows["execution.packing"].allowed == "auto | map | vmap"
 
@@ -206,6 +207,7 @@ def test_the_command_prints_the_table_of_options():
     done = run_command("experiments.train", "--options=moe")
     assert done.returncode == 0, done.stderr
     assert "model.capacity_factor" in done.stdout and "execution.mesh.fsdp" in done.stdout
+    assert {row.name for row in options_table.rows("dense", "muon")} > {"opt.iterations", "opt.momentum"}
     done = run_command("experiments.train", "--options=mo")
     assert done.returncode == 2 and done.stderr == "error: family='mo' is not known; did you mean 'moe'?\n"
 

@@ -30,6 +30,7 @@ SECTIONS = {
     "loss": schema.Loss,
     "evaluation": schema.Evaluation,
     "spikes": schema.Spikes,
+    "averaging": schema.Averaging,
     "execution": schema.Execution,
     "execution.mesh": MeshShape,
 }
@@ -69,6 +70,11 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "schedule.warmup_start": {"schedule.warmup_tokens": 10_000},
     "schedule.decay_tokens": {"schedule.name": "wsd"},
     "schedule.decay_shape": {"schedule.name": "wsd", "schedule.decay_tokens": 10_000},
+    "schedule.a": {"schedule.name": "power"},
+    "schedule.b": {"schedule.name": "power"},
+    "averaging.ema_decay": {"averaging.ema": True},
+    "averaging.tail_share": {"averaging.tail": True},
+    "averaging.tail_every_tokens": {"averaging.tail": True},
     "spikes.limit": {"spikes.factor": 5.0},
     "execution.noise_scale": {"execution.microbatches": 2},
     "spikes.every_tokens": {"spikes.factor": 5.0},
@@ -197,6 +203,16 @@ def test_growth_without_a_parent_is_refused():
             freeze_options({f"growth.{name}": value})
 
 
+@pytest.mark.parametrize(("name", "value"), [("final", 0.5), ("decay_shape", "linear")])
+def test_a_power_schedule_without_a_cooldown_has_no_options_of_one(name: str, value: Any):
+    freeze_options({"schedule.name": "power"})
+    with pytest.raises(
+        InputError, match=rf"schedule\.{name}=.* has an effect only where schedule.decay_tokens is above"
+    ):
+        freeze_options({"schedule.name": "power", f"schedule.{name}": value})
+    freeze_options({"schedule.name": "power", f"schedule.{name}": value, "schedule.decay_tokens": 10_000})
+
+
 def test_weights_of_a_single_text_are_refused():
     with pytest.raises(InputError, match=r"evaluation\.weights=\(1\.0,\) has an effect only where data\.corpus names"):
         freeze_options({"evaluation.weights": (1.0,)})
@@ -221,6 +237,9 @@ IMPOSSIBLE = {
     "execution.microbatches": 0,
     "execution.stall_factor": 0.0,
     "execution.stall_seconds": -1.0,
+    "averaging.ema_decay": 1.0,
+    "averaging.tail_share": 0.0,
+    "averaging.tail_every_tokens": 0,
     "spikes.factor": -1.0,
     "spikes.limit": -1,
     "execution.offload": "all",
@@ -238,6 +257,8 @@ IMPOSSIBLE = {
     "schedule.warmup_tokens": -1,
     "schedule.warmup_start": 1.5,
     "schedule.final": -0.1,
+    "schedule.a": 0.0,
+    "schedule.b": 0.5,
     "data.unique_tokens": 0,
     "data.holdout": 1.0,
     "data.text_field": "",

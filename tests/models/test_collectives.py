@@ -15,7 +15,7 @@ from experiments.training import loss as losses
 from experiments.training import program as population
 from experiments.training import step
 from models import functional
-from models.mesh import gather, rules
+from models.mesh import gather, rules, shards
 from models.mesh.mesh import AXES, make_mesh
 from sweeps.cost import compiler, hlo, hlo_flops, hlo_traffic, layouts
 
@@ -286,3 +286,33 @@ def test_trials_that_are_mapped_scatter_their_sums(tiny):
     layout = layouts.Layout(trial=4, fsdp=4, trials=8)
     found = compiler.compile_for(compiler.topology("v5e", "4x4"), run, layout, execution, rest=False)
     assert found.collective_bytes["all-reduce"] < 0.02 * found.collective_bytes["reduce-scatter"]
+
+
+@pytest.mark.parametrize(("layers", "experts"), [(6, None), (3, None), (4, 2)])
+def test_matrices_of_a_stack_are_shared_out_among_devices(layers, experts):
+    """Each is whole on one device, and no device gathers the stack; with more devices than layers some have none."""
+    axes = ("layers", "embed", "ff")
+    shape = (layers, 16, 32)
+    sizes = {"fsdp": 2, "tensor": 2}
+    if experts:
+        axes = ("layers", "experts", "embed", "ff")
+        shape = (layers, experts, 16, 32)
+        sizes["expert"] = 2
+    mesh = make_mesh(tuple(sizes.get(name, 1) for name in AXES), jax.devices()[: 8 if experts else 4])
+    stored = jax.sharding.NamedSharding(mesh, rules.spec(axes, shape, mesh))
+    stack = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+    def cubes(x, scale):
+        return scale * x @ jnp.swapaxes(x, -1, -2) @ x
+
+    def shared_out(x):
+        return shards.per_matrix(cubes, axes, ("layers", "experts"), (x,), jnp.float32(2.0))
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(shared_out, in_shardings=stored).lower(stack).compile()
+        found = compiled(jax.device_put(stack, stored))
+    np.testing.assert_allclose(found, cubes(stack, 2.0), rtol=1e-4, atol=1e-3)
+    text = compiled.as_text()
+    assert "all-to-all" in text and "all-gather" not in text
+    whole = ",".join(map(str, shape))
+    assert f"f32[{whole}]" not in text, "no device has the stack"

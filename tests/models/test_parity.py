@@ -168,6 +168,29 @@ def test_schedules_equal_the_reference(name):
     np.testing.assert_allclose(ours, golden[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shape", "final", "half_way"), [("linear", 0.0, 0.01), ("exponential", 0.01, 0.002)])
+def test_power_schedule_by_hand(shape, final, half_way):
+    """Shen et al. 2024, equations 4 and 5, with a B = 0.5 x 4 sequences and b = -1/2: 2 / sqrt(n), and 0.1 at most."""
+    options = schema.Schedule("power", 1_600, 0.0, 2_500, shape, final, a=0.5, b=-0.5)
+    run = schema.Run("dense", LLAMA.resolve(64, 8), schedule=options, tokens=12_500, batch_tokens=32, seq_len=8)
+    run = dataclasses.replace(run, opt=dataclasses.replace(run.opt, lr=0.1))
+    rates = {
+        0: 0.0,
+        800: 0.025,  # half of the warm-up to 2 / 40
+        1_600: 0.05,
+        2_500: 0.04,
+        10_000: 0.02,  # the cooldown begins
+        11_250: half_way,
+        12_500: final * 0.02,
+    }
+    ours = [0.1 * float(schedule.schedule(run, tokens)) for tokens in rates]
+    np.testing.assert_allclose(ours, list(rates.values()), rtol=1e-5, atol=1e-9)
+    early = dataclasses.replace(options, warmup_tokens=0, decay_tokens=0)
+    capped = dataclasses.replace(run, schedule=early)
+    ours = [float(schedule.schedule(capped, tokens)) for tokens in (0, 100, 400, 10_000, 12_500)]
+    np.testing.assert_allclose(ours, [1.0, 1.0, 1.0, 0.2, 0.2 / 1.25**0.5], rtol=1e-5)
+
+
 def test_optimizer_is_adamw_with_a_mask():
     """Against optax.adamw on matrices; norms are not decayed; clipping by the global norm."""
     import optax

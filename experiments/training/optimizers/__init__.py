@@ -1,7 +1,9 @@
 """Optimizers, found by name: `load("adamw")` returns the module experiments/training/optimizers/adamw.py.
 
 A file here exports `Config`, the options under `opt` of a run, and `chain`, what they make of gradients
-(experiments/training/transformations.py has the pieces besides optax's own). Nothing else names an optimizer.
+(experiments/training/transformations.py has the pieces besides optax's own). Nothing else names an optimizer. It may export
+TRANSFERS = True, where its chain applies the multiples of muP and CompleteP, GROWS = False, where its state cannot grow, and
+KEPT, about how many numbers its state has for each parameter, where these are not the two moments of Adam.
 """
 
 import importlib
@@ -42,3 +44,18 @@ def load(name: str) -> ModuleType:
     if module not in sys.modules and name not in optimizer_names():  # one that is loaded is known
         raise InputError(f"opt.name={name!r} is not known; {nearest(str(name), optimizer_names(), 'choice')}")
     return importlib.import_module(module)
+
+
+def transfers(name: str) -> bool:
+    """Say whether an optimizer's options hold at other sizes by muP's and CompleteP's multiples: its TRANSFERS."""
+    return getattr(load(name), "TRANSFERS", False)
+
+
+def grows(name: str) -> bool:
+    """Say whether an optimizer's state becomes that of a larger model, as gradients do: its GROWS, True unless it says."""
+    return getattr(load(name), "GROWS", True)
+
+
+def kept_bytes(name: str) -> float:
+    """Return about how many bytes an optimizer's state has for each parameter, in float32."""
+    return 4.0 * getattr(load(name), "KEPT", 2.0)

@@ -13,6 +13,8 @@ from experiments.training.transformations import (
 )
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
+TRANSFERS = True
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

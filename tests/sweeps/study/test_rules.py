@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from experiments.cli import InputError
 from experiments.run.freeze import freeze
 from experiments.run.schema import Run
 from experiments.store.record import ledger
+from experiments.training import optimizers
 from sweeps.study import rules
 from sweeps.study.cells import freeze_points
 from sweeps.study.grid import cases, derive, nest, product, tags_over
@@ -110,3 +112,22 @@ def test_tao_tokenizer():
     name, _, size = rules.tao_tokenizer(run, {}).partition(":")
     assert name == "bpe"
     assert int(size) == pytest.approx(6144 * (besides / 33e6) ** 0.8354, rel=2e-3)
+
+
+def test_learning_rates_are_of_an_optimizer():
+    """Published rules are of AdamW, and of Muon with its size of updates; those measured here have a factor for each."""
+    shape = {"model.width": 256, "opt.name": "lion"}
+    lion = run_of(shape)
+    adamw = run_of({"model.width": 256})
+    factor = rules.SMALL_RATES["lion"]
+    for rule in (rules.inverse_width_lr, rules.small_lr, rules.constant_lr):
+        assert rule(lion, {}) == pytest.approx(factor * rule(adamw, {}))
+    for rule in (rules.step_law_lr, rules.deepseek_lr, rules.matmul_free_lr):
+        with pytest.raises(
+            InputError, match=rf"{rule.name} gives no learning rate for opt.name='lion'; expected adamw"
+        ):
+            rule(lion, {})
+        assert rule(run_of(shape | {"opt.name": "muon"}), {}) == rule(adamw, {})
+    with pytest.raises(InputError, match="small_lr gives no learning rate for opt.name='sgd'"):
+        rules.small_lr(run_of({"opt.name": "sgd"}), {})
+    assert rules.SMALL_RATES.keys() | {"sgd"} == set(optimizers.optimizer_names()), "a rule or a refusal of every one"

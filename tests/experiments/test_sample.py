@@ -70,6 +70,12 @@ def test_greedy_follows_the_likeliest_token_of_the_full_pass(source):
     assert found.text == codec.decode([index for index in ids if index != codec.separator]).rstrip("\ufffd")
 
 
+def test_a_text_is_one_document_of_a_model_that_sees_no_other(source, tmp_path):
+    masked = write_weights(tmp_path / "masked", heads=4, document_mask=True, separator=256)
+    options = {"prompts": ["ab"], "tokens": 20, "tokenizer": "bytes"}
+    assert text_of(sample(masked, **options)) == text_of(sample(source, **options))
+
+
 def test_choices_keep_what_they_say():
     logits_BV = np.log(np.array([[0.5, 0.25, 0.15, 0.1]]))
     keys = jax.random.split(jax.random.key(0), 2000)

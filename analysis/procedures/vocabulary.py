@@ -168,7 +168,7 @@ def anchor(columns: Columns, flops: float | None = None) -> tuple[float, float, 
     best_params = math.nan
     for vocabulary in np.unique(V):
         own = rows[vocabulary == V]
-        if len(own) < FEWEST_FOR_CURVE:
+        if len(np.unique(columns["C"][own])) < FEWEST_FOR_CURVE:
             continue
         loss = float(quadratic_curve(columns["C"][own], columns["loss"][own], flops))
         if loss < least:

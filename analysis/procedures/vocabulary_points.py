@@ -169,9 +169,11 @@ def _last_of_each(values: Array, rows: Array) -> Array:
 
 
 def quadratic_curve(x: Array, y: Array, at: Array | float) -> Array:
-    """Return a quadratic spline through (x, y) at points; beyond its ends it goes on."""
+    """Return a quadratic spline through (x, y) at points; beyond its ends it goes on. Of equal x it takes the mean y."""
     from scipy.interpolate import interp1d
 
+    x, of_x = np.unique(x, return_inverse=True)
+    y = np.bincount(of_x, y) / np.bincount(of_x)
     # scipy's stubs know no word for fill_value, its documentation does.
     curve = interp1d(x, y, kind="quadratic", fill_value="extrapolate")  # pyright: ignore[reportArgumentType]
     return curve(at)

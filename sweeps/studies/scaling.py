@@ -8,7 +8,7 @@ depth 128, 20 M to 1.28 B parameters without embeddings, batch and learning rate
 (default tfds:c4/en); look at it with `sweeps.plan --target=v5e-16` before it is paid.
 
 Cost: 20 runs, 2.45e+12 FLOPs.
-Cost of :nxd: 20 runs, 1.96e+12 FLOPs.
+Cost of :nxd: 36 runs, 7.34e+12 FLOPs.
 Cost of :moe: 20 runs, 2.45e+12 FLOPs.
 Cost of :pod: 24 runs, 8.16e+20 FLOPs.
 """
@@ -27,7 +27,7 @@ BUDGETS = {
     "smoke": {4e8: (8, 16, 24), 1e9: (8, 16, 24)},
 }
 GRID = {
-    "full": ((8, 16, 24, 32, 48), tuple(512 * n for n in (250, 500, 1_000, 2_000))),
+    "full": ((8, 16, 24, 32, 48, 64), tuple(512 * n for n in (125, 250, 500, 1_000, 2_000, 4_000))),
     "smoke": ((8, 16), (256 * 20, 256 * 40)),
 }
 CORPUS = "tfds:c4/en"

@@ -176,6 +176,15 @@ def test_a_grid_of_one_vocabulary_still_has_a_frontier():
         vocabulary.fit_frontier(columns.take(np.arange(len(columns)) == 0), VocabularyFrontier, PLAIN)
 
 
+def test_runs_that_were_made_twice_change_no_vocabulary():
+    """As with other seeds, or where a rule's tokenizer is one of the grid's."""
+    columns = grid()
+    twice = columns.take(np.repeat(np.arange(len(columns)), 2))
+    for law in (VocabularyFrontier, VocabularyPower):
+        once = fitting.fit(columns, law, PLAIN).law.coefficients()
+        assert fitting.fit(twice, law, PLAIN).law.coefficients() == pytest.approx(once, rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["huber", "lad", "least_squares"])
 def test_a_line_under_each_loss(loss):
     draw = np.random.default_rng(3)

@@ -1,0 +1,76 @@
+"""Each study's own law is fitted to a recorded grid of the study, by the line of its docstring that says how.
+
+    Fit: --law=data_constrained         flags of analysis.fit; `Fit of :kumar:` for the grid of a variant
+    Told: all                           what the recorded grid tells: all, nothing, or the names of coefficients
+    No fit: its losses are noise.       why there is no law
+
+recorded/STUDY.csv and STUDY_VARIANT.csv are grids of studies at full scale (tests/sweeps/studies/recording.py).
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from sweeps.study import file
+from tests.support.commands import run_command
+from tests.support.paths import REPOSITORY
+
+RECORDED = pathlib.Path(__file__).parent / "recorded"
+STUDIES = sorted(path for path in (REPOSITORY / "sweeps" / "studies").glob("*.py") if path.stem != "__init__")
+LINES = re.compile(r"^Fit(?: of :([\w,]+))?: (--.+)\nTold: (.+)$", re.MULTILINE)
+ANY_LINE = re.compile(r"^(Fit|No fit)\b", re.MULTILINE)
+QUICK = ("--bootstrap=200", "--noback_test")  # the intervals are not looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """How a law is fitted to the grid of a study, and what is told."""
+
+    study: str
+    variant: str
+    flags: tuple[str, ...]
+    told: str
+
+    @property
+    def grid(self) -> pathlib.Path:
+        name = f"{self.study}_{self.variant}" if self.variant else self.study
+        return RECORDED / f"{name.replace(',', '_')}.csv"
+
+    def __str__(self) -> str:
+        law = next(flag for flag in self.flags if flag.startswith(("--law=", "--formula=")))
+        return f"{self.grid.stem}-{law.partition('=')[2]}"
+
+
+@functools.cache
+def lines() -> list[Line]:
+    found = []
+    for path in STUDIES:
+        for variant, flags, told in LINES.findall(file.load(str(path)).doc):
+            found.append(Line(path.stem, variant, tuple(shlex.split(flags)), told))
+    return found
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_says_by_which_law_it_is_fitted(path: pathlib.Path):
+    """Or why by none. Every line that says so is understood."""
+    doc = file.load(str(path)).doc
+    understood = [line for line in lines() if line.study == path.stem]
+    fits = [kind for kind in ANY_LINE.findall(doc) if kind == "Fit"]
+    assert len(fits) == len(understood) and ANY_LINE.search(doc)
+
+
+@pytest.mark.parametrize("line", lines(), ids=str)
+def test_the_law_of_a_study_is_fitted_to_its_grid(line: Line, tmp_path: pathlib.Path):
+    out = tmp_path / "fit.json"
+    done = run_command("analysis.fit", line.grid, *line.flags, *QUICK, f"--out={out}", timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    names = set(found["coefficients"])
+    told = set() if found["verdict"]["nothing"] else names - set(found["verdict"]["withheld"])
+    stated = {"all": names, "nothing": set()}.get(line.told, set(line.told.split(", ")))
+    assert told == stated, found["verdict"]["line"]

@@ -23,8 +23,9 @@ MOST_AT_ONCE = 256  # positions that a model with a past takes in one call
 def remember(model: nnx.Module, batch: int, length: int) -> None:
     """Give all of a model that looks back an empty past, for `batch` sequences of at most `length` positions."""
     for _, module in list(nnx.iter_modules(model)):
-        if hasattr(module, "remember"):
-            module.remember(batch, length)
+        begin = getattr(module, "remember", None)
+        if begin is not None:
+            begin(batch, length)
 
 
 def leading(parameter: nnx.Param, batch: int) -> tuple[int, ...]:

@@ -50,9 +50,15 @@ class Decoder(nnx.Module):
         del context
         return look_up(self.embed[...].astype(jnp.dtype(self.cfg.dtype)), tokens_BL)
 
-    def layers(self, x_BLD: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], Output]:
-        """Run all layers; what they report besides goes into an Output without logits."""
-        x_BLD = stack.apply_stack(self.blocks, x_BLD, unroll=self.cfg.unroll, remat=self.cfg.remat)
+    def layers(
+        self, x_BLD: Float[Array, "B L D"], context: Context | None = None
+    ) -> tuple[Float[Array, "B L D"], Output]:
+        """Run all layers; what they report besides goes into an Output without logits.
+
+        `context`: of families that have `ContextOptions`; their layers take it as their last argument.
+        """
+        cfg = self.cfg
+        x_BLD = stack.apply_stack(self.blocks, x_BLD, unroll=cfg.unroll, remat=cfg.remat, context=context)
         return x_BLD, Output(None)
 
     def hidden(

@@ -123,14 +123,19 @@ def fold_stack(
 
 
 def _fold_stacks(
-    call: Callable[..., tuple[Any, Any]], stacks: nnx.Dict, carry: Any, *inputs: Array, unroll: bool | None, remat: str
+    call: Callable[..., tuple[Any, Any]],
+    stacks: nnx.Dict,
+    carry: Any,
+    *inputs: Array | None,
+    unroll: bool | None,
+    remat: str,
 ) -> tuple[Any, Any]:
     """Do what `fold_stack` does for several stacks, one after the other."""
     reports = []
     start = 0
     for name in sorted(stacks):
         stop = start + depth_of(stacks[name])
-        rows = [x[start:stop] for x in inputs]
+        rows = [None if x is None else x[start:stop] for x in inputs]
         carry, report = fold_stack(call, stacks[name], carry, *rows, unroll=unroll, remat=remat)
         reports.append(report)
         start = stop

@@ -332,7 +332,7 @@ class Block(nnx.Module):
         self.mlp_norm = Norm(rngs, {"norm": cfg.width}, cfg.norm, cfg.norm_eps)
         self.mlp = Glu(rngs, cfg, linear)
 
-    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None = None, context: Context = Context()) -> Stream:
+    def __call__(self, x_BLD: Stream, floor_D: Float[Array, "D"] | None, context: Context) -> Stream:
         normalised_BLD = self.mixer_norm(x_BLD)
         mixed_BLD = self.mixer(normalised_BLD, floor_D, context)
         mixed_BLD = drop(mixed_BLD, self.dropout, context, Place.MIXER)
@@ -378,6 +378,7 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     """Count a resolved config. Groups: embed, head, mixer, mlp, norm, floor; a token costs the same at every length.
 
     As in the paper, a ternary multiplication counts as one: FLOPs compare with those of the dense family.
+    An element of the state: silu(i) (1 - f) takes 3, the recurrence 2, the gate 1, the floor 2.
     """
     del seq_len
     assert cfg.ff is not None
@@ -394,7 +395,6 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     params["floor"] = Y * D if cfg.lower_bounds else 0
     matmul["mixer"] = 2.0 * params["mixer"]
     matmul["mlp"] = 2.0 * params["mlp"]
-    # An element: silu(i) (1 - f) takes 3, the recurrence 2, the gate 1, the floor 2.
     of_element = 8.0 if cfg.lower_bounds else 6.0
     recurrence = {"recurrence": Y * D * of_element}
     return Accounting(params, params, matmul, recurrence, recurrence, {})

@@ -378,6 +378,7 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     """Count a resolved config. Groups: embed, head, mixer, mlp, norm, floor; a token costs the same at every length.
 
     As in the paper, a ternary multiplication counts as one: FLOPs compare with those of the dense family.
+    A ternary matrix has a norm of its input's size: five of a layer have `width` inputs, one has `ff`.
     An element of the state: silu(i) (1 - f) takes 3, the recurrence 2, the gate 1, the floor 2.
     """
     del seq_len
@@ -386,7 +387,6 @@ def account(cfg: Config, seq_len: int) -> Accounting:
     F = cfg.ff
     Y = cfg.depth
     params, matmul = decoder.outside(cfg)
-    # A ternary matrix has a norm of its input's size: five of a layer have `width` inputs, one has `ff`.
     bit_norms = Y * (5 * D + F) + D  # the last is the head's
     layer_norms = 3 if cfg.gate_form == "code" else 2
     params["mixer"] = Y * 4 * D * D

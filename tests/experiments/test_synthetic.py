@@ -132,6 +132,8 @@ def test_another_process_makes_the_same_texts():
         ("arithmetic,operators=+/", "operators='\\+/': expected some of"),
         ("recall,pairs=40", "pairs=40: expected at most keys=32"),
         ("seasonal,shortest=30", "shortest=30: expected at most longest=24"),
+        ("zipf,words=100000,topics=200", "words=100000, topics=200: expected a product of at most 4194304"),
+        ("trend,bins=1024", "bins=1024 with length=256: expected bins"),
         ("zipf,topics=1,share=0.2", "share=0.2 has an effect only where topics is above 1"),
     ],
 )

@@ -13,6 +13,7 @@ from models.errors import InputError
 from models.option import FRACTION, option
 
 VERSION = 1  # raise when the same options would give other texts
+MOST_VALUES = 2**24  # of all lines together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,11 @@ class Config(Corpus):
     length: int = option(256, valid=SHORT, help="values of a document")
 
     def check(self) -> None:
-        """Raise InputError where there is no line."""
+        """Raise InputError where there is no line, or there are too many."""
+        if self.bins**2 * self.length > MOST_VALUES:
+            raise InputError(
+                f"bins={self.bins} with length={self.length}: expected bins**2 * length of at most {MOST_VALUES}"
+            )
         if self.flattest > self.steepest:
             raise InputError(f"flattest={self.flattest}: expected at most steepest={self.steepest}")
 

@@ -9,16 +9,17 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.special import logsumexp
 
 from experiments.data.sources.synthetic.support import entropy, randomness
 from experiments.data.sources.synthetic.support.entropy import Entropy
 from experiments.data.sources.synthetic.support.process import LENGTH, Block, Corpus
 from experiments.data.sources.synthetic.support.process import Process as Base
 from experiments.data.sources.synthetic.support.words import said, word, zipf
+from models.errors import InputError
 from models.option import FRACTION, NOT_NEGATIVE, Valid, option, when
 
 VERSION = 1  # raise when the same options would give other texts
+MOST_FREQUENCIES = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Config(Corpus):
         0.5, valid=FRACTION, when=when("topics", above=1), help="of the words, drawn from the topic's own order"
     )
     length: int = option(200, valid=LENGTH, help="mean words of a document")
+
+    def check(self) -> None:
+        """Raise InputError where the table of frequencies would be too large."""
+        if self.words * self.topics > MOST_FREQUENCIES:
+            raise InputError(
+                f"words={self.words}, topics={self.topics}: expected a product of at most {MOST_FREQUENCIES}"
+            )
 
 
 class Process(Base):
@@ -72,7 +80,7 @@ class Process(Base):
         """Return -log(probability) of a document of these words, its length included."""
         of_words = self.frequencies[:, numbers]
         by_topic = np.log(of_words).sum(axis=1)
-        of_topics = logsumexp(by_topic)
+        of_topics = np.logaddexp.reduce(by_topic)
         of_mean = float(of_topics) - math.log(len(by_topic))
         of_length = entropy.nats_of_lengths(len(numbers), self.options.length)
         return of_length - of_mean

@@ -173,7 +173,9 @@ def quadratic_curve(x: Array, y: Array, at: Array | float) -> Array:
     from scipy.interpolate import interp1d
 
     x, of_x = np.unique(x, return_inverse=True)
-    y = np.bincount(of_x, y) / np.bincount(of_x)
+    total = np.bincount(of_x, y)
+    times = np.bincount(of_x)
+    y = total / times
     # scipy's stubs know no word for fill_value, its documentation does.
     curve = interp1d(x, y, kind="quadratic", fill_value="extrapolate")  # pyright: ignore[reportArgumentType]
     return curve(at)

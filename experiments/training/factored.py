@@ -73,8 +73,8 @@ def scale_by_factored_rms(
             v=by_path(squares, params),
         )
 
-    def update(updates: Any, state: FactoredState, params: Any = None) -> tuple[Any, FactoredState]:
-        count = optax.safe_increment(state.count)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FactoredState]:
+        count = jnp.asarray(optax.safe_increment(state.count))
         kept = 1 - count.astype(jnp.float32) ** -decay_power
         out = {}
         rows = dict(state.v_row)

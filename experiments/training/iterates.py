@@ -1,7 +1,7 @@
 """Mean of iterates inside an optimizer: schedule-free training (Defazio et al. 2024, arXiv 2405.15682, algorithm 1)."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def average_iterates(
         return AveragedState(nothing, nothing, steps.init(params), jax.tree.map(jnp.copy, params))
 
     def update(
-        updates: Any, state: AveragedState, params: Any = None, *, lr: Any = 1.0, **extra: Any
+        updates: Any, state: Any, params: Any = None, *, lr: Any = 1.0, **extra: Any
     ) -> tuple[Any, AveragedState]:
         del extra
         directions, after = steps.update(updates, state.steps, between(params, state.z, share))
@@ -54,7 +54,7 @@ def average_iterates(
         newest = jnp.where(has_weight, weight / jnp.where(has_weight, weight_sum, 1.0), 0.0)
         out = {}
         iterate = {}
-        for path, direction in directions.items():
+        for path, direction in cast(dict[str, Array], directions).items():
             rate = lr * parameters[path].factors.lr
             iterate[path] = state.z[path] - rate * direction
             change = newest * (params[path] - iterate[path])

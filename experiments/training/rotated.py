@@ -71,8 +71,8 @@ def scale_by_rotated_adam(
             right_basis=right,
         )
 
-    def update(updates: Any, state: RotatedState, params: Any = None) -> tuple[Any, RotatedState]:
-        count = optax.safe_increment(state.count)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RotatedState]:
+        count = jnp.asarray(optax.safe_increment(state.count))
         kept = state[1:]
         after = RotatedState(count, *map(dict, kept))
         out = dict(updates)

@@ -71,7 +71,8 @@ class Decoder(nnx.Module):
         """
         if not isinstance(self.cfg, ContextOptions):
             x_BLD = self._enter(tokens_BL, Context())
-            x_BLD, output = self.layers(x_BLD, *counts)
+            without_context: Any = self.layers  # of a family whose layers take the counts alone
+            x_BLD, output = without_context(x_BLD, *counts)
             return self.norm(x_BLD), output
         context = contexts.make(self.cfg, tokens_BL, keys_B)
         before_layers = contexts.of_embedding(context, keys_B)

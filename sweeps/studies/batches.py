@@ -9,6 +9,7 @@ which each batch reaches a loss (McCandlish et al. 2018, arXiv 1812.06162; Su et
 rises with the root of the batch (Malladi et al. 2022, arXiv 2205.10287), so that none is held back by a rate of another.
 
 Fit: --law=batch_trajectory
+Told: S_c, alpha_S, B_star
 
 Cost: 15 runs, 1.69e+12 FLOPs.
 """

@@ -8,6 +8,8 @@ steps that each batch takes to one loss, at its best rate, the law `steps_exampl
 (McCandlish et al. 2018, arXiv 1812.06162); on the way every run estimates its noise scale between the two halves of its
 batches (column `noise_scale_tokens`), which should be of the same size.
 
+No fit: the critical batch is read off its curves, and compared with the noise scale.
+
 Cost: 12 runs, 2.40e+12 FLOPs.
 """
 

@@ -7,6 +7,11 @@ expert (Krajewski et al. 2024), and a token passes through `share` of the dense 
 expansion x G. Every run of a budget spends the same training FLOPs, so that sparser ones see more tokens; columns params_total,
 params_active and the tags give what the laws `fine_grained`, `sparsity` and `clark` ask for.
 
+Fit: --law=fine_grained --where="group=='mixture' and expansion==4"
+Told: g, b, beta
+Fit: --law=sparsity --where="group=='mixture'"
+Told: b, beta
+
 Cost: 96 runs, 9.92e+12 FLOPs.
 """
 

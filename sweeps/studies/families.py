@@ -8,6 +8,8 @@ the budget allows it. The best learning rate differs between families: compare t
 in the middle. A loss above the corpus's unigram entropy (3.2 nats a byte or so) says that a family learnt nothing but
 how often each byte occurs. `families.py:smoke` is the same with a quarter of the compute.
 
+No fit: one budget has no law; the best loss of each family is the answer.
+
 Cost: 15 runs, 3.00e+12 FLOPs.
 """
 

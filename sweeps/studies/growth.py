@@ -13,6 +13,8 @@ parameters and less, 9.3e12 FLOPs: five to six minutes on two CPU cores.
 model, scaled up in width and depth (AKI-Pro), then scaled out into eight experts. `growth.py:smoke` is the timing study in a
 few steps, to see that everything works.
 
+No fit: what it saves is read at equal loss, by `analysis.speedup`.
+
 Cost: 20 runs, 9.25e+12 FLOPs.
 """
 

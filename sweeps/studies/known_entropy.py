@@ -7,6 +7,7 @@ The text is a Markov chain (`synthetic:markov`), so that the irreducible loss is
 gives 1.766 [1.764, 1.770] here, the chain has 1.761 (half a minute on two CPU cores).
 
 Fit: --law=chinchilla --columns=N=params_no_embed,D=tokens,loss=loss_nats
+Told: all
 
 Cost: 12 runs, 2.97e+11 FLOPs.
 """

@@ -6,6 +6,9 @@ The grid that laws such as lr = c N^a D^b, batch = c D^e are fitted to (Step Law
 and length see the same tokens, in batches of 256 to 2,048. Where the best batch is the smallest of the grid, the run is
 below its critical batch everywhere, and larger ones cost steps only.
 
+Fit: --law=tuning_surface
+Told: c, g, k, r
+
 Cost: 80 runs, 7.12e+12 FLOPs.
 """
 

@@ -4,6 +4,8 @@
 
 Most of it at width 512: minutes on an accelerator, hours on a laptop (`sweeps.plan` measures it).
 
+No fit: the best learning rate of each width is read off.
+
 Cost: 12 runs, 8.53e+14 FLOPs.
 """
 

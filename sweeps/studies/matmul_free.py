@@ -8,6 +8,9 @@ each is seen and not assumed, and the published schedule beside the dense model'
 the best loss of each family at each budget, and fit each family's own law: analysis/questions/compare.py has exchange rates. FLOPs
 are counted as if ternary products were products: that is what this machine does.
 
+Fit: --law=chinchilla --by=family --best_of=lr
+Told: nothing
+
 Cost: 54 runs, 3.06e+12 FLOPs.
 """
 

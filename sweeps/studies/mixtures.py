@@ -11,6 +11,9 @@ same cooldowns on equal shares, and the whole run on the end's shares.
 All runs are evaluated on the same held-out text, equal shares of all parts (evaluation.weights), and columns loss_part_1,
 loss_part_2, … have each part's own loss. Parts are source text of installed packages; `parts=a.jsonl+b.jsonl` names others.
 
+Fit: --law=mixing
+Told: t_1, t_2, t_3, t_4
+
 Cost: 36 runs, 8.65e+11 FLOPs.
 Cost of :ending: 11 runs, 7.54e+11 FLOPs.
 """

@@ -12,6 +12,7 @@ schedule_free, which has a constant rate. Decay is each one's own default. SGD h
 `optimizers.py:smoke` is two sizes at one small budget and at one rate.
 
 Fit: --law=chinchilla --columns=N=params_no_embed,D=tokens,loss=loss_nats --where=rate==1 --by=optimizer --shared=E,alpha,beta
+Told: B, beta
 
 Cost: 162 runs, 5.13e+12 FLOPs.
 Cost of :muon: 27 runs, 8.55e+11 FLOPs.

@@ -9,6 +9,11 @@ few bits hurt more the more tokens a parameter has seen. The first of each size 
 weights, activations or the keys and values of attention, or all of them, to whole numbers of 3 to 8 bits: `bits_weights`,
 `bits_activations` and `bits_cache` of Kumar et al. 2024 (arXiv 2411.04330).
 
+Fit: --law=floating_point
+Told: gamma, beta
+Fit of :kumar: --law=precision
+Told: A, beta, g_a
+
 Cost: 81 runs, 6.67e+12 FLOPs.
 Cost of :kumar: 153 runs, 1.26e+13 FLOPs.
 """

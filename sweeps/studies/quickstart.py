@@ -7,6 +7,9 @@ sizes on both sides of its best one. A size keeps its shapes over all budgets, s
 learning rate follows a stated rule; the bracket shows at one size and budget how far from its best the rule is.
 `quickstart.py:smoke` is the same in about a minute, to see that everything works: too short for a law.
 
+Fit: --law=isoflop
+Told: a, b, k_N, k_D, K, gamma
+
 Cost: 24 runs, 2.65e+12 FLOPs.
 """
 

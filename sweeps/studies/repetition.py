@@ -6,6 +6,9 @@
 prefix of more). Several numbers of tokens at one epoch tell what fresh text is worth; without them no law could say what
 repeated text is worth beside it. Muennighoff et al. 2023 (arXiv 2305.16264) find four epochs about as good as fresh text.
 
+Fit: --law=data_decay --where="epochs<=16"
+Told: A, B, beta, R_D
+
 Cost: 80 runs, 8.29e+12 FLOPs.
 """
 

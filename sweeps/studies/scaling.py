@@ -7,6 +7,11 @@ size at every number of tokens: approach 3), and a scale. `pod` is the ladder of
 depth 128, 20 M to 1.28 B parameters without embeddings, batch and learning rate by the Step Law on 32 thousand BPE tokens of `corpus=NAME`
 (default tfds:c4/en); look at it with `sweeps.plan --target=v5e-16` before it is paid.
 
+Fit: --law=isoflop
+Told: a, b, k_N, k_D, K, gamma
+Fit of :nxd: --law=chinchilla
+Told: B, beta
+
 Cost: 20 runs, 2.45e+12 FLOPs.
 Cost of :nxd: 36 runs, 7.34e+12 FLOPs.
 Cost of :moe: 20 runs, 2.45e+12 FLOPs.

@@ -7,6 +7,8 @@ to whole heads: params_no_embed says what became of it, and a note where it move
 (figure 5) find a flat minimum over width / depth; a shape's best learning rate moves, so each has three. Whether rates
 transfer over width and depth without a sweep is another study: transfer.py (muP, CompleteP).
 
+No fit: the minimum over width / depth is read off.
+
 Cost: 24 runs, 2.09e+12 FLOPs.
 """
 

@@ -10,6 +10,8 @@ leaves both at their defaults, to see what a plan says of what does not fit. `si
 and `sizes.py:offload` with Adam's moments in the host's memory: what each of these costs and saves. `sizes.py:capacity` is
 the mixture whose tokens travel to its experts.
 
+No fit: it is planned, and not trained.
+
 Cost: 3 runs, 5.10e+20 FLOPs.
 """
 

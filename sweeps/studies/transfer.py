@@ -10,6 +10,8 @@ over depth, so does CompleteP's, and its loss falls where muP's rises. Under the
 the learning rate is. Measured over widths 16 to 128: 2^-7 to 2^-9, and 2^-5 to 2^-6. `transfer.py:width,smoke` is two
 widths and two rates, to see that everything works.
 
+No fit: the best learning rate of each size is read off.
+
 Cost: 56 runs, 5.66e+12 FLOPs.
 Cost of :depth: 56 runs, 4.78e+12 FLOPs.
 """

@@ -7,6 +7,8 @@ et al. 2023), trained on with a schedule of its own; the dense model trained on 
 scratch with the tokens of the whole line. Compare at equal `flops_lineage` (analysis/procedures/growth.py). Two ways to upcycle:
 whole copies, and slices of a quarter (fine-grained).
 
+No fit: what it saves is read at equal flops_lineage, each length with the mixture from scratch beside it.
+
 Cost: 18 runs, 1.63e+12 FLOPs.
 """
 

@@ -7,6 +7,11 @@ Losses per token of different tokenizers do not compare: look at `bits_per_byte`
 al. 2024, arXiv 2407.13623, law `vocabulary`). Tables count: a budget buys fewer tokens with a larger one. Sizes include
 the one that Tao's rule gives (rule_tokenizer = tao_tokenizer).
 
+Fit: --law=vocabulary_frontier --columns=loss=loss_unigram_normalised
+Told: all
+Fit: --law=vocabulary --columns=loss=loss_unigram_normalised
+Told: E, A2, B
+
 Cost: 54 runs, 4.68e+12 FLOPs.
 """
 

@@ -9,6 +9,9 @@ has not read. The trunk is a line of runs, one to each branching point: what DES
 --where="group=='cooldown'" and these columns. `sweeps.collect --evaluations` has the whole curves, to which the annealing
 law is fitted (--law=annealing --where="inherited==0"). `check` adds the same D trained from scratch, to see what is lost.
 
+Fit: --law=chinchilla --where="group=='cooldown'" --columns=D=lineage_tokens,C=flops_lineage
+Told: nothing
+
 Cost: 24 runs, 9.95e+11 FLOPs.
 Cost of :check: 36 runs, 2.58e+12 FLOPs.
 """

@@ -7,12 +7,14 @@
 recorded/STUDY.csv and STUDY_VARIANT.csv are grids of studies at full scale (tests/sweeps/studies/recording.py).
 """
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 import json
 import pathlib
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,7 @@ RECORDED = pathlib.Path(__file__).parent / "recorded"
 STUDIES = sorted(path for path in (REPOSITORY / "sweeps" / "studies").glob("*.py") if path.stem != "__init__")
 LINES = re.compile(r"^Fit(?: of :([\w,]+))?: (--.+)\nTold: (.+)$", re.MULTILINE)
 ANY_LINE = re.compile(r"^(Fit|No fit)\b", re.MULTILINE)
+SLOW = ("lr_batch-tuning_surface", "batches-batch_trajectory")  # of many coefficients, or many rows
 QUICK = ("--bootstrap=200", "--noback_test")  # the intervals are not looked at
 
 
@@ -64,13 +67,27 @@ def test_a_study_says_by_which_law_it_is_fitted(path: pathlib.Path):
     assert len(fits) == len(understood) and ANY_LINE.search(doc)
 
 
-@pytest.mark.parametrize("line", lines(), ids=str)
+def told_by(fit: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """The coefficients of a fit, or of all fits by group, and those that all of its rows tell."""
+    names: set[str] = set()
+    untold: set[str] = set()
+    for one in fit["fits"].values() if "fits" in fit else [fit]:
+        names |= set(one["coefficients"])
+        untold |= set(one["coefficients"] if one["verdict"]["nothing"] else one["verdict"]["withheld"])
+    return names, names - untold
+
+
+def quick_or_slow() -> Iterator[Any]:
+    for line in lines():
+        marks = [pytest.mark.slow] if str(line) in SLOW else []
+        yield pytest.param(line, id=str(line), marks=marks)
+
+
+@pytest.mark.parametrize("line", quick_or_slow())
 def test_the_law_of_a_study_is_fitted_to_its_grid(line: Line, tmp_path: pathlib.Path):
     out = tmp_path / "fit.json"
     done = run_command("analysis.fit", line.grid, *line.flags, *QUICK, f"--out={out}", timeout=600)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    names = set(found["coefficients"])
-    told = set() if found["verdict"]["nothing"] else names - set(found["verdict"]["withheld"])
+    names, told = told_by(json.loads(out.read_text()))
     stated = {"all": names, "nothing": set()}.get(line.told, set(line.told.split(", ")))
-    assert told == stated, found["verdict"]["line"]
+    assert told == stated, done.stdout.partition("\n")[0]

@@ -40,7 +40,7 @@ def warn_of_clusters(columns: Columns, residuals: Residuals, coefficients: int) 
     sizes = len(np.unique(size))
     is_few = sizes <= coefficients + FEW_SIZES and len(size) >= MANY_ROWS * sizes
     if p >= RARE or correlation < ALIKE:
-        told = f"there are {sizes} sizes for {coefficients} coefficients, with {len(size) // sizes} rows each"
+        told = f"few sizes ({sizes}) for {coefficients} coefficients, with {len(size) // sizes} rows each"
         asked = "if the rows of one size are checkpoints of one run, name it with --columns=run=COLUMN, or intervals are too narrow"
         return [f"{told}: {asked}"] if is_few else []
     alike = (

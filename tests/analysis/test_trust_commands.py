@@ -45,7 +45,7 @@ def test_a_forecast_is_frozen_and_scored(grids):
     row = planted.isoflop_frame(noise=0.004, seed=7).iloc[30]
     at = f"--at=N={row['params']},D={row['tokens']}"
     done = command("analysis.forecast", str(fit), at, f"--out={frozen}")
-    assert done.returncode == 0 and "frozen" in done.stdout, done.stderr
+    assert done.returncode == 0 and "frozen" in done.stdout and "N = " in done.stdout, done.stderr
     again = command("analysis.forecast", str(fit), at, f"--out={frozen}")
     assert again.returncode == 2 and "never overwritten" in again.stderr
     figure = grids / "calibration.svg"

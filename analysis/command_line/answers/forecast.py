@@ -13,8 +13,9 @@ def show_frozen(forecast: Forecast, level: float, console: Console) -> None:
     """Print a forecast for people."""
     console.print(f"verdict: {forecast.verdict}", highlight=False)
     low, high = forecast.interval(level)
+    place = ", ".join(f"{role} = {number(value)}" for role, value in forecast.at.items())
     console.print(
-        f"{forecast.target} = [bold]{number(forecast.prediction, 5)}[/], one run in {number(low, 5)} to "
+        f"{place}: {forecast.target} = [bold]{number(forecast.prediction, 5)}[/], one run in {number(low, 5)} to "
         f"{number(high, 5)} at {level:.0%}; frozen {forecast.made}"
     )
 

@@ -1,0 +1,49 @@
+"""How much of what it has read does a state of fixed size hold? Copying of longer and longer texts, by family.
+
+    python -m sweeps.launch --study=sweeps/studies/copying.py --workdir=runs/copying
+
+Random symbols, a mark, and the same symbols again (`synthetic:copy`): attention can look back at any length, a recurrent
+state and linear attention hold only so much (Wen et al. 2024, "RNNs are not Transformers (yet)", arXiv 2402.18510; Jelassi et
+al. 2024, "Repeat After Me", arXiv 2402.01032). `task_copies_loss` is the nats of a whole copy, `task_copies_pass_rate` the
+probability of it without a fault; the entropy of the text is known (`entropy_nats`).
+
+No fit: the length up to which each family copies is the answer.
+
+Cost: 24 runs, 7.84e+12 FLOPs.
+"""
+
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, over, product, tag
+
+SYMBOLS = 16
+LENGTHS = {"full": (8, 16, 32), "smoke": (8,)}
+WIDTHS = {"full": (16, 32), "smoke": (16,)}
+DOCUMENTS = {"full": 40_000, "smoke": 2_000}
+STEPS = {"full": 2_000, "smoke": 20}
+QUESTIONS = 64
+
+
+def family(name: str, width: int) -> Grid:
+    """Make one point: a family at a width; `linear` is the dense one with linear attention."""
+    if name == "linear":
+        return product(common.small_model("dense", width), cases({"model.attention": "linear"}))
+    return common.small_model(name, width)
+
+
+def text(length: int, scale: str) -> Grid:
+    """Make one point: texts of a length, of which a sequence holds one at least."""
+    corpus = f"synthetic:copy,length={length},symbols={SYMBOLS},documents={DOCUMENTS[scale]}"
+    task = f"copies={corpus}@copies:{QUESTIONS}"
+    point = cases({"data.corpus": (corpus,), "evaluation.tasks": (task,), "seq_len": 4 * length})
+    return tag(point, length=length)
+
+
+def get_study(argument: str = "") -> Grid:
+    """Return the study; after the colon full or smoke."""
+    scale = common.arguments(argument, scale=("full", "smoke")).scale
+    names = ("dense", "linear", "min_gru", "matmul_free")
+    models = chain(*(tag(family(name, width), kind=name) for name in names for width in WIDTHS[scale]))
+    texts = chain(*(text(length, scale) for length in LENGTHS[scale]))
+    settings = cases({"batch_tokens": 1_024, "data.tokenizer": f"symbols:{SYMBOLS + 1}", "data.holdout": 0.05})
+    grid = product(settings, models, texts, over("tokens", 1_024 * STEPS[scale]))
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="copying")

@@ -1,9 +1,9 @@
 """Find the model size of least loss under a budget, for a loss that is any analytic function of size and tokens.
 
 A budget C pays for D training tokens and for T tokens that are served afterwards: C = k N D + s N T, where k and s are
-FLOPs per parameter and token. Along it the loss has one minimum over ln N, where its slope is zero; slopes are taken at
-complex arguments (Squire & Trapp 1998), so that the minimum is found to rounding. All arguments may be arrays that
-broadcast: one element a replicate.
+FLOPs per parameter and token. Along it the loss has one minimum over ln N, where its slope is zero; slopes are exact
+(analysis/solve/jet.py), so that the minimum is found to rounding. All arguments may be arrays that broadcast: one element a
+replicate.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.solve.jet import Jet, variable
+
 Loss = Callable[[Any, Any], Any]  # of (N, D)
 
-STEP = 1e-20  # of the complex derivative: it is squared away
 HALVINGS = 64  # of a bracket: to rounding
 SMALLER = 40.0  # e-foldings below the largest size where the search begins
 WIDEST = (0.0, 160.0)  # ln C between which a budget is searched
@@ -37,8 +38,10 @@ def tokens_left(N: Any, C: Any, k: float, served: float) -> Any:
 
 def slope(loss: Loss, log_N: Any, C: Any, k: float, served: float) -> Any:
     """Return d loss / d ln N along a budget."""
-    N = np.exp(log_N + 1j * STEP)
-    return np.imag(loss(N, tokens_left(N, C, k, served))) / STEP
+    size = np.exp(log_N)
+    N = variable("log_N", size, size, None, second=False)
+    found = loss(N, tokens_left(N, C, k, served))
+    return found.slopes["log_N"] if isinstance(found, Jet) else np.zeros(np.shape(found))
 
 
 def within_budget(

@@ -1,9 +1,9 @@
 """Numbers that carry their derivatives: a formula of coefficients gives its slopes and curvatures along with its value.
 
 A jet holds a value and its first and second derivatives with respect to named coefficients (forward mode to second
-order: Griewank & Walther 2008, chapter 13). numpy's functions work on jets as on arrays, so that no law states a
-derivative and none is approximated. Where a formula chooses (np.where, minimum, maximum, abs), a jet follows the side on
-which its value lies.
+order: Griewank & Walther 2008, chapter 13), so that no law states a derivative and none is approximated. Arithmetic,
+indexing and the functions of numpy in the tables at the end of this file work on jets as on arrays; what does not raises
+TypeError. Where a formula chooses (np.where, minimum, maximum, abs), a jet follows the side on which its value lies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +47,18 @@ class Jet(NDArrayOperatorsMixin):
         if function not in FUNCTIONS:
             return NotImplemented
         return FUNCTIONS[function](*inputs, **options)
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("an array has no place for the derivatives of a jet")
+
+    def __getitem__(self, key: Any) -> "Jet":
+        whole = self.spread(self.shape)
+        bends = None if whole.bends is None else {pair: bend[key] for pair, bend in whole.bends.items()}
+        return Jet(whole.value[key], {name: slope[key] for name, slope in whole.slopes.items()}, bends)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None) -> "Jet":
+        """Return the sum over axes."""
+        return _total(self, axis)
 
     def spread(self, shape: tuple[int, ...]) -> "Jet":
         """Return the same with the value and every derivative of this shape."""
@@ -165,7 +177,7 @@ def _power(x: Any, y: Any) -> Jet:
     if isinstance(x, Jet) and not isinstance(y, Jet):
         first = y * np.power(x.value, y - 1.0)
         second = y * (y - 1.0) * np.power(x.value, y - 2.0)
-        return through(x, value, first, second)
+        return through(x, value, _finite(first, x.value), _finite(second, x.value))
     base = value_of(x)
     if not isinstance(x, Jet):
         log = _log_above_zero(base)
@@ -173,6 +185,11 @@ def _power(x: Any, y: Any) -> Jet:
     found = _exp(_product(y, _where(base > 0, np.log(_where(base > 0, x, 1.0)), np.nan)))
     at_zero = _power(_where(base == 0, x, 1.0), y.value)  # whose slopes over the exponent vanish where the base does
     return _where(base == 0, at_zero, Jet(value, found.slopes, found.bends))
+
+
+def _finite(derivative: Any, base: Any) -> Any:
+    """Return the derivative of a power; 0 where it does not exist at a base of 0, from which a search could not move."""
+    return np.where(np.equal(base, 0) & ~np.isfinite(derivative), 0.0, derivative)
 
 
 def _log_above_zero(base: Any) -> Any:
@@ -257,11 +274,13 @@ def _chosen(condition: Any, first: Mapping[Any, Any], second: Mapping[Any, Any])
 
 
 def _minimum(x: Any, y: Any) -> Any:
-    return _where(value_of(x) <= value_of(y), x, y)
+    is_first = (value_of(x) <= value_of(y)) | np.isnan(value_of(x))
+    return _where(is_first, x, y)
 
 
 def _maximum(x: Any, y: Any) -> Any:
-    return _where(value_of(x) >= value_of(y), x, y)
+    is_first = (value_of(x) >= value_of(y)) | np.isnan(value_of(x))
+    return _where(is_first, x, y)
 
 
 def _abs(x: Jet) -> Jet:
@@ -317,8 +336,6 @@ TWO_ARGUMENTS: dict[np.ufunc, Callable[[Any, Any], Any]] = {
     np.float_power: _power,
     np.minimum: _minimum,
     np.maximum: _maximum,
-    np.fmin: _minimum,
-    np.fmax: _maximum,
 }
 # What has no slope: it tells something of the value.
 OF_VALUES: Sequence[np.ufunc] = (

@@ -52,5 +52,6 @@ def _disagree(slope: np.ndarray, ahead: np.ndarray, behind: np.ndarray, here: np
     wrong = np.ones(slope.shape, dtype=bool)
     with np.errstate(invalid="ignore"):
         for difference in (ahead, behind, (ahead + behind) / 2):
-            wrong &= np.abs(slope - difference) > allowed  # false where there is no value
+            agrees = np.abs(slope - difference) <= allowed
+            wrong &= ~agrees & np.isfinite(difference)  # false where there is no value
     return bool((wrong.mean(axis=1) > FEW).all())

@@ -234,21 +234,25 @@ def _try_starts(sample: Resampled, starts: np.ndarray, ends: np.ndarray, values:
         if not helped[best]:
             return has_helped
         left[best] = False
-        has_helped = True
-        _move_lower(sample, starts[best], ends, values)
+        has_helped |= _move_lower(sample, starts[best], ends, values)
 
 
-def _move_lower(sample: Resampled, start: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
-    """Move `ends` and `values` of the replicates that a start [p] leads lower within the steps of a trial."""
+def _move_lower(sample: Resampled, start: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
+    """Move `ends` and `values` of the replicates that a start [p] leads lower; whether it was any.
+
+    What comes near within the steps of a trial goes on under the narrowest loss: a wider one could leave the valley.
+    """
     tried, reached = sample.fit(start, TRIAL_STEPS)
     promising = np.flatnonzero(reached < values * (1 + NEAR))
     if not len(promising):
-        return
-    settled, objective = sample.only(promising).fit(tried[promising])
+        return False
+    narrow = dataclasses.replace(sample.only(promising), deltas=sample.deltas[-1:])
+    settled, objective = narrow.fit(tried[promising])
     is_lower = objective < values[promising] * (1 - LOWER)
     lower = promising[is_lower]
     ends[lower] = settled[is_lower]
     values[lower] = objective[is_lower]
+    return len(lower) > 0
 
 
 def _evenly(count: int, wanted: int) -> np.ndarray:

@@ -34,9 +34,9 @@ def traced(monkeypatch):
     def count(name):
         function = getattr(step, name)
 
-        def counted(*args):
+        def counted(*args, **options):
             counts[name] += 1
-            return function(*args)
+            return function(*args, **options)
 
         monkeypatch.setattr(step, name, counted)
 

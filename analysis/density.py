@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asking.define("N=COLUMN,D=COLUMN,task_loss=COLUMN,accuracy=COLUMN.", task=True)
+    asking.define("N=COLUMN,D=COLUMN,task_loss=COLUMN,accuracy=COLUMN.", task=True, intervals=False)
     flags.DEFINE_string("reference", None, "Which rows are reference models: a condition; all without it.")
     flags.DEFINE_float(
         "tokens", None, "Training tokens of the reference models compared with; else the most that any has."

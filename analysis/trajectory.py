@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asking.define("N=COLUMN,S=COLUMN (steps),batch=COLUMN (tokens),loss=COLUMN,run=COLUMN.")
+    asking.define("N=COLUMN,S=COLUMN (steps),batch=COLUMN (tokens),loss=COLUMN,run=COLUMN.", intervals=False)
     flags.DEFINE_string("held", None, "Runs to predict and not to fit: a condition.")
     flags.DEFINE_string("converged", None, "Rows of models that learn no more: a condition, such as last==1.")
     cli.define_integer("levels", 12, "Losses at which batches are compared.", lower_bound=2)

@@ -335,6 +335,8 @@ def write_questions(data: Data, folder: Path) -> list[Path]:
         kind = synthetic.kind_of(name)
         for sort, asked in synthetic.questions(name, QUESTIONS).items():
             path = folder / f"{kind}_{sort}.jsonl"
+            if path in written:
+                raise InputError(f"data.corpus={data.corpus!r}: two would write {path}; expected one of each kind")
             rows = [json.dumps(question._asdict(), ensure_ascii=False) for question in asked]
             files.write_bytes(path, "".join(f"{row}\n" for row in rows).encode())
             written.append(path)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from analysis.grid.table import Columns, Grid
 
 
-def define(columns: str, task: bool = False) -> None:
-    """Declare the flags. columns: help for --columns. task: whether there is --task."""
+def define(columns: str, task: bool = False, intervals: bool = True) -> None:
+    """Declare the flags. columns: help for --columns. task: whether there is --task; intervals: --level and --seed."""
     reading.define()
     flags.adopt_module_key_flags(reading)
     flags.DEFINE_string("columns", None, columns)
@@ -23,8 +23,9 @@ def define(columns: str, task: bool = False) -> None:
         flags.DEFINE_string(
             "task", None, "The task NAME whose columns task_NAME_* are meant; else the grid's only one."
         )
-    flags.DEFINE_float("level", 0.9, "Level of intervals.")
-    cli.define_integer("seed", 0, "Seed of what is drawn.")
+    if intervals:
+        flags.DEFINE_float("level", 0.9, "Level of intervals.")
+        cli.define_integer("seed", 0, "Seed of what is drawn.")
     cli.define_output("json", "A JSON file to write.")
 
 
@@ -34,9 +35,8 @@ def grid_of(argv: Sequence[str]) -> "Grid":
 
     paths = reading.grid_paths(argv)
     check_writable(flags.FLAGS.json, "--json")
-    level = flags.FLAGS.level
-    if not 0 < level < 1:
-        raise InputError(f"--level={level}: expected a number above 0 and below 1")
+    if "level" in flags.FLAGS and not 0 < flags.FLAGS.level < 1:
+        raise InputError(f"--level={flags.FLAGS.level}: expected a number above 0 and below 1")
     return reading.load(paths)
 
 

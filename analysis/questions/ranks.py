@@ -1,5 +1,6 @@
 """Is what is best here best at the end? Kendall's tau between the orders of variants at each level and at the last."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -10,6 +11,7 @@ from analysis.grid.table import Columns, Grid
 from analysis.writing.numbers import counted, number
 from experiments.cli import InputError
 
+BEST: dict[str, Callable[[Any], Any]] = {"least": np.argmin, "most": np.argmax}
 FEWEST = 3  # variants that two levels share: of two, an order is a toss of a coin
 
 
@@ -21,7 +23,7 @@ class Level:
     variants: int
     tau: float
     p: float
-    is_best_kept: bool  # whether what has the least value here has it at the last level
+    is_best_kept: bool  # whether what is best here is best at the last level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Answer:
     levels: tuple[Level, ...]
 
 
-def ask(grid: Grid, columns: Columns, of: str, over: str) -> Answer:
-    """Compare the orders of variants. Several rows of one variant and level count by their mean.
+def ask(grid: Grid, columns: Columns, of: str, over: str, best: str = "least") -> Answer:
+    """Compare the orders of variants. Several rows of one variant and level count by their mean. best: "least" or "most".
 
     Raises InputError for fewer than two levels, or fewer than three variants in common with the last.
     """
@@ -55,7 +57,7 @@ def ask(grid: Grid, columns: Columns, of: str, over: str) -> Answer:
     levels = []
     for place in places:
         own = values_at(place)
-        levels.append(_compared(place, own, final))
+        levels.append(_compared(place, own, final, BEST[best]))
     most = max(one.variants for one in levels)
     if most < FEWEST:
         raise InputError(f"--of={of}: no level shares {FEWEST} variants with {over}={last:g}; expected the same ones")
@@ -71,7 +73,7 @@ def _means(variant: np.ndarray, value: np.ndarray) -> dict[str, float]:
     return means
 
 
-def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Level:
+def _compared(at: float, own: dict[str, float], final: dict[str, float], best_of: Callable[[Any], Any]) -> Level:
     """Compare one level with the last, by the variants that both have."""
     from scipy.stats import kendalltau
 
@@ -81,8 +83,8 @@ def _compared(at: float, own: dict[str, float], final: dict[str, float]) -> Leve
     here = [own[name] for name in shared]
     there = [final[name] for name in shared]
     found: Any = kendalltau(here, there)
-    best_here = np.argmin(here)
-    best_there = np.argmin(there)
+    best_here = best_of(here)
+    best_there = best_of(there)
     tau = float(found.statistic)
     p = float(found.pvalue)
     return Level(at, len(shared), tau, p, bool(best_here == best_there))
@@ -92,7 +94,7 @@ def lines(answer: Answer) -> list[str]:
     """Return the answer for people."""
     told = [f"order of {answer.of} at each {answer.over}, beside that at {number(answer.last)}"]
     for one in answer.levels:
-        kept = "the least is the same" if one.is_best_kept else "another is the least"
+        kept = "the best is the same" if one.is_best_kept else "another is the best"
         told.append(
             f"{answer.over} {number(one.at)}: tau {number(one.tau, 3)} (p {number(one.p, 2)}, {counted(one.variants, 'variant')}), {kept}"
         )

@@ -110,6 +110,11 @@ def _check_evaluation(run: Run) -> None:
             f"{LEAST_SEQUENCES} sequences of seq_len={run.seq_len}"
         )
     tasks.entries(evaluation.tasks)
+    if evaluation.tasks and not run.model.causal:
+        raise InputError(
+            f"evaluation.tasks={evaluation.tasks}: an answer is scored by what stands before it, and in this model a token may "
+            "depend on later ones; expected a causal model, or none"
+        )
     _check_lengths(run)
     weights = evaluation.weights
     if not weights:
@@ -134,6 +139,10 @@ def _check_lengths(run: Run) -> None:
     lengths = evaluation.seq_lens
     if len(set(lengths)) < len(lengths):
         raise InputError(f"evaluation.seq_lens={lengths} has a length twice; expected each once")
+    if run.seq_len in lengths:
+        raise InputError(
+            f"evaluation.seq_lens={lengths}: loss_nats is that of seq_len={run.seq_len}; expected other lengths"
+        )
     for length in lengths:
         if not 1 <= length <= evaluation.tokens:
             raise InputError(

@@ -80,7 +80,12 @@ def room(model: Weights, prompt: int, asked: int | None) -> int:
     """
     longest = model.cfg.longest(model.length)
     within = model.length or DEFAULT + prompt
-    tokens = asked or max(1, min(within - prompt, DEFAULT))
+    if asked is None and prompt >= within:
+        raise InputError(
+            f"--tokens: the prompt of {prompt} with its separator fills the {within} of a sequence of the training; expected "
+            "a number of tokens, or a shorter prompt"
+        )
+    tokens = asked or min(within - prompt, DEFAULT)
     if longest is not None and prompt + tokens > longest:
         raise InputError(
             f"--tokens={tokens} behind a prompt of {prompt} with its separator: the model of {model.origin} has sequences "

@@ -221,7 +221,8 @@ class Trial:
         # Checkpoints of before do not know what their seconds were spent on, nor what devices they were of.
         unknown = {clock.REST: notes["seconds"]}
         self.shares = clock.nothing() | notes.get("shares", unknown)
-        self.noise.recall(notes.get("noise", {}))
+        if self.execution.noise_scale:  # else what it was once is no column of what is measured now
+            self.noise.recall(notes.get("noise", {}))
         spent = notes.get("accelerator_seconds", notes["seconds"] * self.devices)
         self._spent_before = (notes["seconds"], spent)
         if self.spikes:

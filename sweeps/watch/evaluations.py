@@ -5,7 +5,7 @@ ancestors does: their evaluations are repeated as rows of the child, with `inher
 
 Counts are those of the line up to the evaluation: `step`, `tokens`, `lineage_tokens`, `flops_*`, `flops_lineage`.
 `own_step` and `own_tokens` begin with the run that evaluated; `run_steps` and `run_tokens` are what that run takes
-in all. `lr` is the rate of the step before the evaluation, `peak_lr` the highest; S1 and S2 are the areas of the annealing
+in all. `lr` is the rate of the step before the evaluation, `peak_lr` the one that the schedule multiplies; S1 and S2 are the areas of the annealing
 law (lr_areas.py). `last` is 1 for the newest evaluation of a run. What describes the model is that of the
 run that evaluated (it may grow); tags, name and status are those of `run`. Results that a record has of the end of a run
 alone, as seconds, are in its last row.

@@ -1,5 +1,6 @@
 """The laws from Python: `import analysis as lab` gives functions, at once, and what they return shows itself."""
 
+import dataclasses
 import importlib
 import re
 import subprocess
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 import analysis as lab
-from analysis.fitting.spec import FitSpec
+from analysis.fitting.spec import KINDS, FitSpec
 from analysis.laws import LAWS
 from analysis.laws.chinchilla import Chinchilla
 from analysis.questions import predict as predicting
@@ -256,3 +257,7 @@ def test_in_a_notebook_bad_input_is_one_line(capsys):
 def test_a_choice_of_another_type_is_one_line(given: dict[str, Any], said: str):
     with pytest.raises(InputError, match=re.escape(said)):
         FitSpec(**given)
+
+
+def test_the_type_of_every_choice_is_known():
+    assert set(KINDS) == {field.name for field in dataclasses.fields(FitSpec)}

@@ -129,7 +129,7 @@ def test_ranks(tmp_path: pathlib.Path):
     found = asked("ranks", pd.DataFrame(rows), tmp_path, "--of=recipe", "--over=params_total")
     assert [one["tau"] for one in found["levels"]] == [None, -1.0, 1.0]
     assert [one["is_best_kept"] for one in found["levels"]] == [False, False, True]
-    assert "tau 1 (p 0.083, 4 variants), the least is the same" in found["said"]
+    assert "tau 1 (p 0.083, 4 variants), the best is the same" in found["said"]
     said = refused("ranks", pd.DataFrame(rows[:4]), tmp_path, "--of=recipe", "--over=params_total")
     assert "--over=params_total: 1 level; expected two or more" in said
 

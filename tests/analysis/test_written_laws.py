@@ -14,11 +14,13 @@ from analysis.grid.table import Grid
 from analysis.laws.base import FormulaLaw, SumLaw
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.written import law_of
+from analysis.laws.written_value import FUNCTIONS
 from analysis.questions import fit as fitting
 from analysis.questions import predict as predicting
 from analysis.questions.compare import compare
 from analysis.questions.scoreboard import scoreboard
 from analysis.reporting.survey import survey
+from analysis.solve import best_size
 from analysis.solve.objective import Objective
 from analysis.solve.optimum import total
 from experiments.cli import InputError
@@ -92,6 +94,22 @@ def test_coefficients_that_were_planted_are_found(text):
     result = fit(text, frame, objective=plain if text.startswith("x") else None)
     assert {name: getattr(result.law, name) for name in planted} == pytest.approx(planted, rel=1e-4)
     assert not any("misses" in warning for warning in result.certificate.warnings)  # rounding is no trend
+
+
+@pytest.mark.parametrize("place", [18.0, 21.0])
+def test_the_slope_over_sizes_follows_a_corner(place):
+    """Left and right of where abs turns; min and max likewise."""
+    size, least, most = FUNCTIONS["abs"], FUNCTIONS["min"], FUNCTIONS["max"]
+
+    def loss(N, D):
+        return 2 + 0.1 * size(np.log(N) - 20) + 300 / least(D, 1e12) ** 0.3 + most(1e-3 * np.log(N), 0.0)
+
+    def value(log_N):
+        N = np.exp(log_N)
+        return loss(N, best_size.tokens_left(N, 1e21, 6.0, 0.0))
+
+    found = best_size.slope(loss, np.array([place]), 1e21, 6.0, 0.0)
+    assert found == pytest.approx((value(place + 1e-5) - value(place - 1e-5)) / 2e-5, rel=1e-6)
 
 
 def test_an_optimum_at_a_corner_is_the_lowest_point_around():

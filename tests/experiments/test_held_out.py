@@ -151,6 +151,7 @@ def test_losses_by_position_and_at_other_lengths(tiny, tmp_path: pathlib.Path):
     ("options", "said"),
     [
         ({"evaluation.positions": 5}, r"evaluation\.positions=5 does not divide seq_len=32"),
+        ({"evaluation.seq_lens": (64, 32)}, r"evaluation\.seq_lens=\(64, 32\): loss_nats is that of seq_len=32"),
         ({"evaluation.seq_lens": (4_096,)}, r"evaluation\.seq_lens=\(4096,\): expected numbers from 1 to .*=2048"),
         (
             {"evaluation.seq_lens": (64,), "model.position": "learned"},

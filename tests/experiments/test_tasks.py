@@ -216,6 +216,12 @@ def test_questions_are_made_by_the_source_of_a_corpus(tiny):
         freeze.freeze(tiny(**{"evaluation.tasks": ("synthetic:recall@keys",)}))
 
 
+def test_a_model_in_which_tokens_see_later_ones_scores_no_answers(tiny):
+    options = {"family": "moe", "model.mode": "expert_choice", "evaluation.tasks": ("synthetic:recall@values:10",)}
+    with pytest.raises(InputError, match=r"evaluation\.tasks=.*expected a causal model, or none"):
+        freeze.freeze(tiny(**options))
+
+
 def test_an_answer_longer_than_a_row_is_refused(tiny, tmp_path):
     """32 tokens of an answer fit behind one token of the prompt; 33 do not."""
     for count in (32, 33):

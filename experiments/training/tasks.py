@@ -112,6 +112,11 @@ def _rows_of(items: Sequence[Item], tokenizer: "Tokenizer", seq_len: int, name: 
     rows = []
     encoded = tokenizer.encode(texts)
     for text, prompt_bytes, (ids, sizes) in zip(texts, prompts, encoded, strict=True):
+        if not np.sum(sizes) > prompt_bytes:
+            raise InputError(
+                f"{tasks.OPTION}: task {name!r}: no token of the tokenizer holds a byte of the answer in {text[-40:]!r}; "
+                "expected a tokenizer that loses no text, or another answer"
+            )
         row = _row(ids, sizes, prompt_bytes, tokenizer.separator)
         answer_tokens = len(row.ids) - row.start
         if answer_tokens > seq_len:

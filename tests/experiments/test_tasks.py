@@ -216,6 +216,19 @@ def test_questions_are_made_by_the_source_of_a_corpus(tiny):
         freeze.freeze(tiny(**{"evaluation.tasks": ("synthetic:recall@keys",)}))
 
 
+def test_an_answer_that_the_tokenizer_loses_is_refused(tiny, tmp_path):
+    """It would score the prompt instead."""
+
+    class Stripping(tokenizer.Bytes):
+        def encode(self, texts):
+            return super().encode([text.rstrip() for text in texts])
+
+    path = write(tmp_path / "blank.jsonl", [{"prompt": "ab", "answer": "  "}])
+    frozen, _ = freeze.freeze(tiny(**{"evaluation.tasks": (path,)}))
+    with pytest.raises(InputError, match="task 'blank': no token of the tokenizer holds a byte of the answer"):
+        TaskRows(frozen, Stripping())
+
+
 def test_a_model_in_which_tokens_see_later_ones_scores_no_answers(tiny):
     options = {"family": "moe", "model.mode": "expert_choice", "evaluation.tasks": ("synthetic:recall@values:10",)}
     with pytest.raises(InputError, match=r"evaluation\.tasks=.*expected a causal model, or none"):

@@ -20,20 +20,20 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Find the mixture, print it, and write it where asked."""
-    from rich.console import Console
 
     from analysis.command_line.answers import best_mixture as answer
     from analysis.command_line.arguments import one_fit, running_command
     from analysis.questions.best_mixture import best, parse_prior
     from analysis.questions.predict import read
     from analysis.writing.output_file import check_writable, write
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
     path = one_fit(argv)
     check_writable(values.json, "--json")
     fitted = read(path, values.group)
     found = best(fitted, parse_prior(values.prior), values.draws, values.top, values.seed)
-    console = Console(soft_wrap=True)
+    console = open_console()
     answer.show(found, fitted.law.TARGET, console)
     if values.json is not None:
         write(values.json, found | {"command": running_command("analysis.best_mixture")}, "--json")

@@ -52,7 +52,6 @@ def shared_coefficients() -> tuple[str, ...] | None:
 
 def main(argv: list[str]) -> None:
     """Compare, write compare.json, and say what was found."""
-    from rich.console import Console
 
     from analysis.command_line.answers import compare as answer
     from analysis.command_line.arguments import running_command
@@ -60,6 +59,7 @@ def main(argv: list[str]) -> None:
     from analysis.questions.compare import compare, read_hours, to_json, unknown
     from analysis.questions.fit import select_for
     from analysis.writing.output_file import check_writable, write
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     data = to_json(result, formula, columns, spec.level, grid.sha256, running_command("analysis.compare"))
     if values.out is not None:
         write(values.out, data, "--out")
-    console = Console(soft_wrap=True)
+    console = open_console()
     answer.show(result, columns, spec.level, console)
     if values.out is not None:
         console.print(f"written: {values.out}", highlight=False)

@@ -42,7 +42,6 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Fit the law, write fit.json, and say what was found."""
-    from rich.console import Console
 
     from analysis.command_line.answers import fit as answer
     from analysis.command_line.arguments import running_command
@@ -51,9 +50,10 @@ def main(argv: list[str]) -> None:
     from analysis.questions.backtest import hindsight_summary
     from analysis.questions.fit import fit, select_for
     from analysis.writing.output_file import check_writable
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
-    console = Console(soft_wrap=True)
+    console = open_console()
     if values.out is not None:
         check_writable(values.out, "--out")
     if values.laws:

@@ -28,7 +28,6 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Survey the grid, write the report with its numbers and figures, and print what it says first."""
     from etils import epath
-    from rich.console import Console
 
     from analysis import figures, laws
     from analysis.command_line.answers import report as answer
@@ -37,6 +36,7 @@ def main(argv: list[str]) -> None:
     from analysis.reporting.page import render
     from analysis.reporting.survey import survey
     from analysis.writing.output_file import check_writable, write
+    from analysis.writing.terminal import open_console
 
     values = flags.FLAGS
     paths = reading.grid_paths(argv)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         write(pictures / f"{name}.png", png, "--out")
     write(numbers_path, numbers(found, grid, command), "--out")
     write(report, f"{html}<!-- {cli.signature()} -->\n", "--out")
-    console = Console(soft_wrap=True)
+    console = open_console()
     answer.show(found, console)
     console.print(f"report   {report}\nnumbers  {numbers_path}\nfigures  {pictures}", highlight=False)
 

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-WIDTH_OF_FILES = 140  # columns, where the output is a file or a pipe
+WIDTH_OF_FILES = 200  # columns, where the output is a file or a pipe
 
 
 def open_console() -> "Console":

@@ -6,7 +6,9 @@ Henighan et al. 2020 (arXiv 2010.14701) find power laws with a constant in every
 that hardly depends on it. Small grey images as rows of pixels, sums, and source text: the first two have a known entropy
 (`entropy_nats`), by which the reducible loss is what a model has yet to learn.
 
-Fit: --law=isoflop --by=modality
+At these budgets the smallest size is the best one on images; larger ones would show where that ends.
+
+Fit: --law=chinchilla --by=modality
 Told: nothing
 
 Cost: 36 runs, 7.79e+11 FLOPs.

@@ -87,7 +87,7 @@ def quick_or_slow() -> Iterator[Any]:
 def test_the_law_of_a_study_is_fitted_to_its_grid(line: Line, tmp_path: pathlib.Path):
     out = tmp_path / "fit.json"
     done = run_command("analysis.fit", line.grid, *line.flags, *QUICK, f"--out={out}", timeout=600)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "…" not in done.stdout, f"a table is cut off in {done.stdout}\n{done.stderr}"
     names, told = told_by(json.loads(out.read_text()))
     stated = {"all": names, "nothing": set()}.get(line.told, set(line.told.split(", ")))
     assert told == stated, done.stdout.partition("\n")[0]

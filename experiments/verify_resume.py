@@ -36,7 +36,6 @@ Row = dict[str, Any]  # of metrics, of a record, or the certificate
 
 SCHEMA = 1
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OF_THE_DAY = ("seconds", "tokens_per_second", "wall_seconds")  # how names begin of what a clock has measured
 POLL_SECONDS = 0.002
 GRACE_SECONDS = 30.0  # for the other processes to end once one has
 
@@ -146,7 +145,9 @@ class Trainee:
 
 def _without_clock(row: Row) -> Row:
     """Return a row without what a clock has measured."""
-    return {name: value for name, value in row.items() if not name.startswith(OF_THE_DAY)}
+    from experiments.store import record
+
+    return {name: value for name, value in row.items() if not record.is_of_the_day(name)}
 
 
 def _free_port() -> int:

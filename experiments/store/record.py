@@ -35,6 +35,8 @@ RESULTS = re.compile(
     r"noise_scale_tokens|noise_scale_tokens_\w+|"
     r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
 )
+# Of a record and of rows of metrics: what a clock has measured. All else is equal to the bit however a run was carried out.
+OF_THE_DAY = re.compile(r"(wall_|accelerator_)?seconds(_\w+)?|tokens_per_second|kwh")
 STATUSES = ("complete", "diverged", "failed", "running", "waiting", "lost")
 
 
@@ -67,6 +69,11 @@ def columns(run: schema.Run) -> dict[str, Any]:
 def is_result(name: str) -> bool:
     """Tell whether a column of this name is a result of training: no tag of a study may have it."""
     return RESULTS.fullmatch(name) is not None
+
+
+def is_of_the_day(name: str) -> bool:
+    """Tell whether a column of this name says what a clock has measured."""
+    return OF_THE_DAY.fullmatch(name) is not None
 
 
 def finite_or_null(value: Any) -> Any:

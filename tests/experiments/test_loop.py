@@ -184,6 +184,9 @@ def test_a_delay_is_in_the_share_of_what_was_late(tiny, tmp_path, monkeypatch, s
     shares = [columns[f"seconds_{one}"] for one in clock.ALL]
     assert sum(shares) == pytest.approx(columns["wall_seconds"], abs=0.01)
     assert waited <= columns["wall_seconds"] <= passed
+    monkeypatch.undo()
+    in_time = run(tiny(tokens=256 * 40, **options), tmp_path / "in_time")["columns"]
+    assert all(record.is_of_the_day(name) for name, value in in_time.items() if value != columns[name])
     last = [row for row in read_rows(tmp_path / "run") if "loss" in row][-1]
     assert last["seconds"] == pytest.approx(sum(last[f"seconds_{one}"] for one in clock.ALL), abs=0.01)
 

@@ -16,6 +16,7 @@ from etils import epath
 import pandas as pd
 import psutil
 
+from experiments.store import record
 from sweeps.work.workdir import Workdir
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
@@ -34,8 +35,8 @@ def get_study():
     return product(base, over("model.width", 16, 24, 32, 40, 48, 56))
 '''
 RUNS = 6
-# What depends on the clock or on how runs were packed; everything else is compared.
-OF_THE_DAY = {"wall_seconds", "packing", "packing_trials", "packing_mesh", "reason"}
+# What depends on how runs were packed, or says what happened; but for what a clock has measured, all else is compared.
+OF_THE_CASE = {"packing", "packing_trials", "packing_mesh", "reason"}
 
 Strike = Callable[[], bool]  # one mishap; whether there was something to strike
 
@@ -143,7 +144,7 @@ def compare(calm: Shaken, shaken: Shaken, folder: pathlib.Path) -> dict[str, int
     """Assert that the grids are equal bit for bit; return the runs that were lost and those that were trained twice."""
     expected = calm.grid(calm.workdir, folder)
     steps = steps_logged(calm.workdir)
-    columns = [name for name in expected.columns if name not in OF_THE_DAY and not name.startswith("seconds_")]
+    columns = [name for name in expected.columns if name not in OF_THE_CASE and not record.is_of_the_day(name)]
     counts = {"runs lost": 0, "runs doubled": 0}
     for workdir in shaken.workdirs:
         found = shaken.grid(workdir, folder)

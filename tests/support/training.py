@@ -17,8 +17,6 @@ from experiments.run import freeze
 from experiments.store import record, segments
 from tests.support.paths import REPOSITORY
 
-OF_THE_DAY = ("seconds", "tokens_per_second")  # how names begin of what a clock has measured
-
 
 def run(config, directory, report=lambda event: None):
     frozen, execution = freeze.freeze(config)
@@ -28,7 +26,7 @@ def run(config, directory, report=lambda event: None):
 
 def rows(directory):
     """Metrics without what depends on the clock."""
-    return [{k: v for k, v in row.items() if not k.startswith(OF_THE_DAY)} for row in segments.read(directory)]
+    return [{k: v for k, v in row.items() if not record.is_of_the_day(k)} for row in segments.read(directory)]
 
 
 def arrays(directory):

@@ -12,7 +12,6 @@ copied there, its manifest last.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -29,18 +28,17 @@ from rich.text import Text
 
 from experiments import cli, files
 from experiments.cli import InputError
-from experiments.data import lossless, manifest_table, split, streams
+from experiments.data import lossless, manifest_table, questions, split, streams
 from experiments.data import tokenizer as tokenizers
 from experiments.data.batches import Batches, check_enough
 from experiments.data.documents import Documents
 from experiments.data.manifest import Manifest, digest, load, verify
 from experiments.data.options import Data
 from experiments.data.origin import Origin
-from experiments.data.sources import describe, obtain, open_documents, synthetic
+from experiments.data.sources import describe, obtain, open_documents
 
 BPE_BYTES = 32_000_000  # a BPE is trained on so much training text at most, an equal part from each corpus
 
-QUESTIONS = 500  # of each sort, at most
 COPIED_AT_ONCE = 1 << 22  # bytes
 WORDS_LENGTH = 40  # characters of a corpus's name in that of its folder
 
@@ -140,8 +138,12 @@ def _find(origin: Origin, origins: Sequence[Origin], data: Data, root: Path) -> 
         folder = root / "records" / folder_name(origin, origins, data)
         return folder if (folder / "manifest.json").exists() else None
     # The source is gone: the newest records that were made with the same options.
-    made = [path.parent for path in (root / "records").glob(f"{_request(origin, data)}-*/manifest.json")]
-    return max(made, key=_time_of_manifest) if made else None
+    wanted = f"{_request(origin, data)}-*/manifest.json"
+    found = (root / "records").glob(wanted)
+    made = [path.parent for path in found]
+    if not made:
+        return None
+    return max(made, key=_time_of_manifest)
 
 
 def _time_of_manifest(folder: Path) -> float:
@@ -246,9 +248,11 @@ class _Work:
             for path in folder.glob(f"{stem}-*.json"):
                 return _read_trained(path)
             self._say(f"{data.tokenizer}: training on {', '.join(data.corpus)}")
-            codec = tokenizers.train_bpe(self._training_texts(), int(trained[1]), data.tokenizer)
+            vocabulary = int(trained[1])
+            codec = tokenizers.train_bpe(self._training_texts(), vocabulary, data.tokenizer)
             assert codec.content is not None
-            files.write_bytes(folder / f"{stem}-{codec.sha256[:16]}.json", codec.content)
+            path = folder / f"{stem}-{codec.sha256[:16]}.json"
+            files.write_bytes(path, codec.content)
             return codec
 
     def _training_texts(self) -> Iterator[str]:
@@ -323,30 +327,6 @@ def codec_of(manifest: Manifest) -> tokenizers.Tokenizer:
     return tokenizers.Bytes()
 
 
-def write_questions(data: Data, folder: Path) -> list[Path]:
-    """Write what can be asked about the synthetic corpora as tasks (evaluation.tasks), a file a sort, and return them.
-
-    Raises InputError where nothing can be asked.
-    """
-    written = []
-    for name in data.corpus:
-        if not name.startswith(synthetic.PREFIX):
-            continue
-        kind = synthetic.kind_of(name)
-        for sort, asked in synthetic.questions(name, QUESTIONS).items():
-            path = folder / f"{kind}_{sort}.jsonl"
-            if path in written:
-                raise InputError(f"data.corpus={data.corpus!r}: two would write {path}; expected one of each kind")
-            rows = [json.dumps(question._asdict(), ensure_ascii=False) for question in asked]
-            files.write_bytes(path, "".join(f"{row}\n" for row in rows).encode())
-            written.append(path)
-    if not written:
-        raise InputError(
-            f"data.corpus={data.corpus!r}: nothing can be asked about it; expected synthetic text with answers"
-        )
-    return written
-
-
 def _show_kinds() -> None:
     """Print the kinds of synthetic text with their options."""
     from experiments.data.sources.synthetic.support import table as kinds
@@ -370,7 +350,7 @@ def main(_: list[str]) -> None:
     for manifest in manifests:
         verify(manifest, thorough=True)
     if flags.FLAGS.questions:
-        for path in write_questions(run.data, Path(flags.FLAGS.questions)):
+        for path in questions.write(run.data, Path(flags.FLAGS.questions)):
             console.print(f"questions: {os.fspath(path)}", markup=False, soft_wrap=True)
     if None in ready:
         console.print("Prepared, checksums agree.")

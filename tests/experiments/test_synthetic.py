@@ -15,12 +15,12 @@ from rich.console import Console
 
 from analysis.laws import knowledge
 from experiments.cli import InputError
-from experiments.data import alphabet, manifest, tasks
+from experiments.data import alphabet, manifest, questions, tasks
 from experiments.data.options import Data
 from experiments.data.sources import synthetic
 from experiments.data.sources.synthetic import chaos, facts
 from experiments.data.sources.synthetic.support import entropy, table
-from experiments.prepare import prepare, write_questions
+from experiments.prepare import prepare
 from tests.support.data import documents_in, python
 from tests.support.training import run
 
@@ -393,18 +393,18 @@ def test_questions_are_written_as_tasks_with_their_answers(tmp_path: pathlib.Pat
     """A prompt with its answer is the beginning of a document; facts that were never said are asked for apart."""
     names = ("facts,people=40,exposures=40", "biographies,people=20,exposures=400", "copy", "markov")
     corpora = tuple(f"synthetic:{name}" for name in names)
-    paths = write_questions(Data(corpus=corpora), epath.Path(tmp_path / "tasks"))
+    paths = questions.write(Data(corpus=corpora), epath.Path(tmp_path / "tasks"))
     asked = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in paths}
     assert len(asked) == 6 + 6 + 1 and len(asked["copy_copies"]) == 500
     assert all(tasks.Entry.parse(str(path)).read() for path in paths)
     for name in names[:2]:
         texts = texts_of(name)
-        for sort, questions in asked.items():
+        for sort, of_sort in asked.items():
             if sort.startswith(name.partition(",")[0]):
-                known = [any(text.startswith(one["prompt"] + one["answer"]) for text in texts) for one in questions]
-                assert questions and set(known) == {"unsaid" not in sort}, sort
+                known = [any(text.startswith(one["prompt"] + one["answer"]) for text in texts) for one in of_sort]
+                assert of_sort and set(known) == {"unsaid" not in sort}, sort
     with pytest.raises(InputError, match="nothing can be asked about it"):
-        write_questions(Data(corpus=("embedded", "synthetic:markov")), epath.Path(tmp_path / "none"))
+        questions.write(Data(corpus=("embedded", "synthetic:markov")), epath.Path(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("kind", ["arithmetic", "expressions", "recall", "cipher", "copy"])

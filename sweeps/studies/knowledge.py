@@ -5,10 +5,11 @@
 Every person has a date of birth, cities, a university, a major and an employer, drawn evenly (bioS, Allen-Zhu & Li 2024,
 arXiv 2404.05405): `data_bits` is what there is to know of them, and what a model knows follows from its loss on each value,
 asked for by `evaluation.tasks`. They find two bits a parameter after a thousand exposures, one after a hundred. Here models
-are ten thousand times smaller and read less: the order of magnitude is what can be looked at.
+are ten thousand times smaller and read less: the order of magnitude is what can be looked at. Where a model guesses worse
+than chance it knows nothing, and its row is left out.
 
 Fit: --law=knowledge_capacity --columns="bits=data_bits-people*(task_birth_date_loss+task_birth_city_loss+task_university_loss+task_major_loss+task_employer_loss)/log(2)" --where=exposures==60
-Told: nothing
+Told: all
 
 Cost: 18 runs, 4.68e+12 FLOPs.
 """

@@ -9,7 +9,7 @@ are ten thousand times smaller and read less: the order of magnitude is what can
 than chance it knows nothing, and its row is left out.
 
 Fit: --law=knowledge_capacity --columns="bits=data_bits-people*(task_birth_date_loss+task_birth_city_loss+task_university_loss+task_major_loss+task_employer_loss)/log(2)" --where=exposures==60
-Told: all
+Told: k
 
 Cost: 18 runs, 4.68e+12 FLOPs.
 """

@@ -100,8 +100,6 @@ class Symbol(NDArrayOperatorsMixin):
             return self._do("min", self._do("max", value, low), high)
         if function is np.real:
             return values[0]
-        if function is np.iscomplexobj:
-            return False
         raise NotWritten(f"{function.__name__} {sorted(options)}")
 
     def _do(self, name: str, *inputs: Any) -> "Symbol":

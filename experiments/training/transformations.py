@@ -103,13 +103,12 @@ def among(paths: Set[str], inner: optax.GradientTransformation) -> optax.Gradien
     return optax.masked(inner, mask)
 
 
-def with_gradients_times(
-    inner: optax.GradientTransformation, multiples: Mapping[str, float]
-) -> optax.GradientTransformation:
-    """Let a transformation see each gradient times its parameter's number."""
+def of_sized_gradients(inner: optax.GradientTransformation, parameters: Parameters) -> optax.GradientTransformation:
+    """Let a transformation see each gradient over the size that its parameter's gradients have."""
+    inverse_sizes = {path: 1 / parameter.factors.gradient_size for path, parameter in parameters.items()}
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return inner.update(times(updates, multiples), state, params)
+        return inner.update(times(updates, inverse_sizes), state, params)
 
     return optax.GradientTransformation(inner.init, update)
 

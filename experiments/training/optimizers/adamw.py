@@ -9,7 +9,7 @@ from experiments.training.transformations import (
     Parameters,
     clip_by_norm,
     decay_matrices,
-    with_gradients_times,
+    of_sized_gradients,
 )
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
@@ -34,11 +34,10 @@ def chain(options: Config, parameters: Parameters) -> Chain:
     adam = optax.scale_by_adam(b1=options.beta1, b2=options.beta2, eps=options.eps)
     # Adam takes one eps for all parameters. Its result does not change when gradients and eps shrink together, so that a
     # gradient divided by c does what c times eps would do, and one state serves all. Clipping sees gradients as they are.
-    inverse_sizes = {path: 1 / parameter.factors.gradient_size for path, parameter in parameters.items()}
     return Chain(
         clip_by_norm(options.clip_norm),
         (
-            with_gradients_times(adam, inverse_sizes),
+            of_sized_gradients(adam, parameters),
             decay_matrices(options.weight_decay, parameters),
         ),
     )

@@ -14,7 +14,7 @@ from experiments.training.transformations import (
     Parameters,
     clip_by_norm,
     decay_matrices,
-    with_gradients_times,
+    of_sized_gradients,
 )
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Valid, option
 
@@ -42,9 +42,8 @@ class Config:
 def chain(options: Config, parameters: Parameters) -> Chain:
     """Return clipping, and the mean of what steps of AdamW without a first moment make of the iterate."""
     adam = optax.scale_by_adam(b1=0.0, b2=options.beta2, eps=options.eps)
-    inverse_sizes = {path: 1 / parameter.factors.gradient_size for path, parameter in parameters.items()}
     steps = optax.chain(
-        with_gradients_times(adam, inverse_sizes),
+        of_sized_gradients(adam, parameters),
         decay_matrices(options.weight_decay, parameters),
     )
     return Chain(

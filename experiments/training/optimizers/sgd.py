@@ -9,7 +9,7 @@ from experiments.training.transformations import (
     Parameters,
     clip_by_norm,
     decay_matrices,
-    with_gradients_times,
+    of_sized_gradients,
 )
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
@@ -34,11 +34,10 @@ def chain(options: Config, parameters: Parameters) -> Chain:
     momentum = optax.trace(options.momentum, nesterov=options.nesterov)
     # Multiples of the learning rate are those of steps that do not depend on a gradient's size. Divided by it, SGD's do
     # not either: what is left is muP's table for SGD, 1 for hidden matrices and the width for all else.
-    inverse_sizes = {path: 1 / parameter.factors.gradient_size for path, parameter in parameters.items()}
     return Chain(
         clip_by_norm(options.clip_norm),
         (
-            with_gradients_times(momentum, inverse_sizes),
+            of_sized_gradients(momentum, parameters),
             decay_matrices(options.weight_decay, parameters),
         ),
     )

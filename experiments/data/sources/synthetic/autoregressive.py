@@ -7,13 +7,10 @@ import dataclasses
 
 import numpy as np
 
-from experiments.data.alphabet import spell_each
-from experiments.data.sources.synthetic.support import randomness
 from experiments.data.sources.synthetic.support.chain import Chain
+from experiments.data.sources.synthetic.support.chain_process import ChainProcess
 from experiments.data.sources.synthetic.support.curves import BINS, NOISE, binned
-from experiments.data.sources.synthetic.support.entropy import Entropy
-from experiments.data.sources.synthetic.support.process import LENGTH, Block, Corpus
-from experiments.data.sources.synthetic.support.process import Process as Base
+from experiments.data.sources.synthetic.support.process import LENGTH, Corpus
 from models.option import Valid, option
 
 VERSION = 1  # raise when the same options would give other texts
@@ -33,7 +30,7 @@ class Config(Corpus):
     length: int = option(256, valid=LENGTH, help="mean values of a document")
 
 
-class Process(Base):
+class Process(ChainProcess):
     """A chain over the values. What would leave the range is set to its end."""
 
     options: Config
@@ -44,14 +41,3 @@ class Process(Base):
         middle = (options.bins - 1) / 2
         expected = middle + options.memory * (values - middle)
         self.chain = Chain(binned(expected, options.noise, options.bins))
-
-    def draw(self, block: Block) -> list[str]:
-        """Draw documents that begin anywhere in the series."""
-        lengths = randomness.lengths(block.random, self.options.length, block.count)
-        drawn = self.chain.draw(block.count, lengths.max(), block.random)
-        return spell_each(drawn, lengths)
-
-    def entropy(self) -> Entropy:
-        """Return the exact entropy."""
-        mean = self.options.length
-        return Entropy(self.chain.document_nats(mean) / (mean + 1))

@@ -5,12 +5,10 @@ The entropy is exact: that of the next symbol in each context, weighted by how o
 
 import dataclasses
 
-from experiments.data.alphabet import spell_each
 from experiments.data.sources.synthetic.support import randomness
 from experiments.data.sources.synthetic.support.chain import Chain, dirichlet
-from experiments.data.sources.synthetic.support.entropy import Entropy
-from experiments.data.sources.synthetic.support.process import CONCENTRATION, LENGTH, Block, Corpus
-from experiments.data.sources.synthetic.support.process import Process as Base
+from experiments.data.sources.synthetic.support.chain_process import ChainProcess
+from experiments.data.sources.synthetic.support.process import CONCENTRATION, LENGTH, Corpus
 from models.errors import InputError
 from models.option import Valid, option
 
@@ -39,7 +37,7 @@ class Config(Corpus):
             )
 
 
-class Process(Base):
+class Process(ChainProcess):
     """A stationary chain."""
 
     options: Config
@@ -49,14 +47,3 @@ class Process(Base):
         random = randomness.generator(options.seed, randomness.RULES)
         contexts = options.symbols**options.order
         self.chain = Chain(dirichlet(random, options.concentration, contexts, options.symbols), options.order)
-
-    def draw(self, block: Block) -> list[str]:
-        """Draw documents that begin anywhere in the chain."""
-        lengths = randomness.lengths(block.random, self.options.length, block.count)
-        drawn = self.chain.draw(block.count, lengths.max(), block.random)
-        return spell_each(drawn, lengths)
-
-    def entropy(self) -> Entropy:
-        """Return the exact entropy."""
-        mean = self.options.length
-        return Entropy(self.chain.document_nats(mean) / (mean + 1))

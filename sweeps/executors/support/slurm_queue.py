@@ -234,5 +234,6 @@ class Queue:
         for number, since in self._watched.items():
             if number in answer:
                 self._states[number] = answer[number]
+                self._recalled.pop(number, None)
             elif since < self._asked_at and number not in self._recalled:
                 self._recalled[number] = self._threads.submit(_recorded_state, number)

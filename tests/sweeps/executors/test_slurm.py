@@ -407,6 +407,25 @@ def test_a_job_that_slurm_has_forgotten_is_over(place: Callable[..., Place], slu
     assert queue.notices == []
 
 
+def test_a_job_that_slurm_names_again_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
+    """squeue leaves out a job once (a controller that has just come back): what it says later holds."""
+    running = slurm_queue.State("RUNNING")
+    answers = [{}, {"7": running}]
+    monkeypatch.setattr(slurm_queue, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_queue, "_states", lambda: answers.pop(0) if len(answers) > 1 else answers[0])
+    monkeypatch.setattr(slurm_queue, "_recorded_state", lambda number: slurm_queue.State(slurm_queue.UNKNOWN))
+    queue = slurm_queue.Queue()
+    queue.watch("7")
+
+    def known_to_run() -> bool:
+        queue.look()
+        return queue.state("7") == running
+
+    until(known_to_run)
+    for _ in range(20):
+        assert known_to_run()
+
+
 # --- sbatch
 
 

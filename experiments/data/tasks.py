@@ -4,7 +4,7 @@
 
 A config names each as FILE or NAME=FILE; a frozen run has NAME=FILE#CHECKSUM, of which all but the path is its identity.
 In the place of a file, CORPUS@SORT or CORPUS@SORT:COUNT has so many questions made by the source of a corpus that knows what
-can be asked about its texts.
+can be asked about its texts; CORPUS@SORT:COUNT:CHOICES gives each so many choices, of which the others answer other questions.
 The answer follows the prompt without anything between them. Fields besides these three are left to the file's author.
 """
 
@@ -25,7 +25,7 @@ from models.errors import InputError
 OPTION = "evaluation.tasks"  # in messages
 SUFFIX = ".jsonl"
 _NAMED = re.compile(r"(?:(\w+)=)?(.+?)(?:#([0-9a-f]{16}))?")
-_MADE = re.compile(r"(.+)@(\w+)(?::(\d+))?")
+_MADE = re.compile(r"(.+)@(\w+)(?::(\d+)(?::(\d+))?)?")
 MADE_COUNT = 200  # questions, where CORPUS@SORT does not say how many
 _NAME = re.compile(r"[A-Za-z]\w*")
 
@@ -141,7 +141,7 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _made_by_source(corpus: str, sort: str, count: int) -> bytes:
+def _made_by_source(corpus: str, sort: str, count: int, choices: int) -> bytes:
     """Return questions that the source of a corpus makes, as a file would have them. Raises InputError where it makes none."""
     _, source = sources.source_of(corpus)
     ask = getattr(source, "questions", None)
@@ -149,18 +149,30 @@ def _made_by_source(corpus: str, sort: str, count: int) -> bytes:
     if sort not in by_sort:
         known = ", ".join(by_sort) or "none: its texts have no answers"
         raise InputError(f"{OPTION}={corpus}@{sort}: no such questions; expected one of {known}")
+    answers = [question.answer for question in by_sort[sort]]
+    if choices > len(set(answers)):
+        raise InputError(
+            f"{OPTION}={corpus}@{sort}:{count}:{choices}: {choices} choices; "
+            f"expected at most {len(set(answers))}, the different answers of these questions"
+        )
     lines = []
-    for question in by_sort[sort]:
+    for place, question in enumerate(by_sort[sort]):
         value = {"prompt": question.prompt, "answer": question.answer}
-        if choices := getattr(question, "choices", None):
-            value["choices"] = list(choices)
+        if choices:
+            value["choices"] = _choices(answers, place, choices)
         lines.append(json.dumps(value, ensure_ascii=False))
     return "\n".join(lines).encode()
 
 
+def _choices(answers: Sequence[str], place: int, count: int) -> list[str]:
+    """Return so many different choices for the question at a place: its own answer, and those of the ones that follow it."""
+    in_turn = (*answers[place:], *answers[:place])
+    return list(dict.fromkeys(in_turn))[:count]
+
+
 def _content(path: str) -> bytes:
     if made := _MADE.fullmatch(path):
-        return _made_by_source(made[1], made[2], int(made[3] or MADE_COUNT))
+        return _made_by_source(made[1], made[2], int(made[3] or MADE_COUNT), int(made[4] or 0))
     file = epath.Path(path).expanduser()
     try:
         return file.read_bytes()

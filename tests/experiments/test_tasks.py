@@ -216,6 +216,19 @@ def test_questions_are_made_by_the_source_of_a_corpus(tiny):
         freeze.freeze(tiny(**{"evaluation.tasks": ("synthetic:recall@keys",)}))
 
 
+def test_questions_of_a_source_have_choices():
+    """Its own answer and those of others, each once; more than there are is refused."""
+    corpus = "synthetic:arithmetic,digits=1"
+    plain = tasks.Entry.parse(f"{corpus}@answers:50").read()
+    chosen = tasks.Entry.parse(f"{corpus}@answers:50:4").read()
+    assert [item.answer for item in chosen] == [item.answer for item in plain]
+    for item in chosen:
+        assert item.choices[0] == item.answer and len(set(item.choices)) == 4
+    assert len({item.choices[1:] for item in chosen}) > 10
+    with pytest.raises(InputError, match="200 choices; expected at most 1[0-9], the different answers"):
+        tasks.Entry.parse(f"{corpus}@answers:200:200").read()
+
+
 def test_an_answer_that_the_tokenizer_loses_is_refused(tiny, tmp_path):
     """It would score the prompt instead."""
 

@@ -1,0 +1,46 @@
+"""From loss to ability: sums, expressions and recall of several difficulties, by size and tokens.
+
+    python -m sweeps.launch --study=sweeps/studies/tasks.py --workdir=runs/tasks
+
+Five kinds of invented text are read in equal shares, and each is asked about: `task_NAME_loss` (nats of the answer),
+`_accuracy` (over four choices) and `_pass_rate` (the exact probability of the answer, where Hu et al. 2024, arXiv 2310.03262,
+count samples until one passes). Does the loss on answers follow a power law, and accuracy that loss (two steps, Gadre et al.
+2024, arXiv 2403.08540; Bhagia et al. 2024, arXiv 2412.04403)?
+
+No fit: not trained yet.
+
+Cost: 15 runs, 9.36e+12 FLOPs.
+"""
+
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, over, product, tag
+
+CORPORA = {
+    "sums": ("synthetic:arithmetic,digits=1", "answers"),
+    "long_sums": ("synthetic:arithmetic,digits=1,terms=3", "answers"),
+    "big_sums": ("synthetic:arithmetic,digits=2", "answers"),
+    "expressions": ("synthetic:expressions", "answers"),
+    "recall": ("synthetic:recall,keys=16,values=16,pairs=4,queries=4,documents=100000", "values"),
+}
+QUESTIONS = 100
+CHOICES = 4
+WIDTHS = {"full": (16, 24, 32, 48, 64), "smoke": (16,)}
+TOKENS = {"full": (250_000, 1_000_000, 4_000_000), "smoke": (20_000,)}
+
+
+def get_study(argument: str = "") -> Grid:
+    """Return the study; after the colon full or smoke, and a family."""
+    chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
+    scale = chosen.scale
+    tasks = tuple(f"{name}={corpus}@{sort}:{QUESTIONS}:{CHOICES}" for name, (corpus, sort) in CORPORA.items())
+    text = cases(
+        {
+            "data.corpus": tuple(corpus for corpus, _ in CORPORA.values()),
+            "data.weights": tuple(1.0 for _ in CORPORA),
+            "evaluation.tasks": tasks,
+            "evaluation.tokens": 16_384,
+        }
+    )
+    settings = cases({"seq_len": 64, "batch_tokens": 512})
+    grid = product(settings, text, common.small_models(chosen.family, WIDTHS[scale]), over("tokens", *TOKENS[scale]))
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="tasks")

@@ -31,6 +31,7 @@ TINY_VARIANTS = {
     "mixtures": ("smoke", "ending,smoke"),
     "precision": ("smoke", "kumar,smoke"),
     "transfer": ("width,smoke", "depth,smoke"),
+    "shapes": ("smoke", "smoke,equal_size"),
     "lr_by_width": (),  # the example of a study file, with full-sized models only
     "sizes": (),  # models of billions, to be planned
     "quickstart": (),  # the tests of the report train it

@@ -10,6 +10,7 @@ rises with the root of the batch (Malladi et al. 2022, arXiv 2205.10287), so tha
 
 Fit: --law=batch_trajectory
 Told: S_c, alpha_S, B_star
+Also: --law=kaplan_steps --columns="N=params_no_embed,S_min=step/(1+1000/batch_tokens),loss=loss_nats"
 
 Cost: 15 runs, 1.69e+12 FLOPs.
 """

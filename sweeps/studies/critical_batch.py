@@ -10,6 +10,9 @@ batches (column `noise_scale_tokens`), which should be of the same size.
 
 No fit: the critical batch is read off its curves, and compared with the noise scale.
 
+Also: --law=critical_batch --columns=critical_batch=noise_scale_tokens,loss=loss_nats
+Also: --law=steps_examples --columns=S=step,batch=batch_tokens --where="loss_nats>2.28 and loss_nats<2.32"
+
 Cost: 12 runs, 2.40e+12 FLOPs.
 """
 

@@ -11,6 +11,7 @@ Fit: --law=fine_grained --where="group=='mixture' and expansion==4"
 Told: g, b, beta
 Fit: --law=sparsity --where="group=='mixture'"
 Told: b, beta
+Also: --law=clark --where="group=='mixture'"
 
 Cost: 96 runs, 9.92e+12 FLOPs.
 """

@@ -8,6 +8,8 @@ below its critical batch everywhere, and larger ones cost steps only.
 
 Fit: --law=tuning_surface
 Told: c, g, k, r
+Also: --law=lr_batch,lr_batch_joint,lr_batch_compute
+Also: --law=power_scheduler --columns=lr=lr,batch=batch_tokens,D=tokens
 
 Cost: 80 runs, 7.12e+12 FLOPs.
 """

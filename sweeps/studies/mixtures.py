@@ -13,6 +13,7 @@ loss_part_2, … have each part's own loss. Parts are source text of installed p
 
 Fit: --law=mixing
 Told: t_1, t_2, t_3, t_4
+Also: --law=mixing_linear,mixing_lightgbm
 
 Cost: 36 runs, 8.65e+11 FLOPs.
 Cost of :ending: 11 runs, 7.54e+11 FLOPs.
@@ -68,7 +69,8 @@ def mixed(shares: tuple[float, ...]) -> Grid:
 def proxies(scale: str, base: Grid, parts: int) -> Grid:
     """Train small models on all mixtures, larger ones on every fifth."""
     sizes = PROXIES[scale]
-    tokens = cases({"tokens": sizes.steps * common.batch_tokens(scale)})
+    whole = sizes.steps * common.batch_tokens(scale)
+    tokens = cases({"tokens": whole, "execution.eval_every_tokens": whole // 8})
     mixtures = chain(*map(mixed, dirichlet(parts, sizes.draws)))
     small = product(common.small_models("dense", sizes.widths), mixtures)
     larger = product(common.small_models("dense", sizes.larger_widths), mixtures[::5])

@@ -8,6 +8,7 @@ repeated text is worth beside it. Muennighoff et al. 2023 (arXiv 2305.16264) fin
 
 Fit: --law=data_decay --where="epochs<=16"
 Told: A, B, beta, R_D
+Also: --law=data_constrained,utility_decay --where="epochs<=16"
 
 Cost: 80 runs, 8.29e+12 FLOPs.
 """

@@ -11,6 +11,7 @@ Fit: --law=isoflop
 Told: a, b, k_N, k_D, K, gamma
 Fit of :nxd: --law=chinchilla
 Told: B, beta
+Also of :nxd: --law=envelope,coupled,farseer,overtraining,kaplan,kaplan_n,kaplan_d,kaplan_c
 
 Cost: 20 runs, 2.45e+12 FLOPs.
 Cost of :nxd: 36 runs, 7.34e+12 FLOPs.

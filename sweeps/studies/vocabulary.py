@@ -11,6 +11,7 @@ Fit: --law=vocabulary_frontier --columns=loss=loss_unigram_normalised
 Told: all
 Fit: --law=vocabulary --columns=loss=loss_unigram_normalised
 Told: E, A2, B
+Also: --law=vocabulary_power
 
 Cost: 54 runs, 4.68e+12 FLOPs.
 """

@@ -11,6 +11,8 @@ law is fitted (--law=annealing --where="inherited==0"). `check` adds the same D 
 
 Fit: --law=chinchilla --where="group=='cooldown'" --columns=D=lineage_tokens,C=flops_lineage
 Told: nothing
+Also of curves: --law=annealing,annealing_curve
+Also of curves: --law=plateau,broken,broken_2,broken_3 --columns=X=tokens,loss=loss_nats --where=width==32
 
 Cost: 24 runs, 9.95e+11 FLOPs.
 Cost of :check: 36 runs, 2.58e+12 FLOPs.

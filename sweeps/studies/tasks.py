@@ -16,10 +16,10 @@ from sweeps.study import common
 from sweeps.study.grid import Grid, cases, over, product, tag
 
 CORPORA = {
-    "sums": ("synthetic:arithmetic,digits=1", "answers"),
-    "long_sums": ("synthetic:arithmetic,digits=1,terms=3", "answers"),
-    "big_sums": ("synthetic:arithmetic,digits=2", "answers"),
-    "expressions": ("synthetic:expressions", "answers"),
+    "sums": ("synthetic:arithmetic,digits=1,documents=10000", "answers"),
+    "long_sums": ("synthetic:arithmetic,digits=1,terms=3,documents=10000", "answers"),
+    "big_sums": ("synthetic:arithmetic,digits=2,documents=10000", "answers"),
+    "expressions": ("synthetic:expressions,documents=10000", "answers"),
     "recall": ("synthetic:recall,keys=16,values=16,pairs=4,queries=4,documents=100000", "values"),
 }
 QUESTIONS = 100

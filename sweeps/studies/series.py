@@ -1,0 +1,61 @@
+"""Do losses of time series scale, and in series unlike any that were trained on? Dense models and mixtures, sizes x tokens.
+
+    python -m sweeps.launch --study=sweeps/studies/series.py --workdir=runs/series
+
+Seasons, trends and autoregressive series, one symbol a value. Parts 1 to 3 are trained on; parts 4 to 6 are of the same kinds with
+longer periods, steeper lines and another memory, and no sequence of them is read. Yao et al. 2024 (arXiv 2410.12360) find that the
+loss falls by a power law of parameters and of data in and out of the distribution alike. What is left to learn of each
+part is its loss above its true entropy (`entropy_part_N`).
+
+No fit: no grid of it is recorded yet.
+
+Cost: 32 runs, 1.70e+12 FLOPs.
+"""
+
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, over, product, tag
+
+BINS = 32
+VALUES = 127  # of a document: with the separator a sequence
+TRAINED = (
+    "seasonal,noise=1,shortest=8,longest=24",
+    "trend,noise=1,flattest=0,steepest=0.5",
+    "autoregressive,noise=2,memory=0.9",
+)
+UNSEEN = (
+    "seasonal,noise=1,shortest=25,longest=40",
+    "trend,noise=1,flattest=0.6,steepest=1",
+    "autoregressive,noise=2,memory=0.5",
+)
+DOCUMENTS = {"full": 4_000, "smoke": 200}
+WIDTHS = {"full": (8, 16, 32, 48), "smoke": (8,)}
+STEPS = {"full": (125, 250, 500, 1_000), "smoke": (20,)}
+BATCH_TOKENS = 512
+HARDLY = 1e-6  # the least weight that a part may have: in no run here does it come to a sequence
+
+
+def texts(scale: str) -> Grid:
+    """Make one point: all series, of which the unseen ones are evaluated only."""
+    corpus = []
+    for kind in TRAINED + UNSEEN:
+        corpus.append(f"synthetic:{kind},bins={BINS},length={VALUES},documents={DOCUMENTS[scale]}")
+    return cases(
+        {
+            "data.corpus": tuple(corpus),
+            "data.weights": (1.0,) * len(TRAINED) + (HARDLY,) * len(UNSEEN),
+            "evaluation.weights": (1.0,) * len(corpus),
+            "data.tokenizer": f"symbols:{BINS}",
+            "data.holdout": 0.05,
+            "seq_len": VALUES + 1,
+            "batch_tokens": BATCH_TOKENS,
+        }
+    )
+
+
+def get_study(argument: str = "") -> Grid:
+    """Return the study; after the colon full or smoke."""
+    scale = common.arguments(argument, scale=("full", "smoke")).scale
+    sizes = chain(*(common.small_models(family, WIDTHS[scale]) for family in ("dense", "moe")))
+    lengths = over("tokens", *(BATCH_TOKENS * steps for steps in STEPS[scale]))
+    grid = product(texts(scale), sizes, lengths)
+    return tag(common.with_warmup(common.with_small_lr(grid)), group="series")

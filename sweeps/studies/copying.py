@@ -12,14 +12,17 @@ No fit: the length up to which each family copies is the answer.
 Cost: 24 runs, 7.84e+12 FLOPs.
 """
 
+import math
+
 from sweeps.study import common
 from sweeps.study.grid import Grid, cases, chain, over, product, tag
 
 SYMBOLS = 16
 LENGTHS = {"full": (8, 16, 32), "smoke": (8,)}
 WIDTHS = {"full": (16, 32), "smoke": (16,)}
-DOCUMENTS = {"full": 40_000, "smoke": 2_000}
+BATCH_TOKENS = 1_024
 STEPS = {"full": 2_000, "smoke": 20}
+HELD_OUT = 0.05
 QUESTIONS = 64
 
 
@@ -32,7 +35,9 @@ def family(name: str, width: int) -> Grid:
 
 def text(length: int, scale: str) -> Grid:
     """Make one point: texts of a length, of which a sequence holds one at least."""
-    corpus = f"synthetic:copy,length={length},symbols={SYMBOLS},documents={DOCUMENTS[scale]}"
+    # As many documents as are read, with what is held out: twice the length, the mark and the separator each.
+    documents = math.ceil(BATCH_TOKENS * STEPS[scale] / (2 * length + 2) / (1 - 2 * HELD_OUT))
+    corpus = f"synthetic:copy,length={length},symbols={SYMBOLS},documents={documents}"
     task = f"copies={corpus}@copies:{QUESTIONS}"
     point = cases({"data.corpus": (corpus,), "evaluation.tasks": (task,), "seq_len": 4 * length})
     return tag(point, length=length)
@@ -44,6 +49,8 @@ def get_study(argument: str = "") -> Grid:
     names = ("dense", "linear", "min_gru", "matmul_free")
     models = chain(*(tag(family(name, width), kind=name) for name in names for width in WIDTHS[scale]))
     texts = chain(*(text(length, scale) for length in LENGTHS[scale]))
-    settings = cases({"batch_tokens": 1_024, "data.tokenizer": f"symbols:{SYMBOLS + 1}", "data.holdout": 0.05})
-    grid = product(settings, models, texts, over("tokens", 1_024 * STEPS[scale]))
+    settings = cases(
+        {"batch_tokens": BATCH_TOKENS, "data.tokenizer": f"symbols:{SYMBOLS + 1}", "data.holdout": HELD_OUT}
+    )
+    grid = product(settings, models, texts, over("tokens", BATCH_TOKENS * STEPS[scale]))
     return tag(common.with_warmup(common.with_small_lr(grid)), group="copying")

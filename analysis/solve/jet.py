@@ -34,13 +34,13 @@ class Jet(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__" or options:
             return NotImplemented
-        if ufunc in ONE_ARGUMENT:
-            return ONE_ARGUMENT[ufunc](*inputs)
-        if ufunc in TWO_ARGUMENTS:
-            return TWO_ARGUMENTS[ufunc](*inputs)
         if ufunc in OF_VALUES:
             return ufunc(*map(value_of, inputs))
-        return NotImplemented
+        function = ONE_ARGUMENT.get(ufunc) or TWO_ARGUMENTS.get(ufunc)
+        if function is None:
+            return NotImplemented
+        with np.errstate(all="ignore"):  # where a search has gone too far, it is told so by what is not finite
+            return function(*inputs)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, inputs: Any, options: Any) -> Any:
         del types

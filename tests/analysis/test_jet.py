@@ -61,6 +61,15 @@ def test_value_slopes_and_bends_are_those_of_jax(name: str):
     assert only_slopes.spread(X.shape).slopes.keys() == found.slopes.keys()
 
 
+@pytest.mark.filterwarnings("error")
+def test_derivatives_that_do_not_exist_are_no_warning():
+    """Each search goes too far now and then; a reader of its result would not know what to do with a line about it."""
+    far = variable("a", np.array([0.0, 1e-300, -1.0, 1e300]), 1.0, None, True)
+    for function in (np.log, np.log1p, np.sqrt, np.reciprocal, np.exp, lambda x: x**-2.5):
+        assert not np.isfinite(function(far).bends["a", "a"]).all()
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_power_of_zero_has_finite_derivatives():
     _, b, c = coefficients(second=True)
     hinge = np.maximum(b, 0.0)

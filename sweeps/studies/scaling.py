@@ -2,10 +2,11 @@
 
     python -m sweeps.launch --study=sweeps/studies/scaling.py:moe --workdir=runs/scaling_moe      # or moe,nxd
 
-The argument is a family, `isoflop` (each budget spent at sizes on both sides of its best one: approach 2) or `nxd` (every
-size at every number of tokens: approach 3), and a scale. `pod` is the ladder of a real machine: heads of 64, width over
-depth 128, 20 M to 1.28 B parameters without embeddings, batch and learning rate by the Step Law on 32 thousand BPE tokens of `corpus=NAME`
-(default tfds:c4/en); look at it with `sweeps.plan --target=v5e-16` before it is paid.
+The argument is a family, `isoflop` (each budget spent at sizes on both sides of its best one: approach 2) or `nxd` (sizes
+over a factor of a hundred, each with the numbers of tokens that suit it: approach 3), and a scale. `pod` is the ladder of a
+real machine: heads of 64, width over depth 128, 20 M to 1.28 B parameters without embeddings, batch and learning rate by the
+Step Law on 32 thousand BPE tokens of `corpus=NAME` (default tfds:c4/en); look at it with `sweeps.plan --target=v5e-16` before
+it is paid.
 
 Fit: --law=isoflop
 Told: a, b, k_N, k_D, K, gamma
@@ -14,14 +15,14 @@ Told: B, beta
 Also of :nxd: --law=envelope,coupled,farseer,overtraining,kaplan,kaplan_n,kaplan_d,kaplan_c
 
 Cost: 20 runs, 2.45e+12 FLOPs.
-Cost of :nxd: 36 runs, 7.34e+12 FLOPs.
+Cost of :nxd: 37 runs, 1.04e+13 FLOPs.
 Cost of :moe: 20 runs, 2.45e+12 FLOPs.
 Cost of :pod: 24 runs, 8.16e+20 FLOPs.
 """
 
 import models
 from sweeps.study import common, rules
-from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag, tags_over
+from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
 
 BUDGETS = {
     "full": {
@@ -32,9 +33,19 @@ BUDGETS = {
     },
     "smoke": {4e8: (8, 16, 24), 1e9: (8, 16, 24)},
 }
-GRID = {
-    "full": ((8, 16, 24, 32, 48, 64), tuple(512 * n for n in (125, 250, 500, 1_000, 2_000, 4_000))),
-    "smoke": ((8, 16), (256 * 20, 256 * 40)),
+# Least and most tokens by width: at least four a parameter, and no run of more than 2e12 FLOPs.
+SPAN = {
+    "full": {
+        8: (2**17, 2**23),
+        12: (2**17, 2**23),
+        16: (2**17, 2**22),
+        24: (2**17, 2**22),
+        32: (2**18, 2**22),
+        48: (2**19, 2**21),
+        64: (2**19, 2**20),
+        96: (2**20, 2**20),
+    },
+    "smoke": {8: (5_120, 10_240), 16: (5_120, 10_240)},
 }
 CORPUS = "tfds:c4/en"
 # Parameters without embeddings, by budget, of the ladder for a pod.
@@ -58,12 +69,9 @@ def isoflop(family: str, scale: str) -> Grid:
 
 
 def nxd(family: str, scale: str) -> Grid:
-    """Make every size with every number of tokens."""
-    widths, tokens = GRID[scale]
-    sizes = common.small_models(family, widths)
-    # At the numbers of tokens of the grid itself, and no more often: checkpoints of long runs beside the ends of short ones.
-    settings = common.settings(scale, execution__eval_every_tokens=tokens[0])
-    return product(settings, sizes, over("tokens", *tokens))
+    """Make every size with the numbers of tokens that suit it."""
+    settings = {key: value for key, value in common.SCALES[scale].items() if key != "batch_tokens"}
+    return common.with_small_batch(product(cases(settings), common.span(family, SPAN[scale])))
 
 
 def pod(family: str, corpus: str) -> Grid:
@@ -93,6 +101,8 @@ def get_study(argument: str = "") -> Grid:
         raise ValueError(f"{chosen.corpus!r} is neither a family nor a choice; a corpus is for the scale pod only")
     if chosen.scale == "pod":
         return tag(pod(chosen.family, chosen.corpus), group="isoflop")
-    make = {"isoflop": isoflop, "nxd": nxd}[chosen.design]
-    grid = make(chosen.family, chosen.scale)
-    return tag(common.with_warmup(common.with_small_lr(grid)), group=chosen.design)
+    if chosen.design == "nxd":
+        grid = nxd(chosen.family, chosen.scale)
+    else:
+        grid = common.with_warmup(common.with_small_lr(isoflop(chosen.family, chosen.scale)))
+    return tag(grid, group=chosen.design)

@@ -6,6 +6,7 @@ A study remains a file that can be read by itself: nothing here chooses an axis.
 from collections.abc import Iterable, Mapping
 import dataclasses
 import itertools
+import math
 import types
 from typing import Any
 import warnings
@@ -13,9 +14,12 @@ import warnings
 from experiments.key_values import read_pairs, refusal
 import models
 from sweeps.study import rules
-from sweeps.study.grid import Grid, cases, chain, derive, tag
+from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag
 
 ARGUMENT = "the study's argument"  # in messages
+# Base of the frequencies of heads of 8 over 64 positions, where three of the four of 1e4 hardly turn. Measured on 262
+# thousand tokens over three seeds: 0.04 nats less at width 16 and 0.07 at 48, and half the scatter at 48.
+SHORT_ROPE = 30.0
 # What the runs of a study have in common. "smoke" is to see that everything works: too short for a law.
 SCALES: dict[str, dict[str, Any]] = {
     "full": {"data.corpus": ("embedded",), "seq_len": 64, "batch_tokens": 512},
@@ -90,14 +94,35 @@ def shaped_model(family: str, shape: Mapping[str, int], **sizes: Any) -> Grid:
     return sized_model(family, **by_name, **sizes)
 
 
-def small_model(family: str, width: int, depth: int = 2) -> Grid:
-    """Make one point: a model of the common small shape, with heads of 8, mixtures of 4 experts."""
-    return sized_model(family, width=width, depth=depth, heads=max(1, width // 8), experts=4)
+def small_model(family: str, width: int, depth: int = 2, **options: Any) -> Grid:
+    """Make one point: a model of the common small shape, with heads of 8, mixtures of 4 experts, and these options."""
+    return sized_model(family, width=width, depth=depth, heads=max(1, width // 8), experts=4, **options)
 
 
-def small_models(family: str, widths: Iterable[int]) -> Grid:
+def small_models(family: str, widths: Iterable[int], **options: Any) -> Grid:
     """Make one point per width, each a model of the common small shape."""
-    return chain(*(small_model(family, width) for width in widths))
+    return chain(*(small_model(family, width, **options) for width in widths))
+
+
+def span(family: str, lengths: Mapping[int, tuple[int, int]]) -> Grid:
+    """Make a grid of sizes and tokens for a law of both: by width the least and the most tokens, and what lies between by doublings.
+
+    What a law of two separate terms asks of a grid: positions that heads of 8 can tell apart (SHORT_ROPE), steps enough for few
+    tokens, and a rate for that batch (`with_small_batch`).
+    """
+    cells: Grid = ()
+    for width, (least, most) in lengths.items():
+        doublings = round(math.log2(most / least))
+        tokens = over("tokens", *(least * 2**doubling for doubling in range(doublings + 1)))
+        cells = chain(cells, product(small_model(family, width, rope_theta=SHORT_ROPE), tokens))
+    return cells
+
+
+def with_small_batch(grid: Grid, *factors: float) -> Grid:
+    """Add the batch of `rules.small_batch`, the learning rate for it times each factor, a warm-up, and evaluations on the way."""
+    batched = derive(grid, "batch_tokens", rules.small_batch)
+    rated = with_warmup(with_small_lr(batched, *factors, rule=rules.small_batch_lr))
+    return derive(rated, "execution.eval_every_tokens", rules.share_of_tokens(1 / 8))
 
 
 def with_warmup(grid: Grid, share: float = 0.1) -> Grid:
@@ -105,13 +130,13 @@ def with_warmup(grid: Grid, share: float = 0.1) -> Grid:
     return derive(grid, "schedule.warmup_tokens", rules.share_of_tokens(share))
 
 
-def with_small_lr(grid: Grid, *factors: float) -> Grid:
-    """Add the learning rate of `rules.small_lr`, times each factor (the tag `rate`, where there are several)."""
+def with_small_lr(grid: Grid, *factors: float, rule: rules.Rule = rules.small_lr) -> Grid:
+    """Add the learning rate of a rule, times each factor (the tag `rate`, where there are several)."""
     if not factors:
-        return derive(grid, "opt.lr", rules.small_lr)
+        return derive(grid, "opt.lr", rule)
     rates = []
     for factor in factors:
-        scaled = derive(grid, "opt.lr", rules.small_lr, scale=factor)
+        scaled = derive(grid, "opt.lr", rule, scale=factor)
         rates.append(tag(scaled, rate=float(factor)))
     return chain(*rates)
 

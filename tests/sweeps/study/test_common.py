@@ -37,3 +37,11 @@ def test_a_family_has_the_sizes_that_it_knows():
     (mixture,) = common.small_model("moe", 16)
     assert "model.experts" not in dense.values
     assert mixture.values["model.experts"] == 4
+
+
+def test_a_span_doubles_the_tokens_of_each_size():
+    points = common.span("min_gru", {8: (1_000, 4_000), 16: (2_000, 2_000)})
+    spanned = [(point.values["model.width"], point.values["tokens"]) for point in points]
+    assert spanned == [(8, 1_000), (8, 2_000), (8, 4_000), (16, 2_000)]
+    (dense, _) = common.span("dense", {8: (1_000, 2_000)})
+    assert dense.values["model.rope_theta"] == common.SHORT_ROPE and "model.rope_theta" not in points[0].values

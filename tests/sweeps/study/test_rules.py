@@ -12,9 +12,9 @@ from experiments.run.freeze import freeze
 from experiments.run.schema import Run
 from experiments.store.record import ledger
 from experiments.training import optimizers
-from sweeps.study import rules
+from sweeps.study import common, rules
 from sweeps.study.cells import freeze_points
-from sweeps.study.grid import cases, derive, nest, product, tags_over
+from sweeps.study.grid import cases, derive, nest, over, product, tags_over
 
 
 def run_of(values: dict[str, Any]) -> Run:
@@ -102,6 +102,16 @@ def test_matmul_free_learning_rate():
 def test_small_learning_rate():
     run = run_of({"family": "matmul_free"})
     assert rules.small_lr(run, {}) == pytest.approx(4 * 0.14 / 256)
+
+
+def test_batches_of_few_tokens_are_small_and_their_rates_are_low():
+    """Four times the tokens: twice the batch, in whole sequences, and root two of the learning rate."""
+    sizes = cases({"model.width": 16, "model.heads": 2, "seq_len": 64})
+    grid = common.with_small_batch(product(sizes, over("tokens", 2**15, 2**17, 2**19, 2**21)))
+    runs = [cell.run for cell in freeze_points(grid)]
+    assert [run.batch_tokens for run in runs] == [64, 128, 256, 512]
+    ratios = [run.opt.lr / (0.14 / 16) for run in runs]
+    assert ratios == pytest.approx([0.5**0.5, 1, 2**0.5, 2])
 
 
 def test_tao_tokenizer():

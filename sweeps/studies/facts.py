@@ -29,7 +29,7 @@ TOKENS_OF_DOCUMENT = 30  # characters of a statement, the mean
 def text(people: int, exposures: int) -> Grid:
     """Make one point: every statement is read about so often, and asked for at the end."""
     # Beside what is held out there are as many documents of each statement as are read.
-    corpus = f"synthetic:facts,people={people},places={PLACES},exposures={exposures + max(2, exposures // 8)}"
+    corpus = f"synthetic:facts,people={people},places={PLACES},exposures={exposures + max(2, exposures // 5)}"
     tasks = tuple(f"{sort}={corpus}@{sort}:{people}:{CHOICES}" for sort in SORTS)
     tokens = people * STATEMENTS * exposures * TOKENS_OF_DOCUMENT
     point = cases({"data.corpus": (corpus,), "evaluation.tasks": tasks, "tokens": tokens, "data.holdout": 0.05})

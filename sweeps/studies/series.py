@@ -9,7 +9,7 @@ part is its loss above its true entropy (`entropy_part_N`).
 
 No fit: no grid of it is recorded yet.
 
-Cost: 32 runs, 1.70e+12 FLOPs.
+Cost: 48 runs, 3.68e+12 FLOPs.
 """
 
 from sweeps.study import common
@@ -27,9 +27,9 @@ UNSEEN = (
     "trend,noise=1,flattest=0.6,steepest=1",
     "autoregressive,noise=2,memory=0.5",
 )
-DOCUMENTS = {"full": 4_000, "smoke": 200}
-WIDTHS = {"full": (8, 16, 32, 48), "smoke": (8,)}
-STEPS = {"full": (125, 250, 500, 1_000), "smoke": (20,)}
+DOCUMENTS = {"full": 6_500, "smoke": 200}
+WIDTHS = {"full": (8, 12, 16, 32), "smoke": (8,)}
+STEPS = {"full": (125, 250, 500, 1_000, 2_000, 4_000), "smoke": (20,)}
 BATCH_TOKENS = 512
 HARDLY = 1e-6  # the least weight that a part may have: in no run here does it come to a sequence
 

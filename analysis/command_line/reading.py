@@ -29,6 +29,12 @@ def define() -> None:
         None,
         "With --join: the column that names the run in both tables, or OURS=THEIRS; else found by its values.",
     )
+    flags.DEFINE_string(
+        "melt",
+        None,
+        "Columns that hold one quantity at several numbers, as rows: samples,coverage=task_sums_coverage_* makes of them a "
+        "column samples (what the star stands for) and a column coverage.",
+    )
 
 
 def grid_paths(argv: Sequence[str]) -> list[str]:
@@ -39,16 +45,17 @@ def grid_paths(argv: Sequence[str]) -> list[str]:
 
 
 def load(paths: Sequence[str] | str) -> "Grid":
-    """Read a grid as the flags say, with what --join says of its runs."""
+    """Read a grid as the flags say, with what --join says of its runs, and --melt of its columns."""
     from analysis.grid.join import join
+    from analysis.grid.melt import melt
 
     given = flags.FLAGS
     if given.on and not given.join:
         raise InputError(f"--on={given.on}: nothing is joined; expected --join=FILE with it")
     grid = load_alone(paths)
-    if not given.join:
-        return grid
-    return join(grid, load_alone(given.join), given.on)
+    if given.join:
+        grid = join(grid, load_alone(given.join), given.on)
+    return melt(grid, given.melt) if given.melt else grid
 
 
 def load_alone(paths: Sequence[str] | str) -> "Grid":

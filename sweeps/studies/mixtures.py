@@ -14,6 +14,7 @@ loss_part_2, … have each part's own loss. Parts are source text of installed p
 Fit: --law=mixing
 Told: t_1, t_2, t_3, t_4
 Also: --law=mixing_linear,mixing_lightgbm
+Also of curves: --law=bimix --columns=proportion=share_1,S=step,loss=loss_part_1
 
 Cost: 36 runs, 8.65e+11 FLOPs.
 Cost of :ending: 11 runs, 7.54e+11 FLOPs.

@@ -24,6 +24,7 @@ CORPORA = {
 }
 QUESTIONS = 100
 CHOICES = 4
+SAMPLES = (1, 3, 10, 30, 100, 300, 1_000)
 WIDTHS = {"full": (16, 24, 32, 48, 64), "smoke": (16,)}
 TOKENS = {"full": (250_000, 1_000_000, 4_000_000), "smoke": (20_000,)}
 
@@ -39,6 +40,8 @@ def get_study(argument: str = "") -> Grid:
             "data.weights": tuple(1.0 for _ in CORPORA),
             "evaluation.tasks": tasks,
             "evaluation.tokens": 16_384,
+            "evaluation.coverage": SAMPLES,
+            "execution.eval_every_tokens": TOKENS[scale][0],
         }
     )
     settings = cases({"seq_len": 64, "batch_tokens": 512})

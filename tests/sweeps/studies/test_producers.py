@@ -19,6 +19,7 @@ import pytest
 
 from analysis import laws
 from analysis.grid import table
+from analysis.grid.melt import melt
 from analysis.questions.fit import select_for
 from sweeps.study import file
 from tests.support.paths import REPOSITORY
@@ -30,6 +31,7 @@ FLAGS = argparse.ArgumentParser()
 FLAGS.add_argument("--law", type=lambda text: text.split(","))
 FLAGS.add_argument("--columns")
 FLAGS.add_argument("--where")
+FLAGS.add_argument("--melt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Also:
     law: str
     columns: str | None
     where: str | None
+    melt: str | None
 
     def __str__(self) -> str:
         return f"{self.line.grid.stem}-{self.law}"
@@ -51,7 +54,7 @@ def also() -> Iterator[Also]:
             line = Line(path.stem, variant, tuple(shlex.split(flags)), "")
             given = FLAGS.parse_args(line.flags)
             for name in given.law:
-                yield Also(line, name, given.columns, given.where)
+                yield Also(line, name, given.columns, given.where, given.melt)
 
 
 def varies(values: Any) -> bool:
@@ -62,7 +65,10 @@ def varies(values: Any) -> bool:
 @pytest.mark.parametrize("one", also(), ids=str)
 def test_a_grid_has_the_columns_of_a_law_and_they_vary(one: Also):
     law = laws.load(one.law)
-    columns = select_for(table.load(one.line.grid), law, one.columns, one.where)
+    grid = table.load(one.line.grid)
+    if one.melt:
+        grid = melt(grid, one.melt)
+    columns = select_for(grid, law, one.columns, one.where)
     assert len(columns) > len(law.names())
     for role in (*law.ROLES, law.TARGET):
         assert varies(np.asarray(columns[role])), role

@@ -8,54 +8,20 @@ recorded/STUDY.csv and STUDY_VARIANT.csv are grids of studies at full scale (tes
 """
 
 from collections.abc import Iterator
-import dataclasses
-import functools
 import json
 import pathlib
 import re
-import shlex
 from typing import Any
 
 import pytest
 
 from sweeps.study import file
 from tests.support.commands import run_command
-from tests.support.paths import REPOSITORY
+from tests.support.fit_lines import STUDIES, Line, lines
 
-RECORDED = pathlib.Path(__file__).parent / "recorded"
-STUDIES = sorted(path for path in (REPOSITORY / "sweeps" / "studies").glob("*.py") if path.stem != "__init__")
-LINES = re.compile(r"^Fit(?: of :([\w,]+))?: (--.+)\nTold: (.+)$", re.MULTILINE)
 ANY_LINE = re.compile(r"^(Fit|No fit)\b", re.MULTILINE)
 SLOW = ("lr_batch-tuning_surface", "batches-batch_trajectory")  # of many coefficients, or many rows
 QUICK = ("--bootstrap=200", "--noback_test")  # the intervals are not looked at
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """How a law is fitted to the grid of a study, and what is told."""
-
-    study: str
-    variant: str
-    flags: tuple[str, ...]
-    told: str
-
-    @property
-    def grid(self) -> pathlib.Path:
-        name = f"{self.study}_{self.variant}" if self.variant else self.study
-        return RECORDED / f"{name.replace(',', '_')}.csv"
-
-    def __str__(self) -> str:
-        law = next(flag for flag in self.flags if flag.startswith(("--law=", "--formula=")))
-        return f"{self.grid.stem}-{law.partition('=')[2]}"
-
-
-@functools.cache
-def lines() -> list[Line]:
-    found = []
-    for path in STUDIES:
-        for variant, flags, told in LINES.findall(file.load(str(path)).doc):
-            found.append(Line(path.stem, variant, tuple(shlex.split(flags)), told))
-    return found
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

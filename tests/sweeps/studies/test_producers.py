@@ -22,8 +22,8 @@ from analysis.grid import table
 from analysis.grid.melt import melt
 from analysis.questions.fit import select_for
 from sweeps.study import file
+from tests.support.fit_lines import STUDIES, Line, lines
 from tests.support.paths import REPOSITORY
-from tests.sweeps.studies.test_fit_lines import STUDIES, Line, lines
 
 ALSO = re.compile(r"^Also(?: of :?([\w,]+))?: (--.+)$", re.MULTILINE)
 WITHOUT = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \| \S.+ \|$", re.MULTILINE)

@@ -1,37 +1,52 @@
-"""Does a MatMul-free model catch up with a dense one as compute grows? Both at equal compute, each with its own rule.
+"""Does a MatMul-free model catch up with a dense one as compute grows? Sizes x tokens of both, each with its own rule.
 
     python -m sweeps.launch --study=sweeps/studies/matmul_free.py --workdir=runs/matmul_free
 
-Zhu et al. 2024 (arXiv 2406.02528) extrapolate three sizes to a crossing at about 1e23 FLOPs. Here: budgets x sizes for
-each family, the learning rate by the family's rule (rules.small_lr) and at half and twice of it, so that the best of
-each is seen and not assumed, and the published schedule beside the dense model's cosine (halved in the middle). Compare
-the best loss of each family at each budget, and fit each family's own law: analysis/questions/compare.py has exchange rates. FLOPs
-are counted as if ternary products were products: that is what this machine does.
+Zhu et al. 2024 (arXiv 2406.02528) extrapolate three sizes to a crossing at about 1e23 FLOPs. Here: sizes x tokens of each
+family, with the published schedule beside the dense model's cosine (halved in the middle); at a few of them also half and
+twice the learning rate, so that the best of each is seen and not assumed. Each family has its own law: the losses of both at
+equal compute, and where they would cross, follow from the two (analysis.compare: exchange rates). FLOPs are counted as if
+ternary products were products: that is what this machine does.
 
 Fit: --law=chinchilla --by=family --best_of=lr
 Told: nothing
 
-Cost: 54 runs, 3.06e+12 FLOPs.
+Cost: 68 runs, 1.02e+13 FLOPs.
 """
 
-from sweeps.study import common, rules
-from sweeps.study.grid import Grid, cases, chain, derive, product, tag, tags_over
+from sweeps.study import common
+from sweeps.study.grid import Grid, cases, chain, product, tag
 
-BUDGETS = {"full": {2e10: (8, 16, 24), 5e10: (16, 24, 32), 1e11: (16, 32, 48)}, "smoke": {1e9: (16,)}}
-FACTORS = {"full": (0.5, 1, 2), "smoke": (0.25, 0.5, 1, 2, 4)}
+# Least and most tokens by width; in BRACKET where other learning rates are tried.
+SPAN = {
+    "full": {
+        8: (2**17, 2**22),
+        12: (2**17, 2**22),
+        16: (2**17, 2**21),
+        24: (2**17, 2**21),
+        32: (2**18, 2**20),
+        48: (2**19, 2**20),
+        64: (2**19, 2**19),
+    },
+    "smoke": {16: (5_120, 5_120)},
+}
+BRACKET = {
+    "full": {16: (2**18, 2**19), 32: (2**18, 2**18)},
+    "smoke": {16: (5_120, 5_120)},
+}
 SCHEDULES = {"dense": "cosine", "matmul_free": "cosine_halved"}
+# Of rules.small_batch_lr, which is higher for large batches than what the family's own factor was measured at.
+RATES = {"dense": 1.0, "matmul_free": 0.5}
 
 
 def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke."""
     scale = common.arguments(argument, scale=("full", "smoke")).scale
-    budgets = []
+    grid: Grid = ()
     for family, schedule in SCHEDULES.items():
-        for budget, widths in BUDGETS[scale].items():
-            sizes = common.small_models(family, widths)
-            schedules = cases({"schedule.name": schedule})
-            budgets.append(product(tags_over("budget_flops", budget), schedules, sizes))
-    grid = product(common.settings(scale), chain(*budgets))
-    grid = derive(grid, "tokens", rules.tokens_of_budget)
-    grid = common.with_warmup(common.with_small_lr(grid, *FACTORS[scale]))
-    return tag(grid, group="equal compute")
+        settings = product(common.settings(scale, batch_tokens=None), cases({"schedule.name": schedule}))
+        rate = RATES[family]
+        cells = product(settings, common.span(family, SPAN[scale]))
+        bracket = product(settings, common.span(family, BRACKET[scale]))
+        grid = chain(grid, common.with_small_batch(cells, rate), common.with_small_batch(bracket, rate / 2, rate * 2))
+    return tag(grid, group="matmul_free")

@@ -70,8 +70,8 @@ def isoflop(family: str, scale: str) -> Grid:
 
 def nxd(family: str, scale: str) -> Grid:
     """Make every size with the numbers of tokens that suit it."""
-    settings = {key: value for key, value in common.SCALES[scale].items() if key != "batch_tokens"}
-    return common.with_small_batch(product(cases(settings), common.span(family, SPAN[scale])))
+    settings = common.settings(scale, batch_tokens=None)
+    return common.with_small_batch(product(settings, common.span(family, SPAN[scale])))
 
 
 def pod(family: str, corpus: str) -> Grid:

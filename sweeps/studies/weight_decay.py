@@ -9,23 +9,32 @@ What holds where models are small and text is repeated need not hold at scale: c
 Fit: --law=chinchilla --by=weight_decay
 Told: nothing
 
-Cost: 48 runs, 2.49e+12 FLOPs.
+Cost: 84 runs, 1.03e+13 FLOPs.
 """
 
 from sweeps.study import common
 from sweeps.study.grid import Grid, over, product, tag
 
 DECAYS = {"full": (0.0, 0.1, 0.3), "smoke": (0.0, 0.3)}
-WIDTHS = {"full": (8, 16, 32, 48), "smoke": (8,)}
-STEPS = {"full": (125, 250, 500, 1_000), "smoke": (20,)}
+# Least and most tokens by width.
+SPAN = {
+    "full": {
+        8: (2**17, 2**22),
+        12: (2**17, 2**22),
+        16: (2**17, 2**21),
+        24: (2**17, 2**21),
+        32: (2**18, 2**20),
+        48: (2**19, 2**20),
+        64: (2**19, 2**19),
+    },
+    "smoke": {8: (5_120, 5_120)},
+}
 
 
 def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), family="dense")
-    scale = chosen.scale
-    sizes = common.small_models(chosen.family, WIDTHS[scale])
-    lengths = over("tokens", *(common.batch_tokens(scale) * steps for steps in STEPS[scale]))
-    decays = over("opt.weight_decay", *DECAYS[scale])
-    grid = product(common.settings(scale), sizes, lengths, decays)
-    return tag(common.with_warmup(common.with_small_lr(grid)), group="weight_decay")
+    cells = common.span(chosen.family, SPAN[chosen.scale])
+    decays = over("opt.weight_decay", *DECAYS[chosen.scale])
+    grid = product(common.settings(chosen.scale, batch_tokens=None), cells, decays)
+    return tag(common.with_small_batch(grid), group="weight_decay")

@@ -14,19 +14,33 @@ Told: nothing
 Also of curves: --law=annealing,annealing_curve
 Also of curves: --law=plateau,broken,broken_2,broken_3 --columns=X=tokens,loss=loss_nats --where=width==32
 
-Cost: 24 runs, 9.95e+11 FLOPs.
-Cost of :check: 36 runs, 2.58e+12 FLOPs.
+Cost: 72 runs, 7.78e+12 FLOPs.
+Cost of :check: 108 runs, 1.91e+13 FLOPs.
 """
 
 from collections.abc import Iterator
+import math
 
 from sweeps.study import common, rules
 from sweeps.study.cells import cost
 from sweeps.study.grid import Grid, branch, cases, chain, derive, product, tag
 
 COOLDOWN = 0.2  # of all tokens
-WIDTHS = {"full": (16, 32, 48), "smoke": (8,)}
-STEPS = {"full": (250, 500, 1_000, 2_000), "smoke": (20, 40)}
+# Least and most tokens of a cooldown's end, by width; between them by doublings.
+SPAN = {
+    "full": {
+        8: (2**17, 2**22),
+        12: (2**17, 2**22),
+        16: (2**17, 2**22),
+        24: (2**17, 2**22),
+        32: (2**18, 2**22),
+        48: (2**19, 2**21),
+        64: (2**19, 2**21),
+        96: (2**20, 2**20),
+    },
+    "smoke": {8: (5_120, 10_240)},
+}
+BATCH = {"full": 256, "smoke": 256}  # tokens a step of a trunk, which has one batch for all of its ends
 
 
 def tree(size: Grid, lengths: tuple[int, ...]) -> Iterator[tuple[Grid, Grid]]:
@@ -40,7 +54,7 @@ def tree(size: Grid, lengths: tuple[int, ...]) -> Iterator[tuple[Grid, Grid]]:
         decay = round(COOLDOWN * tokens)
         piece = {"tokens": tokens - decay - done, "schedule.name": "constant"}
         if trunk is None:
-            trunk = derive(product(size, cases(piece | warm_up(lengths))), "opt.lr", rules.constant_lr)
+            trunk = derive(product(size, cases(piece | warm_up(lengths))), "opt.lr", rules.small_batch_lr, scale=0.5)
         else:
             trunk = branch(trunk, cases(piece | {"schedule.warmup_tokens": 0}))
         done = tokens - decay
@@ -63,20 +77,22 @@ def cooldown(tokens: int, decay: int) -> dict[str, object]:
 def get_study(argument: str = "") -> Grid:
     """Return the study; after the colon full or smoke, `check` for the controls from scratch, and a family."""
     chosen = common.arguments(argument, scale=("full", "smoke"), controls=("without", "check"), family="dense")
-    lengths = tuple(common.batch_tokens(chosen.scale) * steps for steps in STEPS[chosen.scale])
-    # The annealing law is one of curves: the longest has twenty points.
-    evaluated = {"execution__eval_every_tokens": lengths[-1] // 20}
     trunk: Grid = ()
     cooldowns: Grid = ()
     scratch: Grid = ()
-    for width in WIDTHS[chosen.scale]:
-        size = product(common.settings(chosen.scale, **evaluated), common.small_model(chosen.family, width))
+    for width, (least, most) in SPAN[chosen.scale].items():
+        lengths = tuple(least * 2**doubling for doubling in range(round(math.log2(most / least)) + 1))
+        # The annealing law is one of curves: the longest has twenty points.
+        settings = common.settings(
+            chosen.scale, batch_tokens=BATCH[chosen.scale], execution__eval_every_tokens=most // 20
+        )
+        size = product(settings, common.small_model(chosen.family, width, rope_theta=common.SHORT_ROPE))
         for piece, end in tree(size, lengths):
             trunk = chain(trunk, piece)
             cooldowns = chain(cooldowns, end)
         for tokens in lengths:
             alone = product(size, cases(cooldown(tokens, round(COOLDOWN * tokens)) | warm_up(lengths)))
-            scratch = chain(scratch, derive(alone, "opt.lr", rules.constant_lr))
+            scratch = chain(scratch, derive(alone, "opt.lr", rules.small_batch_lr, scale=0.5))
     paid = cost(chain(trunk, cooldowns)).flops
     alone_flops = cost(scratch).flops
     saved = 1 - paid / alone_flops

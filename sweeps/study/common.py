@@ -70,9 +70,13 @@ def _option_of(word: str, known: Mapping[str, tuple[Any, ...] | str], given: Map
 
 
 def settings(scale: str, **options: Any) -> Grid:
-    """Make one point with what all runs of a scale have in common, and these options (`__` stands for a dot) besides."""
+    """Make one point with what all runs of a scale have in common, and these options (`__` stands for a dot) besides.
+
+    What is None is left to a rule.
+    """
     more = {name.replace("__", "."): value for name, value in options.items()}
-    return cases(SCALES[scale] | more)
+    settled = SCALES[scale] | more
+    return cases({name: value for name, value in settled.items() if value is not None})
 
 
 def batch_tokens(scale: str) -> int:

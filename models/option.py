@@ -94,8 +94,8 @@ def option(
     choices: the values that are known; empty for a field that is not a choice.
     valid: what the number must be, where it is set.
     when: all of these have to hold for the option to have an effect; elsewhere only the default is accepted.
-    growth: "size", which a child may have more of than its parent; "free", in which it may differ, because the meaning
-        of the parameters does not depend on it; "fixed".
+    growth: "size", which a child may have more of than its parent if it trains; "free", in which it may differ, because
+        the meaning of the parameters does not depend on it; "fixed".
     help: what the option does, in one line for a reader of the table of options.
     """
     conditions = when if isinstance(when, tuple) else (when,)
@@ -221,6 +221,7 @@ class Row(NamedTuple):
     allowed: str  # choices or range; the type where neither is declared
     applies_when: str  # condition under which it has an effect; empty: always
     help: str
+    child: str = ""  # what it may be where a parent is known: free, more, the same
 
 
 def describe(config: type[Any]) -> list[Row]:

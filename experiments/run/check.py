@@ -8,7 +8,8 @@ import dataclasses
 import math
 
 from experiments.data import tasks
-from experiments.run.schema import Execution, Run, Schedule
+from experiments.run import identity
+from experiments.run.schema import OF_TRAINING, Execution, Run, Schedule
 from experiments.training import optimizers
 from models.errors import InputError
 from models.growing.options import Growth
@@ -47,8 +48,30 @@ def _check_steps(run: Run) -> None:
     """Check that the run's tokens are at least one step, and that a step is whole sequences."""
     if run.batch_tokens % run.seq_len:
         raise InputError(f"batch_tokens={run.batch_tokens} is not a multiple of seq_len={run.seq_len}")
-    if run.steps < 1:
-        raise InputError(f"tokens={run.tokens} is less than half a step of batch_tokens={run.batch_tokens}")
+    if run.only_evaluates:
+        _check_untrained(run)
+    elif run.steps < 1:
+        raise InputError(
+            f"tokens={run.tokens} is less than half a step of batch_tokens={run.batch_tokens}; "
+            "only a run with a parent may have 0"
+        )
+
+
+def _check_untrained(run: Run) -> None:
+    """Check that a run that takes no step says nothing of how it would train."""
+    idle = []
+    defaults = []
+    for section in (*OF_TRAINING, "growth"):
+        for path, value, declared in identity.leaves(getattr(run, section), f"{section}."):
+            changes_numbers = declared.get("numerics", True) and path != "growth.optimizer"
+            if changes_numbers and value != declared["default"]:
+                idle.append(f"{path}={value!r}")
+                defaults.append(repr(declared["default"]))
+    if idle:
+        raise InputError(
+            f"{', '.join(idle)}: of training, and has an effect only where tokens is above 0; here tokens=0: expected "
+            f"{', '.join(defaults)}"
+        )
 
 
 def _check_schedule(run: Run) -> None:

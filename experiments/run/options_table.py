@@ -11,6 +11,7 @@ from rich.text import Text
 from experiments.run.schema import SECTIONS, Execution, Run
 from experiments.training import optimizers
 import models
+from models.growing.options import in_child
 from models.option import Row, row_of
 
 
@@ -26,8 +27,9 @@ def rows(family: str, optimizer: str = optimizers.DEFAULT) -> Iterator[Row]:
     for name, cls in sections.items():
         for row in _section(cls, f"{name}."):
             # Each optimizer's options know its own name alone.
-            is_optimizer = row.name == "opt.name"
-            yield row._replace(allowed=" | ".join(optimizers.optimizer_names())) if is_optimizer else row
+            if row.name == "opt.name":
+                row = row._replace(allowed=" | ".join(optimizers.optimizer_names()))
+            yield row
     yield from _section(Execution, "execution.")
 
 
@@ -39,14 +41,15 @@ def _section(cls: type, prefix: str) -> Iterator[Row]:
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from _section(hint, f"{prefix}{field.name}.")
         else:
-            yield row_of(cls, field, prefix)
+            child = in_child(field) if prefix == "model." else ""
+            yield row_of(cls, field, prefix)._replace(child=child)
 
 
 def table(family: str, optimizer: str = optimizers.DEFAULT) -> Table:
     """Return the options as a table for the terminal."""
     shown = Table(box=box.SIMPLE, pad_edge=False)
     shown.add_column("--config.", no_wrap=True)
-    for heading in ("default", "may be", "has an effect where", "what it does"):
+    for heading in ("default", "may be", "has an effect where", "what it does", "in a child"):
         shown.add_column(heading, overflow="fold")
     for row in rows(family, optimizer):
         shown.add_row(*(Text(cell) for cell in row))

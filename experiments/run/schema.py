@@ -186,7 +186,12 @@ class Run:
     growth: Growth = Growth()
     spikes: Spikes = Spikes()
     averaging: Averaging = Averaging()
-    tokens: int = option(2_000_000, runtime=True, valid=POSITIVE, help="training tokens, rounded to whole steps")
+    tokens: int = option(
+        2_000_000,
+        runtime=True,
+        valid=NOT_NEGATIVE,
+        help="training tokens, rounded to whole steps; 0: the parent is evaluated as it stands, under these options",
+    )
     batch_tokens: int = option(2_048, valid=POSITIVE, help="tokens a step; a multiple of seq_len")
     seq_len: int = option(128, valid=POSITIVE, help="tokens a sequence")
     seed: int = option(0, runtime=True, valid=SEED, help="of the initial parameters and the order of the data")
@@ -203,6 +208,11 @@ class Run:
     def steps(self) -> int:
         """Optimizer steps: the tokens in whole batches, rounded to the nearest."""
         return round(self.tokens / self.batch_tokens)
+
+    @property
+    def only_evaluates(self) -> bool:
+        """Whether it takes no step: its parent is evaluated under its options."""
+        return self.parent is not None and self.tokens == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +292,10 @@ SECTIONS = {
     "spikes": Spikes,
     "averaging": Averaging,
 }
+
+
+# What only training reads: a run that takes no step leaves it as it is.
+OF_TRAINING = ("opt", "schedule", "loss", "spikes", "averaging")
 
 
 def optimizer_options(opt: Any) -> type:

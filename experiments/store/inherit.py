@@ -33,7 +33,10 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """Where a run starts from. `run` is None for a folder of weights, whose `lineage` is unknown."""
+    """Where a run starts from. `run` is None for a folder of weights, whose `lineage` is unknown.
+
+    manifests: fingerprints of its corpora. loss_nats: its last held-out loss.
+    """
 
     fingerprint: str
     directory: epath.Path
@@ -41,6 +44,8 @@ class Parent:
     model: Any
     run: Run | None
     lineage: Lineage
+    manifests: tuple[str, ...] = ()
+    loss_nats: float | None = None
 
     def plan(self, child: Run) -> operators.Plan | None:
         """Return how the parent's model becomes the child's; None where a dense one becomes a mixture of experts."""
@@ -62,6 +67,12 @@ class Parent:
             return None
         return plan.added()
 
+    def loss_before(self, child: Run, manifests: tuple[str, ...]) -> float | None:
+        """Return its held-out loss; None where that is not of the sequences by which the child is judged."""
+        if self.run is None or _judged_by(self.run, self.manifests) != _judged_by(child, manifests):
+            return None
+        return self.loss_nats
+
     def keeps_optimizer(self, child: Run) -> bool:
         """Say whether the child goes on with the parent's optimizer state."""
         if child.growth.optimizer is not None:
@@ -71,6 +82,11 @@ class Parent:
         source = functional.layout(self.family, self.model)
         target = functional.layout(child.family, child.model)
         return same(source, target)
+
+
+def _judged_by(run: Run, manifests: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return what the held-out sequences of a run depend on."""
+    return manifests, run.seq_len, run.evaluation.tokens, run.evaluation.weights
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,7 +141,12 @@ def find(run: Run, directory: epath.Path, execution: Execution) -> Parent | None
 
 def check(family: str, model: Any, child: Run) -> None:
     """Check that a model can become the child's. Raises InputError, naming the fields, where it cannot."""
-    growing.check((family, model), (child.family, child.model), child.growth)
+    source = (family, model)
+    target = (child.family, child.model)
+    if child.only_evaluates:
+        growing.check_unchanged(source, target)
+    else:
+        growing.check(source, target, child.growth)
 
 
 def _check_optimizer(parent: Parent, child: Run) -> None:
@@ -166,15 +187,19 @@ def read(folder: epath.Path) -> Parent:
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from error
     status = "not finished"
+    manifests: tuple[str, ...] = ()
+    loss = None
     if (folder / "record.json").exists():
         found = record.read(folder / "record.json")
         columns = found["columns"]
         status = "stopped early" if columns.get("censored") else found["status"]
+        manifests = tuple(found["manifests"])
+        loss = columns.get("loss_nats")
         left_out = columns.get("batches_left_out") or 0
-        line = lineage.further(line, run, tuple(found["manifests"]), left_out * run.batch)
+        line = lineage.further(line, run, manifests, left_out * run.batch)
     if status != "complete":
         raise InputError(f"parent {fingerprint} in {folder} is {status}; expected a run that is complete")
-    return Parent(fingerprint, folder, run.family, run.model, run, line)
+    return Parent(fingerprint, folder, run.family, run.model, run, line, manifests, loss)
 
 
 def _read_weights(folder: epath.Path) -> Parent:

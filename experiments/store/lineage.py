@@ -57,6 +57,8 @@ def start(run: Run, manifests: tuple[str, ...], before: Lineage | None) -> Read:
         known = dict(before.reads).get(data_key(run, manifests))
     if known is None:
         return Read(run.seed, run.seq_len, 0)
+    if run.only_evaluates:  # it reads nothing: what its line has read, in sequences of its own length
+        return Read(known.seed, run.seq_len, known.sequences * known.seq_len // run.seq_len)
     if known.seq_len != run.seq_len:
         raise InputError(
             f"seq_len={run.seq_len} differs from the parent's {known.seq_len}: the data's order is one of whole sequences; "
@@ -67,6 +69,8 @@ def start(run: Run, manifests: tuple[str, ...], before: Lineage | None) -> Read:
 
 def after(run: Run, manifests: tuple[str, ...], before: Lineage | None, learns: bool = False) -> Lineage:
     """Return the lineage with this run in it. `learns`: whether its growth is learned from tokens of its own."""
+    if run.only_evaluates and before is not None:
+        return before
     begin = start(run, manifests, before)
     before = before or Lineage()
     learned = learned_tokens(run, learns)

@@ -33,7 +33,7 @@ RESULTS = re.compile(
     r"entropy_nats|entropy_nats_error|entropy_bits_per_byte|entropy_part_\d+|"
     r"devices|accelerator_seconds|kwh|loss_position_\d+|loss_len_\d+|"
     r"noise_scale_tokens|noise_scale_tokens_\w+|"
-    r"seconds_\w+|lineage_tokens|flops_lineage|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
+    r"seconds_\w+|lineage_tokens|flops_lineage|parent_loss_nats|added_loss|rewinds|batches_left_out|left_out|packing|packing_trials|packing_mesh"
 )
 # Of a record and of rows of metrics: what a clock has measured. All else is equal to the bit however a run was carried out.
 OF_THE_DAY = re.compile(r"(wall_|accelerator_)?seconds(_\w+)?|tokens_per_second|kwh")

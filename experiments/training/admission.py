@@ -86,10 +86,12 @@ def _names(manifests: Sequence[Manifest]) -> tuple[str, ...]:
 
 def _check_data(run: Run, manifests: tuple[Manifest, ...], parent: inherit.Parent | None) -> None:
     """Raise InputError when there is not so much data left behind what the parents have read, or nothing held out."""
+    for manifest in manifests:
+        held_out(manifest, run.data, run.seq_len)
+    if run.only_evaluates:
+        return
     names = _names(manifests)
     before = parent.lineage if parent else None
     line = lineages.after(run, names, before, parent is not None and parent.learns(run))
     read = dict(line.reads)[lineages.data_key(run, names)]
     check_enough(manifests, run.data, read.sequences * read.seq_len, run.seq_len)
-    for manifest in manifests:
-        held_out(manifest, run.data, run.seq_len)

@@ -268,7 +268,8 @@ class Loop:
         with self._timed("save", f"closing {trial.directory}"):
             trial.checkpoints.close()
         self._put_time_down_to([trial])
-        columns = results | run_results.columns(trial) | self.population.columns()
+        loss = results.get("loss_nats")
+        columns = results | run_results.columns(trial, loss) | self.population.columns()
         manifests = tuple(manifest.fingerprint for manifest in trial.manifests)
         name = trial.fingerprint
         status = trial.status
@@ -279,7 +280,6 @@ class Loop:
                 record.write(trial.directory, made)
         self.lookout.agree()  # nobody calls a run recorded whose record could not be written
         trial.recorded = True
-        loss = results.get("loss_nats")
         self.report({"event": "record", "fingerprint": name, "status": status, "loss_nats": loss})
 
 

@@ -115,14 +115,17 @@ def rotary(
     theta: float,
     size: int | None = None,
     position: Integer[Array, "B L"] | None = None,
+    scale: float = 1.0,
 ) -> Float[Array, "B L H K"]:
     """Turn by rotary positions in the rotate-half layout (Su et al. 2021).
 
     At position t, dimension i turns with i + K/2 by t theta^(-2i/K). `size` (even) turns only the first so many
-    dimensions of a head, with K = size. `position`: where the sequences do not begin at 0.
+    dimensions of a head, with K = size. `position`: where the sequences do not begin at 0. `scale` divides positions
+    (position interpolation, Chen et al. 2023, arXiv 2306.15595, equation 3).
     """
     if size is not None and size < x_BLHK.shape[3]:
-        turned = rotary(x_BLHK[..., :size], theta, position=position) if size else x_BLHK[..., :0]
+        first_BLHK = x_BLHK[..., :size]
+        turned = rotary(first_BLHK, theta, position=position, scale=scale) if size else first_BLHK
         return jnp.concatenate([turned, x_BLHK[..., size:]], axis=-1)
     length = x_BLHK.shape[1]
     size = x_BLHK.shape[3]
@@ -130,7 +133,10 @@ def rotary(
     frequency_K = theta ** (-dimension_K / size)
     if position is None:
         position = jnp.arange(length)
-    angle = position.astype(jnp.float32)[..., None] * frequency_K
+    time = position.astype(jnp.float32)
+    if scale != 1:
+        time = time / scale
+    angle = time[..., None] * frequency_K
     cos = jnp.cos(angle)[..., None, :]
     sin = jnp.sin(angle)[..., None, :]
     # Dimension i of the first half and i of the second are the coordinates of a point that is turned.

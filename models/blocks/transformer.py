@@ -171,10 +171,9 @@ class Attention(nnx.Module):
             q_BLHK = feature(q_BLHK)
             k_BLGK = feature(k_BLGK)
         if cfg.position == "rope":
-            theta = cfg.rope_theta
             position_BL = next_positions(self.past, L, context.positions_BL)
-            q_BLHK = layers.rotary(q_BLHK, theta, position=position_BL)
-            k_BLGK = layers.rotary(k_BLGK, theta, position=position_BL)
+            q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, position=position_BL, scale=cfg.rope_scale)
+            k_BLGK = layers.rotary(k_BLGK, cfg.rope_theta, position=position_BL, scale=cfg.rope_scale)
         return q_BLHK, k_BLGK
 
     def _normalised(self, q: Array, k: Array) -> tuple[Array, Array]:

@@ -34,6 +34,7 @@ from models.option import AT_LEAST_ONE, FRACTION, POSITIVE, Valid, inherit, opti
 SOFTMAX = when("attention", "softmax")
 LINEAR = when("attention", "linear")
 LAYERWISE = when("layerwise", True)
+ROPE = when("position", "rope")
 ENDS = Valid(
     "two positive numbers: of the first and the last layer",
     lambda ends: len(ends) == 2 and all(POSITIVE.holds(end) for end in ends),
@@ -69,7 +70,11 @@ class Config(AttentionOptions):
         "softmax", choices=("softmax", "linear"), help="linear: with exponential decay (TransNormerLLM)"
     )
     window: int | None = option(
-        None, valid=AT_LEAST_ONE, when=SOFTMAX, help="positions that one attends to, itself and those before; none: all"
+        None,
+        valid=AT_LEAST_ONE,
+        when=SOFTMAX,
+        growth="free",
+        help="positions that one attends to, itself and those before; none: all",
     )
     chunk: int | None = option(
         None,
@@ -80,7 +85,10 @@ class Config(AttentionOptions):
     )
     features: str = option("silu", choices=tuple(FEATURES), when=LINEAR, help="what queries and keys go through")
     position: str = option("rope", choices=("rope", "learned", "none"), help="how a position enters")
-    rope_theta: float = option(1e4, valid=POSITIVE, when=when("position", "rope"), help="base of the frequencies")
+    rope_theta: float = option(1e4, valid=POSITIVE, when=ROPE, growth="free", help="base of the frequencies")
+    rope_scale: float = option(
+        1.0, valid=POSITIVE, when=ROPE, growth="free", help="positions are divided by it (Chen et al. 2023)"
+    )
     positions: int | None = option(
         None,
         valid=AT_LEAST_ONE,

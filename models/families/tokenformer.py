@@ -35,6 +35,7 @@ from models.numerics.precision import Recipe
 from models.option import AT_LEAST_ONE, FRACTION, POSITIVE, inherit, option, when
 
 _EPS = 1e-8  # under the root of a row's norm, so that a row of zeros has a gradient
+ROPE = when("rope_share", above=0.0)
 AXES: tuple[str, ...] = ("ff", "embed")  # logical axes of keys and values
 
 
@@ -62,7 +63,10 @@ class Config(AttentionOptions):
         choices=("l2_gelu", "gelu_l2", "softmax"),
         help="l2_gelu: as published; gelu_l2: tau GeLU(A) / ||GeLU(A)||; softmax: tau^2 softmax(A)",
     )
-    rope_theta: float = option(1e4, valid=POSITIVE, when=when("rope_share", above=0.0), help="base of the frequencies")
+    rope_theta: float = option(1e4, valid=POSITIVE, when=ROPE, growth="free", help="base of the frequencies")
+    rope_scale: float = option(
+        1.0, valid=POSITIVE, when=ROPE, growth="free", help="positions are divided by it (Chen et al. 2023)"
+    )
     rope_share: float = option(0.25, valid=FRACTION, help="share of a head's dimensions that carry the position")
 
     width: int = inherit(AttentionOptions, "width", growth="fixed")  # it grows by parameter tokens
@@ -177,8 +181,8 @@ class Block(nnx.Module):
         k_BLHK = self.key(x_BLD).reshape(by_head)
         v_BLHK = self.value(x_BLD).reshape(by_head)
         position_BL = next_positions(self.past, L, context.positions_BL)
-        q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned, position_BL)
-        k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned, position_BL)
+        q_BLHK = layers.rotary(q_BLHK, cfg.rope_theta, turned, position_BL, cfg.rope_scale)
+        k_BLHK = layers.rotary(k_BLHK, cfg.rope_theta, turned, position_BL, cfg.rope_scale)
 
         # Where positions are split over devices, attention needs all of them: devices change to a part of the heads.
         q_BLHK = exchange(q_BLHK, "heads", "head_size")

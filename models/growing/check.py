@@ -7,6 +7,8 @@ from models.errors import InputError
 from models.growing import maps, upcycling
 from models.growing.options import Growth, is_size, may_differ
 
+UNCHANGED = "with tokens=0 the parent is evaluated as it stands"
+
 
 def check(source: tuple[str, Any], target: tuple[str, Any], how: Growth) -> None:
     """Raise InputError, naming the fields, where the model of `source` (family, Config) cannot become `target`'s."""
@@ -30,6 +32,19 @@ def check(source: tuple[str, Any], target: tuple[str, Any], how: Growth) -> None
         )
     if hasattr(old, "kv_heads"):
         _check_heads(old, new)
+
+
+def check_unchanged(source: tuple[str, Any], target: tuple[str, Any]) -> None:
+    """Raise InputError, naming the field, where a model is not that of `source` (family, Config) but for its free options."""
+    family, old = source
+    new_family, new = target
+    if family != new_family:
+        raise InputError(f"family={new_family!r} differs from the parent's {family!r}; {UNCHANGED}")
+    for field in dataclasses.fields(old):
+        before = getattr(old, field.name)
+        now = getattr(new, field.name)
+        if before != now and not may_differ(field):
+            raise InputError(f"model.{field.name}={now!r} differs from the parent's {before!r}; {UNCHANGED}")
 
 
 def _check_options(old: Any, new: Any) -> None:

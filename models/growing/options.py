@@ -84,3 +84,10 @@ def may_differ(field: dataclasses.Field[Any]) -> bool:
     if field.metadata.get("growth") == "free" or field.metadata.get("runtime"):
         return True
     return not field.metadata.get("numerics", True)
+
+
+def in_child(field: dataclasses.Field[Any]) -> str:
+    """Say in a word what an option of a model may be in a child: "free", "more" than the parent's, or "the same"."""
+    if may_differ(field):
+        return "free"
+    return "more" if is_size(field) else "the same"

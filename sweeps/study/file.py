@@ -85,6 +85,6 @@ def _notes_on_tokens(cells: tuple[Cell, ...]) -> list[str]:
     notes = []
     for cell in cells:
         taken = cell.run.steps * cell.run.batch_tokens
-        if abs(taken / cell.run.tokens - 1) > 0.1:
+        if abs(taken - cell.run.tokens) > 0.1 * cell.run.tokens:
             notes.append(f"{cell.name}: tokens={cell.run.tokens} become {taken} in whole steps")
     return notes

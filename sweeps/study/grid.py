@@ -7,6 +7,7 @@
     tag(grid, group="isoflop")                    names for the reader and the fit; not part of a run
     derive(grid, "opt.lr", rules.step_law_lr)     a key by a rule of the others
     branch(trunk, grid)                           runs that start from others' last checkpoints
+    reevaluate(trunk, grid)                       and those that take no step: others evaluated under other options
 
 Nothing is filled in or checked here beyond what the algebra itself can get wrong: sweeps/study/cells.py freezes every
 point.
@@ -21,6 +22,7 @@ from typing import Any
 from experiments.cli import InputError
 from experiments.run import identity
 from experiments.run.freeze import freeze
+from experiments.run.schema import OF_TRAINING
 from sweeps.study.rules import Rule
 
 
@@ -131,16 +133,32 @@ def branch(parents: Grid, *grids: Grid) -> Grid:
     A child has its parent's config keys unless a grid sets them anew, but neither its growth nor its tags. The
     parents have to be in the study as well, or trained in its workdir: chain(trunk, branch(trunk, ...)).
     """
-    children = []
-    for parent, child in itertools.product(parents, product(*grids)):
-        inherited = {key: value for key, value in parent.values.items() if _is_inherited(key)}
-        children.append(Point({**inherited, **child.values, "parent": parent}, child.tags))
-    return tuple(children)
+    return _children(parents, product(*grids), _NOT_OF_CHILDREN)
 
 
-def _is_inherited(key: str) -> bool:
-    """Whether a child takes a key over from its parent."""
-    return key != "parent" and not key.startswith("growth.")
+def reevaluate(parents: Grid, *grids: Grid) -> Grid:
+    """Combine parents and grids as `branch` does, as runs that take no step: the parents, evaluated under other options.
+
+    A child has its parent's config keys but for those that only training reads.
+    """
+    untrained = product(cases({"tokens": 0}), *grids)
+    return _children(parents, untrained, (*_NOT_OF_CHILDREN, *OF_TRAINING))
+
+
+_NOT_OF_CHILDREN = ("parent", "growth")  # sections and keys
+
+
+def _children(parents: Grid, children: Grid, left_out: tuple[str, ...]) -> Grid:
+    """Combine every parent with every child, which takes the parent's keys over but for those of some sections."""
+    combined = []
+    for parent, child in itertools.product(parents, children):
+        inherited = {}
+        for key, value in parent.values.items():
+            section, _, _ = key.partition(".")
+            if section not in left_out or key == "opt.name":
+                inherited[key] = value
+        combined.append(Point({**inherited, **child.values, "parent": parent}, child.tags))
+    return tuple(combined)
 
 
 # --- rules

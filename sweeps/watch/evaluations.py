@@ -120,14 +120,19 @@ def _curve(line: Line, name: str, told: Mapping[str, Any], by_run: Mapping[str, 
                 "last": int(own and evaluation is logged[-1]),
                 "inherited": int(not own),
                 "evaluated_by": leg.fingerprint,
-                "lr": float(leg.rates[own_step - 1]),
-                "S1": float(S1[step - 1]) if line.is_whole else None,
-                "S2": float(S2[step - 1]) if line.is_whole else None,
+                "lr": _before(leg.rates, own_step),
+                "S1": _before(S1, step) if line.is_whole else None,
+                "S2": _before(S2, step) if line.is_whole else None,
             }
             row |= _repeated(of_grid, told) | evaluation
             row |= before.counts(leg.run, own_step)
             rows.append(row)
     return rows
+
+
+def _before(of_steps: np.ndarray, steps: int) -> float | None:
+    """Return the value of the last of so many steps; None before the first."""
+    return float(of_steps[steps - 1]) if steps else None
 
 
 def _repeated(of_grid: Mapping[str, Any], told: Mapping[str, Any]) -> Row:
@@ -150,12 +155,13 @@ def _evaluations(leg: Leg, of_grid: Mapping[str, Any]) -> list[Row]:
         if metrics.EVALUATED in logged:
             by_step[int(logged["step"])] = _renamed(logged)
     ended = of_grid.get("steps_done")
-    if ended and of_grid.get("loss_nats") is not None:
+    if ended is not None and of_grid.get("loss_nats") is not None:
         results = {name: value for name, value in of_grid.items() if record.is_result(name)}
         results.pop("steps_done")
         results.pop("censored", None)  # the loss is that of the tokens in the row, and bounds nothing
         by_step[int(ended)] = by_step.get(int(ended), {"step": ended}) | results
-    return [by_step[step] for step in sorted(by_step) if 1 <= step <= leg.run.steps]
+    first = 0 if leg.run.only_evaluates else 1
+    return [by_step[step] for step in sorted(by_step) if first <= step <= leg.run.steps]
 
 
 def _renamed(logged: Mapping[str, Any]) -> Row:

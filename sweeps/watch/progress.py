@@ -164,7 +164,8 @@ def of_run(workdir: Workdir, fingerprint: str, point: Mapping[str, Any], state: 
         forecast = curves.forecast(curve, run.steps, FORECAST_LEVEL)
     flops = costs["flops_total"]
     whole = state.status == "complete" and not state.censored
-    flops_done = flops if whole else flops * min(1.0, end.step / run.steps)
+    steps = max(1, run.steps)  # one that evaluates its parent takes none
+    flops_done = flops if whole else flops * min(1.0, end.step / steps)
     return Progress(
         step=int(end.step),
         steps=run.steps,

@@ -59,7 +59,7 @@ def _progress_cells(progress: Progress | None) -> tuple[str, str, str]:
     """Write the share done, tokens/s and MFU; nothing for what is not known."""
     if progress is None:
         return "", "", ""
-    done = f"{progress.step / progress.steps:.0%}"
+    done = f"{progress.step / progress.steps:.0%}" if progress.steps else ""
     speed = progress.tokens_per_second
     mfu = progress.mfu
     return done, "" if speed is None else f"{speed:,.0f}", "" if mfu is None else f"{mfu:.1%}"

@@ -40,18 +40,31 @@ def get_study(arg=None):
 '''
 
 
+ROUNDED = (
+    STUDY.replace("branch, cases", "branch, cases, over, reevaluate").partition("    second =")[0]
+    + """
+    return chain(first, reevaluate(first, over("model.quant_weight", "int2", "int3")))
+"""
+)
+
+
 @pytest.fixture(scope="module")
 def tree(write_study, tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """The study, trained."""
-    loaded = file.load(str(write_study(STUDY)))
+    return trained(write_study(STUDY), tmp_path_factory.mktemp("tree"))
+
+
+def trained(study: pathlib.Path, folder: pathlib.Path, runs: int | None = None) -> Workdir:
+    """A workdir with the runs of a study, or the first so many, trained."""
+    loaded = file.load(str(study))
     manifests = {}
     for cell in loaded.cells:
         place = (cell.run.data, cell.execution.data_root)
         manifests[place] = tuple(prepare(cell.run.data, cell.execution.data_root, progress=False))
     nodes = workdir.identify(loaded, manifests)
-    held = Workdir(tmp_path_factory.mktemp("tree"))
+    held = Workdir(folder)
     held.write_study(loaded, nodes)
-    for node in nodes:
+    for node in nodes[:runs]:
         train.train([node.run], [held.run_dir(node.fingerprint)], node.execution, lambda event: None)
     return held
 
@@ -91,6 +104,24 @@ def test_a_curve_begins_where_its_line_does(tree: Workdir):
     assert table.notes == [
         "10 rows repeat evaluations of parents, for curves that are whole: --where=inherited==0 has each evaluation once"
     ]
+
+
+def test_a_run_that_takes_no_step_is_evaluated_where_its_parent_ended(write_study, tmp_path: pathlib.Path):
+    """One has been, the other waits: both are shown, and what there is is in the tables."""
+    held = trained(write_study(ROUNDED), tmp_path, runs=2)
+    trunk, rounded, waiting = (point["fingerprint"] for point in held.read_study()["points"])
+    grid, _ = grid_table.build(held)
+    table = evaluations.build(held).frame
+    last = table[table["last"] == 1].set_index("run")
+    of_grid = grid.set_index("fingerprint")
+    assert list(table[table["run"] == rounded]["step"]) == [6, 12, 18, 20, 20]
+    assert last["loss_nats"][rounded] == of_grid["loss_nats"][rounded] != last["loss_nats"][trunk]
+    assert last["added_loss"][rounded] == last["loss_nats"][rounded] - last["loss_nats"][trunk]
+    for name in ("step", "tokens", "flops_lineage", "S1", "S2"):
+        assert last[name][rounded] == last[name][trunk]
+    assert waiting not in last.index
+    shown = run_command("sweeps.status", f"--workdir={tmp_path}")
+    assert shown.returncode == 0 and "2 complete" in shown.stdout and "1 waiting" in shown.stdout, shown
 
 
 def test_the_last_row_is_that_of_the_grid(tree: Workdir):

@@ -12,15 +12,15 @@ Fit: --law=batch_trajectory
 Told: S_c, alpha_S, B_star
 Also: --law=kaplan_steps --columns="N=params_no_embed,S_min=step/(1+1000/batch_tokens),loss=loss_nats"
 
-Cost: 15 runs, 1.69e+12 FLOPs.
+Cost: 25 runs, 4.27e+12 FLOPs.
 """
 
 from sweeps.study import common, rules
 from sweeps.study.grid import Grid, cases, chain, derive, product, tag
 
-WIDTHS = {"full": (16, 32, 48), "smoke": (8,)}
+WIDTHS = {"full": (12, 16, 24, 32, 48), "smoke": (8,)}
 BATCHES = {"full": (128, 256, 512, 1_024, 2_048), "smoke": (256, 512)}
-TOKENS = {"full": 2_048 * 200, "smoke": 512 * 16}
+TOKENS = {"full": 2_048 * 400, "smoke": 512 * 16}
 WARMUP = {"full": 2_048 * 4, "smoke": 512}
 MIDDLE = 512  # tokens of the batch whose rate is that of the rule
 
@@ -35,7 +35,7 @@ def get_study(argument: str = "") -> Grid:
         "schedule.warmup_tokens": WARMUP[scale],
         "evaluation.tokens": 32_768 if scale == "full" else 2_048,
     }
-    sizes = common.small_models(chosen.family, WIDTHS[scale])
+    sizes = common.small_models(chosen.family, WIDTHS[scale], rope_theta=common.SHORT_ROPE)
     runs = []
     for batch in BATCHES[scale]:
         # About as often for each batch as its curve bends: at sixteenths of the run.

@@ -77,8 +77,10 @@ class Parent:
         """Say whether the child goes on with the parent's optimizer state."""
         if child.growth.optimizer is not None:
             return child.growth.optimizer == "grown"
-        if self.run is None:
-            return False
+        return self.run is not None and self.is_equal(child)
+
+    def is_equal(self, child: Run) -> bool:
+        """Say whether parent and child have parameters of the same names, axes and shapes."""
         source = functional.layout(self.family, self.model)
         target = functional.layout(child.family, child.model)
         return same(source, target)
@@ -156,9 +158,10 @@ def _check_optimizer(parent: Parent, child: Run) -> None:
         raise InputError("growth.optimizer='grown': weights have no optimizer state; expected 'fresh'")
     if grown and parent.learns(child):
         raise InputError("growth.optimizer='grown' cannot follow a learned growth; expected 'fresh'")
-    if grown and not optimizers.grows(child.opt.name):
+    if grown and not optimizers.grows(child.opt.name) and not parent.is_equal(child):
         raise InputError(
-            f"opt.name={child.opt.name!r} has no rule by which its state grows; expected growth.optimizer='fresh'"
+            f"opt.name={child.opt.name!r} has no rule by which its state becomes that of another model; "
+            "expected growth.optimizer='fresh'"
         )
     if parent.run is None or parent.run.opt.name == child.opt.name:
         return

@@ -38,20 +38,21 @@ def transform(run: Run, infos: ParamInfos, offload: str = "none") -> optax.Gradi
 
     Where the model's parametrization asks for it, each parameter has its own multiple of the learning rate
     (models/numerics/parametrization.py). `offload` "optimizer": the state that follows parameters comes from the host's
-    memory and goes back there (experiments/training/offload.py).
+    memory and goes back there (experiments/training/offload.py). Beside `lr` an update may be told `is_taken`: whether its
+    result will be.
     """
     chain = chain_of(run, infos)
     each_parameter = optax.chain(*chain.links)
     lr_multiples = {path: run.model.factors(info).lr for path, info in infos.items()}
 
-    def update(updates: Any, state: Any, params: Any = None, *, lr: Any = 1.0) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, *, lr: Any = 1.0, is_taken: Any = True) -> tuple[Any, Any]:
         clip_state, *link_states = state
         updates, clip_state = chain.clip.update(updates, clip_state, params)
         after: Any = None
         if offload == "none":
-            updates, after = each_parameter.update(updates, tuple(link_states), params, lr=lr)
+            updates, after = each_parameter.update(updates, tuple(link_states), params, lr=lr, is_taken=is_taken)
         else:
-            at_rate = functools.partial(each_parameter.update, lr=lr)
+            at_rate = functools.partial(each_parameter.update, lr=lr, is_taken=is_taken)
             alone = optax.GradientTransformation(each_parameter.init, at_rate)
             updates, after = _update_in_turn(alone, updates, tuple(link_states), params)
         multiplied = times(cast(Gradients, updates), lr_multiples)
@@ -68,15 +69,23 @@ def followed_parameters(init: Callable[[Any], Any], params: Mapping[str, Any]) -
     """
     state = jax.eval_shape(init, params)
     paths = {path: path for path in params}
-    marked = optax.tree_map_params(
-        init,
-        lambda leaf, path: leaf if isinstance(leaf, optax.MaskedNode) else path,
-        state,
-        paths,
-        transform_non_params=lambda leaf: None,
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # a parameter that this part of the state leaves out
-    )
-    return named_leaves(marked)
+    found: dict[str, str] = {}
+
+    def mark() -> None:
+        marked = optax.tree_map_params(
+            init,
+            lambda leaf, path: leaf if isinstance(leaf, optax.MaskedNode) else path,
+            state,
+            paths,
+            transform_non_params=lambda leaf: None,
+            is_leaf=lambda node: isinstance(
+                node, optax.MaskedNode
+            ),  # a parameter that this part of the state leaves out
+        )
+        found.update(named_leaves(marked))
+
+    jax.eval_shape(mark)  # optax makes a state: nothing of it is computed, and no device is asked for
+    return found
 
 
 def _update_in_turn(

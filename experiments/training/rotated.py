@@ -2,9 +2,11 @@
 
 A matrix's gradient G [M, N] is looked at as Q^T G P, where Q are the eigenvectors of the mean of G G^T and P those of the
 mean of G^T G. Both are corrected every few steps by one step of orthogonal iteration. Each matrix of a stack is one by
-itself; on a mesh each device finds the axes of its share of them.
+itself; on a mesh each device finds the axes of its share of them. Of a population packed by vmap the axes of all slots are
+corrected when those of one are due: slots that began together are due together.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +48,11 @@ def _square(axes: tuple[str, ...], which: int) -> tuple[str, ...]:
 
 def scale_by_rotated_adam(
     beta1: Any, beta2: Any, eps: Any, every_steps: int, parameters: Parameters
-) -> optax.GradientTransformation:
-    """Return the transformation of updates that are all matrices, or stacks of them."""
+) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation of updates that are all matrices, or stacks of them.
+
+    It may be told whether its result will be taken, as `is_taken`: axes are looked for only then.
+    """
     options = (beta1, beta2, eps)
 
     def init(params: Any) -> RotatedState:
@@ -71,8 +76,12 @@ def scale_by_rotated_adam(
             right_basis=right,
         )
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RotatedState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, is_taken: Any = True, **extra: Any
+    ) -> tuple[Any, RotatedState]:
+        del params, extra
         count = jnp.asarray(optax.safe_increment(state.count))
+        look = _look(count, every_steps, is_taken)
         kept = state[1:]
         after = RotatedState(count, *map(dict, kept))
         out = dict(updates)
@@ -83,12 +92,12 @@ def scale_by_rotated_adam(
             before = _Matrix(*(part[path] for part in kept))
             step, moments = _adam(update, before, axes, count, options)
             out[path] = step
-            turned = _turned(update, moments, parameters[path], count, beta2, every_steps)
+            turned = _turned(update, moments, parameters[path], look, beta2)
             for part, value in zip(after[1:], turned, strict=True):
                 part[path] = value
         return out, after
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class _Matrix(NamedTuple):
@@ -141,9 +150,7 @@ def _rotate(matrices: Array, kept: _Matrix) -> Array:
     return rows @ matrices @ kept.right_basis
 
 
-def _turned(
-    gradient: Array, kept: _Matrix, parameter: Parameter, count: Array, beta2: Any, every_steps: int
-) -> _Matrix:
+def _turned(gradient: Array, kept: _Matrix, parameter: Parameter, look: Array, beta2: Any) -> _Matrix:
     """Add the gradient's products to their means, and every few steps correct the axes."""
     matrices = _matrices(gradient, parameter.axes)
     transposed = jnp.swapaxes(matrices, -1, -2)
@@ -151,8 +158,8 @@ def _turned(
     of_columns = transposed @ matrices
     left = beta2 * kept.left + (1 - beta2) * of_rows
     right = beta2 * kept.right + (1 - beta2) * of_columns
-    left_basis, left_order = _axes(left, kept.left_basis, left_axes(parameter), count, every_steps)
-    right_basis, right_order = _axes(right, kept.right_basis, right_axes(parameter), count, every_steps)
+    left_basis, left_order = _axes(left, kept.left_basis, left_axes(parameter), look)
+    right_basis, right_order = _axes(right, kept.right_basis, right_axes(parameter), look)
     nu = _matrices(kept.nu, parameter.axes)
     nu = jnp.take_along_axis(nu, left_order[..., :, None], -2)
     nu = jnp.take_along_axis(nu, right_order[..., None, :], -1)
@@ -160,17 +167,51 @@ def _turned(
     return _Matrix(kept.mu, ordered, left, right, left_basis, right_basis)
 
 
-def _axes(products: Array, basis: Array, axes: tuple[str, ...], count: Array, every_steps: int) -> tuple[Array, Array]:
-    """Return the axes of products, and the order in which those of before stand among them."""
+# What a step does about axes, that which costs most first.
+FIND = 0
+CORRECT = 1
+KEEP = 2
 
+
+def _look(count: Array, every_steps: int, is_taken: Any) -> Array:
+    """Return what the step of this number, from 1, does about axes; KEEP where its result is not taken."""
     is_due = (count - 1) % every_steps == 0
-    unless_first = jnp.where(is_due, 1, 2)
-    which = jnp.where(count == 1, 0, unless_first)
+    unless_first = jnp.where(is_due, CORRECT, KEEP)
+    look = jnp.where(count == 1, FIND, unless_first)
+    return jnp.where(is_taken, look, KEEP)
 
-    def find(products: Array, basis: Array, which: Array) -> tuple[Array, Array]:
-        return jax.lax.switch(which, (_first, _corrected, _kept), products, basis)
 
-    return per_matrix(find, axes, STACKED, (products, basis), which)
+def _axes(products: Array, basis: Array, axes: tuple[str, ...], look: Array) -> tuple[Array, Array]:
+    """Return the axes of products, and the order in which those of before stand among them."""
+    return per_matrix(_looked_for, axes, STACKED, (products, basis), look)
+
+
+@jax.custom_batching.custom_vmap
+def _looked_for(products: Array, basis: Array, look: Array) -> tuple[Array, Array]:
+    return jax.lax.switch(look, (_first, _corrected, _kept), products, basis)
+
+
+@_looked_for.def_vmap
+def _looked_for_by_slots(
+    slots: int, batched: list[bool], products: Array, basis: Array, look: Array
+) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+    """Do of all slots what one of them needs most: a switch by slot would do everything at every step, and select."""
+    stacks = []
+    for stack, is_batched in zip((products, basis, look), batched, strict=True):
+        stacks.append(stack if is_batched else jnp.broadcast_to(stack, (slots, *stack.shape)))
+
+    def at_most(*ways: Callable[..., Any]) -> Callable[..., Any]:
+        """Do for each slot one of the last ways."""
+        skipped = KEEP + 1 - len(ways)
+
+        def one(products: Array, basis: Array, look: Array) -> tuple[Array, Array]:
+            return jax.lax.switch(look - skipped, ways, products, basis)
+
+        return jax.vmap(one)
+
+    ways = (at_most(_first, _corrected, _kept), at_most(_corrected, _kept), at_most(_kept))
+    most = jnp.min(stacks[-1])
+    return jax.lax.switch(most, ways, *stacks), (True, True)
 
 
 def _first(products: Float[Array, "*Y M M"], basis: Array) -> tuple[Array, Integer[Array, "*Y M"]]:

@@ -108,19 +108,22 @@ class Slots:
     ) -> tuple[TrainState, Metrics]:
         """Take `steps` steps of one slot, on as many of the batches as that."""
         take_step = jax.jit(self._take_step, inline=True)  # traced once: for the names of metrics, and for the loop
-        _, metrics = jax.eval_shape(take_step, state, values, tokens_SBT[0])
+        _, metrics = jax.eval_shape(take_step, state, values, tokens_SBT[0], steps > 0)
         batches = tokens_SBT.shape[0]
         log = {name: jnp.zeros(batches, jnp.float32) for name in metrics}
 
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            state, metrics = take_step(state, values, tokens_SBT[i])
+            # Packed by vmap, the loop goes on until the last slot is done, and what it makes of the others is dropped.
+            state, metrics = take_step(state, values, tokens_SBT[i], i < steps)
             logged = {name: values_S.at[i].set(metrics[name]) for name, values_S in log.items()}
             return state, logged
 
         return jax.lax.fori_loop(0, steps, body, (state, log))
 
-    def _take_step(self, state: TrainState, values: Values, tokens_BT: Array) -> tuple[TrainState, Metrics]:
+    def _take_step(
+        self, state: TrainState, values: Values, tokens_BT: Array, is_taken: Array
+    ) -> tuple[TrainState, Metrics]:
         """Take one step of one slot."""
         return step.train_step(
             self.run,
@@ -131,6 +134,7 @@ class Slots:
             self.microbatches,
             self.offload,
             self.noise_scale,
+            is_taken,
         )
 
     # --- evaluation

@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 import optax
 
 from experiments.run.schema import Run
@@ -121,6 +121,7 @@ def train_step(
     microbatch_count: int = 1,
     offload: str = "none",
     noise_scale: bool = False,
+    is_taken: bool | Bool[Array, ""] = True,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on a batch of sequences of seq_len + 1 tokens. Metrics: loss (nats), grad_norm, lr, terms.
 
@@ -128,6 +129,7 @@ def train_step(
     microbatch_count: in so many parts the batch goes through the model, with the result of the whole (microbatches.py).
     offload: what of the state lies in the host's memory (offload.py).
     noise_scale: measure what the gradient noise scale is made of, between the parts (noise.py).
+    is_taken: the result will be; of a slot whose steps are done it is not, and an optimizer may do less.
     """
     infos = functional.param_info(run.family, run.model)
     point = optimizer_state.gradient_point(values, infos, state)
@@ -138,7 +140,7 @@ def train_step(
     factor = schedule.schedule(values, tokens_after - run.batch_tokens)
     lr = values.opt.lr * factor
     transform = optimizer.transform(values, infos, offload)
-    updates, opt = transform.update(grads, state.opt, state.params, lr=lr)
+    updates, opt = transform.update(grads, state.opt, state.params, lr=lr, is_taken=is_taken)
     opt = optimizer_state.with_params(values, infos, opt, ruled_params)
     updated_params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
     # A rule of the model decides over what the optimizer made of the same parameter.

@@ -1,4 +1,4 @@
-"""Guess what a layout takes before anything is compiled, and sort layouts by it. Pure arithmetic on the ledger's counts.
+"""Guess what a layout takes before anything is compiled, and sort layouts by it: arithmetic on counts of FLOPs and arrays.
 
 The same four that bound a compiled program (sweeps/cost/bound.py) are guessed: what a step multiplies, moves in HBM, sends
 over the links of one torus axis, and moves to and from the host. The guess decides nothing that the compiler does not
@@ -7,19 +7,28 @@ confirm.
 
 import dataclasses
 import functools
+import math
+from typing import NamedTuple
+
+import jax
 
 from experiments.benchmarks.chips import Chip
+from experiments.run.identity import representative
 from experiments.run.schema import Execution, Run
 from experiments.store.record import ledger
-from experiments.training import optimizers
+from experiments.training import optimizer
+from experiments.training import step as training_step
+from models import functional
 from models.accounting import Dispatch
 from models.mesh.mesh import MeshShape
+from models.mesh.rules import is_axes
+from models.numerics.parametrization import is_matrix
 from sweeps.cost.layouts import Layout, dispatch, divisors, possible
 
 VALUE_BYTES = 4  # of a parameter, and of what is kept for it
 GRADIENT_BYTES = 4
 LANES = 128  # width of a TPU's matrix unit: narrower matmuls leave the rest idle
-STATE_PASSES = 40  # bytes that a step moves for each parameter: its value, gradient and moments, read and written
+GRADIENT_PASSES = 16  # bytes that a step moves for each parameter besides its state: its gradient, made, read, clipped
 ACTIVATION_PASSES = 60  # bytes that a token moves for each layer and unit of width
 PART_PASSES = 16  # more of them for each further part of a batch: values and gradients again, and their sum
 # Activations of a layer in units of width that are kept until its backward pass, by policy of recomputation.
@@ -86,9 +95,10 @@ def _flops(step: _Step, run: Run) -> float:
     return per_token * step.tokens * waste
 
 
-def _hbm_bytes(step: _Step) -> float:
+def _hbm_bytes(step: _Step, run: Run) -> float:
     """Return what is read and written: state and activations."""
-    state_passes = STATE_PASSES + PART_PASSES * (step.microbatches - 1)
+    read_and_written = 2 * state_bytes(run)
+    state_passes = read_and_written + GRADIENT_PASSES + PART_PASSES * (step.microbatches - 1)
     activations = step.activation_bytes / 4 / step.layout.tensor
     return state_passes * step.params_here + ACTIVATION_PASSES * activations
 
@@ -118,16 +128,54 @@ def _others(chips: int) -> float:
     return 1 - 1 / chips
 
 
+class _Kept(NamedTuple):
+    """Bytes for each parameter of a run, on average: of its whole state, of what may lie with the host, beside the state."""
+
+    state: float
+    away: float
+    beside: float
+
+
+def _kept(run: Run) -> _Kept:
+    """Count a run's state, array by array; nothing is computed."""
+    return _kept_by(representative(run))
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_by(run: Run) -> _Kept:
+    state = training_step.abstract_state(run)
+    axes = jax.tree.leaves(training_step.state_axes(run).opt, is_leaf=is_axes)
+    away = 0
+    for leaf, names in zip(jax.tree.leaves(state.opt), axes, strict=True):
+        if is_matrix(names):
+            away += _bytes(leaf)
+    infos = functional.param_info(run.family, run.model)
+    # Gradients of a mean of iterates are taken at a point of their own, which a step holds as long as the model runs.
+    is_mean = optimizer.chain_of(run, infos).mean_share is not None
+    params = sum(math.prod(leaf.shape) for leaf in state.params.values())
+    whole = sum(map(_bytes, jax.tree.leaves(state)))
+    return _Kept(whole / params, away / params, VALUE_BYTES if is_mean else 0.0)
+
+
+def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
 def state_bytes(run: Run) -> float:
-    """Return about how many bytes a run's state has for each parameter: itself, the optimizer's, means of it."""
-    means = run.averaging.ema + run.averaging.tail
-    return VALUE_BYTES * (1 + means) + optimizers.kept_bytes(run.opt.name)
+    """Return how many bytes a run's state has for each parameter: itself, the optimizer's, means of it."""
+    return _kept(run).state
+
+
+def step_bytes(run: Run) -> float:
+    """Return how many bytes a step holds for each parameter: its state, its gradient, and where that is taken."""
+    kept = _kept(run)
+    return kept.state + GRADIENT_BYTES + kept.beside
 
 
 def _memory_bytes(step: _Step, run: Run, moments_away: float) -> float:
     """Return what has to lie in HBM: state, gradients (and their sum over parts), logits, kept activations."""
-    gradients = 2 * GRADIENT_BYTES if step.microbatches > 1 else GRADIENT_BYTES
-    state = (state_bytes(run) + gradients) * step.params_here - moments_away
+    sums = GRADIENT_BYTES if step.microbatches > 1 else 0
+    state = (step_bytes(run) + sums) * step.params_here - moments_away
     logits = LOGIT_BYTES * step.tokens * (run.model.vocab or 0)
     remat = getattr(run.model, "remat", "none")
     kept = step.activation_bytes * KEPT.get(remat, KEPT_ALL)
@@ -137,10 +185,10 @@ def _memory_bytes(step: _Step, run: Run, moments_away: float) -> float:
 def guess(run: Run, layout: Layout, runs: int, steps: float, chip: Chip, execution: Execution = Execution()) -> Guess:
     """Guess what a layout takes for `runs` runs of `steps` steps on average."""
     step = _step_of(run, layout, execution)
-    moments_away = optimizers.kept_bytes(run.opt.name) * step.params_here if execution.offload == "optimizer" else 0.0
+    moments_away = _kept(run).away * step.params_here if execution.offload == "optimizer" else 0.0
     bounds = (
         _flops(step, run) / chip.peak_flops,
-        _hbm_bytes(step) / chip.hbm_bytes_per_second,
+        _hbm_bytes(step, run) / chip.hbm_bytes_per_second,
         _sent_bytes(step, run) / chip.ici_bytes_per_second,
         moments_away / (chip.host_bytes_per_second or float("inf")),
     )

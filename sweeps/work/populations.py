@@ -15,7 +15,7 @@ from experiments.run import identity
 from experiments.run.schema import Execution
 from experiments.store.record import ledger
 from models.errors import InputError
-from sweeps.cost.guess import state_bytes
+from sweeps.cost.guess import step_bytes
 from sweeps.work.workdir import Node
 
 # What a worker costs on a CPU besides its steps, and how fast its steps are; measured on two shared cores with models
@@ -23,7 +23,6 @@ from sweeps.work.workdir import Node
 START_SECONDS = 12.0
 STEP_SECONDS = 8e-4
 FLOPS_PER_SECOND = 5e10
-GRADIENT_BYTES = 4  # of a parameter, in float32
 STATE_SHARE = 0.3  # of a worker's memory, for the states of its runs
 WORKER_MEMORY = 16 << 30  # bytes, of a worker of which nobody says; out of memory, a population is halved
 WORTHWHILE = 0.98  # a split is kept when the whole study takes at most this share of the time before it
@@ -175,7 +174,7 @@ def _by_program(nodes: Sequence[Node], known: Callable[[str], bool]) -> dict[_Pr
 
 def _most_in_memory(node: Node, limit: float) -> int:
     """Return how many runs like this one have states of at most `limit` bytes together; one at least."""
-    of_parameter = state_bytes(node.run) + GRADIENT_BYTES
+    of_parameter = step_bytes(node.run)
     of_run = of_parameter * ledger(node.run)["params_total"]
     return max(1, int(limit // of_run))
 

@@ -2,8 +2,7 @@
 
 A file here exports `Config`, the options under `opt` of a run, and `chain`, what they make of gradients
 (experiments/training/transformations.py has the pieces besides optax's own). Nothing else names an optimizer. It may export
-TRANSFERS = True, where its chain applies the multiples of muP and CompleteP, GROWS = False, where its state cannot grow, and
-KEPT, about how many numbers its state has for each parameter, where these are not the two moments of Adam.
+TRANSFERS = True, where its chain applies the multiples of muP and CompleteP, and GROWS = False, where its state cannot grow.
 """
 
 import importlib
@@ -54,8 +53,3 @@ def transfers(name: str) -> bool:
 def grows(name: str) -> bool:
     """Say whether an optimizer's state becomes that of a larger model, as gradients do: its GROWS, True unless it says."""
     return getattr(load(name), "GROWS", True)
-
-
-def kept_bytes(name: str) -> float:
-    """Return about how many bytes an optimizer's state has for each parameter, in float32."""
-    return 4.0 * getattr(load(name), "KEPT", 2.0)

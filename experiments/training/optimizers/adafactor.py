@@ -11,7 +11,6 @@ from models.option import NOT_NEGATIVE, POSITIVE, option
 
 TRANSFERS = True  # a step knows no size of gradients, so that Adam's multiples of the learning rate are its own
 GROWS = False  # means of rows say nothing of rows that are new
-KEPT = 0.0  # rows and columns are few beside matrices
 
 
 @dataclasses.dataclass(frozen=True)

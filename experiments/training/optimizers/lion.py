@@ -11,7 +11,6 @@ from experiments.training.transformations import Chain, Parameters, clip_by_norm
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
 TRANSFERS = True  # a sign knows no size, so that Adam's multiples of the learning rate are its own
-KEPT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from experiments.training.transformations import (
 from models.option import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
 TRANSFERS = True
-KEPT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

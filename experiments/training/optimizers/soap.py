@@ -14,7 +14,6 @@ from experiments.training.transformations import Chain, Parameters, among, clip_
 from models.option import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 
 GROWS = False  # axes of a smaller matrix are none of a larger one
-KEPT = 6.0  # of a square matrix: two moments, and two preconditioners with their axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,8 @@ def test_no_population_is_larger_than_planned_or_than_memory_holds():
     signature = identity.signature(nodes[0].run)
     parts = populations.arrange(nodes, 1, lambda _: False, together={signature: 2})
     assert sorted(len(part.nodes) for part in parts) == [1, 2, 2]
-    state_bytes = 16 * ledger(nodes[0].run)["params_total"]  # weights, two moments, a gradient
+    counts = 8  # of steps: the run's, and Adam's
+    state_bytes = 16 * ledger(nodes[0].run)["params_total"] + counts  # weights, two moments, a gradient
     enough_for_two = math.ceil(2 * state_bytes / populations.STATE_SHARE)
     for memory, most in ((enough_for_two, 2), (enough_for_two - 100, 1), (1, 1)):
         parts = populations.arrange(nodes, 1, lambda _: False, memory=memory)

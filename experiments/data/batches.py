@@ -31,15 +31,7 @@ class Mixture:
     """
 
     def __init__(self, manifests: Manifests, data: Data, seq_len: int):
-        if len(manifests) != len(data.corpus):
-            raise ValueError(f"{len(manifests)} manifests for {len(data.corpus)} corpora")
-        if seq_len < 1:
-            raise InputError(f"seq_len={seq_len!r}: expected a positive number of tokens")
-        tokenizers = {(manifest.tokenizer_sha256, manifest.vocab_size) for manifest in manifests}
-        if len(tokenizers) > 1:
-            raise InputError(
-                f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again"
-            )
+        check_together(manifests, data, seq_len)
         there = [manifest.train.tokens for manifest in manifests]
         self.whole = [record_count(count, seq_len) for count in there]
         self.weights = _integers(data.weights or there)
@@ -64,6 +56,19 @@ class Mixture:
             tokens = [f"{manifest.source} {manifest.train.tokens}" for manifest in manifests]
             sizes = ", ".join(tokens)
             raise InputError(f"{said}: more than the corpus holds in this mixture ({sizes} tokens)")
+
+
+def check_together(manifests: Manifests, data: Data, seq_len: int) -> None:
+    """Raise InputError for corpora whose tokens are not of one kind, or for sequences of no length."""
+    if len(manifests) != len(data.corpus):
+        raise ValueError(f"{len(manifests)} manifests for {len(data.corpus)} corpora")
+    if seq_len < 1:
+        raise InputError(f"seq_len={seq_len!r}: expected a positive number of tokens")
+    tokenizers = {(manifest.tokenizer_sha256, manifest.vocab_size) for manifest in manifests}
+    if len(tokenizers) > 1:
+        raise InputError(
+            f"data.corpus={data.corpus!r}: prepared with different tokenizers; run `experiments.prepare` again"
+        )
 
 
 def record_count(tokens: int, seq_len: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.data.batches import Mixture, record_view
+from experiments.data.batches import check_together, record_view
 from experiments.data.manifest import Manifest
 from experiments.data.options import Data
 from models.errors import InputError
@@ -30,7 +30,7 @@ class Holdout:
     """
 
     def __init__(self, manifests: Sequence[Manifest], data: Data, seq_len: int, weights: Sequence[float] = ()):
-        Mixture(manifests, data, seq_len)  # for its checks
+        check_together(manifests, data, seq_len)
         self.seq_len = seq_len
         self._tokens: list[np.ndarray] = []  # of each corpus, [records, seq_len + 1]
         self._bytes: list[np.ndarray | None] = []

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import time
+from typing import Any
+
+from jax.sharding import Mesh
 
 Shares = dict[str, float]  # seconds by what they were spent on
 
@@ -11,6 +15,7 @@ Shares = dict[str, float]  # seconds by what they were spent on
 TIMED = ("data", "step", "evaluate", "save")
 REST = "rest"
 ALL = (*TIMED, REST)
+UNKNOWN = ""  # kind of device
 
 
 class Clock:
@@ -55,6 +60,37 @@ class Clock:
         self._lap_began = now
         self._timed = dict.fromkeys(TIMED, 0.0)
         return shares | {REST: rest}
+
+
+@dataclasses.dataclass
+class DeviceTime:
+    """The devices that a run has, and the time that it has had of each kind: it may have gone on elsewhere.
+
+    kind: as jax names it; UNKNOWN of what checkpoints of before have spent.
+    """
+
+    devices: int = 1
+    kind: str = UNKNOWN
+    _since: float = 0.0  # seconds of the run when it came here
+    _before: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> "DeviceTime":
+        """Begin to count the time of a mesh's devices."""
+        return cls(mesh.size, mesh.devices.flat[0].device_kind)
+
+    def recall(self, notes: Mapping[str, Any]) -> None:
+        """Go on from a run's notes."""
+        self._since = notes["seconds"]
+        in_all = notes.get("accelerator_seconds", self._since * self.devices)
+        self._before = notes.get("device_seconds", {UNKNOWN: in_all})
+
+    def spent(self, seconds: float) -> dict[str, float]:
+        """Return the seconds of devices, by their kind, of a run that has taken so many seconds."""
+        found = dict(self._before)
+        here = (seconds - self._since) * self.devices
+        found[self.kind] = found.get(self.kind, 0.0) + here
+        return found
 
 
 def nothing() -> Shares:

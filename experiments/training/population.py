@@ -13,6 +13,7 @@ from experiments.cli import WorkError
 from experiments.run.schema import Execution, Run
 from experiments.store.train_state import TrainState
 from experiments.training import packing
+from experiments.training.clock import DeviceTime
 from experiments.training.filling import Filling
 from experiments.training.program import Program, program
 from experiments.training.trial import Trial, token_dtype
@@ -33,9 +34,9 @@ class Population:
     def __init__(self, trials: Sequence[Trial], execution: Execution):
         self.trials = list(trials)
         self.program, self.slots = _seat(self.trials, execution)
-        devices = self.program.mesh.size
+        mesh = self.program.mesh
         for trial in self.trials:
-            trial.devices = devices
+            trial.on = DeviceTime.of(mesh)
         runs = []
         added = []
         for trial in self.slots:

@@ -79,7 +79,7 @@ class Program:
         slots_at_once = self.slots // groups if self.packing == "vmap" else 1
         share = slots_at_once * groups / len(devices)
         self.steps_per_dispatch = packing.steps_per_dispatch(run, execution, devices[0], share)
-        self._check_host_memory(execution, devices[0])
+        _check_host_memory(self, execution, devices[0])
         _check_lengths(run, self.mesh.shape["sequence"])
         self._functions = Slots(run, self.packing, microbatches, execution.offload, execution.noise_scale)
         placement = place(run, self.slots, self.mesh, execution.offload)
@@ -87,22 +87,11 @@ class Program:
         self.slot_sharding = placement.slots
         self.state_sharding = placement.state
         self.state_shapes = placement.state_shapes
+        _check_evaluations(self)
         # What `compile` sets: the train function, its peak memory, and how long that took.
         self.compiled: Any = None
         self.memory_bytes: int | None = None
         self.compile_seconds = 0.0
-
-    def _check_host_memory(self, execution: Execution, device: Any) -> None:
-        """Check that what is to lie with the host can. Raises InputError naming the option."""
-        if execution.offload != "none":
-            offload.check(device, "execution.offload='optimizer'")
-            if self.packing == "map" and self.slots > self.groups:
-                raise InputError(
-                    "execution.packing='map' cannot pick one trial's state out of the host's memory; expected 'vmap'"
-                )
-        remat = getattr(self.run.model, "remat", "none")
-        if remat == "offload":
-            offload.check(device, "model.remat='offload'")
 
     # --- what goes in
 
@@ -297,6 +286,13 @@ class Program:
             evaluation += self.device_bytes() - self.device_bytes("params")
         return {"evaluation": evaluation, "checkpoint": checkpoint}
 
+    def trace_evaluation(self, seq_len: int) -> None:
+        """Trace an evaluation on sequences of so many tokens. Raises InputError where the model has none on these devices."""
+        slots, batches, batch, _ = self.token_shape(1)
+        tokens = jax.ShapeDtypeStruct((slots, batches, batch, seq_len + 1), np.uint16)
+        with jax.set_mesh(self.mesh):
+            self._evaluate.eval_shape(self.state_shapes.params, tokens, self._abstract_counts())
+
     def device_bytes(self, field: str | None = None) -> int:
         """Return the bytes of all slots' states on one device, or of one field; what lies with the host does not count."""
         shapes: Any = self._placement.state_shapes
@@ -305,6 +301,32 @@ class Program:
             shapes = getattr(shapes, field)
             shardings = getattr(shardings, field)
         return device_bytes(shapes, shardings)
+
+
+def _check_host_memory(program: Program, execution: Execution, device: Any) -> None:
+    """Check that what is to lie with the host can. Raises InputError naming the option."""
+    if execution.offload != "none":
+        offload.check(device, "execution.offload='optimizer'")
+        if program.packing == "map" and program.slots > program.groups:
+            raise InputError(
+                "execution.packing='map' cannot pick one trial's state out of the host's memory; expected 'vmap'"
+            )
+    remat = getattr(program.run.model, "remat", "none")
+    if remat == "offload":
+        offload.check(device, "model.remat='offload'")
+
+
+def _check_evaluations(program: Program) -> None:
+    """Check that the model can be evaluated at other lengths as it is compiled for these devices.
+
+    Kernels have sizes of their own, which depend on the device. Nothing is compiled. Raises InputError naming the option.
+    """
+    lengths = program.run.evaluation.seq_lens
+    for length in lengths:
+        try:
+            program.trace_evaluation(length)
+        except InputError as error:
+            raise InputError(f"evaluation.seq_lens={lengths}: at {length} tokens {error}") from error
 
 
 def _evaluation(evaluate: Any, placement: Placement, backend: str) -> Any:

@@ -1,8 +1,8 @@
 """Say in columns of a record how far a run has come, what it has spent, and what it has read."""
 
+from collections.abc import Mapping
+import math
 from typing import Any
-
-import jax
 
 from experiments.benchmarks import chips
 from experiments.data import coverage, text_columns
@@ -20,7 +20,7 @@ def columns(trial: Trial, loss: float | None = None) -> dict[str, Any]:
     """
     columns: dict[str, Any] = {"steps_done": trial.step, "wall_seconds": round(trial.seconds, 3)}
     columns |= clock.columns(trial.shares)
-    columns |= energy(trial.devices, trial.accelerator_seconds, jax.devices()[0].device_kind)
+    columns |= energy(trial.on.devices, trial.on.spent(trial.seconds))
     columns |= _of_text(trial)
     columns |= coverage.columns(trial.batches, trial.records_taken)
     columns |= lineages.columns(trial.lineage)
@@ -49,14 +49,19 @@ def _of_parent(trial: Trial, loss: float | None) -> dict[str, Any]:
     return columns
 
 
-def energy(devices: int, accelerator_seconds: float, device_kind: str) -> dict[str, Any]:
-    """Return columns of the devices that a run had, with its share of their time and of their energy.
+def energy(devices: int, device_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return columns of the devices that a run has at last, with its share of their time and of their energy.
 
-    The energy is what the chips take at most (experiments/benchmarks/chips.json); None for chips that do not say.
+    device_seconds: by the kind of device; a run that went on elsewhere has had several. The energy is what the chips take
+    at most (experiments/benchmarks/chips.json); None where one of them does not say.
     """
-    chip = chips.chip_of(device_kind)
-    kwh = None
-    if chip is not None and chip.watts is not None:
-        chip_seconds = accelerator_seconds / chip.devices
-        kwh = chip_seconds * chip.watts / JOULES_PER_KWH
-    return {"devices": devices, "accelerator_seconds": round(accelerator_seconds, 3), "kwh": kwh}
+    kwh = 0.0
+    for kind, seconds in device_seconds.items():
+        chip = chips.chip_of(kind)
+        watts = math.nan if chip is None or chip.watts is None else chip.watts / chip.devices
+        kwh += seconds * watts / JOULES_PER_KWH
+    return {
+        "devices": devices,
+        "accelerator_seconds": round(sum(device_seconds.values()), 3),
+        "kwh": None if math.isnan(kwh) else kwh,
+    }

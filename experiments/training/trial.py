@@ -22,7 +22,7 @@ from experiments.store.inherit import Parent
 from experiments.store.metrics import Metrics, Mirror
 from experiments.store.train_state import TrainState
 from experiments.training import clock
-from experiments.training.clock import Shares
+from experiments.training.clock import DeviceTime, Shares
 from experiments.training.noise import NoiseScale
 from experiments.training.spikes import Spikes
 
@@ -43,7 +43,7 @@ class Trial:
     manifests: tuple[Manifest, ...]
     execution: Execution
     parent: Parent | None = None
-    devices: int = 1  # that its program shares out
+    on: DeviceTime = dataclasses.field(default_factory=DeviceTime)  # what its program shares out
     step: int = 0  # steps done
     shares: Shares = dataclasses.field(default_factory=clock.nothing)  # seconds that all processes have spent on it
     looked_at: int | None = None  # step at which all that is due has been done
@@ -71,7 +71,6 @@ class Trial:
         )
         self.requests = stops.Requests(self.directory)
         self.noise = NoiseScale()
-        self._spent_before = (0.0, 0.0)  # seconds until the last start, and those of the devices that it had then
         self.spikes = None
         self._back_steps: int | None = None
         if run.spikes.factor is not None:
@@ -161,12 +160,6 @@ class Trial:
         """Return the seconds spent on it."""
         return sum(self.shares.values())
 
-    @property
-    def accelerator_seconds(self) -> float:
-        """Return its seconds times the devices that it had at the time."""
-        seconds, spent = self._spent_before
-        return spent + (self.seconds - seconds) * self.devices
-
     def steps_to_event(self, ahead: int = 0) -> int:
         """Return the steps to the next evaluation, checkpoint or end, from `ahead` steps behind those done."""
         if not self.running:
@@ -210,7 +203,7 @@ class Trial:
         """Return what a checkpoint has to remember besides the state."""
         notes: dict[str, Any] = {"seconds": self.seconds, "shares": dict(self.shares)}
         notes["noise"] = self.noise.notes()
-        notes["accelerator_seconds"] = self.accelerator_seconds
+        notes["device_seconds"] = self.on.spent(self.seconds)
         if self.spikes:
             notes["spikes"] = self.spikes.notes()
         return notes
@@ -218,13 +211,12 @@ class Trial:
     def recall(self, step: int, notes: Mapping[str, Any]) -> None:
         """Go on from the checkpoint of a step."""
         self.step = self.saved_step = step
-        # Checkpoints of before do not know what their seconds were spent on, nor what devices they were of.
+        # Checkpoints of before do not know what their seconds were spent on.
         unknown = {clock.REST: notes["seconds"]}
         self.shares = clock.nothing() | notes.get("shares", unknown)
         if self.execution.noise_scale:  # else what it was once is no column of what is measured now
             self.noise.recall(notes.get("noise", {}))
-        spent = notes.get("accelerator_seconds", notes["seconds"] * self.devices)
-        self._spent_before = (notes["seconds"], spent)
+        self.on.recall(notes)
         if self.spikes:
             self.spikes.recall(notes.get("spikes", {}))
 

@@ -1,17 +1,23 @@
 """Held-out text of a mixture's own, and corpora of one package."""
 
+import dataclasses
+import json
 import pathlib
 
+from etils import epath
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.cli import InputError
+from experiments.data.batches import Batches
 from experiments.data.options import Data
 from experiments.prepare import prepare
 from experiments.run import freeze, identity
 from experiments.store import weights as stored_weights
-from experiments.training import evaluate, loss, results, step
+from experiments.training import admission, evaluate, loss, results, step
+from experiments.training.clock import DeviceTime
+from experiments.training.trial import Trial
 from models import functional
 from tests.support.training import rows
 from tests.support.training import run as train_one
@@ -147,6 +153,23 @@ def test_losses_by_position_and_at_other_lengths(tiny, tmp_path: pathlib.Path):
     assert columns["accelerator_seconds"] == columns["wall_seconds"]
 
 
+def test_other_lengths_do_not_bind_what_is_repeated(two: tuple[str, ...], tmp_path: pathlib.Path):
+    """A run may repeat its text to the last token, also where that is no target at another length."""
+    data = Data(corpus=two[:1], holdout=0.2)
+    (manifest,) = prepare(data, tmp_path / "root", progress=False)
+    there = manifest.train.tokens
+    divisor = next((length for length in range(2, 500) if there % length == 0), 1)
+    seq_len = next(length for length in (31, 29) if there % length)
+    options = {
+        "seq_len": seq_len,
+        "batch_tokens": 8 * seq_len,
+        "data": dataclasses.asdict(data) | {"unique_tokens": there},
+    }
+    run, _ = freeze.freeze(options | {"evaluation": {"tokens": 4_096, "seq_lens": (divisor,)}})
+    assert len(Batches([manifest], run.data, seq_len, 8, seed=0)[0]) == 8
+    assert evaluate.other_lengths(run, (manifest,)).keys() == {divisor}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -165,6 +188,32 @@ def test_lengths_that_cannot_be(tiny, options: dict, said: str):
 
 
 def test_energy_is_that_of_the_chips():
-    assert results.energy(8, 7_200.0, "NVIDIA H100 80GB HBM3")["kwh"] == pytest.approx(1.4)
-    assert results.energy(8, 7_200.0, "TPU v4")["kwh"] == pytest.approx(0.384)
-    assert results.energy(8, 7_200.0, "TPU v5e") == {"devices": 8, "accelerator_seconds": 7_200.0, "kwh": None}
+    assert results.energy(8, {"NVIDIA H100 80GB HBM3": 7_200.0})["kwh"] == pytest.approx(1.4)
+    assert results.energy(8, {"TPU v4": 7_200.0})["kwh"] == pytest.approx(0.384)
+    assert results.energy(8, {"TPU v5e": 7_200.0}) == {"devices": 8, "accelerator_seconds": 7_200.0, "kwh": None}
+
+
+def test_a_run_that_goes_on_elsewhere_has_the_energy_of_each_place(tiny, tmp_path: pathlib.Path):
+    """Hours on four chips of a TPU, then hours on two of another kind; of seconds of unknown devices none is known."""
+    run, execution = freeze.freeze(tiny())
+    corpora = {run.data: prepare(run.data, execution.data_root, progress=False)}
+    (admitted,) = admission.admit([run], [epath.Path(tmp_path / "run")], corpora, execution)
+
+    def placed(kind: str, devices: int) -> Trial:
+        trial = admitted.start(execution)
+        trial.on = DeviceTime(devices, kind)
+        return trial
+
+    first = placed("TPU v4", 4)
+    first.shares["step"] += 900.0
+    second = placed("NVIDIA H100 80GB HBM3", 2)
+    second.recall(5, json.loads(json.dumps(first.notes)))
+    second.shares["step"] += 900.0
+    found = results.energy(2, second.on.spent(second.seconds))
+    assert found["accelerator_seconds"] == 6 * 900
+    assert found["kwh"] == pytest.approx(4 * 900 * 0.384 / 7_200 + 2 * 900 * 1.4 / 7_200)
+    third = placed("NVIDIA H100 80GB HBM3", 2)
+    third.recall(5, {"seconds": 900.0, "accelerator_seconds": 3_600.0})
+    third.shares["step"] += 900.0
+    of_before = results.energy(2, third.on.spent(third.seconds))
+    assert of_before == {"devices": 2, "accelerator_seconds": 5_400.0, "kwh": None}

@@ -10,6 +10,8 @@ import pytest
 
 from experiments.cli import InputError
 from experiments.run import freeze, identity
+from experiments.training import program
+from models.blocks import attention as attention_file
 from models.blocks import attention_tpu
 from models.blocks.attention import attention, unfused
 from models.blocks.attention_tpu import blocks, visited
@@ -17,6 +19,7 @@ from models.blocks.context import Context
 from models.mesh.mesh import make_mesh
 from sweeps.cost import compiler, hlo, hlo_flops, hlo_traffic, layouts, machines
 from tests.support.sharding import losses_of
+from tests.support.training import run as train_one
 
 needs_libtpu = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
 
@@ -103,6 +106,25 @@ def test_a_population_trains_alike(tiny, family, mesh, options):
         changed = [dataclasses.replace(r, model=dataclasses.replace(r.model, attention_kernel=kernel)) for r in runs]
         found.append(losses_of(changed, execution[0], 2)[0])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_what_a_kernel_cannot_evaluate_is_refused_before_training(tiny, monkeypatch):
+    """Its sizes are those of the device: of a TPU's program that trains, other lengths may have none."""
+    monkeypatch.setattr(attention_file, "backend", lambda: "tpu")  # traced for, and not compiled
+    options = {"seq_len": 128, "batch_tokens": 1024, "model.attention_kernel": "fused"}
+    fits, execution = freeze.freeze(tiny(**options, **{"evaluation.seq_lens": (256, 384)}))
+    program.Program(fits, 1, execution, jax.devices()[:1])
+    run, _ = freeze.freeze(tiny(**options, **{"evaluation.seq_lens": (256, 200)}))
+    with pytest.raises(
+        InputError, match=r"evaluation.seq_lens=\(256, 200\): at 200 tokens model.attention_kernel='fused'"
+    ):
+        program.Program(run, 1, execution, jax.devices()[:1])
+
+
+def test_a_kernel_that_is_not_there_leaves_nothing_behind(tiny, tmp_path):
+    with pytest.raises(InputError, match="attention_kernel='fused' cannot be: there is no kernel for cpu"):
+        train_one(tiny(**{"model.attention_kernel": "fused", "execution.eval_every_tokens": 256}), tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_what_has_no_kernel_says_why(tiny):

@@ -118,7 +118,7 @@ class Scheduler:
         return self.starting.over or self.settling.over or self.outcomes.over
 
     def _is_over(self) -> bool:
-        return not (self.runs.left or self.jobs)
+        return not self.runs.left  # what a worker is at has no fate
 
     def _on_signal(self, *_: object) -> None:
         self.stops += 1

@@ -111,6 +111,43 @@ def test_ends_that_a_place_knows_of(clock, workdir):
     assert state.status == "failed" and state.reason == "again (attempts: 2 crash)"
 
 
+def test_a_disk_that_has_answered_meanwhile_fails_anew(clock, workdir, monkeypatch):
+    """Failures with quiet turns between them are not failures in a row, and end no launch."""
+    nodes = nodes_of(cases(SMALL))
+    place = FakePlace(1, workdir, nodes, lambda nodes: dataclasses.replace(complete(nodes), turns=400))
+    launch = Scheduler(workdir, place, each_alone(nodes), Quiet(), budgets=retries.BUDGETS | {"disk": 1})
+    look = launch.fates.look_elsewhere
+    looks = itertools.count()
+
+    def looked() -> list[Node]:
+        if next(looks) % 10 == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return look()
+
+    monkeypatch.setattr(launch.fates, "look_elsewhere", looked)
+    assert launch.run() and next(looks) > 50
+    assert statuses(workdir, nodes) == ["complete"]
+
+
+def test_what_another_launcher_gave_up_meanwhile_is_not_trained_again(clock, workdir):
+    """--retry_failed is for what had failed before; a run that waits for its next attempt may fail elsewhere by then."""
+    (node,) = nodes_of(cases(SMALL))
+    write_record(workdir, node, "failed")
+    attempts = iter([Attempt({}, Failure("node", "the host went away")), complete([node])])
+
+    def elsewhere() -> None:
+        write_record(workdir, node, "failed")
+
+    def begin(nodes: list[Node]) -> Attempt:
+        clock.alarm(clock.now + scheduler.POLL_SECONDS + retries.backoff("node", 1) / 2, elsewhere)
+        return next(attempts)
+
+    place = FakePlace(1, workdir, [node], begin)
+    assert Scheduler(workdir, place, each_alone([node]), Quiet(), retry_failed=True).run()
+    assert len(place.started) == 1, "once for the record of before"
+    assert statuses(workdir, [node]) == ["failed"]
+
+
 # --- fates, by hand; at random in test_fates.py
 
 

@@ -1,6 +1,8 @@
 """Share among the short commands what each does: flags that choose rows and columns, reading them, writing the answer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -11,6 +13,9 @@ from experiments.cli import InputError
 
 if TYPE_CHECKING:
     from analysis.grid.table import Columns, Grid
+
+
+MOST_REASONS = 5  # for rows that are left out, which a reader is shown
 
 
 def define(columns: str, task: bool = False, intervals: bool = True) -> None:
@@ -46,12 +51,13 @@ def rows(
     optional: Sequence[str] = (),
     *,
     signed: Sequence[str] = (),
+    gaps: Sequence[str] = (),
     also: Sequence[str] = (),
     where: str | None = None,
 ) -> "Columns":
     """Return the rows that --columns, --task and --where choose. `also`: roles that other rows of the command have.
 
-    `where`: a condition of the command's own, which has to hold as well. Raises InputError for a role that it has no use for.
+    `signed` and `gaps`: roles that may be zero or less, or missing. `where`: a condition of the command's own, which has to hold as well. Raises InputError for a role that it has no use for.
     """
     from analysis.grid import task_columns
     from analysis.grid.resolve import parse_roles
@@ -77,7 +83,13 @@ def rows(
         columns=",".join(pairs) or None,
         where=" and ".join(conditions) or None,
         signed=signed,
+        gaps=gaps,
     )
+
+
+def _reasons(columns: "Columns") -> Counter[str]:
+    """Count the rows that are left out by the reason why, without the value that each of them has."""
+    return Counter(one.reason.partition(" (")[0] for one in columns.dropped)
 
 
 def tell(lines: Sequence[str], answer: Mapping[str, Any], columns: "Columns") -> None:
@@ -91,10 +103,13 @@ def tell(lines: Sequence[str], answer: Mapping[str, Any], columns: "Columns") ->
     for line in lines:
         console.print(line, highlight=False, markup=False)
     console.print(f"{counted(len(columns), 'row')}, {len(columns.dropped)} dropped", highlight=False)
+    for reason, count in _reasons(columns).most_common(MOST_REASONS):
+        console.print(f"dropped: {counted(count, 'row')}: {reason}", highlight=False, markup=False)
     for note in columns.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     path = flags.FLAGS.json
     if path is not None:
         told = {"schema": 1, **answer, "columns": dict(columns.sources), "rows_used": len(columns)}
+        told["dropped"] = [dataclasses.asdict(one) for one in columns.dropped]
         write(path, finite_or_null(told), "--json")
         console.print(f"written: {path}", markup=False)

@@ -26,8 +26,12 @@ def binomial_variance(share: np.ndarray, questions: np.ndarray) -> np.ndarray:
 
     So that a share of 0 or 1 is not taken for certain.
     """
-    trials = questions + 2
-    successes = np.clip(share, 0.0, 1.0) * questions
-    centre = (successes + 1) / trials
+    centre = with_one_of_each(share, questions)
     of_one = centre * (1 - centre)
-    return of_one / trials
+    return of_one / (questions + 2)
+
+
+def with_one_of_each(share: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """Return a share of questions [rows] with one success and one failure more, which is never 0 or 1."""
+    successes = np.clip(share, 0.0, 1.0) * questions
+    return (successes + 1) / (questions + 2)

@@ -60,12 +60,13 @@ def select(
     columns: str | None = None,
     where: str | None = None,
     signed: Sequence[str] = (),
+    gaps: Sequence[str] = (),
 ) -> Columns:
     """Return the usable rows of a grid as columns for a law.
 
     `needed` roles must be found, `optional` ones may be. `columns` and `where` are the command line's texts. Rows are
     dropped, with a reason, when the record is not complete, when they belong to another group than the IsoFLOP runs of
-    our own grids, when `where` does not hold, and when a value is not finite and positive (`signed` roles: finite).
+    our own grids, when `where` does not hold, and when a value is not finite and positive (`signed` roles: finite; of `gaps` any may be missing).
     Raises InputError when a column is missing or nothing is left.
     """
     finder = RoleFinder(grid, parse_roles(columns))
@@ -81,6 +82,8 @@ def select(
         _leave_out_censored(grid, left)
     absent = _leave_out_by_condition(grid, where, values, left) if where else []
     for role in values:
+        if role in gaps:
+            continue
         _leave_out_unusable(grid, finder.sources[role], role, values[role], left, role in signed)
         if ROLES[role].shares:
             values[role], note = _scale_shares(finder.sources[role], role, values[role], left)

@@ -50,6 +50,23 @@ def test_emergence(bend: float, verdict: str, tmp_path: pathlib.Path):
     assert found["bend_interval"]["low"] <= bend <= found["bend_interval"]["high"]
 
 
+def test_emergence_keeps_rates_of_nothing_and_rows_without_an_error(tmp_path: pathlib.Path):
+    """A small model that never passes bends nothing: it says no more than its questions do. Without them it is named."""
+    rate = np.exp(-6 * (SIZES / 1e5) ** -0.25)
+    observed = np.where(np.arange(8) == 0, 0.0, rate)
+    frame = pd.DataFrame({"params_total": SIZES, "pass_rate": observed, "pass_rate_sem": 0.01 * rate})
+    frame.loc[3, "pass_rate_sem"] = np.nan
+    said = refused("emergence", frame, tmp_path)
+    assert "pass_rate: 0 in row 0" in said and "--columns=questions=" in said
+    kept = asked("emergence", frame.assign(questions=200), tmp_path)
+    assert kept["rows_used"] == 8 and kept["verdict"] == "power law" and kept["dropped"] == []
+    assert kept["alpha"] == pytest.approx(0.25, rel=0.05)
+    assert "note: 1 rate of 0 or 1" in kept["said"] and "note: 1 row without an error" in kept["said"]
+    without = asked("emergence", frame, tmp_path, "--where=pass_rate > 0")
+    assert without["rows_used"] == 7 and "the fewest passes" in without["said"]
+    assert "dropped: 1 row: --where" in without["said"] and without["dropped"][0]["row"] == 0
+
+
 def test_difficulty(tmp_path: pathlib.Path):
     """Sixteen tasks of one kind that follow the law, twelve that never rise: the forecast of the first is the planted one."""
     C = np.geomspace(1e17, 1e21, 7)
@@ -80,6 +97,24 @@ def test_density(tmp_path: pathlib.Path):
     np.testing.assert_allclose(found["density"][-4:], 3.0, rtol=0.02)
     planted = Density(reference, accuracy, 1e11)
     np.testing.assert_allclose(found["effective_N"], planted.effective_size(frame["task_qa_accuracy"]), rtol=0.02)
+
+
+def test_density_of_a_model_that_is_never_right_is_bounded(tmp_path: pathlib.Path):
+    """It keeps its row, and is worth at most what its questions could have missed."""
+    reference = AnswerLoss(30.0, 60.0, 0.25, 0.3)
+    N = np.concatenate([np.tile(np.geomspace(1e6, 1e9, 6), 3), [1e4]])
+    D = np.concatenate([np.repeat([1e9, 1e10, 1e11], 6), [1e11]])
+    loss = reference.predict(N, D)
+    right = Accuracy(0.95, -3.0, 1.2, 0.0).predict(loss)
+    frame = pd.DataFrame({"params_total": N, "tokens": D, "task_qa_loss": loss})
+    frame["task_qa_accuracy"] = np.where(N == 1e4, 0.0, right)
+    found = asked("density", frame.assign(questions=1_000), tmp_path, "--guess=0")
+    assert found["rows"] == list(range(19)) and found["density"][-1] is None
+    assert found["density_at_most"][:-1] == [None] * 18
+    assert 0.3 < found["density_at_most"][-1] < 10
+    assert "row 18: accuracy 0" in found["said"] and "worth at most" in found["said"]
+    unknown = asked("density", frame, tmp_path, "--guess=0")
+    assert unknown["density_at_most"] == [None] * 19 and "1 rows have no density" in unknown["said"]
 
 
 def test_speedup(tmp_path: pathlib.Path):

@@ -21,7 +21,7 @@ CHANGES: tuple[tuple[Options, str], ...] = (
     ({"model.remat": "offload", "execution.microbatches": 4}, "both; same numbers"),
     (
         {"model.remat": "offload", "execution.microbatches": 4, "execution.offload": "optimizer"},
-        "and Adam's moments come from the host and go back; same numbers",
+        "and the optimizer's state of matrices comes from the host and goes back; same numbers",
     ),
     ({"model.dtype": "bfloat16"}, "activations in bfloat16; other numbers"),
     ({"model.dtype": "bfloat16", "model.remat": "full"}, "both; other numbers"),

@@ -10,8 +10,8 @@ it is paid.
 
 Fit: --law=isoflop
 Told: a, b, k_N, k_D, K, gamma
-Fit of :nxd: --law=chinchilla
-Told: B, beta
+Fit of :nxd: --law=chinchilla --columns=N=params_no_embed
+Told: all
 Also of :nxd: --law=envelope,coupled,farseer,overtraining,kaplan,kaplan_n,kaplan_d,kaplan_c
 
 Cost: 20 runs, 2.45e+12 FLOPs.

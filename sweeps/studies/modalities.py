@@ -10,7 +10,7 @@ each modality's own law.
 Fit: --law=chinchilla --by=modality
 Told: nothing
 
-Cost: 84 runs, 9.57e+12 FLOPs.
+Cost: 63 runs, 5.96e+12 FLOPs.
 """
 
 from sweeps.study import common
@@ -22,17 +22,16 @@ MODALITIES = {
     "arithmetic": ("synthetic:arithmetic,documents={}", "bytes"),
     "text": ("embedded", "bytes"),
 }
-DOCUMENTS = {"full": 40_000, "smoke": 500}
+DOCUMENTS = {"full": 80_000, "smoke": 500}
 # Least and most tokens by width.
 SPAN = {
     "full": {
-        8: (2**17, 2**22),
-        12: (2**17, 2**22),
-        16: (2**17, 2**21),
-        24: (2**17, 2**21),
-        32: (2**18, 2**20),
-        48: (2**19, 2**20),
-        64: (2**19, 2**19),
+        8: (2**18, 2**23),
+        12: (2**18, 2**22),
+        16: (2**18, 2**21),
+        24: (2**18, 2**20),
+        32: (2**18, 2**19),
+        48: (2**19, 2**19),
     },
     "smoke": {8: (5_120, 5_120), 16: (5_120, 5_120)},
 }

@@ -14,8 +14,8 @@ cosine, but for schedule_free, which has a constant rate. Decay is each one's ow
 Fit: --law=chinchilla --columns=N=params_no_embed,D=tokens,loss=loss_nats --where=rate==1 --by=optimizer --shared=E,alpha,beta
 Told: B, beta
 
-Cost: 150 runs, 9.06e+12 FLOPs.
-Cost of :muon: 25 runs, 1.51e+12 FLOPs.
+Cost: 126 runs, 8.70e+12 FLOPs.
+Cost of :muon: 21 runs, 1.45e+12 FLOPs.
 """
 
 from sweeps.study import common, rules
@@ -24,12 +24,12 @@ from sweeps.study.grid import Grid, cases, chain, product, tag
 # Least and most tokens by width; in BRACKET where other learning rates are tried.
 SPAN = {
     "full": {
-        8: (2**17, 2**21),
-        12: (2**17, 2**20),
-        16: (2**17, 2**20),
-        24: (2**17, 2**20),
+        8: (2**18, 2**22),
+        12: (2**18, 2**21),
+        16: (2**18, 2**20),
+        24: (2**18, 2**19),
         32: (2**18, 2**19),
-        48: (2**18, 2**19),
+        48: (2**19, 2**19),
     },
     "smoke": {8: (5_120, 5_120), 16: (5_120, 5_120)},
 }

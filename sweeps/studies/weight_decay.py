@@ -9,7 +9,7 @@ What holds where models are small and text is repeated need not hold at scale: c
 Fit: --law=chinchilla --by=weight_decay
 Told: nothing
 
-Cost: 84 runs, 1.03e+13 FLOPs.
+Cost: 63 runs, 6.51e+12 FLOPs.
 """
 
 from sweeps.study import common
@@ -19,13 +19,12 @@ DECAYS = {"full": (0.0, 0.1, 0.3), "smoke": (0.0, 0.3)}
 # Least and most tokens by width.
 SPAN = {
     "full": {
-        8: (2**17, 2**22),
-        12: (2**17, 2**22),
-        16: (2**17, 2**21),
-        24: (2**17, 2**21),
-        32: (2**18, 2**20),
-        48: (2**19, 2**20),
-        64: (2**19, 2**19),
+        8: (2**18, 2**23),
+        12: (2**18, 2**22),
+        16: (2**18, 2**21),
+        24: (2**18, 2**20),
+        32: (2**18, 2**19),
+        48: (2**19, 2**19),
     },
     "smoke": {8: (5_120, 5_120)},
 }

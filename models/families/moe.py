@@ -35,9 +35,7 @@ class Config(dense.Config):
     """Options of the mixture besides those of the dense family. `bias` adds none to experts and router."""
 
     experts: int = option(8, valid=AT_LEAST_ONE, help="routed experts of a layer")
-    top_k: int = option(
-        2, valid=AT_LEAST_ONE, growth="free", help="experts of a token; where experts choose: the mean over tokens"
-    )
+    top_k: int = option(2, valid=AT_LEAST_ONE, growth="free", help="experts of a token; where they choose: the mean")
     expert_ff: int | None = option(
         None,
         valid=AT_LEAST_ONE,
@@ -67,11 +65,7 @@ class Config(dense.Config):
         1, valid=AT_LEAST_ONE, when=TOKENS_CHOOSE, help="equal groups of experts, of which a token may use topk_group"
     )
     topk_group: int = option(
-        1,
-        valid=AT_LEAST_ONE,
-        when=when("n_group", above=1),
-        growth="free",
-        help="groups that a token may use (DeepSeek-V3: 4 of 8)",
+        1, valid=AT_LEAST_ONE, when=when("n_group", above=1), growth="free", help="groups of a token (DeepSeek-V3: 4)"
     )
     router: str = option(
         "linear", choices=("linear", "recurrent"), help="recurrent: one GRU across depth for all layers (RMoE)"

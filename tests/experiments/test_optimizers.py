@@ -64,7 +64,8 @@ def toy(tmp_path, monkeypatch):
 
 OPTIMIZERS = optimizers.optimizer_names()
 # Each compiles programs of its own. The rest are slow ones.
-EVERY = [pytest.param(name, marks=() if name in ("muon", "adafactor") else pytest.mark.slow) for name in OPTIMIZERS]
+QUICK = ("muon", "adafactor")
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OPTIMIZERS]
 
 
 @pytest.fixture
@@ -231,10 +232,10 @@ def test_its_state_may_lie_with_the_host(name, lion):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_one_is_packed(name, lion):
-    """Two runs in one program, one after the other or at once, do what each does alone."""
+    """Two runs in one program, one after the other or at once, the slow ones also on a mesh of four, do what each does alone."""
     runs = []
     for lr in (3e-4, 1e-3):
-        options = of_kind(name) | {"opt.lr": lr, "execution.steps_per_dispatch": 2}
+        options = of_kind(name) | {"opt.lr": lr, "execution.steps_per_dispatch": 2, "model.vocab": 264}
         frozen, execution = freeze.freeze(lion(**options))
         runs.append(frozen)
     ends = []
@@ -245,9 +246,13 @@ def test_every_one_is_packed(name, lion):
         ends.append(in_numpy(after(made, [one], LATER, starts[-1])))
     together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *starts)
     alone = jax.tree.map(lambda *leaves: np.concatenate(leaves), *ends)
-    for packing in ("map", "vmap"):
-        packed = dataclasses.replace(execution, packing=packing)
-        made = programmed(runs, packed)
+    places = [("map", execution.mesh, 1), ("vmap", execution.mesh, 1)]
+    if name not in QUICK:
+        split = dataclasses.replace(execution.mesh, trial=1, fsdp=2, tensor=2)
+        places.append(("vmap", split, 4))
+    for packing, mesh, devices in places:
+        packed = dataclasses.replace(execution, packing=packing, mesh=mesh)
+        made = programmed(runs, packed, devices)
         assert_close(alone, after(made, runs, LATER, together), rtol=1e-3, atol=2e-5)
 
 

@@ -40,13 +40,9 @@ def melt(grid: Grid, text: str) -> Grid:
         )
     others = grid.frame.drop(columns=list(names))
     if RUN not in others.columns:
-        others[RUN] = np.arange(len(others))
-    parts = []
-    for name, at in names.items():
-        part = others.copy()
-        part[number] = at
-        part[value] = grid.frame[name]
-        parts.append(part)
+        runs = pd.Series(np.arange(len(others)), index=others.index, name=RUN)
+        others = pd.concat([others, runs], axis=1)
+    parts = [others.assign(**{number: at, value: grid.frame[name]}) for name, at in names.items()]
     return dataclasses.replace(grid, frame=pd.concat(parts, ignore_index=True))
 
 

@@ -1,13 +1,24 @@
 """From loss to ability: sums, expressions and recall of several difficulties, by size and tokens.
 
     python -m sweeps.launch --study=sweeps/studies/tasks.py --workdir=runs/tasks
+    python -m sweeps.collect --workdir=runs/tasks --evaluations --out=curves.csv
 
 Five kinds of invented text are read in equal shares, and each is asked about: `task_NAME_loss` (nats of the answer),
 `_accuracy` (over four choices) and `_pass_rate` (the exact probability of the answer, where Hu et al. 2024, arXiv 2310.03262,
 count samples until one passes). Does the loss on answers follow a power law, and accuracy that loss (two steps, Gadre et al.
 2024, arXiv 2403.08540; Bhagia et al. 2024, arXiv 2412.04403)?
 
-No fit: not trained yet.
+Sums are learned by every size once it has read enough of them, at losses on answers that foretell the accuracy whatever the
+size; recall comes late, and not to the larger models first.
+
+Fit of curves: --law=accuracy --columns=task_loss=task_sums_loss,accuracy=task_sums_accuracy
+Told: all
+Also of curves: --law=error_from_loss --columns=error=1-task_sums_accuracy,loss=loss_nats
+Also: --law=two_step,two_step_compute,two_step_log --columns=task_loss=task_sums_loss,accuracy=task_sums_accuracy
+Also: --law=task_loss,answer_loss,task_loss_compute,task_loss_log --columns=task_loss=task_expressions_loss
+Also: --law=difficulty,accuracy_log --columns=accuracy=task_expressions_accuracy
+Also: --law=pass_until --columns=pass_rate=task_long_sums_pass_rate --where="tokens>900000 and tokens<1100000"
+Also: --law=coverage --melt=samples,coverage=task_big_sums_coverage_* --where="width==64 and tokens>3000000"
 
 Cost: 15 runs, 9.36e+12 FLOPs.
 """

@@ -11,7 +11,7 @@ from tests.support.paths import REPOSITORY
 
 RECORDED = REPOSITORY / "tests" / "sweeps" / "studies" / "recorded"
 STUDIES = sorted(path for path in (REPOSITORY / "sweeps" / "studies").glob("*.py") if path.stem != "__init__")
-LINES = re.compile(r"^Fit(?: of :([\w,]+))?: (--.+)\nTold: (.+)$", re.MULTILINE)
+LINES = re.compile(r"^Fit(?: of :?([\w,]+))?: (--.+)\nTold: (.+)$", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)

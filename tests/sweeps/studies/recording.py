@@ -14,7 +14,7 @@ from analysis.grid.roles import ROLES, usual_names
 # How a run was carried out, and what follows from other columns.
 DROPPED = re.compile(
     r"fingerprint|name|reason|rule_.*|seconds.*|wall_seconds|packing.*|steps|steps_done|eval_tokens|lossless|parent|"
-    r"flops_(?!total|lineage).*|schedule_.*|loss_nats_sem|evaluation_.*|devices|accelerator_seconds|kwh"
+    r"flops_(?!total|lineage).*|schedule_.*|loss_nats_sem|evaluation_.*|task_\w+_sem|devices|accelerator_seconds|kwh"
 )
 
 

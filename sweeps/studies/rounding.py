@@ -7,9 +7,16 @@ for each column (`reevaluate`: children with tokens=0). `added_loss` is what tha
 (arXiv 2411.17691) find k D^0.53 / (N^0.23 P^5.5): what has seen many tokens a parameter has the more to lose. Kumar et al. 2024
 (arXiv 2411.04330) have exp(-P/g) in the place of the power of the bits, and a number of tokens beyond which more of them do
 harm (the law `rounded`). `joint` trains in few bits (`bits_weights`, `bits_activations`, `bits_cache`), and rounds the weights
-to fewer: what was trained in few bits has less to lose.
+to fewer: what was trained in few bits has less to lose (the law `precision_joint`, whose fifteen coefficients take minutes to fit).
 
-No fit: its laws (rounding_penalty, post_training, rounded; precision_joint for `joint`) wait for a recorded grid.
+Below 256,000 tokens and above 5 bits the differences are noise of the rounding, of either sign.
+
+Fit: --law=rounding_penalty --columns=D=lineage_tokens,N=params_no_embed,bits_weights=bits_after --where="bits_after<=5 and lineage_tokens>=256000"
+Told: k, beta, gamma
+Fit: --law=post_training --columns=D=lineage_tokens,N=params_no_embed --where="bits_after<=5 and lineage_tokens>=256000"
+Told: C_T, gamma_D, gamma_post
+Fit: --law=rounded --columns=D=lineage_tokens
+Told: E, A, B, beta, C_T, gamma_D, gamma_post
 
 Cost: 144 runs, 7.24e+12 FLOPs.
 Cost of :joint: 162 runs, 4.59e+12 FLOPs.

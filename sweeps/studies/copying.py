@@ -7,7 +7,10 @@ state and linear attention hold only so much (Wen et al. 2024, "RNNs are not Tra
 al. 2024, "Repeat After Me", arXiv 2402.01032). `task_copies_loss` is the nats of a whole copy, `task_copies_pass_rate` the
 probability of it without a fault; the entropy of the text is known (`entropy_nats`).
 
-No fit: the length up to which each family copies is the answer.
+After two million tokens attention copies 16 and 32 symbols without a fault in 98 of 100 texts, at both widths. Linear attention
+and the recurrent families have learned no copy of even 8: each symbol costs them log 16 nats, as much as a guess.
+
+No fit: the length up to which each family copies is the answer, here all or none.
 
 Cost: 24 runs, 7.84e+12 FLOPs.
 """

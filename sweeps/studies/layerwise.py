@@ -2,12 +2,16 @@
 
     python -m sweeps.launch --study=sweeps/studies/layerwise.py --workdir=runs/layerwise
 
-OpenELM (Mehta et al. 2024, arXiv 2404.14619) gives later layers more heads and a larger feed-forward (models/families/dense.py:
-layer_sizes). Here the five layers of a model have 50 to 150% of the heads and one to five times the width as their
-feed-forward, from the first to the last (`growing`) or the other way round (`shrinking`); `uniform` has the mean of both in every layer, and as
-many parameters and FLOPs, to the last one. Runs of a size, a length and a seed see the same text in the same order: they are pairs.
+OpenELM (Mehta et al. 2024, arXiv 2404.14619) gives later layers more heads and a larger feed-forward (layer_sizes in
+models/families/dense.py). Here the five layers of a model have 50 to 150% of the heads and one to five times the width as their
+feed-forward, from the first to the last (`growing`) or the other way round (`shrinking`); `uniform` has the mean of both in
+every layer, and as many parameters and FLOPs, to the last one. Runs of a size, a length and a seed see the same text in the
+same order: they are pairs.
 
-No fit: no grid of it is recorded yet.
+It does not matter here: of 24 pairs the mean difference to uniform layers is -0.004 nats for growing ones and 0.000 for
+shrinking ones, with standard errors of 0.012.
+
+No fit: the differences of pairs are the answer; by kind the grid tells no law of sizes.
 
 Cost: 72 runs, 5.50e+12 FLOPs.
 """

@@ -7,6 +7,10 @@ arXiv 2203.00555), Mix-LN (Li et al. 2024, arXiv 2412.13795) and LayerNorm Scali
 out (models/blocks/residual.py). Every run of a depth has the same tokens; compare the best of four rates, placement by
 placement, as the depth grows.
 
+At 26 to 68 thousand parameters and 400 steps only DeepNorm gains at each doubling of the depth (2.225, 2.192, 2.184
+nats). Post-norm is as good at depth 4 (2.212), but at depth 8 does not train at any rate above the rule's. Pre-norm and
+LayerNorm Scaling do not gain from depth (2.41 and 2.38 at 2, 2.46 and 2.45 at 8), nor do they want larger rates.
+
 No fit: the best loss of each placement at each depth is the answer.
 
 Cost: 72 runs, 4.67e+12 FLOPs.

@@ -16,6 +16,7 @@ DROPPED = re.compile(
     r"fingerprint|name|reason|rule_.*|seconds.*|wall_seconds|packing.*|steps|steps_done|eval_tokens|lossless|parent|"
     r"flops_(?!total|lineage).*|schedule_.*|loss_nats_sem|evaluation_.*|task_\w+_sem|devices|accelerator_seconds|kwh"
 )
+ENTROPY = re.compile(r"entropy_.*")  # a loss above it is a formula of columns
 
 
 def reduced(frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +28,8 @@ def reduced(frame: pd.DataFrame) -> pd.DataFrame:
         column = pd.Series(frame[name])
         varies = column.nunique(dropna=False) > 1
         told = column.count() > 0
-        if told and not DROPPED.fullmatch(name) and (varies or name in asked_for):
+        wanted = name in asked_for or ENTROPY.fullmatch(name)
+        if told and not DROPPED.fullmatch(name) and (varies or wanted):
             kept.append(name)
     return pd.DataFrame(frame[kept])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import InputError
+from experiments.data.batches import records_of_parts
 from experiments.prepare import prepare
 from experiments.run import config_file, identity
 from experiments.store import record
@@ -154,6 +155,29 @@ def test_a_ladder_for_a_pod_follows_its_rules():
             assert cell.run.batch % 16 == 0 and cell.run.steps > 5_000
             law = 1.79 * counts["params_no_embed"] ** -0.713 * cell.run.tokens**0.307
             assert cell.run.opt.lr == pytest.approx(law) and 1e-4 < law < 2e-2
+
+
+def test_models_of_unequal_layers_are_equal_in_parameters_and_flops():
+    """Of each width, and at each number of tokens; layers that grow and layers that shrink do so by the same sizes."""
+    loaded = file.load(f"{REPOSITORY / 'sweeps' / 'studies' / 'layerwise.py'}")
+    counts: dict[tuple[int, int], set[tuple[float, float]]] = {}
+    kinds = set()
+    for cell in loaded.cells:
+        found = record.ledger(cell.run)
+        size = (cell.run.model.width, cell.run.tokens)
+        counts.setdefault(size, set()).add((found["params_total"], found["flops_total"]))
+        kinds.add(cell.tags["layers"])
+    assert kinds == {"uniform", "growing", "shrinking"} and len(counts) == 12
+    assert all(len(found) == 1 for found in counts.values())
+
+
+def test_series_that_are_evaluated_only_are_never_read():
+    """Their weight, which has to be positive, does not come to a sequence in the longest run."""
+    loaded = file.load(f"{REPOSITORY / 'sweeps' / 'studies' / 'series.py'}")
+    for cell in loaded.cells:
+        weights = [round(weight * 1e6) for weight in cell.run.data.weights]
+        read = records_of_parts(weights, cell.run.steps * cell.run.batch)
+        assert min(read[:3]) > 100 and read[3:] == [0, 0, 0]
 
 
 def test_notes_of_a_study_say_what_rounding_moved(tmp_path: pathlib.Path):

@@ -22,6 +22,8 @@ WATCHED = 1.5  # root of the rise over the threshold up to which jumps matter
 SHORT_STEPS = 8
 MOST_ROUNDS = 30  # of trying each fit again from those beside it
 GAIN = 1e-4  # of the threshold: less is no better fit
+FAR = 10.0  # of the threshold: a fit that rises higher is far from both ends of a profile
+FAR_GAIN = 0.1  # of such a rise: by less a round it does not come down to the threshold in all rounds that there are
 CLOSE = 1e-13  # held values of which one would do, of their size
 
 
@@ -91,14 +93,19 @@ class HeldFits:
         self.is_settled = True
 
     def _replace(self, places: np.ndarray, theta: np.ndarray, rise: np.ndarray) -> np.ndarray:
-        """Put better fits in the place of known ones; return the places where they were better."""
-        better = rise < self.rise[places] - GAIN * self.threshold
+        """Put better fits in the place of known ones; return the places where they are so much better that it matters.
+
+        A search that creeps along the floor of a valley far above the threshold would get better in every round.
+        """
+        before = self.rise[places]
+        better = rise < before - GAIN * self.threshold
+        is_creeping = (rise > FAR * self.threshold) & (rise > (1 - FAR_GAIN) * before)
         changed = places[better]
         self.theta[changed] = theta[better]
         self.rise[changed] = rise[better]
         if len(changed):
             self.path[changed] = self._paths(theta[better])
-        return changed
+        return places[better & ~is_creeping]
 
     def _follow_jumps(self) -> np.ndarray:
         """Refit where the rise jumps from one fit to the next, in short steps from the lower one: a profile has no jumps.

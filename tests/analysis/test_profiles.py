@@ -8,6 +8,7 @@ from analysis.fitting import formula_fit
 from analysis.fitting.spec import FitSpec
 from analysis.grid.table import Columns
 from analysis.laws.chinchilla import Chinchilla
+from analysis.laws.moe import RoutedLM
 from analysis.laws.one_quantity import Plateau
 from analysis.questions import fit as fitting
 from analysis.questions.planted import plant_runs
@@ -83,6 +84,29 @@ def test_the_ends_of_a_profile_are_where_a_fit_from_scratch_is_as_much_worse_as_
     drawn, _ = one_profile(found, name)
     rises = [held(columns, name, end) - found.value for end in (drawn.low, drawn.high)]
     assert rises == pytest.approx([drawn.threshold] * 2, rel=0.02)
+
+
+def test_fits_far_above_the_threshold_are_not_refined_round_by_round(monkeypatch):
+    """Searches that creep along a valley, thousands of thresholds up, took nine tenths of a fit's time and moved no end."""
+    N, experts = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 7), 2.0 ** np.arange(10)))
+    noise = 0.003 * np.random.default_rng(1).standard_normal(N.size)
+    truth = RoutedLM(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)
+    values = {"N": N, "experts": experts, "loss": truth.predict(N, experts) * np.exp(noise)}
+    columns = Columns(values, np.arange(N.size), {}, ())
+    spec = FitSpec(bootstrap=0, thorough=False).for_law(RoutedLM)
+    problem = formula_fit.pose(columns, RoutedLM, spec)
+    found = optimum.find(problem, np.ones(N.size), spec.settled_objective, spec.settled_objective.stages(), 64)
+    rounds = []
+    best_of = HeldFits._best_of
+
+    def counted(self: HeldFits, starts: np.ndarray, enough: float) -> tuple[np.ndarray, np.ndarray]:
+        rounds.append(len(starts))
+        return best_of(self, starts, enough)
+
+    monkeypatch.setattr(HeldFits, "_best_of", counted)
+    drawn, _ = one_profile(found, "a")
+    assert len(rounds) <= 20
+    assert drawn.low < truth.a < drawn.high
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Laws of curves are fitted to recorded evaluations of our own studies, by the names that their columns have.
 
 recorded/batches.csv, wsd_curves.csv and scaling_nxd_curves.csv are what `sweeps.collect --evaluations` wrote of sweeps/studies/batches.py,
-wsd.py and scaling.py:nxd, without the columns that no test looks at.
+wsd.py and scaling.py:nxd, each in an earlier and smaller design, without the columns that no test looks at.
 """
 
 import functools

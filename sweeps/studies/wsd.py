@@ -9,8 +9,10 @@ has not read. The trunk is a line of runs, one to each branching point: what DES
 --where="group=='cooldown'" and these columns. `sweeps.collect --evaluations` has the whole curves, to which the annealing
 law is fitted (--law=annealing --where="inherited==0"). `check` adds the same D trained from scratch, to see what is lost.
 
-Fit: --law=chinchilla --where="group=='cooldown'" --columns=D=lineage_tokens,C=flops_lineage
-Told: nothing
+Fit: --law=chinchilla --where="group=='cooldown'" --columns=N=params_no_embed,D=lineage_tokens,C=flops_lineage
+Told: A, alpha
+Fit: --law=kaplan --where="group=='cooldown'" --columns=N=params_no_embed,D=lineage_tokens
+Told: all
 Also of curves: --law=annealing,annealing_curve
 Also of curves: --law=plateau,broken,broken_2,broken_3 --columns=X=tokens,loss=loss_nats --where=width==32
 

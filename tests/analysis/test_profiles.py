@@ -87,7 +87,7 @@ def test_the_ends_of_a_profile_are_where_a_fit_from_scratch_is_as_much_worse_as_
 
 
 def test_fits_far_above_the_threshold_are_not_refined_round_by_round(monkeypatch):
-    """Searches that creep along a valley, thousands of thresholds up, took nine tenths of a fit's time and moved no end."""
+    """Searches that creep along a valley, thousands of thresholds up, took most of the time of a fit and moved no end."""
     N, experts = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 7), 2.0 ** np.arange(10)))
     noise = 0.003 * np.random.default_rng(1).standard_normal(N.size)
     truth = RoutedLM(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)

@@ -10,7 +10,9 @@ cut from wide and shallow to narrow and deep (N = 12 L d^2, rounded to whole hea
 and a note where it moved more than a tenth), with three learning rates. Kaplan et al. 2020 (figure 5) find a flat minimum
 over width / depth. Whether rates transfer over width and depth without a sweep is transfer.py's (muP, CompleteP).
 
-No fit: `width_depth` is its law; no grid is recorded yet.
+Fit: --law=width_depth --best_of=lr
+Told: gamma
+Also: --law=width_depth_params
 
 Cost: 72 runs, 5.15e+12 FLOPs.
 """

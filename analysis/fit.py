@@ -34,6 +34,12 @@ def define_flags() -> None:
     flags.DEFINE_string("interpolation", "quadratic", "Curve through an IsoFLOP budget: quadratic, cubic, akima.")
     cli.define_output("out", "A JSON file to write.")
     flags.DEFINE_string("by", None, "A column: the law is fitted to each group of rows with one value in it.")
+    flags.DEFINE_string(
+        "over",
+        None,
+        "A condition on rows: what they would pay for each other row's loss becomes its columns speedup and leverage, "
+        "which growth_speedup and efficiency_leverage are fitted to.",
+    )
     flags.DEFINE_list("shared", [], "With --by: coefficients that all groups have in common, in one joint fit.")
     flags.DEFINE_bool("back_test", True, "Also fit the smaller runs alone and predict the larger ones.")
     require.define()
@@ -49,6 +55,7 @@ def main(argv: list[str]) -> None:
     from analysis.laws import described
     from analysis.questions.backtest import hindsight_summary
     from analysis.questions.fit import fit, select_for
+    from analysis.questions.speedup import check_used, with_leverage
     from analysis.writing.output_file import check_writable
     from analysis.writing.terminal import open_console
 
@@ -63,7 +70,11 @@ def main(argv: list[str]) -> None:
         return
     paths = reading.grid_paths(argv)
     grid = options.load_grid(paths)
+    if values.over is not None:
+        grid = with_leverage(grid, values.over, values.columns)
     law = options.law(grid, values.law)
+    if values.over is not None:
+        check_used(law, values.columns)
     spec = options.spec(values.interpolation, law)
     if values.by is not None:
         fit_by(grid, law, spec, console)

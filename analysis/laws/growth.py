@@ -34,6 +34,7 @@ class StackTiming(FormulaLaw):
     FORMULA: ClassVar[str] = "log10 d = a log10 N + b/log10 C + c"
     SOURCE: ClassVar[str] = f"{SOURCE}, equation 2"
     ROLES: ClassVar[tuple[str, ...]] = ("N", "C", "growth_tokens")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("loss",)  # of runs that try several values, of which the best is fitted
     OWN_ROLES: ClassVar[Mapping[str, Role]] = {
         "growth_tokens": Role(
             "tokens of the small model before it is grown", ("growth_tokens", "tokens_before_growth")

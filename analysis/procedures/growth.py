@@ -6,7 +6,7 @@ from jaxtyping import Float
 import numpy as np
 
 from analysis.grid.table import Columns, Dropped
-from analysis.laws.base import Array
+from analysis.laws.base import Array, Law
 from analysis.procedures.parabola import vertex
 from experiments.cli import InputError
 
@@ -19,16 +19,27 @@ def speedup(
     """Return FLOPs_scratch / FLOPs_grown - 1 at equal loss (Du et al. 2024, eq. 48): 0.546 is "54.6% faster".
 
     `flops_grown` counts all ancestors (the column flops_lineage). The FLOPs from scratch are interpolated between runs
-    of several budgets, straight in log FLOPs over loss. nan where the loss lies outside of theirs: nothing is extrapolated.
+    of several budgets, straight in log FLOPs over loss; a run that another one matches for less is no reference. nan where
+    the loss lies outside of theirs: nothing is extrapolated.
     """
-    order = np.argsort(loss_scratch)
-    loss = np.asarray(loss_scratch, float)[order]
-    flops = np.asarray(flops_scratch, float)[order]
+    cheapest = _frontier(flops_scratch, loss_scratch)
+    loss = np.asarray(loss_scratch, float)[cheapest]
+    flops = np.asarray(flops_scratch, float)[cheapest]
     log_flops = np.log(flops)
     # np.nan on both sides: a loss that no run from scratch has bracketed is not extrapolated.
     log_flops_needed = np.interp(loss_grown, loss, log_flops, left=np.nan, right=np.nan)
     flops_needed = np.exp(log_flops_needed)
     return np.asarray(flops_needed / flops_grown - 1)
+
+
+def _frontier(flops: Sequence[float] | Array, loss: Sequence[float] | Array) -> Array:
+    """Return the rows of runs that reach a loss which no run reaches for less, from the lowest loss to the highest."""
+    dear_last = np.lexsort((loss, flops))
+    loss_by_cost = np.asarray(loss, float)[dear_last]
+    best_so_far = np.minimum.accumulate(loss_by_cost)
+    best_before = np.r_[np.inf, best_so_far[:-1]]
+    is_best = loss_by_cost < best_before
+    return dear_last[is_best][::-1]
 
 
 def speedup_rows(
@@ -95,16 +106,32 @@ def best_choices(columns: Columns, role: str) -> Columns:
     return Columns(values, np.array(first_rows), sources, tuple(dropped))
 
 
+def best_of_runs(columns: Columns, law: type[Law]) -> Columns:
+    """Return the best choices of a sweep as rows for the law of them; a table of choices (without losses) as it is."""
+    if "loss" not in columns:
+        return columns
+    return best_choices(columns, law.TARGET)
+
+
 def _groups(columns: Columns) -> list[Array]:
-    """Return the rows of runs with equal N and C, up to 1%."""
-    log_sizes = np.log(columns["N"])
-    log_costs = np.log(columns["C"])
-    logs = np.stack([log_sizes, log_costs], axis=1)
-    cell = np.round(logs / SAME)
-    _, member = np.unique(cell, axis=0, return_inverse=True)
+    """Return the rows of runs with equal N and C, up to 1% from one to the next."""
+    size = _level(columns["N"])
+    cost = _level(columns["C"])
+    pair = np.stack([size, cost], axis=1)
+    _, member = np.unique(pair, axis=0, return_inverse=True)
     member = member.ravel()
     groups = int(member.max()) + 1
     return [np.flatnonzero(member == group) for group in range(groups)]
+
+
+def _level(values: Array) -> Array:
+    """Number the levels of a quantity: a new one begins where the next larger value is more than 1% away."""
+    order = np.argsort(values)
+    logs = np.log(values[order])
+    begins = np.diff(logs, prepend=logs[0]) > SAME
+    level = np.empty(len(values), dtype=int)
+    level[order] = np.cumsum(begins)
+    return level
 
 
 def _best_value(values: Array, losses: Array) -> float | None:

@@ -8,17 +8,20 @@ Laws that derive from such a class share them.
 from collections.abc import Callable
 
 from analysis.fitting.result import FitResult
+from analysis.grid.table import Columns
 from analysis.laws.allocation import Envelope, IsoFlop
 from analysis.laws.base import Law
 from analysis.laws.density import DensityGrowth
 from analysis.laws.downstream import TwoStep
+from analysis.laws.growth import StackTiming
 from analysis.laws.lr_batch import HyperparameterLaw
 from analysis.laws.mixing import BoostedMixing, LinearMixing
 from analysis.laws.schedules import AnnealingCurve
 from analysis.laws.vocabulary import VocabularyFrontier, VocabularyPower
-from analysis.procedures import density, downstream, envelope, isoflop, lr_batch, mixture, schedules, vocabulary
+from analysis.procedures import density, downstream, envelope, growth, isoflop, lr_batch, mixture, schedules, vocabulary
 
 Procedure = Callable[..., FitResult]  # (columns, law, spec); each takes a class of laws of its own
+Preparation = Callable[[Columns, type[Law]], Columns]  # from the rows of a grid to those that a law describes
 
 
 OBJECTIVE = frozenset({"loss", "residual", "huber_delta", "above"})
@@ -37,6 +40,17 @@ PROCEDURES: dict[type[Law], tuple[Procedure, frozenset[str]]] = {
     AnnealingCurve: (schedules.fit_logged_curves, OF_FORMULAS),
     DensityGrowth: (density.fit_records, OF_FORMULAS),
 }
+
+# A law of best choices describes what was best of several runs, and a grid has a row for each of them.
+PREPARATIONS: dict[type[Law], Preparation] = {StackTiming: growth.best_of_runs}
+
+
+def prepared(columns: Columns, law: type[Law]) -> Columns:
+    """Return the rows that a law describes, made of those of a grid; most laws describe them as they are."""
+    for ancestor in law.__mro__:
+        if ancestor in PREPARATIONS:
+            return PREPARATIONS[ancestor](columns, law)
+    return columns
 
 
 def procedure_of(law: type[Law]) -> Procedure | None:

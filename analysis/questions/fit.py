@@ -10,7 +10,7 @@ from analysis.fitting.spec import FitSpec
 from analysis.grid.selection import select, unused
 from analysis.grid.table import Columns, Grid
 from analysis.laws.base import FormulaLaw, Law
-from analysis.procedures.registry import options_of, procedure_of
+from analysis.procedures.registry import options_of, prepared, procedure_of
 from analysis.solve import newton
 from analysis.solve.objective import Objective
 from experiments.cli import InputError
@@ -97,4 +97,5 @@ def select_for(
     for role in unused(grid, columns, where, used):
         if role in CHANGING or not changing:
             raise InputError(f"--columns: {role}: {law.NAME} has no use for it; expected it to be left out")
-    return select(grid, needed, optional=optional, columns=columns, where=where, signed=law.SIGNED)
+    rows = select(grid, needed, optional=optional, columns=columns, where=where, signed=law.SIGNED)
+    return prepared(rows, law)

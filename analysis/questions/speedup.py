@@ -8,7 +8,9 @@ import numpy as np
 from analysis.grid import roles
 from analysis.grid.resolve import parse_roles
 from analysis.grid.roles import Role
+from analysis.grid.selection import select
 from analysis.grid.table import Columns, Grid
+from analysis.laws.base import Law
 from analysis.procedures.growth import speedup
 from analysis.trust.interval import Interval
 from analysis.writing.numbers import number, share, span
@@ -17,6 +19,8 @@ from experiments.cli import InputError
 ROLES = ("C", "loss")
 OPTIONAL = ("loss_error",)
 OF_ALL_ANCESTORS = "flops_lineage"
+SPEEDUP = "speedup"
+LEVERAGE = "leverage"
 DRAWS = 1_000
 FEWEST_SHARE = 0.5  # of the draws that have to lie within the others' losses for an interval
 
@@ -39,6 +43,38 @@ def with_cost(grid: Grid, columns: str | None) -> str | None:
     if OF_ALL_ANCESTORS not in grid or "C" in parse_roles(columns):
         return columns
     return ",".join([*([columns] if columns else []), f"C={OF_ALL_ANCESTORS}"])
+
+
+def check_used(law: type[Law], columns: str | None) -> None:
+    """Raise InputError for a law that takes neither column of `with_leverage`."""
+    named = {*law.ROLES, *parse_roles(columns).values()}
+    if not named & {LEVERAGE, SPEEDUP}:
+        raise InputError(
+            f"--over: {law.NAME} has no use for it; expected it to be left out, or a law of {LEVERAGE} or {SPEEDUP}"
+        )
+
+
+def with_leverage(grid: Grid, over: str, columns: str | None) -> Grid:
+    """Return the grid with two columns more: how much the rows where `over` holds would pay for each row's loss.
+
+    leverage: their cost over the row's own; speedup: that minus 1. Both are empty in the rows compared with, and where the
+    loss lies outside of theirs. Raises InputError for a column that the grid has already, and where none can be told.
+    """
+    for name in (LEVERAGE, SPEEDUP):
+        if name in grid:
+            raise InputError(f"--over: {grid.path} has a column {name} already; expected it, or --over, and not both")
+    given = parse_roles(columns)
+    named = ",".join(f"{role}={given[role]}" for role in ROLES if role in given)
+    asked = with_cost(grid, named)
+    runs = select(grid, ROLES, columns=asked)
+    others = select(grid, ROLES, columns=asked, where=over)
+    is_own = ~np.isin(runs.row, others.row)
+    own = runs.take(is_own)
+    answer = ask(own, others)
+    saved = np.full(len(grid), np.nan)
+    saved[own.row] = answer.speedup
+    frame = grid.frame.assign(**{SPEEDUP: saved, LEVERAGE: 1 + saved})
+    return dataclasses.replace(grid, frame=frame)
 
 
 def ask(

@@ -12,6 +12,7 @@ from typing import Any
 import warnings
 
 from experiments.key_values import read_pairs, refusal
+from experiments.run.freeze import freeze
 import models
 from sweeps.study import rules
 from sweeps.study.grid import Grid, cases, chain, derive, over, product, tag
@@ -143,6 +144,23 @@ def with_small_lr(grid: Grid, *factors: float, rule: rules.Rule = rules.small_lr
         scaled = derive(grid, "opt.lr", rule, scale=factor)
         rates.append(tag(scaled, rate=float(factor)))
     return chain(*rates)
+
+
+def flops_of(grid: Grid) -> float:
+    """Return the training FLOPs of the runs of a grid, those that they start from left out."""
+    total = 0.0
+    for point in grid:
+        run, _ = freeze(point.config)
+        total += rules.ledger_per_token(run)["flops_total"] * run.tokens
+    return total
+
+
+def tokens_for(model: Grid, flops: float) -> int:
+    """Return the tokens, in whole steps, for which the model of a grid's one point is trained with so many FLOPs."""
+    (point,) = model
+    run, _ = freeze(point.config)
+    per_token = rules.ledger_per_token(run)["flops_total"]
+    return rules.rounded("tokens", flops / per_token, run.batch_tokens)
 
 
 class Remark(UserWarning):

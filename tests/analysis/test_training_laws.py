@@ -3,12 +3,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.fitting.spec import FitSpec
-from analysis.grid.table import Columns
+from analysis.grid.table import Columns, load
+from analysis.laws import LAWS, growth, knowledge, schedules
 from analysis.laws import critical_batch as batch
-from analysis.laws import growth, knowledge, schedules
 from analysis.laws.density import Density, DensityGrowth
 from analysis.laws.downstream import Accuracy, AnswerLoss
 from analysis.laws.translation import EncoderDecoder, LanguageWeight
@@ -18,6 +19,8 @@ from analysis.procedures import schedules as schedules_
 from analysis.procedures.density import fit_density, records
 from analysis.procedures.growth import speedup
 from analysis.questions import fit as fitting
+from analysis.questions.fit import select_for
+from analysis.questions.speedup import check_used, with_leverage
 from experiments.cli import InputError
 from sweeps.study.rules import stacking_tokens
 
@@ -263,6 +266,50 @@ def test_best_choices_are_the_vertices_and_edges_are_dropped():
     assert fitted.coefficients() == pytest.approx(law.coefficients(), rel=1e-6)
     with pytest.raises(InputError, match="both sides"):
         growth_.best_choices(table(N=N, C=C, growth_tokens=d, loss=d), "growth_tokens")
+
+
+def test_costs_that_differ_by_rounding_are_one_cell():
+    """Whole steps move each run's cost a little: wherever they lie, they belong together."""
+    d = np.geomspace(1e3, 1e5, 5)
+    for C in np.geomspace(1e10, 1e10 * math.exp(0.01), 11):
+        costs = C * (1 + 1e-3 * np.array([1, -1, 1, -1, 1]))
+        loss = 2.0 + 0.01 * np.log(d / 1e4) ** 2
+        found = growth_.best_choices(table(N=np.full(5, 1e5), C=costs, growth_tokens=d, loss=loss), "growth_tokens")
+        assert found["growth_tokens"] == pytest.approx([1e4])
+
+
+def test_laws_of_best_choices_are_fitted_to_all_runs(tmp_path):
+    law = growth.StackTiming(0.88, 163.27, -5.74)
+    rows = []
+    for N in (4e8, 1.1e9, 3e9):
+        for C in (1e20, 1e21, 1e22):
+            best = law.predict(N, C)
+            rows += [(N, C, best * f, 2.5 + 0.01 * math.log(f) ** 2) for f in (0.1, 0.3, 0.8, 2.5, 6)]
+    frame = pd.DataFrame(rows, columns=["N", "C", "growth_tokens", "loss"])
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    columns = select_for(load(str(tmp_path / "runs.csv")), growth.StackTiming, None, None)
+    assert len(columns) == 9
+    found = fitting.fit(columns, growth.StackTiming, QUICK).law
+    assert found.coefficients() == pytest.approx(law.coefficients(), rel=1e-6)
+
+
+def test_what_others_pay_becomes_columns(tmp_path):
+    """Of the runs compared with, one that is dear and bad is no reference; a law that needs neither column is refused."""
+    cost = np.geomspace(1e12, 1e14, 9)
+    loss = 1.5 + 40 * cost**-0.15
+    scratch = pd.DataFrame({"C": cost, "loss": loss, "group": "scratch"})
+    wasted = pd.DataFrame({"C": [9e13], "loss": [loss[4]], "group": "scratch"})
+    grown = pd.DataFrame({"C": cost[2:6] / 2, "loss": loss[2:6], "group": "grown"})
+    pd.concat([wasted, scratch, grown]).to_csv(tmp_path / "runs.csv", index=False)
+    grid = with_leverage(load(str(tmp_path / "runs.csv")), "group=='scratch'", None)
+    columns = select_for(grid, growth.GrowthSpeedup, None, None)
+    np.testing.assert_allclose(columns["speedup"], 1.0, rtol=1e-9)
+    np.testing.assert_array_equal(columns.row, [10, 11, 12, 13])
+    np.testing.assert_allclose(grid.frame["leverage"][10:], 2.0, rtol=1e-9)
+    with pytest.raises(InputError, match="--over: chinchilla has no use for it"):
+        check_used(LAWS["chinchilla"], None)
+    with pytest.raises(InputError, match="has a column leverage already"):
+        with_leverage(grid, "group=='scratch'", None)
 
 
 @pytest.mark.parametrize("p", [0.1, -0.1])

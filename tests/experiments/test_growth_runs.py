@@ -382,7 +382,7 @@ def test_a_study_of_two_levels_is_launched(corpus, data_root, tmp_path):
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("part", ["timing", "operators", "aquila"])
-def test_the_study_of_growth_can_be_frozen(part):
-    found = file.load(f"sweeps/studies/growth.py:{part}")
+@pytest.mark.parametrize("study", ["growth.py", "growth.py:operators", "aquila.py", "tokenformer.py"])
+def test_a_study_of_growth_can_be_frozen(study):
+    found = file.load(f"sweeps/studies/{study}")
     assert any(cell.parent for cell in found.cells) and not any("become" in note for note in found.notes)

@@ -107,8 +107,11 @@ def best_choices(columns: Columns, role: str) -> Columns:
 
 
 def best_of_runs(columns: Columns, law: type[Law]) -> Columns:
-    """Return the best choices of a sweep as rows for the law of them; a table of choices (without losses) as it is."""
+    """Return the best choices of a sweep as rows for the law of them; a table of choices, one for an N and C, as it is."""
     if "loss" not in columns:
+        return columns
+    most_tried = max(len(rows) for rows in _groups(columns))
+    if most_tried == 1:
         return columns
     return best_choices(columns, law.TARGET)
 

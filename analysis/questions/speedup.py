@@ -65,10 +65,12 @@ def with_leverage(grid: Grid, over: str, columns: str | None) -> Grid:
             raise InputError(f"--over: {grid.path} has a column {name} already; expected it, or --over, and not both")
     given = parse_roles(columns)
     named = ",".join(f"{role}={given[role]}" for role in ROLES if role in given)
-    asked = with_cost(grid, named)
+    asked = with_cost(grid, named or None)
     runs = select(grid, ROLES, columns=asked)
     others = select(grid, ROLES, columns=asked, where=over)
     is_own = ~np.isin(runs.row, others.row)
+    if not is_own.any():
+        raise InputError(f"--over={over}: it holds in all rows; expected rows to compare with them")
     own = runs.take(is_own)
     answer = ask(own, others)
     saved = np.full(len(grid), np.nan)

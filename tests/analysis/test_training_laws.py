@@ -291,6 +291,8 @@ def test_laws_of_best_choices_are_fitted_to_all_runs(tmp_path):
     assert len(columns) == 9
     found = fitting.fit(columns, growth.StackTiming, QUICK).law
     assert found.coefficients() == pytest.approx(law.coefficients(), rel=1e-6)
+    choices = table(N=columns["N"], C=columns["C"], growth_tokens=columns["growth_tokens"], loss=np.full(9, 2.0))
+    assert growth_.best_of_runs(choices, growth.StackTiming) is choices, "a table of choices is fitted as it is"
 
 
 def test_what_others_pay_becomes_columns(tmp_path):
@@ -308,6 +310,8 @@ def test_what_others_pay_becomes_columns(tmp_path):
     np.testing.assert_allclose(grid.frame["leverage"][10:], 2.0, rtol=1e-9)
     with pytest.raises(InputError, match="--over: chinchilla has no use for it"):
         check_used(LAWS["chinchilla"], None)
+    with pytest.raises(InputError, match="holds in all rows"):
+        with_leverage(load(str(tmp_path / "runs.csv")), "C>0", None)
     with pytest.raises(InputError, match="has a column leverage already"):
         with_leverage(grid, "group=='scratch'", None)
 

@@ -1,4 +1,4 @@
-"""From loss to ability: sums, expressions and recall of several difficulties, by size and tokens.
+"""How do abilities follow from the loss? Sums, expressions and recall of several difficulties, by size and tokens.
 
     python -m sweeps.launch --study=sweeps/studies/tasks.py --workdir=runs/tasks
     python -m sweeps.collect --workdir=runs/tasks --evaluations --out=curves.csv

@@ -109,6 +109,7 @@ def _request(origin: Origin, data: Data) -> str:
         data.holdout,
         data.tokenizer,
         list(data.corpus) if _trains_tokenizer(data) else None,  # one BPE for all of them
+        *streams.paired(data).values(),
     ]
     return f"{words}-{digest(asked)[:8]}"
 

@@ -4,9 +4,9 @@
     python -m experiments.sample --source=runs/a --documents=1000 --out=texts.jsonl    # a corpus for data.corpus
     python -m experiments.sample --source=MODEL --tokenizer=HF_FOLDER/tokenizer.json --prompt_file=question.txt
 
-A prompt is the beginning of a document: the separator that stands before each in training stands before it. A text ends
-where the model writes a separator, before --stop, or after --tokens. The same seed gives the same text for a prompt and
-its number, whatever else is written beside it.
+A prompt is the beginning of a document: the separator that stands before each in training stands before it. Of a
+model of sources and targets it is the source. A text ends where the model writes a separator, before --stop, or after
+--tokens. The same seed gives the same text for a prompt and its number, whatever else is written beside it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,10 +58,10 @@ def sample(
     texts = []
     encoded = codec.encode(list(prompts))
     for prompt, (ids, _) in zip(prompts, encoded, strict=True):
-        behind_separator = (codec.separator, *map(int, ids))
-        most = sources.room(model, len(behind_separator), tokens)
+        read_first = tuple(model.cfg.prompt([int(token) for token in ids], codec.separator))
+        most = sources.room(model, len(read_first), tokens)
         for number in range(documents):
-            texts.append(Text(prompt, Wanted(behind_separator, number, most), codec, stops))
+            texts.append(Text(prompt, Wanted(read_first, number, most), codec, stops))
 
     def take(index: int, token: int) -> bool:
         text = texts[index]

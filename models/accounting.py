@@ -5,6 +5,8 @@ from typing import Any
 
 # Groups of parameters that belong to the vocabulary; all others are the body's.
 VOCABULARY_GROUPS = ("embed", "position", "head")
+# Groups of the body with a column of their own, in families that have them (Ghorbani et al. 2021 count so).
+COLUMN_GROUPS = ("encoder", "decoder")
 
 FORWARD_AND_BACKWARD = 3  # of the forward pass: backward takes twice as much
 
@@ -25,7 +27,7 @@ class Accounting:
     """Exact counts of one model at one sequence length.
 
     params: parameters by group; the groups `embed`, `position` and `head` are the vocabulary's, all others the body's.
-    active: the same for the parameters that one token passes through.
+    active: the same for the parameters that one token passes through, on average where tokens differ in it.
     matmul: forward FLOPs per token of weight matrices by term (multiply-add = 2; an embedding lookup is not one).
     attention: forward FLOPs per token that do not involve weights, as if every position attended to all `seq_len` (or
         to as many as a window or chunk has).
@@ -109,6 +111,9 @@ def ledger(account: Accounting, tokens: int) -> dict[str, Any]:
         "params_active": active,
         "flops_per_token": matmul + full_attention,
     }
+    for group in COLUMN_GROUPS:
+        if group in account.params:
+            columns[f"params_{group}"] = account.params[group]
     for name, flops in flops_per_token.items():
         columns[name] = flops * tokens
     return columns

@@ -2,7 +2,7 @@
 
 A prepared corpus is a folder: `train.npy` and `holdout.npy` are flat token streams (a separator token, then a
 document, and so on), `holdout_bytes.npy` says how many bytes of text each held-out token stands for (absent for
-byte tokens, where it is one a byte), `tokenizer.json` or `tokenizer.model` is the tokenizer (absent for bytes),
+byte tokens, where it is one a byte); of pairs it is one row behind the other (experiments/data/pairs.py). `tokenizer.json` or `tokenizer.model` is the tokenizer (absent for bytes),
 `manifest.json` is written last. Records of any length are views of a stream, so one preparation serves every
 sequence length.
 """

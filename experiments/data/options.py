@@ -27,6 +27,11 @@ TOKENIZER_FILE = When(
     {"tokenizer": "tokenizer.json"},
 )
 SEVERAL_TEXTS = When("corpus", "corpus names several texts", lambda corpus: len(corpus) > 1)
+PAIR = Valid(
+    "two numbers of tokens: at least 2 of a source, at least 3 of its target",
+    lambda sizes: not sizes or (len(sizes) == 2 and sizes[0] >= 2 and sizes[1] >= 3),
+)
+PAIRED = When("pairs", "pairs are given", bool, {"pairs": (16, 16)})
 WEIGHTED = When("weights", "weights are given", bool, {"corpus": ("a.txt", "b.txt"), "weights": (1.0, 1.0)})
 
 
@@ -61,6 +66,17 @@ class Data:
         valid=FIELD,
         help='field of a row that holds the text; "content.text": inside another; "title+text": joined by a blank line',
     )
+    pairs: tuple[int, ...] = option(
+        (),
+        valid=PAIR,
+        help="documents are a source and its target, each a row of seq_len tokens: so many for the source, so many for the "
+        "target, filled up with separators; pairs that do not fit are left out",
+    )
+    between: str = option(
+        "\n\n",
+        when=PAIRED,
+        help="what stands between source and target in a document, once; by default as text_field='source+target' joins",
+    )
     deduplicate: bool = option(
         False,
         when=FILES,
@@ -86,6 +102,8 @@ class Data:
         self._check_corpora()
         self._check_weights()
         self._check_unique()
+        if not self.between:
+            raise InputError("data.between='': expected the text between source and target, such as ' = '")
         check_options(self, "data")
         _check_tokenizer(self.tokenizer)
 

@@ -12,7 +12,7 @@ from etils import epath
 import numpy as np
 
 from experiments import files
-from experiments.data import true_entropy
+from experiments.data import pairs, true_entropy
 from experiments.data.documents import Documents
 from experiments.data.lossless import RoundTrip
 from experiments.data.manifest import Manifest, Split, sha256, to_json
@@ -96,7 +96,16 @@ def write(
     """Write the streams of a corpus, its tokenizer and, last, its manifest into an empty folder."""
     held, of = held_out(documents, data.holdout, origin.name, advance)
     trial = RoundTrip(codec, data, origin.name)
-    tallies = _write_streams(documents, held, codec, trial, folder, advance)
+    rows = pairs.Rows(codec, data) if data.pairs else None
+    tallies = _write_streams(documents, held, codec, trial, rows, folder, advance)
+    if rows is not None:
+        for split, tally in tallies.items():
+            rows.check(
+                tally.split().documents, origin.name, f"data.holdout={data.holdout}" if split == "holdout" else split
+            )
+        details = {**details, "left_out": rows.left_out}
+        # A row has other characters and tokens than its document, and its target alone is predicted.
+        details.pop("entropy", None)
     if codec.content is not None:
         (folder / f"tokenizer{codec.suffix}").write_bytes(codec.content)
     written = {}
@@ -112,7 +121,7 @@ def write(
         vocab_size=codec.vocab_size,
         separator=codec.separator,
         dtype=dtype_for(codec.vocab_size),
-        options={**origin.options, "holdout": data.holdout, "version": VERSION},
+        options={**origin.options, **paired(data), "holdout": data.holdout, "version": VERSION},
         train=splits[0],
         holdout=splits[1],
         unigram_entropy_nats=tallies["train"].entropy(),
@@ -128,11 +137,22 @@ def write(
     return manifest
 
 
+def paired(data: Data) -> dict[str, Any]:
+    """Return what was asked for of pairs, as a part of a corpus's identity; nothing where there are none."""
+    if not data.pairs:
+        return {}
+    return {
+        "pairs": list(data.pairs),
+        "between": data.between,
+    }
+
+
 def _write_streams(
     documents: Documents,
     held: np.ndarray,
     codec: Tokenizer,
     trial: RoundTrip,
+    rows: pairs.Rows | None,
     folder: epath.Path,
     advance: Advance,
 ) -> dict[str, _Tally]:
@@ -149,19 +169,38 @@ def _write_streams(
             chosen = held[first : first + len(texts)]
             first += len(texts)
             decoded = [text.decode() for text in texts]
-            pairs = codec.encode(decoded)
+            if rows is None:
+                tried = decoded
+                encoded = of_texts = codec.encode(decoded)
+            else:
+                block = rows.encode(decoded)
+                tried = block.sides
+                of_texts = block.encoded
+                encoded = block.rows
+                chosen = chosen[block.has_row]
+                decoded = [text for text, kept in zip(decoded, block.has_row, strict=True) if kept]
             if codec.content is not None:  # bytes are the text
-                trial.add(decoded, pairs)
+                trial.add(tried, of_texts)
             for split, wanted in (("train", ~chosen), ("holdout", chosen)):
-                some = [pair for pair, taken in zip(pairs, wanted, strict=True) if taken]
+                some = [one for one, taken in zip(encoded, wanted, strict=True) if taken]
                 characters = [len(text) for text, taken in zip(decoded, wanted, strict=True) if taken]
-                ids, sizes = _joined(some, codec.separator)
+                ids, sizes = _joined(some, codec.separator) if rows is None else _laid_end_to_end(some)
                 streams[split].write(ids)
                 tallies[split].add(characters, ids, sizes)
                 if split == "holdout" and token_bytes is not None:
                     token_bytes.write(sizes)
             advance(len(texts))
+        if rows is not None:
+            _end(streams, token_bytes, codec.separator)
     return tallies
+
+
+def _end(streams: dict[str, _Stream], token_bytes: _Stream | None, separator: int) -> None:
+    """Put a separator behind the last row of each stream: a record ends with the first token of the next."""
+    for stream in streams.values():
+        stream.write(np.array([separator]))
+    if token_bytes is not None:
+        token_bytes.write(np.array([0]))
 
 
 def _blocks(documents: Documents) -> Iterator[list[bytes]]:
@@ -174,6 +213,14 @@ def _blocks(documents: Documents) -> Iterator[list[bytes]]:
             block = []
     if block:
         yield block
+
+
+def _laid_end_to_end(rows: Sequence[pairs.Encoded]) -> pairs.Encoded:
+    """Return token ids and bytes per token of some rows."""
+    nothing = np.zeros(0, np.int64)
+    ids = np.concatenate([nothing, *(own_ids for own_ids, _ in rows)])
+    sizes = np.concatenate([nothing, *(own_sizes for _, own_sizes in rows)])
+    return ids, sizes
 
 
 def _joined(pairs: Sequence[tuple[np.ndarray, np.ndarray]], separator: int) -> tuple[np.ndarray, np.ndarray]:

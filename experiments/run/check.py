@@ -27,6 +27,7 @@ def check(run: Run, execution: Execution = Execution()) -> None:
     run.data.check()
     _check_evaluation(run)
     run.model.check(run.seq_len)
+    _check_pairs(run)
     _check_transfer(run)
     _check_microbatches(run, execution.microbatches)
 
@@ -124,6 +125,39 @@ def _check_growth(run: Run) -> None:
         raise InputError(f"growth.ramp_tokens={growth.ramp_tokens} exceed tokens={run.tokens}")
 
 
+def _check_pairs(run: Run) -> None:
+    """Check that rows of pairs are the sequences of the run, and that the model has its source where theirs is."""
+    pairs = run.data.pairs
+    if not pairs:
+        return
+    if sum(pairs) != run.seq_len:
+        raise InputError(f"data.pairs={pairs} are rows of {sum(pairs)} tokens; expected seq_len={run.seq_len}")
+    if run.evaluation.seq_lens:
+        raise InputError(
+            f"evaluation.seq_lens={run.evaluation.seq_lens}: data.pairs={pairs} are rows of one length; expected none"
+        )
+    source = run.model.derived(run.seq_len).get("source", pairs[0])
+    if source != pairs[0]:
+        raise InputError(f"model.source={source}: data.pairs={pairs} have a source of {pairs[0]} tokens; expected that")
+
+
+def _check_predictions(run: Run) -> None:
+    """Check that nothing is asked that looks at every position, of a model that predicts a target alone."""
+    evaluation = run.evaluation
+    if run.model.predicts_everywhere:
+        return
+    if evaluation.positions > 1:
+        raise InputError(
+            f"evaluation.positions={evaluation.positions}: family={run.family!r} predicts targets alone, not every position; "
+            "expected 1"
+        )
+    if evaluation.tasks:
+        raise InputError(
+            f"evaluation.tasks={evaluation.tasks}: family={run.family!r} has a source and a target at fixed positions, and no "
+            "prompt; expected none"
+        )
+
+
 def _check_evaluation(run: Run) -> None:
     """Check that the held-out loss has a standard error, that tasks have names, and that weights belong to the corpora."""
     evaluation = run.evaluation
@@ -138,6 +172,7 @@ def _check_evaluation(run: Run) -> None:
             f"evaluation.tasks={evaluation.tasks}: an answer is scored by what stands before it, and in this model a token may "
             "depend on later ones; expected a causal model, or none"
         )
+    _check_predictions(run)
     _check_lengths(run)
     weights = evaluation.weights
     if not weights:

@@ -24,7 +24,7 @@ def freeze(config: Mapping[str, Any] | ConfigDict) -> tuple[Run, Execution]:
     from experiments.data.tokenizer import separator, vocab_size
 
     # That of a file is looked at only where a model asks for it.
-    own = separator(run.data) if getattr(run.model, "document_mask", False) else None
+    own = separator(run.data) if run.model.reads_separator else None
     vocab = vocab_size(run.data)
     model = run.model.resolve(vocab, run.seq_len, own)
     evaluation = run.evaluation

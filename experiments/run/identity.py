@@ -18,7 +18,15 @@ NUMERICS_VERSION = 1  # raise when the same run would train to other numbers: a 
 _PLAIN = (str, int, float, bool, type(None))
 
 # These options of the section `data` are in the manifest, whose fingerprint stands for them.
-_IN_MANIFEST = ("data.corpus", "data.tokenizer", "data.text_field", "data.deduplicate", "data.holdout")
+_IN_MANIFEST = (
+    "data.corpus",
+    "data.tokenizer",
+    "data.text_field",
+    "data.deduplicate",
+    "data.holdout",
+    "data.pairs",
+    "data.between",
+)
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

@@ -1,6 +1,7 @@
 """Turn tokens into text as they come: never a part of a character, and nothing behind a stop."""
 
 from collections.abc import Sequence
+import itertools
 
 from experiments.data.tokenizer import Tokenizer
 from experiments.sampling.queue import Wanted
@@ -91,7 +92,8 @@ class Text:
         self.wanted = wanted
         self.end = ""
         self._separator = codec.separator
-        self._writer = Writer(codec, wanted.prompt[1:], stops)
+        behind_separator = itertools.takewhile(lambda token: token != codec.separator, reversed(wanted.prompt))
+        self._writer = Writer(codec, tuple(behind_separator)[::-1], stops)
         self._left = wanted.most
 
     @property

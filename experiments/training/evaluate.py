@@ -97,7 +97,13 @@ class HeldOut:
         self._unigram_nats = manifests[0].unigram_entropy_nats if len(manifests) == 1 else None
         self._seq_len = seq_len
         tokens, text_bytes = holdout[: self.sequence_count]
-        self._bytes = int(text_bytes.sum())
+        is_counted = run.model.is_counted(tokens[:, :-1])
+        if is_counted is None:
+            is_counted = np.ones(text_bytes.shape, bool)
+        else:
+            self._unigram_nats = None  # that of all tokens is none of those that are predicted
+        self._counted = is_counted.sum(axis=1)
+        self._bytes = int(text_bytes[is_counted].sum())
         self.batches = -(-self.sequence_count // run.batch)
         # Text, and not zeros: experts that choose among the tokens of a batch would choose from those as well.
         filled = np.resize(tokens, (self.batches * run.batch, seq_len + 1))
@@ -123,15 +129,17 @@ class HeldOut:
         nats_NP = nats_SBP.astype(np.float64).reshape(-1, stretches)
         nats_NP = nats_NP[: self.sequence_count]
         nats = nats_NP.sum(axis=1)
-        tokens = self.sequence_count * self._seq_len
+        tokens = int(self._counted.sum())
         loss = float(nats.sum() / tokens)
-        per_token = nats / self._seq_len
+        # Of sequences that count differently many tokens, the error of the mean is that of a ratio.
+        weight = self._counted / self._counted.mean()
+        per_token = nats / self._counted.mean()
         return Result(
             loss_nats=loss,
-            loss_nats_sem=standard_error(per_token),
+            loss_nats_sem=standard_error(per_token - loss * (weight - 1)),
             bits_per_byte=bits_per_byte(loss, tokens, self._bytes),
             eval_tokens=tokens,
-            corpus_losses=self._corpus_losses(per_token),
+            corpus_losses=self._corpus_losses(per_token, weight),
             tasks={} if answers_SBL is None else self.tasks.columns(answers_SBL),
             length_losses=((self._seq_len, loss), *other_lengths) if other_lengths else (),
             position_losses=self._position_losses(nats_NP),
@@ -146,12 +154,12 @@ class HeldOut:
             return ()
         return tuple((nats_NP.mean(axis=0) * stretches / self._seq_len).tolist())
 
-    def _corpus_losses(self, per_token: np.ndarray) -> tuple[float, ...]:
-        """Return the loss of each corpus; none where there is only one."""
+    def _corpus_losses(self, per_token: np.ndarray, weight: np.ndarray) -> tuple[float, ...]:
+        """Return the loss of each corpus; none where there is only one. `weight`: of the sequences in the whole loss."""
         if self._corpora == 1:
             return ()
         losses = []
         for corpus in range(self._corpora):
-            chosen = per_token[self.corpus == corpus]
-            losses.append(float(chosen.mean()) if len(chosen) else math.nan)
+            own = self.corpus == corpus
+            losses.append(float(per_token[own].mean() / weight[own].mean()) if own.any() else math.nan)
         return tuple(losses)

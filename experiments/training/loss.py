@@ -15,7 +15,7 @@ from models.contract import Head
 from models.mesh import current, shards
 
 LOGITS = 1 << 25  # that exist at a time on a device where loss.chunk leaves it open: 134 MB
-NO_TOKEN = -1  # target of a row that only fills a chunk
+NO_TOKEN = -1  # target of a row that does not count, or only fills a chunk
 
 Terms = dict[str, Float[Array, ""]]
 
@@ -42,16 +42,26 @@ def objective(
     loss: Loss,
     aux: dict[str, Array] | None = None,
     weights: Any = None,
+    counted: Any = None,
 ) -> tuple[Float[Array, ""], Terms]:
     """Return what training minimises, and its terms.
 
     `weights` has the coefficient of each term of `aux` under its name. z-loss: coefficient times mean logsumexp^2 (PaLM,
-    Chowdhery et al. 2022).
+    Chowdhery et al. 2022). `counted`: how many targets a mean is over, where some are NO_TOKEN; None: all of them.
     """
     nats_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL)
-    nats = jnp.mean(nats_BL)
-    z_loss = jnp.mean(log_z_BL**2)
+    if counted is None:
+        nats = jnp.mean(nats_BL)
+        z_loss = jnp.mean(log_z_BL**2)
+    else:
+        nats = _where_token(nats_BL, targets_BL).sum() / counted
+        z_loss = _where_token(log_z_BL**2, targets_BL).sum() / counted
     return _with_aux(nats + loss.z_loss * z_loss, nats, z_loss, aux or {}, weights)
+
+
+def _where_token(values: Array, targets: Array) -> Array:
+    """Return the values of targets that count, 0 for the others."""
+    return jnp.where(targets == NO_TOKEN, 0.0, values)
 
 
 def _with_aux(
@@ -72,6 +82,7 @@ def read_out(
     loss: Loss,
     aux: dict[str, Array] | None = None,
     weights: Any = None,
+    counted: Any = None,
 ) -> tuple[Float[Array, ""], Terms]:
     """Return `objective` of the head's logits, which exist for loss.chunk tokens at a time where there are more.
 
@@ -81,20 +92,20 @@ def read_out(
     chunk = _chunk(head, x_BLD, loss)
     if chunk is None:
         logits_BLV = head.logits(head.params, x_BLD)
-        return objective(logits_BLV, targets_BL, loss, aux, weights)
+        return objective(logits_BLV, targets_BL, loss, aux, weights, counted)
     z_loss_weight = jnp.asarray(loss.z_loss, jnp.float32)
-    total, nats, z_loss = _chunked_objective(head, x_BLD, targets_BL, chunk, z_loss_weight)
+    total, nats, z_loss = _chunked_objective(head, x_BLD, targets_BL, chunk, z_loss_weight, counted)
     return _with_aux(total, nats, z_loss, aux or {}, weights)
 
 
 def _chunked_objective(
-    head: Head, x_BLD: Array, targets_BL: Array, chunk: int, z_loss_weight: Array
+    head: Head, x_BLD: Array, targets_BL: Array, chunk: int, z_loss_weight: Array, counted: Any = None
 ) -> tuple[Array, Array, Array]:
     """Return nats + weighted z-loss, nats and z-loss: means over tokens. Only the first has a gradient.
 
     The forward pass already makes the gradients of sums over tokens, chunk by chunk; the backward pass scales them.
     """
-    tokens = targets_BL.size
+    tokens = targets_BL.size if counted is None else counted
 
     @jax.custom_vjp
     def means(params: Any, x_BLD: Array, z_loss_weight: Array) -> tuple[Array, Array, Array]:
@@ -104,7 +115,12 @@ def _chunked_objective(
     def forward(params: Any, x_BLD: Array, z_loss_weight: Array) -> tuple[tuple[Array, Array, Array], Any]:
         def sums(params: Any, x_ND: Array, targets_N: Array, z_loss_weight: Array) -> tuple[Array, Array, Any, Array]:
             rows = _scan(head, params, x_ND, targets_N, chunk, z_loss_weight)
-            return rows.nats_N.sum(), jnp.square(rows.log_z_N).sum(), rows.d_params, rows.d_x_ND
+            nats_N = rows.nats_N
+            squares_N = jnp.square(rows.log_z_N)
+            if counted is not None:
+                nats_N = _where_token(nats_N, targets_N)
+                squares_N = _where_token(squares_N, targets_N)
+            return nats_N.sum(), squares_N.sum(), rows.d_params, rows.d_x_ND
 
         nats, squares, *gradients = shards.over_batch(sums, params, head.axes, x_BLD, targets_BL, z_loss_weight)
         nats = nats / tokens

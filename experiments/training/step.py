@@ -33,6 +33,28 @@ def _inputs_and_targets(tokens_BT: Sequences) -> tuple[Integer[Array, "B L"], In
     return inputs_BL, targets_BL
 
 
+def targets(run: Run, tokens_BT: Sequences) -> tuple[Integer[Array, "B L"], Integer[Array, "B P"]]:
+    """Return what a model reads of sequences, and the targets of its predictions: NO_TOKEN where one does not count."""
+    inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
+    counts_BL = run.model.is_counted(inputs_BL)
+    if counts_BL is not None:
+        targets_BL = jnp.where(counts_BL, targets_BL, losses.NO_TOKEN)
+    return inputs_BL, _predicting(run, targets_BL)
+
+
+def _predicting(run: Run, x: Array) -> Array:
+    """Return of an array [B, L, ...] the positions whose logits predict a token."""
+    first = run.model.first_prediction
+    return x[:, first:] if first else x
+
+
+def counted_targets(run: Run, tokens_BT: Sequences) -> Float[Array, ""] | None:
+    """Return how many targets of a batch count in its loss; None: all of them."""
+    inputs_BL, _ = _inputs_and_targets(tokens_BT)
+    counts_BL = run.model.is_counted(inputs_BL)
+    return None if counts_BL is None else counts_BL.sum().astype(jnp.float32)
+
+
 def init_state(run: Run, values: Run) -> TrainState:
     """Return the state before the first step."""
     params = functional.init_params(run.family, values.model, values.seed)
@@ -83,16 +105,20 @@ def objective(
     tokens_BT: Sequences,
     *batch_counts: Array,
     keys_B: Array | None = None,
+    counted: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Output]]:
     """Return what training minimises on a batch of sequences of seq_len + 1 tokens; its terms, and the rest of the output.
 
     `batch_counts`: what the model counts over the whole batch, where the sequences are a microbatch of it. `keys_B`: see
-    `dropout_keys`; None: nothing is dropped.
+    `dropout_keys`; None: nothing is dropped. `counted`: over how many targets the mean is; None: those of these sequences.
     """
-    inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
+    inputs_BL, targets_BP = targets(run, tokens_BT)
+    if counted is None:
+        counted = counted_targets(run, tokens_BT)
     model = functional.model(run.family, run.model, params)
     x_BLD, output = model.hidden(inputs_BL, *batch_counts, **_dropping(keys_B))
-    total, terms = losses.read_out(model.readout(), x_BLD, targets_BL, values.loss, output.aux, values.model)
+    x_BPD = _predicting(run, x_BLD)
+    total, terms = losses.read_out(model.readout(), x_BPD, targets_BP, values.loss, output.aux, values.model, counted)
     return total, (terms, output)
 
 
@@ -162,12 +188,18 @@ def _gradients(
     """Return gradients, metrics, and the parameters that follow a rule of the model instead of the optimizer."""
 
     keys_B = dropout_keys(run, values, state.step)
+    counted = counted_targets(run, tokens_BT)
+    if counted is not None:
+        # The mean over parts of sums over this is the mean over the batch, although parts count differently many.
+        counted = counted / microbatch_count
 
     def loss(
         params: dict[str, Array], tokens_BT: Array, keys_B: Array | None, *batch_counts: Array
     ) -> tuple[Float[Array, ""], tuple[dict[str, Array], dict[str, Array]]]:
         masked = effective(run, values, state._replace(params=params), added)
-        total, (terms, output) = objective(run, values, masked, tokens_BT, *batch_counts, keys_B=keys_B)
+        total, (terms, output) = objective(
+            run, values, masked, tokens_BT, *batch_counts, keys_B=keys_B, counted=counted
+        )
         return total, (terms | output.metrics, output.state)
 
     gradient = jax.grad(loss, has_aux=True)
@@ -218,8 +250,12 @@ def eval_step(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float
 
 
 def token_nats(run: Run, params: dict[str, Array], tokens_BT: Sequences) -> Float[Array, "B L"]:
-    """Return the nats of every token of each sequence but the first."""
-    inputs_BL, targets_BL = _inputs_and_targets(tokens_BT)
+    """Return the nats of every token of each sequence but the first; 0 for those that do not count."""
+    inputs_BL, targets_BP = targets(run, tokens_BT)
+    first = run.model.first_prediction
     model = functional.model(run.family, run.model, params)
     x_BLD, _ = model.hidden(inputs_BL)
-    return losses.nats(model.readout(), x_BLD, targets_BL, run.loss)
+    nats_BP = losses.nats(model.readout(), _predicting(run, x_BLD), targets_BP, run.loss)
+    if run.model.is_counted(inputs_BL) is not None:
+        nats_BP = jnp.where(targets_BP == losses.NO_TOKEN, 0.0, nats_BP)
+    return jnp.pad(nats_BP, ((0, 0), (first, 0))) if first else nats_BP

@@ -151,13 +151,20 @@ def attend_within(
     v_BMGK: Float[Array, "B M G K"],
     scale: float,
     visible_BLM: Bool[Array, "B L M"],
+    context: Context = Context(),
+    dropout: float = 0.0,
+    place: int = Place.WEIGHTS,
 ) -> Float[Array, "B L H K"]:
-    """Compute softmax attention to the keys that each query may see, in any order; every query sees at least one."""
+    """Compute softmax attention to the keys that each query may see, in any order; every query sees at least one.
+
+    With keys in the `context` `dropout` is the share of the weights that is dropped; other places draw by themselves.
+    """
     q_BGRLK = _by_kv_head(q_BLHK * scale, k_BMGK.shape[2])
     k_BGMK = k_BMGK.transpose(0, 2, 1, 3)
     v_BGMK = v_BMGK.transpose(0, 2, 1, 3)
     visible_B11LM = visible_BLM[:, None, None]
-    return _joined(_block(q_BGRLK, k_BGMK, v_BGMK, visible_B11LM))
+    dropped = functools.partial(drop, rate=dropout, context=context, place=place)
+    return _joined(_block(q_BGRLK, k_BGMK, v_BGMK, visible_B11LM, dropped))
 
 
 def _by_kv_head(q_BLHK: Array, groups: int) -> Float[Array, "B G R L K"]:

@@ -43,6 +43,11 @@ class ContextOptions(Options):
         help="id in front of every document; none: the tokenizer's",
     )
 
+    @property
+    def reads_separator(self) -> bool:
+        """As in all families; a mask of documents looks for it."""
+        return self.document_mask
+
     def resolve(self: Resolved, vocab: int, seq_len: int, separator: int | None = None) -> Resolved:
         """As in all families; `separator` is the tokenizer's."""
         resolved = super().resolve(vocab, seq_len)
@@ -61,12 +66,14 @@ class ContextOptions(Options):
 
 
 class Place(enum.IntEnum):
-    """Where something is dropped in a layer: each place draws by itself. Blocks of attention count on from the last."""
+    """Where something is dropped in a layer: each place draws by itself. Blocks of attention count on from WEIGHTS."""
 
     EMBED = 0
     MIXER = 1
     FEED_FORWARD = 2
     WEIGHTS = 3
+    CROSS = 1000
+    CROSS_WEIGHTS = 1001
 
 
 class Context(NamedTuple):

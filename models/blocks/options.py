@@ -1,5 +1,6 @@
 """Declare the options that all families share."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, TypeVar
 
@@ -58,6 +59,32 @@ class Options(Parametrization, Precision):
     def causal(self) -> bool:
         """Whether no logit depends on a later token; if not, a held-out loss says nothing about generating text."""
         return True
+
+    @property
+    def reads_separator(self) -> bool:
+        """Whether what is computed depends on which id separates documents, so that `resolve` wants the tokenizer's."""
+        return False
+
+    @property
+    def predicts_everywhere(self) -> bool:
+        """Whether every position predicts the next token, and every prediction counts in the loss."""
+        return True
+
+    @property
+    def first_prediction(self) -> int:
+        """The first position of a sequence whose logits predict a token; those before it only read."""
+        return 0
+
+    def is_counted(self, inputs_BL: Any) -> Any:
+        """Tell of which positions the predicted token counts in the loss [B, L]; None: of all.
+
+        `inputs_BL`: what the model reads, of numpy or of jax.
+        """
+        del inputs_BL
+
+    def prompt(self, ids: Sequence[int], separator: int) -> list[int]:
+        """Return the tokens that a model reads before it goes on from a text of these `ids`."""
+        return [separator, *ids]
 
     def derived(self, seq_len: int) -> dict[str, Any]:
         """Return by name the options that follow from others, as they are or as their rules give them."""

@@ -56,6 +56,23 @@ class Reached(nnx.Module):
         self.count[...] = self.count[...] + number
 
 
+class Written(nnx.Module):
+    """The tokens so far, for a model that reads a sequence anew for each position: what stands behind them is 0."""
+
+    def __init__(self, lead: tuple[int, ...], length: int):
+        self.reached = Reached(lead)
+        self.tokens = empty(lead, {"slots": length}, jnp.int32)
+
+    def extend(self, tokens_BL: Integer[Array, "B L"]) -> Integer[Array, "B M"]:
+        """Write the next tokens, and return all."""
+        batch, number = tokens_BL.shape
+        sequence_B1 = jnp.arange(batch)[:, None]
+        written = self.tokens[...].at[sequence_B1, self.reached.next(number)].set(tokens_BL)
+        self.tokens[...] = written
+        self.reached.move(number)
+        return written
+
+
 class KeyValues(nnx.Module):
     """The keys and values of attention. Position p lies in slot p mod M, so that a window needs few more than it shows."""
 

@@ -19,7 +19,7 @@ from tests.support.paths import GOLDEN
 
 RECORDED = json.loads((GOLDEN / "first_losses.json").read_text())
 SIZES = {"width": 64, "depth": 2}
-WITH_HEADS = ("dense", "moe", "tokenformer")
+WITH_HEADS = ("dense", "encoder_decoder", "moe", "tokenformer")
 
 
 def small_run(family: str):

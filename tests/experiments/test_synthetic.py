@@ -35,7 +35,7 @@ SMALL = {
     "recall": "recall,documents=600",
     "biographies": "biographies,people=60,exposures=10",
     "facts": "facts,people=24,exposures=10",
-    "cipher": "cipher,documents=600",
+    "cipher": "cipher,documents=600,mark=x",
     "seasonal": "seasonal,length=64,documents=600",
     "trend": "trend,bins=16,length=32,documents=600",
     "autoregressive": "autoregressive,length=50,documents=600",

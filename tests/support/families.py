@@ -14,6 +14,7 @@ from models import functional
 # One tiny config a family: `model` options by name. A new family adds its line here.
 TINY = {
     "dense": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2},
+    "encoder_decoder": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2},
     "matmul_free": {"width": 32, "depth": 3, "ff": 48},
     "min_gru": {"width": 32, "depth": 3},
     "moe": {"width": 32, "depth": 3, "heads": 4, "kv_heads": 2, "experts": 4},
@@ -49,6 +50,11 @@ VARIANTS = {
         "linear": {"attention": "linear", "chunk": 8, "position": "none"},
         "mup": {"parametrization": "mup", "base_width": 16, "base_head_size": 4, "tied": True, "embed_multiplier": 2.0},
         "completep": {"parametrization": "completep", "base_width": 16, "norm_placement": "sandwich", "bias": True},
+    },
+    "encoder_decoder": {
+        "default": {},
+        "t5": {"activation": "gelu", "tied": True, "encoder_depth": 2, "source": 9, "position": "none"},
+        "biases": {"norm": "layer", "bias": True, "norm_placement": "sandwich", "qk_norm": True, "separator": 3},
     },
     "matmul_free": {
         "code": {},

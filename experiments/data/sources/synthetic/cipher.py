@@ -27,6 +27,7 @@ class Config(Corpus):
     )
     exponent: float = option(1.0, valid=NOT_NEGATIVE, help="of Zipf's law; 0: all words are as frequent")
     window: int = option(3, valid=LENGTH, help="words that stand the other way round in the translation; 1: none")
+    mark: str = option("", help="stands in front of each sentence, so that several ciphers can be told apart")
     length: int = option(8, valid=LENGTH, help="mean words of a sentence")
 
 
@@ -52,7 +53,7 @@ class Process(Base):
         for length in randomness.lengths(random, self.options.length, block.count):
             numbers = random.choice(words, length, p=self.frequencies).tolist()
             reordered = self._reordered(numbers)
-            sentence = said(numbers, self.words)
+            sentence = self._marked(said(numbers, self.words))
             translation = said(reordered, self.translations)
             texts.append(sentence + BETWEEN + translation)
         return texts
@@ -66,6 +67,13 @@ class Process(Base):
             sentence, between, translation = text.partition(BETWEEN)
             asked.append(Question(sentence + between, translation))
         return {"translations": asked}
+
+    def _marked(self, sentence: str) -> str:
+        """Return a sentence behind the mark, where there is one."""
+        mark = self.options.mark
+        if not mark:
+            return sentence
+        return f"{mark} {sentence}"
 
     def _reordered(self, numbers: list[int]) -> list[int]:
         """Return the words of a sentence in the order of its translation."""
@@ -84,5 +92,7 @@ class Process(Base):
         for own, other in zip(self.words, self.translations, strict=True):
             lengths.append(len(own) + len(other) + 2)
         # A space stands behind each word, or BETWEEN or the end, which are two characters more together.
-        characters = float(self.frequencies @ lengths) * mean + len(BETWEEN) - 1
+        characters = float(self.frequencies @ lengths) * mean
+        characters += len(BETWEEN) - 1
+        characters += len(self._marked(""))
         return Entropy((of_word + of_end) * mean / characters)

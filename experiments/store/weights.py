@@ -94,7 +94,7 @@ def load(directory: Path) -> Weights:
     try:
         described = _describe_run(value) if is_run else _describe_import(value, path.name)
         checksums = {} if is_run else dict(value["crc32"])
-        described.cfg.check(1)
+        described.cfg.check(described.length or 1)
         expected = functional.param_shapes(described.family, described.cfg)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

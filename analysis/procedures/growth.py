@@ -34,7 +34,7 @@ def speedup(
 
 def _frontier(flops: Sequence[float] | Array, loss: Sequence[float] | Array) -> Array:
     """Return the rows of runs that reach a loss which no run reaches for less, from the lowest loss to the highest."""
-    dear_last = np.lexsort((loss, flops))
+    dear_last = np.lexsort((np.asarray(loss, float), np.asarray(flops, float)))
     loss_by_cost = np.asarray(loss, float)[dear_last]
     best_so_far = np.minimum.accumulate(loss_by_cost)
     best_before = np.r_[np.inf, best_so_far[:-1]]

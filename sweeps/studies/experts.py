@@ -12,6 +12,7 @@ Told: g, b, beta
 Fit: --law=sparsity --where="group=='mixture'"
 Told: b, beta
 Also: --law=clark --where="group=='mixture'"
+Also: --law=moe_joint --columns="N=params_active,experts=expansion" --where="group=='mixture' and granularity==1"
 
 Cost: 96 runs, 9.92e+12 FLOPs.
 """

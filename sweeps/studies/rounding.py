@@ -56,11 +56,12 @@ def with_rounded(trunks: Grid, bits: tuple[int, ...], **trained_in: int) -> Grid
 
 def joint(scale: str) -> Grid:
     """Make models that are trained in few bits, of one thing at a time or of all, and rounded to fewer."""
-    unrounded = dict.fromkeys(OPTIONS, UNROUNDED)
+    unrounded: dict[str, int] = dict.fromkeys(OPTIONS, UNROUNDED)
     ways = [unrounded]
     for bits in WHILE[scale]:
         ways += [unrounded | {name: bits} for name in OPTIONS]
-        ways.append(dict.fromkeys(OPTIONS, bits))
+        everything: dict[str, int] = dict.fromkeys(OPTIONS, bits)
+        ways.append(everything)
     groups = []
     for way in ways:
         options = {f"model.{OPTIONS[name]}": f"int{bits}" for name, bits in way.items() if bits != UNROUNDED}

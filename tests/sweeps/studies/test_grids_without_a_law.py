@@ -80,3 +80,22 @@ def test_attention_copies_what_states_of_fixed_size_do_not():
     attends = grid["kind"] == "dense"
     assert (of_symbol[attends & (grid["length"] >= 16)] < 0.01).all()
     assert (of_symbol[~attends] > 0.95 * math.log(16)).all()
+
+
+def test_a_mixture_out_of_a_scaled_up_model_is_ahead_until_it_is_trained_long():
+    """At equal FLOPs of the whole lineage, from the shortest to the longest."""
+    grid = grid_of("aquila")
+    by_cost = grid.sort_values("flops_lineage")
+    scaled = by_cost[by_cost["group"] == "scaled out"]
+    scratch = by_cost[by_cost["group"] == "scratch"]
+    assert abs(scaled["flops_lineage"].to_numpy() / scratch["flops_lineage"].to_numpy() - 1).max() < 0.01
+    ahead = scratch["loss_nats"].to_numpy() - scaled["loss_nats"].to_numpy()
+    assert [round(float(nats), 2) for nats in ahead] == [0.21, 0.34, 0.14, 0.0]
+
+
+def test_a_grown_tokenformer_is_ahead_of_one_from_scratch_that_costs_as_much():
+    grid = grid_of("tokenformer").sort_values("flops_lineage")
+    grown = grid[grid["group"] == "grown"].iloc[-1]
+    scratch = grid[grid["group"] == "scratch"].iloc[-1]
+    assert 1 < grown["flops_lineage"] / scratch["flops_lineage"] < 1.25
+    assert round(scratch["loss_nats"] - grown["loss_nats"], 2) == 0.22

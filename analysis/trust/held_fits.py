@@ -199,8 +199,9 @@ class HeldFits:
         metric = local.metric
         squared = np.einsum("npp->np", metric)
         size = np.sqrt(np.maximum(squared, 1e-300))
-        metric = metric / size[:, :, None]
-        metric = metric / size[:, None, :]
+        with np.errstate(invalid="ignore"):  # a fit so far off that its curvature is not finite moves nowhere
+            metric = metric / size[:, :, None]
+            metric = metric / size[:, None, :]
 
         at = self.at
         others = np.flatnonzero(~self.held)

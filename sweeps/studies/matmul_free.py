@@ -8,8 +8,9 @@ twice the learning rate, so that the best of each is seen and not assumed. Each 
 equal compute, and where they would cross, follow from the two (analysis.compare: exchange rates). FLOPs are counted as if
 ternary products were products: that is what this machine does.
 
-Fit: --law=chinchilla --by=family --best_of=lr
-Told: nothing
+Fit: --law=kaplan --by=family --best_of=lr --columns=N=params_no_embed
+Told: N_c, alpha_N
+Also: --law=chinchilla --columns=N=params_no_embed
 
 Cost: 54 runs, 7.43e+12 FLOPs.
 """

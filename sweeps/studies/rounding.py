@@ -18,6 +18,9 @@ Told: C_T, gamma_D, gamma_post
 Fit: --law=rounded --columns=D=lineage_tokens
 Told: E, A, B, beta, C_T, gamma_D, gamma_post
 
+Fit of :joint: --law=precision_joint --columns=D=lineage_tokens
+Told: beta, g_kv, gamma_D, gamma_N, C_w
+
 Cost: 144 runs, 7.24e+12 FLOPs.
 Cost of :joint: 162 runs, 4.59e+12 FLOPs.
 """

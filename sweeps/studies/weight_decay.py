@@ -6,8 +6,8 @@ What holds where models are small and text is repeated need not hold at scale: c
 "Rethinking Conventional Wisdom", arXiv 2409.15156). Each decay has a law of its own; where they differ, `analysis.compare
 --by=weight_decay` says from which compute on one is better, and whether the intervals settle it.
 
-Fit: --law=chinchilla --by=weight_decay
-Told: nothing
+Fit: --law=chinchilla --by=weight_decay --columns=N=params_no_embed
+Told: A, B, alpha, beta
 
 Cost: 63 runs, 6.51e+12 FLOPs.
 """

@@ -20,7 +20,12 @@ from tests.support.commands import run_command
 from tests.support.fit_lines import STUDIES, Line, lines
 
 ANY_LINE = re.compile(r"^(Fit|No fit)\b", re.MULTILINE)
-SLOW = ("lr_batch-tuning_surface", "batches-batch_trajectory")  # of many coefficients, or many rows
+SLOW = (
+    "lr_batch-tuning_surface",
+    "batches-batch_trajectory",
+    "rounding_joint-precision_joint",
+    "series-kaplan",
+)  # of many coefficients, or many rows
 QUICK = ("--bootstrap=200", "--noback_test")  # the intervals are not looked at
 
 

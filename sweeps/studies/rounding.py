@@ -57,14 +57,18 @@ def with_rounded(trunks: Grid, bits: tuple[int, ...], **trained_in: int) -> Grid
     return chain(*groups)
 
 
+def alike(bits: int) -> dict[str, int]:
+    """Return one number of bits for everything that is rounded in training."""
+    return dict.fromkeys(OPTIONS, bits)
+
+
 def joint(scale: str) -> Grid:
     """Make models that are trained in few bits, of one thing at a time or of all, and rounded to fewer."""
-    unrounded: dict[str, int] = dict.fromkeys(OPTIONS, UNROUNDED)
+    unrounded = alike(UNROUNDED)
     ways = [unrounded]
     for bits in WHILE[scale]:
         ways += [unrounded | {name: bits} for name in OPTIONS]
-        everything: dict[str, int] = dict.fromkeys(OPTIONS, bits)
-        ways.append(everything)
+        ways.append(alike(bits))
     groups = []
     for way in ways:
         options = {f"model.{OPTIONS[name]}": f"int{bits}" for name, bits in way.items() if bits != UNROUNDED}

@@ -99,3 +99,11 @@ def test_a_grown_tokenformer_is_ahead_of_one_from_scratch_that_costs_as_much():
     scratch = grid[grid["group"] == "scratch"].iloc[-1]
     assert 1 < grown["flops_lineage"] / scratch["flops_lineage"] < 1.25
     assert round(scratch["loss_nats"] - grown["loss_nats"], 2) == 0.22
+
+
+def test_no_size_has_learned_to_translate():
+    """Of a cipher whose translations are certain once the words are known."""
+    losses = grid_of("translation").set_index(["encoder_depth", "depth"])["loss_nats"]
+    assert losses.min() > 1.29
+    assert losses.max() < 1.62
+    assert losses.idxmin() == (1, 1)

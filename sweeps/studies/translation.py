@@ -12,6 +12,7 @@ No fit: after 1,200 steps no size has learned the words, and deeper models are n
 nats); a grid for `encoder_decoder` has to train longer.
 
 Also: --law=encoder_decoder,encoder_scaling,decoder_scaling
+Also of :languages: --law=language_weight --columns=loss=loss_part_1
 
 Cost: 9 runs, 6.71e+12 FLOPs.
 Cost of :languages: 20 runs, 1.10e+13 FLOPs.

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from analysis.grid.roles import usual_names
 from analysis.grid.table import Grid
 from experiments.cli import InputError
 
@@ -39,7 +40,7 @@ def melt(grid: Grid, text: str) -> Grid:
             "expected two or more"
         )
     others = grid.frame.drop(columns=list(names))
-    if RUN not in others.columns:
+    if not any(name in grid for name in usual_names(RUN)):
         runs = pd.Series(np.arange(len(others)), index=others.index, name=RUN)
         others = pd.concat([others, runs], axis=1)
     parts = [others.assign(**{number: at, value: grid.frame[name]}) for name, at in names.items()]

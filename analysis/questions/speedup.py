@@ -46,11 +46,17 @@ def with_cost(grid: Grid, columns: str | None) -> str | None:
 
 
 def check_used(law: type[Law], columns: str | None) -> None:
-    """Raise InputError for a law that takes neither column of `with_leverage`."""
-    named = {*law.ROLES, *parse_roles(columns).values()}
+    """Raise InputError for a law that takes neither column of `with_leverage`, or whose costs nobody has named."""
+    given = parse_roles(columns)
+    named = {*law.ROLES, *given.values()}
     if not named & {LEVERAGE, SPEEDUP}:
         raise InputError(
             f"--over: {law.NAME} has no use for it; expected it to be left out, or a law of {LEVERAGE} or {SPEEDUP}"
+        )
+    if "C" in law.ROLES and "C" not in given:
+        raise InputError(
+            f"--over: what a run has cost with its ancestors, or without, is C of {law.NAME} too; "
+            "expected --columns=C=flops_lineage or another column"
         )
 
 
@@ -64,7 +70,7 @@ def with_leverage(grid: Grid, over: str, columns: str | None) -> Grid:
         if name in grid:
             raise InputError(f"--over: {grid.path} has a column {name} already; expected it, or --over, and not both")
     given = parse_roles(columns)
-    named = ",".join(f"{role}={given[role]}" for role in ROLES if role in given)
+    named = ",".join(f"{role}={source}" for role, source in given.items())
     asked = with_cost(grid, named or None)
     runs = select(grid, ROLES, columns=asked)
     others = select(grid, ROLES, columns=asked, where=over)

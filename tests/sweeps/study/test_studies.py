@@ -49,9 +49,11 @@ def unigram_entropy(manifest) -> float:
 
 
 def test_the_study_of_families_has_all_of_them():
+    """But the one whose loss is that of targets alone."""
     cells = file.load(f"{FAMILIES}:smoke").cells
-    assert {cell.run.family for cell in cells} == set(models.family_names())
-    assert len(cells) == 3 * len(models.family_names())
+    expected = set(models.family_names()) - {"encoder_decoder"}
+    assert {cell.run.family for cell in cells} == expected
+    assert len(cells) == 3 * len(expected)
     by_family = {cell.run.family: cell.run for cell in cells}
     assert by_family["moe"].model.experts == 4 and by_family["dense"].model.ff == 128
 

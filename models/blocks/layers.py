@@ -184,6 +184,11 @@ class Mlp(nnx.Module):
         return self.down(constrain(h_BLF, "batch", "position", "ff"))
 
 
+def usual_ff(width: int, gated: bool) -> int:
+    """Return a feed-forward size with about as many parameters with a gate as without."""
+    return round_up(8 * width / 3, 16) if gated else 4 * width
+
+
 def round_up(value: int | float, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is not below `value`."""
     return multiple * math.ceil(value / multiple)

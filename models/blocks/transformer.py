@@ -18,6 +18,7 @@ from models.blocks.linear_attention import FEATURES, LinearPast, linear_attentio
 from models.blocks.options import untraced
 from models.blocks.past import KeyValues, leading, next_positions, slots
 from models.contract import Role
+from models.errors import InputError
 from models.mesh.exchange import exchange
 from models.numerics.formats import straight_through
 
@@ -48,6 +49,17 @@ def init_scales(cfg: Any) -> Scales:
         smaller = hidden * (8 * cfg.depth) ** -0.25
         return Scales(hidden, smaller, smaller)
     return Scales(hidden, hidden, out)
+
+
+def check_heads(cfg: Any) -> None:
+    """Raise InputError, naming the fields, for a width that heads do not divide, or heads that a rotation cannot turn."""
+    if cfg.head_size is None and cfg.width % cfg.heads:
+        raise InputError(f"model.width={cfg.width} is not divisible by model.heads={cfg.heads}")
+    if cfg.heads % (cfg.kv_heads or cfg.heads):
+        raise InputError(f"model.heads={cfg.heads} is not divisible by model.kv_heads={cfg.kv_heads}")
+    size = cfg.head_size or cfg.width // cfg.heads
+    if cfg.position == "rope" and size % 2:
+        raise InputError(f"model.head_size={size} (width / heads) must be even for model.position='rope'")
 
 
 class Attention(nnx.Module):

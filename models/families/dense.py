@@ -24,7 +24,7 @@ from models.blocks.linear_attention import FEATURES
 from models.blocks.linear_attention import flops as linear_flops
 from models.blocks.past import Reached
 from models.blocks.residual import PLACEMENTS, Residual
-from models.blocks.transformer import Attention, init_scales
+from models.blocks.transformer import Attention, check_heads, init_scales
 from models.contract import Output, Role
 from models.errors import InputError
 from models.mesh.exchange import look_up
@@ -140,7 +140,7 @@ class Config(AttentionOptions):
     @property
     def derived_ff(self) -> int:
         """Feed-forward size where none is given: about as many parameters with a gate as without."""
-        return layers.round_up(8 * self.width / 3, 16) if self.gated else 4 * self.width
+        return layers.usual_ff(self.width, self.gated)
 
     @property
     def gated(self) -> bool:
@@ -150,13 +150,7 @@ class Config(AttentionOptions):
     def check(self, seq_len: int) -> None:
         """Raise InputError, naming the fields, for what cannot be built and for options that would do nothing."""
         super().check(seq_len)
-        if self.head_size is None and self.width % self.heads:
-            raise InputError(f"model.width={self.width} is not divisible by model.heads={self.heads}")
-        if self.heads % (self.kv_heads or self.heads):
-            raise InputError(f"model.heads={self.heads} is not divisible by model.kv_heads={self.kv_heads}")
-        size = self.head_size or self.width // self.heads
-        if self.position == "rope" and size % 2:
-            raise InputError(f"model.head_size={size} (width / heads) must be even for model.position='rope'")
+        check_heads(self)
         if self.position == "learned" and (self.positions or seq_len) < seq_len:
             raise InputError(f"model.positions={self.positions} is less than seq_len={seq_len}")
         known = ("pre", "sandwich")

@@ -29,7 +29,7 @@ from models.blocks.cross_attention import CausalAttention, CrossAttention, Whole
 from models.blocks.layers import Mlp, Norm
 from models.blocks.past import Written
 from models.blocks.residual import Residual
-from models.blocks.transformer import init_scales
+from models.blocks.transformer import check_heads, init_scales
 from models.contract import Output
 from models.errors import InputError
 from models.mesh.current import constrain
@@ -115,7 +115,7 @@ class Config(AttentionOptions):
 
     def derived(self, seq_len: int) -> dict[str, Any]:
         """Return by name the options that follow from others, as they are or as their rules give them."""
-        ff = layers.round_up(8 * self.width / 3, 16) if self.gated else 4 * self.width
+        ff = layers.usual_ff(self.width, self.gated)
         return {
             "encoder_depth": self.encoder_depth or self.depth,
             "source": self.source or seq_len // 2,
@@ -134,13 +134,7 @@ class Config(AttentionOptions):
     def check(self, seq_len: int) -> None:
         """Raise InputError, naming the fields, for what cannot be built and for options that would do nothing."""
         super().check(seq_len)
-        if self.head_size is None and self.width % self.heads:
-            raise InputError(f"model.width={self.width} is not divisible by model.heads={self.heads}")
-        if self.heads % (self.kv_heads or self.heads):
-            raise InputError(f"model.heads={self.heads} is not divisible by model.kv_heads={self.kv_heads}")
-        size = self.head_size or self.width // self.heads
-        if self.position == "rope" and size % 2:
-            raise InputError(f"model.head_size={size} (width / heads) must be even for model.position='rope'")
+        check_heads(self)
         source = self.source or seq_len // 2
         if not 1 <= source < seq_len:
             raise InputError(

@@ -21,7 +21,6 @@ Cost of :check: 78 runs, 6.84e+12 FLOPs.
 """
 
 from collections.abc import Iterator
-import math
 
 from sweeps.study import common, rules
 from sweeps.study.cells import cost
@@ -82,7 +81,7 @@ def get_study(argument: str = "") -> Grid:
     cooldowns: Grid = ()
     scratch: Grid = ()
     for width, (least, most) in SPAN[chosen.scale].items():
-        lengths = tuple(least * 2**doubling for doubling in range(round(math.log2(most / least)) + 1))
+        lengths = common.doublings(least, most)
         # The annealing law is one of curves: the longest has twenty points.
         settings = common.settings(
             chosen.scale, batch_tokens=BATCH[chosen.scale], execution__eval_every_tokens=most // 20

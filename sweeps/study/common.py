@@ -109,6 +109,12 @@ def small_models(family: str, widths: Iterable[int], **options: Any) -> Grid:
     return chain(*(small_model(family, width, **options) for width in widths))
 
 
+def doublings(least: int, most: int) -> tuple[int, ...]:
+    """Return the least, and its doublings up to the most."""
+    count = round(math.log2(most / least))
+    return tuple(least * 2**doubling for doubling in range(count + 1))
+
+
 def span(family: str, lengths: Mapping[int, tuple[int, int]]) -> Grid:
     """Make a grid of sizes and tokens for a law of both: by width the least and the most tokens, and what lies between by doublings.
 
@@ -117,8 +123,7 @@ def span(family: str, lengths: Mapping[int, tuple[int, int]]) -> Grid:
     """
     cells: Grid = ()
     for width, (least, most) in lengths.items():
-        doublings = round(math.log2(most / least))
-        tokens = over("tokens", *(least * 2**doubling for doubling in range(doublings + 1)))
+        tokens = over("tokens", *doublings(least, most))
         cells = chain(cells, product(small_model(family, width, rope_theta=SHORT_ROPE), tokens))
     return cells
 
